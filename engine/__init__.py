@@ -1,0 +1,1 @@
+"""What computes: images, backbones, extraction, probes, analysis."""

@@ -1,0 +1,1 @@
+"""From trials to answers. Reads trials only."""

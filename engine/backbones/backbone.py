@@ -1,0 +1,37 @@
+"""Backbone: uint8 images in, penultimate features out."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.images.preprocess import Preprocess
+
+# Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
+
+
+class Backbone(Protocol):
+    """A frozen network as a feature extractor."""
+
+    @property
+    def name(self) -> str:
+        """For people: timm's ``arch.tag``."""
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the tensors actually loaded."""
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the width of the penultimate layer."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How its input is made."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: ``float32``, ``bfloat16`` or ``float16``."""
+
+    def embed(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Penultimate features (B, D) of RGB images already resized to ``preprocess``; normalises them itself."""

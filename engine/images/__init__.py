@@ -1,0 +1,1 @@
+"""Ordered image samples, how they are preprocessed, and what decodes them."""

@@ -1,0 +1,53 @@
+"""ImageSet: ordered image samples with ids, labels and splits; what every later row is traced back to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Shapes: N samples, K classes.
+
+Strings = np.ndarray[Any, np.dtypes.StringDType]
+"""Variable-length strings, one a sample."""
+
+
+class ImageSource(Protocol):
+    """Where the bytes or pixels of a sample come from."""
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Encoded file contents, or pixels of shape (H, W, 3), of sample ``index``; OSError if it is gone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageSet:
+    """Ordered samples; the order is that of the ids, and a sample's position is its row everywhere."""
+
+    name: str
+    """For people: ``caltech101``, or a folder's name."""
+
+    ids_N: Strings
+    """Relative path or tar key; unique, strictly increasing."""
+
+    labels_N: NDArray[np.int64] | NDArray[np.uint8]
+    """(N,) int64 class indices, or (N, K) uint8 0/1 where samples have several labels."""
+
+    split_N: NDArray[np.str_]
+    """``train``, ``val`` or ``test``."""
+
+    class_names: tuple[str, ...]
+
+    metric: str
+    """The dataset's own: ``top1``, ``mean_per_class`` or ``map11``."""
+
+    source: ImageSource
+
+    digest: str
+    """16 hex digits over ids, labels, splits and file contents."""
+
+    provenance: Mapping[str, Any]
+    """JSON-able: where the images were, how they were split, with which seed."""
+
+    def __len__(self) -> int:
+        return len(self.ids_N)

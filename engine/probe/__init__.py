@@ -1,0 +1,1 @@
+"""Regularisation paths of linear probes on stored features. Never sees an image."""

@@ -1,0 +1,28 @@
+"""A feature store and probing engine for vision backbones.
+
+What is public is listed in ``__all__`` and imported on first use, so that ``import penultimate`` and
+``penultimate.store`` need neither torch nor timm nor DALI.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penultimate.store.feature_store import FeatureStore as FeatureStore
+
+_HOME = {
+    "FeatureStore": "penultimate.store.feature_store",
+}
+"""Public name -> the module that defines it."""
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'penultimate' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""What lies on disk: numpy and zarr, no torch."""

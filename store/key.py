@@ -1,0 +1,45 @@
+"""FeatureKey: everything a stored feature depends on, and the digest that names its group."""
+
+from dataclasses import asdict, dataclass
+from urllib.parse import quote
+
+from penultimate.store.digest import digest_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureKey:
+    """All that decides the numbers in one group; change any of it and the digest is another."""
+
+    dataset: str
+    """Name for people, for example ``caltech101``; identity is ``images``."""
+
+    images: str
+    """Digest of the ImageSet: ids, labels, splits, file contents."""
+
+    backbone: str
+    """Name for people, timm's ``arch.tag``; identity is ``weights``."""
+
+    weights: str
+    """Digest of the tensors actually loaded."""
+
+    preprocess: str
+    """Digest of the Preprocess."""
+
+    decoder: str
+    """Name of the decoder: ``dali`` or ``pillow``."""
+
+    precision: str
+    """What the network computed in: ``float32``, ``bfloat16`` or ``float16``."""
+
+    dtype: str
+    """What is stored: ``float32`` or ``float16``."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits."""
+        return digest_of(asdict(self))
+
+    @property
+    def path(self) -> str:
+        """Group path inside a store: ``<dataset>/<backbone>/<digest>``, names percent-encoded."""
+        return "/".join((quote(self.dataset, safe=""), quote(self.backbone, safe=""), self.digest))

@@ -1,0 +1,82 @@
+"""Trial: one fitted thing, its scores, and all that is needed to fit it again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from penultimate.store.digest import digest_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trial:
+    """One dataset x backbone x method x settings x seed: chosen on val, scored once on test."""
+
+    dataset: str
+    """Name for people; identity is ``features["images"]`` below."""
+
+    backbone: str
+    """Name for people; identity is ``features["weights"]``."""
+
+    method: str
+    """``probe``, ``finetune`` or ``scratch``."""
+
+    features: Mapping[str, str]
+    """The FeatureKey's fields, or for a trained network those that apply (images, weights, preprocess, ...)."""
+
+    settings: Mapping[str, Any]
+    """Everything else the result depends on, JSON-able and resolved: loss, strengths, tolerance, solver, ..."""
+
+    seed: int
+
+    metric: str
+    """The one the choice was made by and ``value`` is of: ``top1``, ``mean_per_class``, ``map11``."""
+
+    value: float
+    """Test score of the chosen fit, a fraction in [0, 1]."""
+
+    metrics: Mapping[str, Mapping[str, float]]
+    """Split (``val``, ``test``) -> metric -> value of the chosen fit; a metric that was not computed is absent."""
+
+    chosen: Mapping[str, float]
+    """The settings chosen on val, for example ``{"l2": 0.01}``."""
+
+    converged: bool
+    """Whether every fit the result rests on met its tolerance."""
+
+    history: Sequence[Mapping[str, Any]]
+    """A row a strength of the path (its SolveReport and val score), or a row an evaluation of a training run."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """Per-sample predictions on test: ``test_ids``, ``test_labels``, ``test_predictions`` (class indices), or
+    ``test_scores`` (N, K) where samples have several labels."""
+
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    commit: str
+    """Of penultimate, or its version where there is no checkout."""
+
+    created: str
+    """ISO 8601, UTC."""
+
+    wall_seconds: float
+
+    notes: Sequence[str] = field(default=())
+    """What a reader must know: strengths that did not converge, images left out."""
+
+    @property
+    def id(self) -> str:
+        """16 hex digits over what was asked, not over what came out: asking again finds this trial."""
+        asked = {
+            "method": self.method,
+            "features": dict(self.features),
+            "settings": dict(self.settings),
+            "seed": self.seed,
+        }
+        return digest_of(asked)
+
+    @property
+    def num_test(self) -> int:
+        """How many test samples were scored."""
+        return len(self.arrays["test_labels"])
