@@ -1,0 +1,77 @@
+"""What a stored number was made with: library versions, machine, and the commit of this package."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    "penultimate",
+    "torch",
+    "torchvision",
+    "timm",
+    "nvidia-dali-cuda130",
+    "pillow",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "zarr",
+    "zarrs",
+    "cuml-cu13",
+)
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Installed versions of Python and of the libraries a number can depend on; those not installed are absent."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def machine() -> dict[str, str | int]:
+    """Processor, usable cores, memory in GiB and operating system; nothing that names a person or a host."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return {
+        "processor": _processor(),
+        "cores": len(usable(0)) if usable else os.cpu_count() or 1,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "CPU part"))]
+    return names[0] if names else platform.machine()
+
+
+@cache
+def source_commit() -> str:
+    """Git commit of the checkout this package runs from (``-dirty`` if changed), else ``version <version>``."""
+    root = Path(__file__).resolve().parents[1]
+    installed = f"version {library_versions().get('penultimate', 'unknown')}"
+    if not (root / ".git").exists():
+        return installed
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):  # no git here, or one that does not trust this folder
+        return installed
+    return described.stdout.strip()
+
+
+def utc_now() -> str:
+    """ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
