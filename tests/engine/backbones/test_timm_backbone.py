@@ -1,0 +1,144 @@
+"""TimmBackbone: the penultimate layer of a real network, from bytes to float32 vectors."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone, preprocess_of
+from penultimate.engine.backbones.weights import PACKAGES
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
+
+DATA = Path(os.environ.get("PENULTIMATE_DATA", Path(__file__).parents[4] / "shared" / "data"))
+SAMPLE = DATA / "imagenet-sample"
+
+
+def noise(
+    backbone: TimmBackbone, batch: int, seed: int = 0
+) -> np.ndarray[tuple[int, int, int, int], np.dtype[np.uint8]]:
+    shape = (batch, backbone.preprocess.height, backbone.preprocess.width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])
+def test_features_are_what_the_classifier_is_given(name: str) -> None:
+    backbone = load_backbone(name, weights="random")
+    as_backbone: Backbone = backbone
+    images = noise(backbone, 3)
+    features = as_backbone.embed(images)
+    assert features.dtype == np.float32
+    assert features.shape == (3, backbone.feature_dim)
+    seen: list[torch.Tensor] = []
+    classifier = backbone.model.get_classifier()
+    assert isinstance(classifier, torch.nn.Module)
+    classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    backbone.logits(images)
+    np.testing.assert_array_equal(seen[0].float().numpy(), features)
+
+
+def test_pixels_are_scaled_and_normalised_by_the_mean_and_std_of_the_preprocess() -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    images = noise(backbone, 2)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.preprocess.mean, backbone.preprocess.std))
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0 - mean) / std
+    with torch.inference_mode():
+        expected = backbone.model.forward_head(backbone.model.forward_features(pixels), pre_logits=True)
+    # The same sums in another order: float32 rounding through some twenty layers.
+    np.testing.assert_allclose(backbone.embed(images), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memory() -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    images = noise(backbone, 5)
+    images.setflags(write=False)
+    together = backbone.embed(images)
+    alone = np.concatenate([backbone.embed(images[i : i + 1]) for i in range(5)])
+    # Kernels are chosen by batch size, so sums may be taken in another order: float32 rounding.
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert backbone.embed(images[:0]).shape == (0, backbone.feature_dim)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_stays_near_float32(precision: str) -> None:
+    exact = load_backbone("test_resnet", weights="random")
+    lower = load_backbone("test_resnet", weights="random", precision=precision)  # type: ignore[arg-type]
+    images = noise(exact, 4)
+    expected, features = exact.embed(images), lower.embed(images)
+    assert not np.array_equal(features, expected)
+    # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); a few dozen layers of roundings stay under 3 % in norm.
+    assert np.linalg.norm(features - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(UnknownNameError, match="cuda"):
+        load_backbone("test_resnet", weights="random", device="cudda")
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        load_backbone("test_resnet", weights="random", precision="bfloat")  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError, match="sees"):
+        load_backbone("test_resnet", weights="random", device="cuda:99")
+    with pytest.raises(InputError, match=r"\(2, 160, 161, 3\)"):
+        load_backbone("test_resnet", weights="random").embed(np.zeros((2, 160, 161, 3), np.uint8))
+
+
+def test_a_network_without_one_vector_an_image_is_refused() -> None:
+    model = create_network("test_resnet")
+    model.reset_classifier(0, "")  # type: ignore[call-arg]  # timm: no pooling
+    preprocess = preprocess_of(model, "paper")
+    with pytest.raises(InputError, match=r"expected \(1, D\)"):
+        TimmBackbone(model, name="maps", weights_digest="", weights_source="", preprocess=preprocess)
+
+
+def test_the_papers_preprocess_keeps_the_whole_image_and_timms_its_own_crop() -> None:
+    model = create_network("resnet18.tv_in1k")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert preprocess_of(model, "paper") == Preprocess(height=224, width=224, resize="whole", mean=mean, std=std)
+    assert preprocess_of(model, "timm") == Preprocess(
+        height=224, width=224, resize="crop", crop_pct=0.875, interpolation="bilinear", mean=mean, std=std
+    )
+    with pytest.raises(UnknownNameError, match="paper"):
+        preprocess_of(model, "papers")  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_gives_the_features_of_the_cpu(precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    cpu = load_backbone("test_resnet", weights="random")
+    gpu = load_backbone("test_resnet", weights="random", device="cuda", precision=precision)  # type: ignore[arg-type]
+    images = noise(cpu, 4)
+    expected = cpu.embed(images)
+    # float32 convolutions may use TF32 (10 bits); bfloat16 keeps 8: see the CPU twin above.
+    assert np.linalg.norm(gpu.embed(images) - expected) < 0.03 * np.linalg.norm(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs the ImageNet sample of PENULTIMATE_DATA")
+@pytest.mark.parametrize("arch", PACKAGES)
+def test_the_classifier_recognises_the_imagenet_sample(arch: str) -> None:
+    """Weights in the wrong place would give chance, 0.1 %; these networks know about 90 % of this sample."""
+    from timm.data.transforms_factory import create_transform
+
+    pytest.importorskip(PACKAGES[arch].module)
+    backbone = load_backbone(arch, weights="package", preprocess="timm", precision="bfloat16")
+    p = backbone.preprocess
+    resize = create_transform((3, p.height, p.width), interpolation=p.interpolation, crop_pct=p.crop_pct).transforms[:2]
+    with (SAMPLE / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def pixels(name: str) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+        image = Image.open(SAMPLE / name).convert("RGB")
+        for step in resize:
+            image = step(image)
+        return np.asarray(image)
+
+    predicted = backbone.logits(np.stack([pixels(row["file"]) for row in rows])).argmax(axis=1)
+    top1 = np.mean(predicted == [int(row["imagenet_class_index"]) for row in rows])
+    assert top1 >= 0.85  # 90 % less two standard errors of 125 images (2.7 % each)
