@@ -1,26 +1,26 @@
 # make demo | test | check; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check lint clean
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,test]'
-	touch $@
+demo: .venv/installed
+	$(BIN)/penultimate demo
 
-test: $(VENV)/installed
+test: .venv/installed
 	$(BIN)/python -m pytest
 
-check: $(VENV)/installed
+check: lint test
+
+lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
-demo: $(VENV)/installed
-	$(BIN)/penultimate demo
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf .venv demo build dist

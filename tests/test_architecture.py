@@ -1,14 +1,120 @@
 """The tree is the diagram: cli -> engine -> store, never back, and heavy packages only where they are needed."""
 
+import ast
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import penultimate
+
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "penultimate"
+
+# Importing module prefix -> prefixes it must not import, at any depth of its source.
+FORBIDDEN = {
+    "penultimate.store": ("penultimate.engine", "penultimate.cli", "torch", "timm", "nvidia"),
+    "penultimate.engine": ("penultimate.cli",),
+    "penultimate.engine.images": ("penultimate.engine.backbones", "penultimate.engine.extract", "timm"),
+    "penultimate.engine.probe": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.train",
+    ),
+    "penultimate.engine.train": ("penultimate.engine.probe",),
+    "penultimate.engine.analysis": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "torch",
+    ),
+    "penultimate.engine.report": ("penultimate.engine.images", "penultimate.engine.backbones", "torch"),
+}
+
+# Heavy package -> the only places that may name it.
+HOMES = {
+    "nvidia": ("penultimate.engine.images.dali",),
+    "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
+    "cuml": ("penultimate.engine.probe",),
+    "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "matplotlib": ("penultimate.engine.report",),
+}
+
+
+def _walk() -> Iterator[tuple[str, str]]:
+    """(module, imported name) for every import statement of the package, those inside functions too."""
+    for folder in ("store", "engine", "cli"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            module = ".".join(["penultimate", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    yield from ((module, alias.name) for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 0, f"{path}: relative import; write penultimate..."
+                    yield module, node.module or ""
+
+
+def _under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+IMPORTS = list(_walk())
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist holds folders instead of links")
 @pytest.mark.parametrize("name", ["engine", "store", "cli"])
 def test_the_three_folders_are_relative_links_under_the_import_name(name: str) -> None:
-    assert os.readlink(ROOT / "src" / "penultimate" / name) == f"../../{name}"
+    assert os.readlink(SOURCE / name) == f"../../{name}"
+
+
+@pytest.mark.parametrize("importer", FORBIDDEN)
+def test_imports_go_one_way(importer: str) -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, name in IMPORTS
+        if _under(module, importer) and any(_under(name, prefix) for prefix in FORBIDDEN[importer])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_a_heavy_package_is_named_only_where_it_belongs(package: str) -> None:
+    strays = [
+        f"{module} imports {name}"
+        for module, name in IMPORTS
+        if _under(name, package) and not any(module.startswith(home) for home in HOMES[package])
+    ]
+    assert not strays
+
+
+def test_the_walk_sees_the_imports_it_judges() -> None:
+    assert ("penultimate.cli.main", "penultimate.store.errors") in IMPORTS
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import penultimate", ("torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
+        ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn")),
+        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn")),
+        ("import penultimate.cli.main", ("nvidia.dali", "matplotlib", "cuml", "ray")),
+    ],
+)
+def test_importing_stays_light(statement: str, absent: tuple[str, ...]) -> None:
+    script = f"import sys; {statement}; print([m for m in {absent!r} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+def test_the_public_names_are_those_that_import() -> None:
+    for name in penultimate.__all__:
+        assert getattr(penultimate, name).__name__ == name
+    assert set(penultimate.__all__) <= set(dir(penultimate))
+    with pytest.raises(AttributeError, match="FeatureStore"):
+        penultimate.__getattr__("FeatureStor")

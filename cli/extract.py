@@ -1,0 +1,58 @@
+"""``penultimate extract``: images and backbones in, features in a store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penultimate.cli.output import print_json, print_table
+from penultimate.cli.progress import ImageProgress
+
+
+def extract(
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="A folder, a CSV or Parquet manifest, or a dataset's name.")
+    ],
+    store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
+    model: Annotated[
+        list[str], typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`, or a glob; repeats.")
+    ],
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="timm: downloaded from its hub. package: an installed weight package. random: seeded by --seed. "
+            "Else a .safetensors or .pth file."
+        ),
+    ] = "timm",
+    root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop.")
+    ] = "paper",
+    decoder: Annotated[str | None, typer.Option(help="dali (default on Linux) or pillow.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="What the network computes in: float32, bfloat16, float16.")] = (
+        "float32"
+    ),
+    dtype: Annotated[str, typer.Option(help="What is stored: float32 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of random weights.")] = 0,
+    val_fraction: Annotated[float, typer.Option(help="Share of a class held out for val, where no split is given.")] = (
+        0.2
+    ),
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of a class held out for test, where no split is given.")
+    ] = 0.2,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Embed images with pretrained backbones and keep the penultimate features.
+
+    Killed or interrupted, the same command goes on at the first missing shard; features that are there already
+    are not computed again. Images that cannot be decoded are recorded with their reason and left out.
+
+    \b
+    penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k
+    penultimate extract caltech101 --root data/caltech101 --store features.zarr \\
+        --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
+    penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
+    """

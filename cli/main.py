@@ -1,0 +1,79 @@
+"""The command ``penultimate``: its verbs, and how errors leave it.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 a run failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from penultimate.cli import datasets, demo, extract, models, probe, show, store
+from penultimate.store.errors import PenultimateError
+from penultimate.store.provenance import library_versions
+
+app = typer.Typer(
+    name="penultimate",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(extract.extract)
+app.command()(probe.probe)
+app.command()(show.show)
+app.command()(models.models)
+app.command()(datasets.datasets)
+app.command()(demo.demo)
+app.add_typer(store.app, name="store")
+
+# Typer carries its own copy of Click and does not export this base of all its usage errors.
+_ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+@app.callback(invoke_without_command=True)
+def penultimate(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Which vision backbones transfer? Extract features once, probe them in seconds, and see how sure the answer is.
+
+    \b
+    penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k --model vit_base_patch16_224
+    penultimate probe features.zarr --trials trials/
+    penultimate show trials/
+    """
+    if version:
+        typer.echo(f"penultimate {library_versions().get('penultimate', 'not installed')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; an expected error becomes one line on stderr and its exit code."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="penultimate", standalone_mode=False)
+    except PenultimateError as error:
+        return _fail(str(error), error.exit_code)
+    except _ClickException as error:
+        return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]  # ClickException's own
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; run the same command again to go on where it stopped", 130)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        return _fail(f"{error}; run the same command again once that is mended", 2 if read_only else 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"penultimate: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code

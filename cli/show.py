@@ -1,0 +1,68 @@
+"""``penultimate show``: the scoreboard of a trial log."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penultimate.cli.output import print_json, print_table
+from penultimate.engine.analysis.scoreboard import ScoreRow, scoreboard
+from penultimate.engine.backbones.imagenet import imagenet_top1
+from penultimate.store.trial_log import TrialLog
+
+_COLUMNS = {
+    "dataset": "dataset",
+    "backbone": "backbone",
+    "method": "method",
+    "metric": "metric",
+    "percent": "test %",
+    "interval": "95 %",
+    "imagenet": "ImageNet %",
+    "l2": "l2",
+    "n_test": "n",
+    "tie": "best",
+    "converged": "converged",
+}
+
+
+def show(
+    trials: Annotated[Path, typer.Argument(metavar="TRIALS", help="Folder of a trial log, as `probe` wrote it.")],
+    figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON rows instead of a table; fractions, not percent.")
+    ] = (False),
+) -> None:
+    """Print the scoreboard: what each backbone scored on test, how sure that is, and who ties with the best.
+
+    A backbone ties with the best where a paired test on the same images finds no difference (p > 0.05). What was not
+    certified to the tolerance asked says so under `converged`.
+
+    \b
+    penultimate show trials/
+    penultimate show trials/ --json | jq '.[0]'
+    penultimate show trials/ --figure scoreboard.png
+    """
+    log = TrialLog(trials)
+    board = scoreboard(log.trials(), imagenet=imagenet_top1())
+    if json:
+        print_json([asdict(row) for row in board.rows])
+    else:
+        print_table([_cells(row) for row in board.rows], _COLUMNS)
+        for note in board.notes:
+            typer.echo(note, err=True)
+    if figure is not None:
+        from penultimate.engine.report.scoreboard_figure import draw_scoreboard  # matplotlib, only when asked for
+
+        draw_scoreboard(board, figure)
+
+
+def _cells(row: ScoreRow) -> dict[str, Any]:
+    cells: dict[str, Any] = {field: getattr(row, field, None) for field in _COLUMNS}
+    cells["percent"] = f"{100 * row.value:.2f}"
+    if row.interval is not None:
+        cells["interval"] = f"{100 * row.interval[0]:.1f} - {100 * row.interval[1]:.1f}"
+    if row.imagenet_top1 is not None:
+        cells["imagenet"] = f"{100 * row.imagenet_top1:.2f}"
+    cells["tie"] = "best" if row.is_best else "tie" if row.ties_with_best else ""
+    return cells
