@@ -1,1 +1,200 @@
 """FeatureSet: the stored features of one key with the labels, ids and splits that belong to them, read lazily."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.store.errors import InputError
+from penultimate.store.key import FeatureKey
+from penultimate.store.layout import SHARD_ROWS, Strings, variable_width
+
+# Shapes: N decoded samples (rows of a FeatureSet), M samples of the ImageSet (rows on disk), D feature
+# dimensions, K classes, B batch.
+
+
+class RowArray(Protocol):
+    """What features are read from: a zarr array, or one in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Columns:
+    """What is known of every sample of the ImageSet, decoded or not, in its order."""
+
+    labels_M: NDArray[np.int64] | NDArray[np.uint8]
+    """(M,) int64 class indices, or (M, K) uint8 0/1 where samples have several labels."""
+
+    ids_M: Strings
+
+    split_M: NDArray[np.str_]
+    """``train``, ``val`` or ``test``."""
+
+    failed_M: Strings
+    """Why the sample could not be decoded; empty where it could."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureSet:
+    """Features as the network gave them, a row a decoded sample, in the ImageSet's order.
+
+    Arrays are read when first asked for and kept; ``batches`` reads without keeping. A changed byte on the way
+    raises CorruptFeaturesError.
+    """
+
+    key: FeatureKey
+
+    provenance: Mapping[str, Any]
+    """JSON-able: how the features came about (images, preprocess, weights, versions, counts, times)."""
+
+    class_names: tuple[str, ...]
+
+    metric: str
+    """The dataset's own: ``top1``, ``mean_per_class`` or ``map11``."""
+
+    array: RowArray
+    """(M, D), as on disk: every sample of the ImageSet, NaN in rows that failed."""
+
+    read_columns: Callable[[], Columns]
+    """Reads the columns; called at most once."""
+
+    shard_rows: int = SHARD_ROWS
+    """Rows of ``array`` that are read at once: a shard."""
+
+    @classmethod
+    def of(
+        cls,
+        features_ND: NDArray[np.floating[Any]],
+        labels_N: NDArray[Any],
+        split_N: Sequence[str] | NDArray[np.str_],
+        *,
+        ids_N: Sequence[str] | Strings | None = None,
+        class_names: Sequence[str] | None = None,
+        metric: str = "top1",
+        dataset: str = "memory",
+        backbone: str = "memory",
+    ) -> "FeatureSet":
+        """Arrays of one's own as a FeatureSet; its key names no stored group.
+
+        ``labels_N`` is (N,) integers or (N, K) 0/1. Ids default to row numbers, class names to label numbers.
+        """
+        several = labels_N.ndim == 2
+        num_classes = labels_N.shape[1] if several else int(labels_N.max(initial=-1)) + 1
+        columns = Columns(
+            labels_M=labels_N.astype(np.uint8) if several else labels_N.astype(np.int64),
+            ids_M=variable_width([str(row) for row in range(len(labels_N))] if ids_N is None else ids_N),
+            split_M=np.asarray(split_N, dtype=np.str_),
+            failed_M=variable_width([""] * len(labels_N)),
+        )
+        lengths = {len(features_ND), len(labels_N), len(columns.split_M), len(columns.ids_M)}
+        if features_ND.ndim != 2 or len(lengths) != 1:
+            raise InputError(
+                "expected features (N, D) with N labels, splits and ids, got features of shape "
+                f"{features_ND.shape}, {len(labels_N)} labels, {len(columns.split_M)} splits, {len(columns.ids_M)} ids"
+            )
+        return cls(
+            key=FeatureKey(
+                dataset=dataset,
+                backbone=backbone,
+                images="",
+                weights="",
+                preprocess="",
+                decoder="",
+                precision="",
+                dtype=str(features_ND.dtype),
+            ),
+            provenance={},
+            class_names=tuple(class_names or (str(k) for k in range(num_classes))),
+            metric=metric,
+            array=features_ND,
+            read_columns=lambda: columns,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """N: decoded samples."""
+        return len(self._decoded_N)
+
+    @property
+    def feature_dim(self) -> int:
+        """D."""
+        return self.array.shape[1]
+
+    @cached_property
+    def features(self) -> NDArray[Any]:
+        """(N, D) float32 or float16."""
+        if self.num_rows == self.array.shape[0]:
+            return np.asarray(self.array[:])
+        features_ND = np.empty((self.num_rows, self.feature_dim), dtype=self.key.dtype)
+        for rows_B, batch_BD in self.batches(16 * self.shard_rows):
+            features_ND[rows_B] = batch_BD
+        return features_ND
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64] | NDArray[np.uint8]:
+        """(N,) int64 class indices, or (N, K) uint8 0/1 where samples have several labels."""
+        return self._columns.labels_M[self._decoded_N]
+
+    @cached_property
+    def ids(self) -> Strings:
+        """(N,) relative path or tar key of each sample."""
+        return self._columns.ids_M[self._decoded_N]
+
+    @cached_property
+    def split(self) -> NDArray[np.str_]:
+        """(N,) ``train``, ``val`` or ``test``."""
+        return self._columns.split_M[self._decoded_N]
+
+    @cached_property
+    def failed(self) -> Mapping[str, str]:
+        """Id -> reason, of the samples that could not be decoded and have no row."""
+        failed = np.flatnonzero(self._columns.failed_M != "")
+        return dict(zip(self._columns.ids_M[failed].tolist(), self._columns.failed_M[failed].tolist(), strict=True))
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """Indices, increasing, of the rows of these splits: ``rows("train", "val")``."""
+        return np.flatnonzero(np.isin(self.split, splits))
+
+    def batches(
+        self, num_rows: int, *, rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """Stream (rows_B, features_BD), B <= ``num_rows``, rows increasing; memory is a batch or a shard, not N.
+
+        Every row (or every one of ``rows``, which must increase) comes exactly once. Only whole shards are read,
+        each once, and none that holds no wanted row.
+        """
+        wanted = np.arange(self.num_rows) if rows is None else rows
+        step = max(1, num_rows // self.shard_rows) * self.shard_rows
+        disk_rows = self._decoded_N[wanted]
+        starts = np.searchsorted(disk_rows, np.arange(0, self.array.shape[0] + step, step))
+        for block, (first, stop) in enumerate(pairwise(starts.tolist())):
+            if first == stop:
+                continue
+            block_MD = np.asarray(self.array[block * step : (block + 1) * step])
+            for start in range(first, stop, num_rows):
+                part = slice(start, min(start + num_rows, stop))
+                yield wanted[part], block_MD[_slice_if_contiguous(disk_rows[part] - block * step)]
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return self.read_columns()
+
+    @cached_property
+    def _decoded_N(self) -> NDArray[np.int64]:
+        """Row on disk of each row here."""
+        return np.flatnonzero(self._columns.failed_M == "")
+
+
+def _slice_if_contiguous(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """A slice where one can say the same, for then indexing copies nothing."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

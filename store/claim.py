@@ -1,0 +1,142 @@
+"""Claim: one writer a shard, by POSIX byte-range locks on the key's lock file; byte i stands for shard i.
+
+The kernel drops a lock with its process, so a killed writer leaves none behind. POSIX locks belong to the
+process and go when it closes *any* handle of the file: within one process, all claims on a file share one handle
+and are told apart by a registry.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from penultimate.store.errors import StoreBusyError
+from penultimate.store.objects import storage_errors
+
+WHOLE_KEY = range(2**40, 2**40 + 1)
+"""The byte that stands for setting a key up and for completing it; beyond every shard."""
+
+EVERYTHING = range(WHOLE_KEY.stop)
+"""Every shard and the key itself: what deleting a key needs."""
+
+
+@dataclass
+class _OpenLock:
+    """The one handle this process has on a lock file, and the bytes it holds."""
+
+    path: Path
+    handle: int
+    held: list[range] = field(default_factory=list)
+
+    def is_current(self) -> bool:
+        """Whether the file is still there: the writer that completes a key removes it."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self.handle), self.path.stat())
+        return False
+
+    def close_if_unused(self) -> None:
+        """Give the handle back once nothing is held through it."""
+        if not self.held:
+            os.close(self.handle)
+            if _open.get(self.path) is self:
+                del _open[self.path]
+
+    def holder(self, shards: range) -> str:
+        """Who took any of ``shards`` last, from the lines that every holder adds to the file."""
+        content = os.pread(self.handle, os.fstat(self.handle).st_size, 0).decode()
+        for line in reversed(content.splitlines()):
+            entry = json.loads(line)
+            if _overlap(range(entry["first"], entry["stop"]), shards):
+                return f"process {entry['pid']} on {entry['host']}"
+        return "another process, which is only just starting"
+
+
+_open: dict[Path, _OpenLock] = {}
+_guard = threading.Lock()
+os.register_at_fork(after_in_child=_open.clear)  # a forked child inherits the handles, but none of the locks
+
+
+class Claim:
+    """Sole right to some shards of a key, from construction to ``release``; also a context manager.
+
+    Raises StoreBusyError, naming the holder, where another process or another part of this one has any of them.
+    """
+
+    def __init__(self, lock_file: Path, shards: range) -> None:
+        self._shards = shards
+        with _guard, storage_errors(lock_file):
+            self._lock: _OpenLock | None = _acquire(lock_file.absolute(), shards)
+
+    def release(self) -> None:
+        """Let others have the shards; a second call does nothing."""
+        with _guard:
+            if self._lock is not None:
+                self._lock.held.remove(self._shards)
+                _unlock_bytes(self._lock, self._shards)
+                self._lock.close_if_unused()
+                self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _acquire(path: Path, shards: range) -> _OpenLock:
+    while True:
+        lock = _handle_on(path)
+        try:
+            _lock_bytes(lock, shards)
+            if lock.is_current():
+                _sign(lock, shards)
+                lock.held.append(shards)
+                return lock
+            _unlock_bytes(lock, shards)  # removed between opening and locking: take the file that is there now
+        finally:
+            lock.close_if_unused()
+
+
+def _handle_on(path: Path) -> _OpenLock:
+    if (lock := _open.get(path)) is not None and lock.is_current():
+        return lock
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _open[path] = _OpenLock(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666))
+    return _open[path]
+
+
+def _lock_bytes(lock: _OpenLock, shards: range) -> None:
+    try:
+        if any(_overlap(shards, held) for held in lock.held):
+            raise BlockingIOError("held by another part of this process")
+        fcntl.lockf(lock.handle, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
+    except (BlockingIOError, PermissionError) as error:  # POSIX allows both EAGAIN and EACCES
+        raise StoreBusyError(
+            f"{lock.path.parent.parent} is being written by {lock.holder(shards)}; "
+            "wait for it to end, or end it and run again to resume where it stopped"
+        ) from error
+
+
+def _unlock_bytes(lock: _OpenLock, shards: range) -> None:
+    fcntl.lockf(lock.handle, fcntl.LOCK_UN, len(shards), shards.start)
+
+
+def _sign(lock: _OpenLock, shards: range) -> None:
+    entry = {"pid": os.getpid(), "host": socket.gethostname(), "first": shards.start, "stop": shards.stop}
+    try:
+        os.write(lock.handle, (json.dumps(entry) + "\n").encode())
+    except OSError:
+        _unlock_bytes(lock, shards)
+        raise
+
+
+def _overlap(a: range, b: range) -> bool:
+    return a.start < b.stop and b.start < a.stop

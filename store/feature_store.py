@@ -1,0 +1,237 @@
+"""FeatureStore: many FeatureSets in one folder, found by their FeatureKey."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.store import layout
+from penultimate.store.claim import EVERYTHING, Claim
+from penultimate.store.errors import (
+    CorruptFeaturesError,
+    IncompleteFeaturesError,
+    InputError,
+    NotAStoreError,
+    UnknownNameError,
+)
+from penultimate.store.feature_set import Columns, FeatureSet
+from penultimate.store.feature_writer import FeatureWriter, Plan, read_document
+from penultimate.store.key import FeatureKey
+from penultimate.store.layout import Strings
+from penultimate.store.objects import LocalObjects, reading, storage_errors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incomplete:
+    """A key whose extraction was begun and not ended."""
+
+    key: FeatureKey
+    num_rows: int
+
+    done_rows: int
+    """Rows in shards that are committed: what is not computed again."""
+
+
+class FeatureStore:
+    """Reads the store at ``path``; ``FeatureStore.create`` makes one where there is none.
+
+    Raises NotAStoreError where ``path`` holds no store, or one of a newer format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        if "://" in str(path):
+            raise InputError(f"a store is a local folder, got the address {str(path)!r}")
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise NotAStoreError(f"there is no feature store at {self.path}; `penultimate extract` makes one")
+        self._objects = LocalObjects(self.path)
+        _check_is_store(self._objects)
+
+    @classmethod
+    def create(cls, path: str | Path) -> Self:
+        """Open the store at ``path``, or make one where nothing lies or an empty folder does.
+
+        Its parent must exist (InputError); a folder that holds something else raises NotAStoreError.
+        """
+        if "://" not in str(path) and (not (folder := Path(path)).exists() or not _holds_something(folder)):
+            if not folder.absolute().parent.is_dir():
+                raise InputError(f"cannot make a store at {folder}: there is no folder {folder.absolute().parent}")
+            document = layout.group_document(layout.STORE, {"format": layout.FORMAT_VERSION})
+            with storage_errors(folder):
+                folder.mkdir(exist_ok=True)
+            LocalObjects(folder).put(layout.METADATA, document)
+        return cls(path)
+
+    def keys(self) -> list[FeatureKey]:
+        """Complete keys, in the order of their paths."""
+        return [self._completed(path)[0] for path in self._paths() if self._has(f"{path}/{layout.METADATA}")]
+
+    def incomplete(self) -> list[Incomplete]:
+        """Keys whose extraction was begun and not ended."""
+        begun = (path for path in self._paths() if not self._has(f"{path}/{layout.METADATA}"))
+        return [found for path in begun if (found := self._begun(path)) is not None]
+
+    def find(self, name: str) -> FeatureKey:
+        """The key, complete or not, whose digest or path begins with ``name``; UnknownNameError if not exactly one."""
+        keys = [*self.keys(), *(found.key for found in self.incomplete())]
+        found = [key for key in keys if key.digest.startswith(name) or key.path.startswith(name)]
+        if len(found) != 1 or not name:
+            raise UnknownNameError("key", name, [text for key in found or keys for text in (key.path, key.digest)])
+        return found[0]
+
+    def contains(self, key: FeatureKey) -> bool:
+        """Whether ``key`` is complete."""
+        return self._has(f"{key.path}/{layout.METADATA}")
+
+    def info(self, key: FeatureKey) -> dict[str, Any]:
+        """JSON-able: all that is written down about a complete key (counts, checksums, provenance)."""
+        self._check_complete(key)
+        return self._completed(key.path)[1]
+
+    def read(self, key: FeatureKey) -> FeatureSet:
+        """The features of a complete key.
+
+        Raises IncompleteFeaturesError where shards are missing, UnknownNameError where nothing was begun.
+        """
+        content = self.info(key)
+        return FeatureSet(
+            key=key,
+            provenance=content["provenance"],
+            class_names=tuple(content["class_names"]),
+            metric=content["metric"],
+            array=_StoredRows(self._objects, key),
+            read_columns=partial(_read_columns, self._objects, key),
+            shard_rows=content["shard_rows"],
+        )
+
+    def writer(
+        self,
+        key: FeatureKey,
+        *,
+        ids: Strings | Sequence[str],
+        labels: NDArray[np.int64] | NDArray[np.uint8],
+        split: NDArray[np.str_] | Sequence[str],
+        class_names: Sequence[str],
+        metric: str,
+        feature_dim: int,
+        provenance: Mapping[str, Any],
+        shard_range: range | None = None,
+        shard_rows: int = layout.SHARD_ROWS,
+    ) -> FeatureWriter:
+        """Begin or resume writing ``key``; of a complete key, a writer that misses nothing.
+
+        ``shard_range`` leaves other shards to other writers. Raises StoreBusyError where another has any of these,
+        InputError where the key was begun with other ids, labels, classes, dimension or shard size.
+        """
+        plan = Plan(
+            key=key,
+            ids_M=layout.variable_width(ids),
+            labels_M=labels,
+            split_M=layout.variable_width(split),
+            class_names=tuple(class_names),
+            metric=metric,
+            feature_dim=feature_dim,
+            shard_rows=shard_rows,
+        )
+        return FeatureWriter(self._objects, plan, provenance=provenance, shard_range=shard_range)
+
+    def delete(self, key: FeatureKey) -> None:
+        """Remove a key, complete or not; StoreBusyError while it is being written."""
+        if not self._objects.names(key.path):
+            raise self._unknown(key)
+        with Claim(self.path / key.path / layout.LOCK, EVERYTHING):
+            # In this order, so that a kill in between leaves a key to resume, not one that looks complete.
+            self._objects.delete(f"{key.path}/{layout.METADATA}")
+            self._objects.delete_folder(f"{key.path}/{layout.COMMITS}")
+            self._objects.delete_folder(key.path)
+
+    def _paths(self) -> Iterator[str]:
+        """Paths of all keys, complete or not."""
+        for dataset in self._folders(""):
+            for backbone in self._folders(dataset):
+                yield from self._folders(backbone)
+
+    def _folders(self, parent: str) -> list[str]:
+        """Paths of the folders directly below ``parent``."""
+        names = [name for name in self._objects.names(parent) if name != layout.METADATA]
+        return [f"{parent}/{name}" if parent else name for name in names if (self.path / parent / name).is_dir()]
+
+    def _has(self, name: str) -> bool:
+        return self._objects.get(name) is not None
+
+    def _completed(self, path: str) -> tuple[FeatureKey, dict[str, Any]]:
+        document = self._objects.get(f"{path}/{layout.METADATA}")
+        assert document is not None, "only asked of complete keys"
+        content = read_document(layout.group_content, layout.FEATURE_SET, document, self.path / path)
+        key = FeatureKey(**content["key"])
+        if key.path != path:
+            raise CorruptFeaturesError(f"{self.path / path} holds the features of {key.path}; move it back there")
+        return key, content
+
+    def _begun(self, path: str) -> Incomplete | None:
+        plan_object = f"{path}/{layout.PLAN_OBJECT}"
+        if (document := self._objects.get(plan_object)) is None:
+            return None
+        plan = read_document(layout.record_content, layout.PLAN, document, self.path / plan_object)
+        shards = layout.committed_shards(self._objects.names(f"{path}/{layout.COMMITS}"))
+        done = sum(min(plan["shard_rows"], plan["num_rows"] - shard * plan["shard_rows"]) for shard in shards)
+        return Incomplete(key=FeatureKey(**plan["key"]), num_rows=plan["num_rows"], done_rows=done)
+
+    def _check_complete(self, key: FeatureKey) -> None:
+        if self.contains(key):
+            return
+        if (begun := self._begun(key.path)) is None:
+            raise self._unknown(key)
+        raise IncompleteFeaturesError(
+            f"{key.backbone} on {key.dataset} has {begun.done_rows} of {begun.num_rows} rows at "
+            f"{self.path / key.path}; run `penultimate extract` again to resume"
+        )
+
+    def _unknown(self, key: FeatureKey) -> UnknownNameError:
+        return UnknownNameError(f"key in {self.path}", key.path, [known.path for known in self.keys()])
+
+
+class _StoredRows:
+    """The ``features`` array of a key, opened when first read; a wrong checksum names the rows."""
+
+    def __init__(self, objects: LocalObjects, key: FeatureKey) -> None:
+        self._path = objects.root / key.path / layout.FEATURES
+        self._array = objects.open_array(f"{key.path}/{layout.FEATURES}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        with reading(self._path, rows):
+            return np.asarray(self._array[rows])
+
+
+def _read_columns(objects: LocalObjects, key: FeatureKey) -> Columns:
+    return Columns(
+        labels_M=objects.read_array(f"{key.path}/{layout.LABELS}"),
+        ids_M=objects.read_array(f"{key.path}/{layout.IDS}"),
+        split_M=layout.fixed_width(objects.read_array(f"{key.path}/{layout.SPLIT}")),
+        failed_M=objects.read_array(f"{key.path}/{layout.FAILED}"),
+    )
+
+
+def _check_is_store(objects: LocalObjects) -> None:
+    document = objects.get(layout.METADATA)
+    try:
+        version = layout.group_content(layout.STORE, document or b"")["format"]
+    except ValueError as error:
+        raise NotAStoreError(f"{objects.root} is a folder but no feature store ({error})") from error
+    if version > layout.FORMAT_VERSION:
+        raise NotAStoreError(
+            f"{objects.root} is of format {version}, this penultimate reads up to {layout.FORMAT_VERSION}; update it"
+        )
+
+
+def _holds_something(path: Path) -> bool:
+    with storage_errors(path):
+        return not path.is_dir() or any(path.iterdir())

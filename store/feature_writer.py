@@ -1,0 +1,414 @@
+"""FeatureWriter: rows of features in, whole shards with their commit records out; complete at once or not at all.
+
+The order of writes is what makes a kill at any moment harmless: the columns, then the plan; a shard, then its
+commit record; ``failed``, then the group's metadata, by whose presence a key is complete. Each is on the disk
+before the next is begun.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from penultimate.store import layout
+from penultimate.store.claim import WHOLE_KEY, Claim
+from penultimate.store.digest import digest_of
+from penultimate.store.errors import CorruptFeaturesError, InputError, StoreBusyError
+from penultimate.store.key import FeatureKey
+from penultimate.store.layout import Strings
+from penultimate.store.objects import LocalObjects, storage_errors
+
+# Shapes: M samples of the ImageSet, D feature dimensions, K classes, B batch, R rows of one shard.
+
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Plan:
+    """What every writer of a key must agree on, now and after a restart."""
+
+    key: FeatureKey
+    ids_M: Strings
+    labels_M: NDArray[np.int64] | NDArray[np.uint8]
+    split_M: Strings
+    class_names: tuple[str, ...]
+    metric: str
+    feature_dim: int
+
+    shard_rows: int
+    """Rows a shard; a multiple of the rows a chunk, or fewer than those."""
+
+    def __post_init__(self) -> None:
+        lengths = len(self.ids_M), len(self.labels_M), len(self.split_M)
+        if len(set(lengths)) != 1 or 0 in lengths:
+            raise InputError(f"expected as many labels and splits as ids and at least one, got {lengths}")
+        if self.key.dtype not in ("float32", "float16"):
+            raise InputError(f"features are stored as 'float32' or 'float16', got dtype {self.key.dtype!r}")
+        if self.shard_rows < 1 or self.shard_rows % self.chunk_rows:
+            raise InputError(f"shard_rows must be a multiple of {layout.CHUNK_ROWS} or less, got {self.shard_rows}")
+
+    @property
+    def num_rows(self) -> int:
+        """M."""
+        return len(self.ids_M)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of one chunk inside a shard."""
+        return min(layout.CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards hold all rows."""
+        return layout.num_shards(self.num_rows, self.shard_rows)
+
+    def rows(self, shard: int) -> range:
+        """Rows of one shard."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+
+    def ids_checksum(self, shard: int) -> str:
+        """Which samples the rows of one shard are."""
+        rows = self.rows(shard)
+        return layout.values_checksum(self.ids_M[rows.start : rows.stop])
+
+    def content(self) -> dict[str, Any]:
+        """JSON-able: what is written down at the start and compared at a restart."""
+        return {
+            "format": layout.FORMAT_VERSION,
+            "key": asdict(self.key),
+            "num_rows": self.num_rows,
+            "feature_dim": self.feature_dim,
+            "shard_rows": self.shard_rows,
+            "class_names": list(self.class_names),
+            "metric": self.metric,
+            "checksums": {
+                layout.IDS: layout.values_checksum(self.ids_M),
+                layout.LABELS: layout.values_checksum(self.labels_M),
+                layout.SPLIT: layout.values_checksum(self.split_M),
+            },
+        }
+
+
+@dataclass(eq=False)
+class _Draft:
+    """A shard that is being filled."""
+
+    features_RD: NDArray[Any]
+    todo_R: NDArray[np.bool_]
+    failed: dict[int, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+
+class FeatureWriter:
+    """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
+
+    A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
+    otherwise leaves it to be resumed. Rows of shards that are not full are dropped then. Not for several threads.
+    """
+
+    provenance: dict[str, Any]
+    """JSON-able; may be added to until the writer is closed."""
+
+    def __init__(
+        self, objects: LocalObjects, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None
+    ) -> None:
+        self._objects = objects
+        self._plan = plan
+        self._path = plan.key.path
+        self._shards = range(plan.num_shards) if shard_range is None else shard_range
+        if not self._shards or self._shards.start < 0 or self._shards.stop > plan.num_shards or self._shards.step != 1:
+            raise InputError(f"expected a range of shards within 0 to {plan.num_shards}, got {self._shards}")
+        self.provenance = dict(provenance)
+        self._drafts: dict[int, _Draft] = {}
+        self._claim = Claim(objects.root / self._path / layout.LOCK, self._shards)
+        try:
+            with self._whole_key():
+                self._set_up()
+            committed = self._records(self._shards)
+        except BaseException:
+            self._claim.release()
+            raise
+        self._missing = [shard for shard in self._shards if shard not in committed]
+
+    @property
+    def missing_shards(self) -> tuple[int, ...]:
+        """Shards of this writer's range that have no commit record yet."""
+        return tuple(self._missing)
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Rows of those shards, increasing: what is left to append, apart from what already was."""
+        rows = [np.array(self._plan.rows(shard), dtype=np.int64) for shard in self._missing]
+        return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the key is complete, so that readers see it."""
+        return self._objects.get(f"{self._path}/{layout.METADATA}") is not None
+
+    def append(
+        self,
+        rows_B: NDArray[np.int64] | Sequence[int],
+        features_BD: NDArray[Any],
+        failed: Mapping[int, str] | None = None,
+    ) -> None:
+        """Take features of some rows, and rows that have none with the reason why.
+
+        Each missing row must come exactly once, here or in ``failed``. Another shape or dtype than planned, a row
+        twice or a row that is not missing raises InputError, and then nothing of the call is taken.
+        """
+        rows = np.asarray(rows_B, dtype=np.int64)
+        failed = dict(failed or {})
+        self._check(rows, features_BD, failed)
+        shards = rows // self._plan.shard_rows
+        for shard in np.unique(shards).tolist():
+            of_shard = shards == shard
+            draft = self._draft(shard)
+            places = rows[of_shard] - self._plan.rows(shard).start
+            draft.features_RD[places] = features_BD[of_shard]
+            draft.todo_R[places] = False
+        for row, reason in failed.items():
+            draft = self._draft(row // self._plan.shard_rows)
+            draft.failed[row] = reason
+            draft.todo_R[row % self._plan.shard_rows] = False
+        for shard in sorted(shard for shard, draft in self._drafts.items() if not draft.todo_R.any()):
+            self._commit(shard)
+
+    def close(self) -> None:
+        """Complete the key if every shard of it is committed, then let go of the shards."""
+        try:
+            with self._whole_key():
+                self._complete_if_all_committed()
+        finally:
+            self._claim.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._claim.release()
+
+    @contextmanager
+    def _whole_key(self) -> Iterator[None]:
+        """Only one writer at a time sets up or completes a key; the others wait for it."""
+        while True:
+            try:
+                claim = Claim(self._objects.root / self._path / layout.LOCK, WHOLE_KEY)
+            except StoreBusyError:
+                time.sleep(_POLL_SECONDS)
+                continue
+            with claim:
+                yield
+                if self.is_complete:  # nobody needs it any more, also where taking the claim made it anew
+                    self._objects.delete(f"{self._path}/{layout.LOCK}")
+            return
+
+    def _set_up(self) -> None:
+        """Write columns and plan, or check that those that are there are the same."""
+        plan_object = f"{self._path}/{layout.PLAN_OBJECT}"
+        content = self._plan.content()
+        if (document := self._objects.get(plan_object)) is None:
+            for parent in _parents(self._path):
+                if self._objects.get(f"{parent}/{layout.METADATA}") is None:
+                    self._objects.put(f"{parent}/{layout.METADATA}", layout.plain_group_document())
+            self._write_column(layout.IDS, self._plan.ids_M)
+            self._write_column(layout.LABELS, self._plan.labels_M)
+            self._write_column(layout.SPLIT, self._plan.split_M)
+            self._create_features()
+            self._objects.put(plan_object, layout.record_document(layout.PLAN, content))
+        else:
+            there = read_document(layout.record_content, layout.PLAN, document, self._objects.root / plan_object)
+            if changed := [name for name in content if content[name] != there.get(name)]:
+                raise InputError(
+                    f"{self._objects.root / self._path} was begun with "
+                    + ", ".join(
+                        f"{name} {_short(there.get(name))} and now has {_short(content[name])}" for name in changed
+                    )
+                    + "; remove it with `penultimate store rm` to start it anew"
+                )
+        self._array = self._objects.open_array(f"{self._path}/{layout.FEATURES}", mode="r+")
+
+    def _create_features(self) -> None:
+        plan = self._plan
+        self._objects.create_array(
+            f"{self._path}/{layout.FEATURES}",
+            shape=(plan.num_rows, plan.feature_dim),
+            dtype=plan.key.dtype,
+            shards=(plan.shard_rows, plan.feature_dim),
+            chunks=(plan.chunk_rows, plan.feature_dim),
+            compressors=[Crc32cCodec()],
+            fill_value=np.nan,
+            dimension_names=layout.DIMENSIONS[layout.FEATURES],
+        )
+
+    def _write_column(self, name: str, values_M: NDArray[Any]) -> None:
+        array = self._objects.create_array(
+            f"{self._path}/{name}",
+            shape=values_M.shape,
+            dtype="string" if values_M.dtype.kind == "T" else values_M.dtype,
+            chunks=(min(layout.COLUMN_ROWS, len(values_M)), *values_M.shape[1:]),
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            dimension_names=layout.DIMENSIONS[name][: values_M.ndim],
+        )
+        with storage_errors(self._objects.root / self._path / name):
+            array[:] = values_M
+        self._objects.make_durable(f"{self._path}/{name}")
+
+    def _records(self, shards: range) -> dict[int, dict[str, Any]]:
+        """Commit records of those of ``shards`` that have a valid one; a shard whose record is not valid is redone."""
+        records = {}
+        for shard in layout.committed_shards(self._objects.names(f"{self._path}/{layout.COMMITS}")):
+            if shard not in shards:
+                continue
+            document = self._objects.get(f"{self._path}/{layout.commit_object(shard)}")
+            if document is not None and (record := self._valid_record(shard, document)) is not None:
+                records[shard] = record
+        return records
+
+    def _valid_record(self, shard: int, document: bytes) -> dict[str, Any] | None:
+        try:
+            record = layout.record_content(layout.COMMIT, document)
+        except ValueError:
+            return None
+        same = record["key"] == self._plan.key.digest and record["ids"] == self._plan.ids_checksum(shard)
+        return record if same else None
+
+    def _check(self, rows_B: NDArray[np.int64], features_BD: NDArray[Any], failed: Mapping[int, str]) -> None:
+        expected = (len(rows_B), self._plan.feature_dim), self._plan.key.dtype
+        if (features_BD.shape, str(features_BD.dtype)) != expected:
+            raise InputError(
+                f"expected features of shape {expected[0]} and dtype {expected[1]}, "
+                f"got {features_BD.shape} and {features_BD.dtype}"
+            )
+        rows = np.concatenate([rows_B, np.fromiter(failed, dtype=np.int64)])
+        values, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            raise InputError(f"rows {values[counts > 1][:10].tolist()} came more than once")
+        if not all(failed.values()):
+            raise InputError("a failed row needs a reason, got an empty one")
+        strangers = [row for row in values.tolist() if not self._is_missing(row)]
+        if strangers:
+            raise InputError(
+                f"rows {strangers[:10]} were not missing: expected rows of the shards {self._missing[:10]} "
+                f"({self._plan.shard_rows} rows each) that have not come yet"
+            )
+
+    def _is_missing(self, row: int) -> bool:
+        shard, place = divmod(row, self._plan.shard_rows)
+        if row < 0 or row >= self._plan.num_rows or shard not in self._missing:
+            return False
+        return shard not in self._drafts or bool(self._drafts[shard].todo_R[place])
+
+    def _draft(self, shard: int) -> _Draft:
+        if shard not in self._drafts:
+            num_rows = len(self._plan.rows(shard))
+            self._drafts[shard] = _Draft(
+                np.full((num_rows, self._plan.feature_dim), np.nan, dtype=self._plan.key.dtype),
+                np.ones(num_rows, dtype=np.bool_),
+            )
+        return self._drafts[shard]
+
+    def _commit(self, shard: int) -> None:
+        draft, rows = self._drafts[shard], self._plan.rows(shard)
+        shard_object = f"{self._path}/{layout.shard_object(shard)}"
+        self._objects.delete(shard_object)  # of a killed run; zarr would read it to fill up the last shard
+        with storage_errors(self._objects.root / shard_object):
+            self._array[rows.start : rows.stop] = draft.features_RD
+        self._objects.make_durable(shard_object)
+        finite_R = np.isfinite(draft.features_RD).all(axis=1)
+        record = {
+            "key": self._plan.key.digest,
+            "shard": shard,
+            "rows": [rows.start, rows.stop],
+            "ids": self._plan.ids_checksum(shard),
+            "features": layout.values_checksum(draft.features_RD),
+            "failed": {str(row): draft.failed[row] for row in sorted(draft.failed)},
+            "num_not_finite": int((~finite_R).sum()) - len(draft.failed),
+            "seconds": time.perf_counter() - draft.started,
+            "writer": {"pid": os.getpid(), "host": socket.gethostname()},
+        }
+        self._objects.put(f"{self._path}/{layout.commit_object(shard)}", layout.record_document(layout.COMMIT, record))
+        del self._drafts[shard]
+        self._missing.remove(shard)
+
+    def _complete_if_all_committed(self) -> None:
+        if self._missing or self.is_complete:
+            return
+        records = self._records(range(self._plan.num_shards))
+        if len(records) < self._plan.num_shards:
+            return
+        failed_M = layout.variable_width([""] * self._plan.num_rows)
+        for record in records.values():
+            for row, reason in record["failed"].items():
+                failed_M[int(row)] = reason
+        self._write_column(layout.FAILED, failed_M)
+        self._objects.delete_leftovers(self._path)
+        documents = {name: self._array_document(name) for name in (layout.FEATURES, *layout.COLUMNS)}
+        content = self._completed_content(records, failed_M) | {
+            "array_metadata": {name: layout.bytes_checksum(document) for name, document in documents.items()}
+        }
+        arrays = {name: json.loads(document) for name, document in documents.items()}
+        self._objects.put(f"{self._path}/{layout.METADATA}", layout.group_document(layout.FEATURE_SET, content, arrays))
+
+    def _completed_content(self, records: Mapping[int, Mapping[str, Any]], failed_M: Strings) -> dict[str, Any]:
+        content = self._plan.content()
+        content["checksums"] |= {
+            layout.FAILED: layout.values_checksum(failed_M),
+            layout.FEATURES: shards_checksum(records),
+        }
+        return content | {
+            "num_failed": sum(len(record["failed"]) for record in records.values()),
+            "num_not_finite": sum(record["num_not_finite"] for record in records.values()),
+            "shard_seconds": sum(record["seconds"] for record in records.values()),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "provenance": self.provenance,
+        }
+
+    def _array_document(self, name: str) -> bytes:
+        document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
+        assert document is not None, "it was written when the key was set up"
+        return document
+
+
+def shards_checksum(records: Mapping[int, Mapping[str, Any]]) -> str:
+    """One digest of all features, from the checksums in the commit records, in row order."""
+    return digest_of([records[shard]["features"] for shard in sorted(records)])
+
+
+def read_document(
+    content_of: Callable[[str, bytes], dict[str, Any]], kind: str, document: bytes, path: Path
+) -> dict[str, Any]:
+    """Content of one of our documents; CorruptFeaturesError naming ``path`` if it is not as it was written."""
+    try:
+        return content_of(kind, document)
+    except ValueError as error:
+        raise CorruptFeaturesError(
+            f"{path} is {error}; remove it with `penultimate store rm` and extract again"
+        ) from error
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Groups above a key, outermost first, the store itself left out."""
+    parts = path.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

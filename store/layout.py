@@ -1,0 +1,166 @@
+"""The on-disk format in one place: what lies where in a store, in which shapes, under which names.
+
+    <store>/zarr.json                            group; attributes say that this is a penultimate store
+    <store>/<dataset>/<backbone>/<digest>/       one FeatureKey
+        zarr.json                                group; written last, so its presence means complete
+        features/   (M, D) float32 or float16    row i is sample i of the ImageSet, NaN where it failed
+        labels/     (M,) int64 or (M, K) uint8
+        ids/        (M,) string
+        split/      (M,) string
+        failed/     (M,) string                  why the sample could not be decoded, "" where it could
+        features/commits/plan.json               what every writer of the key agreed on
+        features/commits/<shard>.json            commit record of one shard
+        features/writer.lock                     while it is written: who holds which shards
+
+What is ours lies inside the folder of ``features``, where Zarr lists nothing, so that readers see five arrays.
+Everything is valid Zarr v3. Every chunk ends in a CRC-32C, so that no reader gets a flipped byte unnoticed.
+
+A shard of ``features`` is one object: the unit of work, of resumption and of checksums. Measured on pooled
+activations, 12,288 x 1,280 float32 (2 cores, zarr 3.1.6): CRC-32C alone writes 712 and reads 851 MB/s at
+full size; zstd inside it saves 7.5 % of the space and halves both, with a byte shuffle no better.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from penultimate.store.digest import digest_of
+
+# Shapes: M samples of the ImageSet, D feature dimensions, K classes.
+
+Strings = NDArray[Any]
+"""Variable-length strings, one a sample: of dtype StringDType, which ``np.asarray`` hides from type checkers."""
+
+FORMAT_VERSION = 1
+"""Raised whenever an older penultimate could misread what a newer one writes."""
+
+SHARD_ROWS = 1024
+"""Rows of ``features`` in one object: at D = 1,280 in float32, 5 MiB."""
+
+CHUNK_ROWS = 256
+"""Rows in one chunk inside a shard: the least that can be read."""
+
+COLUMN_ROWS = 65_536
+"""Rows in one chunk of ``labels``, ``ids``, ``split`` and ``failed``."""
+
+FEATURES, LABELS, IDS, SPLIT, FAILED = "features", "labels", "ids", "split", "failed"
+COLUMNS = (LABELS, IDS, SPLIT, FAILED)
+COMMITS = f"{FEATURES}/commits"
+PLAN_OBJECT = f"{COMMITS}/plan.json"
+LOCK = f"{FEATURES}/writer.lock"
+METADATA = "zarr.json"
+
+ATTRIBUTE = "penultimate"
+"""The one attribute of our groups; its value says what the group is and holds everything else."""
+
+STORE, FEATURE_SET, PLAN, COMMIT = "feature store", "feature set", "plan", "commit"
+
+DIMENSIONS = {
+    FEATURES: ("sample", "feature"),
+    LABELS: ("sample", "class"),
+    IDS: ("sample",),
+    SPLIT: ("sample",),
+    FAILED: ("sample",),
+}
+
+
+def num_shards(num_rows: int, shard_rows: int = SHARD_ROWS) -> int:
+    """How many shards ``num_rows`` rows fill, the last one perhaps in part."""
+    return -(-num_rows // shard_rows)
+
+
+def shard_object(shard: int) -> str:
+    """Object of one shard below its key: Zarr's default chunk key encoding of chunk (shard, 0)."""
+    return f"{FEATURES}/c/{shard}/0"
+
+
+def commit_object(shard: int) -> str:
+    """Object of one shard's commit record below its key."""
+    return f"{COMMITS}/{shard}.json"
+
+
+def committed_shards(names: Iterable[str]) -> list[int]:
+    """Shards that have a commit record, from the names below ``COMMITS``, increasing."""
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
+def record_document(kind: str, content: Mapping[str, Any]) -> bytes:
+    """A plan or commit record: deterministic JSON that carries a digest of itself. NaN raises ``ValueError``."""
+    return _json({"kind": kind, **content, "checksum": digest_of([kind, content])})
+
+
+def record_content(kind: str, document: bytes) -> dict[str, Any]:
+    """What ``record_document`` was given; ValueError if ``document`` is not, to the byte, what that makes of it."""
+    content = _without_seal(kind, lambda: json.loads(document))
+    _check_same(kind, record_document(kind, content), document)
+    return content
+
+
+def group_document(kind: str, content: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> bytes:
+    """``zarr.json`` of a group of ours: deterministic, and it carries a digest of itself.
+
+    ``arrays``, name to metadata, become Zarr's inline consolidated metadata, by which xarray opens a group in one
+    read and without a warning. NaN in ``content`` raises ``ValueError``.
+    """
+    value = {"kind": kind, **content, "checksum": digest_of([kind, content, arrays])}
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: value}}
+    if arrays is not None:
+        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    return _json(document)
+
+
+def plain_group_document() -> bytes:
+    """``zarr.json`` of the groups between the store and its keys, which say nothing."""
+    return _json({"zarr_format": 3, "node_type": "group", "attributes": {}})
+
+
+def group_content(kind: str, document: bytes) -> dict[str, Any]:
+    """What ``group_document`` was given; ValueError if ``document`` is not, to the byte, what that makes of it."""
+    content = _without_seal(kind, lambda: json.loads(document)["attributes"][ATTRIBUTE])
+    arrays = json.loads(document).get("consolidated_metadata", {}).get("metadata")
+    _check_same(kind, group_document(kind, content, arrays), document)
+    return content
+
+
+def variable_width(strings: Sequence[str] | NDArray[np.str_] | Strings) -> Strings:
+    """Strings as they are stored."""
+    return np.asarray(strings, dtype=np.dtypes.StringDType())
+
+
+def fixed_width(strings: Strings) -> NDArray[np.str_]:
+    """The same strings in NumPy's fixed-width dtype, to which it cannot cast these."""
+    return np.array(strings.tolist(), dtype=np.str_)
+
+
+def values_checksum(values: NDArray[Any]) -> str:
+    """XXH3-128 of the values' C-order little-endian bytes, 32 hex digits; of strings, that of their JSON list."""
+    if values.dtype.kind in "TUO":
+        return xxhash.xxh3_128_hexdigest(json.dumps(values.tolist()).encode())
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+
+
+def bytes_checksum(content: bytes) -> str:
+    """XXH3-128 of bytes, 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(content)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode()
+
+
+def _without_seal(kind: str, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        value = parse()
+        return {name: value[name] for name in value if name not in ("kind", "checksum")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not the {kind} that was written: {type(error).__name__}: {error}") from error
+
+
+def _check_same(kind: str, written: bytes, document: bytes) -> None:
+    if written != document:
+        raise ValueError(f"not the {kind} that was written: a byte was changed, added or lost")
