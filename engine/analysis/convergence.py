@@ -1,0 +1,168 @@
+"""Convergence: how soon training reaches 90 % of the best odds, fine-tuned against from scratch.
+
+Kornblith et al. 2019, section 4.6: a run a step budget; the budget to 90 % of the maximum *odds* of correct
+classification reached at any budget; the geometric mean over datasets, its inter-quartile range, and the ratio of
+scratch to fine-tuned (their 17-fold: 19,531 / 1,151 steps).
+"""
+
+# Shapes: B budgets, from the smallest up.
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import gmean
+
+from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.store.errors import InputError
+from penultimate.store.trial import Trial
+
+SHARE = 0.9
+"""Of the maximum odds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BudgetCurve:
+    """Test accuracy of one backbone on one dataset by one method, at each budget."""
+
+    dataset: str
+    images: str
+    backbone: str
+    method: str
+    steps_B: NDArray[np.float64]
+    epochs_B: NDArray[np.float64]
+    accuracy_B: NDArray[np.float64]
+    """Fractions; the mean where several seeds were trained."""
+
+    num_test: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reached:
+    """When one curve reached the threshold: the first budget that did, in steps and in epochs."""
+
+    dataset: str
+    backbone: str
+    method: str
+    steps: float
+    epochs: float
+    at_smallest_budget: bool
+    """True: it may have been reached sooner than the smallest budget tried; the figure is an upper bound."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """Over the datasets of one method: geometric mean and quartiles (linear interpolation) of steps and epochs."""
+
+    method: str
+    num_curves: int
+    steps: float
+    steps_quartiles: tuple[float, float]
+    epochs: float
+    epochs_quartiles: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speedup:
+    """How many times more scratch needs than fine-tuning, over the datasets and backbones that both have."""
+
+    steps: float
+    epochs: float
+    num_pairs: int
+
+
+def budget_curves(trials: Iterable[Trial]) -> list[BudgetCurve]:
+    """The curves in ``trials``: those of trained networks with at least two budgets.
+
+    A trial's budget is the ``step`` and ``epoch`` of the last row of its history, where its cosine ended. Raises
+    InputError for a trained network without them.
+    """
+    points: defaultdict[tuple[str, str, str, str], defaultdict[tuple[float, float], list[Trial]]]
+    points = defaultdict(lambda: defaultdict(list))
+    for trial in trials:
+        if trial.method in ("finetune", "scratch"):
+            key = (trial.dataset, trial.features["images"], trial.backbone, trial.method)
+            points[key][_budget(trial)].append(trial)
+    return [_curve(key, points[key]) for key in sorted(points) if len(points[key]) > 1]
+
+
+def _budget(trial: Trial) -> tuple[float, float]:
+    last = trial.history[-1] if trial.history else {}
+    if "step" not in last or "epoch" not in last:
+        raise InputError(
+            f"trial {trial.id} of {trial.backbone} on {trial.dataset} has no step and epoch in the last row of its "
+            f"history, found {sorted(last)}; without them its convergence cannot be told"
+        )
+    return float(last["step"]), float(last["epoch"])
+
+
+def _curve(key: tuple[str, str, str, str], points: Mapping[tuple[float, float], Sequence[Trial]]) -> BudgetCurve:
+    budgets = sorted(points)
+    dataset, images, backbone, method = key
+    return BudgetCurve(
+        dataset=dataset,
+        images=images,
+        backbone=backbone,
+        method=method,
+        steps_B=np.array([steps for steps, _ in budgets]),
+        epochs_B=np.array([epochs for _, epochs in budgets]),
+        accuracy_B=np.array([np.mean([trial.value for trial in points[budget]]) for budget in budgets]),
+        num_test=min(trial.num_test for budget in budgets for trial in points[budget]),
+    )
+
+
+def first_to_share(accuracy_B: ArrayLike, *, num_test: int, share: float = SHARE) -> int:
+    """Position of the first budget whose odds are at least ``share`` of the largest odds at any budget.
+
+    Odds p / (1 - p), with an accuracy of 1 or 0 clipped to half a test sample from it (``log_odds``).
+    """
+    odds_B = np.exp(log_odds(accuracy_B, num_test=num_test).values)
+    return int(np.argmax(odds_B >= share * odds_B.max()))
+
+
+def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
+    """When ``curve`` first reached ``share`` of its largest odds."""
+    first = first_to_share(curve.accuracy_B, num_test=curve.num_test, share=share)
+    return Reached(
+        dataset=curve.dataset,
+        backbone=curve.backbone,
+        method=curve.method,
+        steps=float(curve.steps_B[first]),
+        epochs=float(curve.epochs_B[first]),
+        at_smallest_budget=first == 0,
+    )
+
+
+def speed(curves: Sequence[Reached]) -> Speed:
+    """Geometric mean and quartiles over curves of one method."""
+    methods = {curve.method for curve in curves}
+    if len(methods) != 1:
+        raise InputError(f"expected curves of one method, got {len(curves)} of {sorted(methods)}")
+    steps, epochs = np.array([c.steps for c in curves]), np.array([c.epochs for c in curves])
+    return Speed(
+        method=methods.pop(),
+        num_curves=len(curves),
+        steps=float(gmean(steps)),
+        steps_quartiles=_quartiles(steps),
+        epochs=float(gmean(epochs)),
+        epochs_quartiles=_quartiles(epochs),
+    )
+
+
+def speedup(curves: Sequence[Reached]) -> Speedup | None:
+    """Scratch over fine-tuned, geometric means over what both have; None where nothing was trained both ways."""
+    by_method = {
+        method: {(c.dataset, c.backbone): c for c in curves if c.method == method} for method in ("finetune", "scratch")
+    }
+    both = sorted(by_method["finetune"].keys() & by_method["scratch"].keys())
+    if not both:
+        return None
+    tuned, scratch = speed([by_method["finetune"][k] for k in both]), speed([by_method["scratch"][k] for k in both])
+    return Speedup(steps=scratch.steps / tuned.steps, epochs=scratch.epochs / tuned.epochs, num_pairs=len(both))
+
+
+def _quartiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(low), float(high)

@@ -1,0 +1,110 @@
+"""Data size: metric against images a class, with standard errors over subsets, and where two settings cross.
+
+Kornblith et al. 2019, section 4.7 and figure 9: k images a class, three subsets each. Read from trials whose settings
+name ``shots`` (images a class); trials of the same shots that differ in their seed are the subsets.
+"""
+
+# Shapes: S sizes, from the smallest up.
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.variant import variants
+from penultimate.store.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SizeCurve:
+    """One backbone (and variant) on one dataset by one method, as its training set grows."""
+
+    dataset: str
+    images: str
+    backbone: str
+    variant: str
+    method: str
+    metric: str
+    shots_S: NDArray[np.int64]
+    """Images a class, increasing."""
+
+    mean_S: NDArray[np.float64]
+    """Over subsets, a fraction."""
+
+    standard_error_S: NDArray[np.float64]
+    """Over subsets: their standard deviation / sqrt(n); NaN for a single one."""
+
+    num_subsets_S: NDArray[np.int64]
+    log_odds_S: NDArray[np.float64]
+    """Of ``mean_S``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crossing:
+    """Where one curve overtakes another, between two sizes that both have."""
+
+    shots: float
+    """Images a class, where lines through the log odds against log shots meet."""
+
+    between: tuple[int, int]
+    overtaken_by: str
+    """``first`` or ``second``: the one that is better from here on."""
+
+
+def size_curves(trials: Iterable[Trial]) -> list[SizeCurve]:
+    """The curves in ``trials``, by dataset, method, backbone and variant; those of one size are curves of one point."""
+    sized = [trial for trial in trials if trial.settings.get("shots") is not None]
+    cells: defaultdict[tuple[str, ...], defaultdict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
+    for trial, variant in zip(sized, variants(sized, apart_from=("shots",)), strict=True):
+        key = (trial.dataset, trial.features["images"], trial.method, trial.backbone, variant, trial.metric)
+        cells[key][int(trial.settings["shots"])].append(trial)
+    return [_curve(key, cells[key]) for key in sorted(cells)]
+
+
+def _curve(key: Sequence[str], by_shots: dict[int, list[Trial]]) -> SizeCurve:
+    dataset, images, method, backbone, variant, metric = key
+    shots = sorted(by_shots)
+    values = [np.array([trial.value for trial in by_shots[k]]) for k in shots]
+    mean_S = np.array([v.mean() for v in values])
+    num_test = np.array([by_shots[k][0].num_test for k in shots])
+    return SizeCurve(
+        dataset=dataset,
+        images=images,
+        backbone=backbone,
+        variant=variant,
+        method=method,
+        metric=metric,
+        shots_S=np.array(shots, dtype=np.int64),
+        mean_S=mean_S,
+        standard_error_S=np.array([v.std(ddof=1) / sqrt(len(v)) if len(v) > 1 else nan for v in values]),
+        num_subsets_S=np.array([len(v) for v in values], dtype=np.int64),
+        log_odds_S=log_odds(mean_S, num_test=num_test).values,
+    )
+
+
+def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:
+    """Where the better of two curves changes, over the sizes that both have; empty where it never does.
+
+    Sizes at which both are exactly equal belong to the crossing that follows, if one does.
+    """
+    shots, in_first, in_second = np.intersect1d(first.shots_S, second.shots_S, return_indices=True)
+    lead = first.log_odds_S[in_first] - second.log_odds_S[in_second]
+    decided = np.flatnonzero(lead)
+    found = []
+    for before, after in zip(decided[:-1], decided[1:], strict=True):
+        if np.sign(lead[before]) == np.sign(lead[after]):
+            continue
+        share = lead[before] / (lead[before] - lead[after])
+        low, high = np.log(shots[before]), np.log(shots[after])
+        found.append(
+            Crossing(
+                shots=float(np.exp(low + share * (high - low))),
+                between=(int(shots[before]), int(shots[after])),
+                overtaken_by="first" if lead[after] > 0 else "second",
+            )
+        )
+    return found
