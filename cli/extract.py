@@ -1,12 +1,22 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
+from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.extract import extract as extract_features
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.decoders import default_decoder, make_decoder
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.feature_store import FeatureStore
+
+_FAILED_SHOWN = 10
+"""Images left out that are named on stderr; the store has all of them."""
 
 
 def extract(
@@ -56,3 +66,40 @@ def extract(
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
     """
+    image_set = load_images(
+        images, root=root, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
+    )
+    opened = FeatureStore.create(store)
+    backbones = [
+        load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)
+        for name in match_models(model)
+    ]
+    with ImageProgress(image_set.name) as report:
+        extracted = extract_features(
+            image_set,
+            backbones,
+            opened,
+            decoder=make_decoder(decoder or default_decoder(), num_workers=workers),
+            batch_size=batch_size,
+            dtype=dtype,
+            report=report,
+        )
+    rows = [_row(features) for features in extracted]
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
+    for features in extracted[:1]:
+        for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
+            typer.echo(f"left out {sample}: {reason}", err=True)
+
+
+def _row(features: FeatureSet) -> dict[str, Any]:
+    return {
+        "dataset": features.key.dataset,
+        "backbone": features.key.backbone,
+        "digest": features.key.digest,
+        "rows": features.num_rows,
+        "failed": len(features.failed),
+        "dim": features.feature_dim,
+    }

@@ -1,23 +1,28 @@
-"""``penultimate store ls|info|verify|rm``: look after a feature store."""
+"""``penultimate store ls|info|verify|rm|export``: look after a feature store."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from penultimate.cli.output import print_json, print_table
-from penultimate.store.errors import CorruptFeaturesError, UnknownNameError
+from penultimate.store.errors import CorruptFeaturesError
+from penultimate.store.export import export_numpy
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
+from penultimate.store.verify import Finding
 from penultimate.store.verify import verify as verify_store
 
 app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Look after a feature store: list, describe, verify, remove."
+    rich_markup_mode=None, no_args_is_help=True, help="Look after a feature store: list, describe, verify, remove, export."
 )
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")]
-Digest = Annotated[str, typer.Argument(metavar="KEY", help="The digest that `store ls` shows, or enough of its start.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="A digest or path that `store ls` shows, or its beginning.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+_COLUMNS = ("dataset", "backbone", "digest", "rows", "total", "precision", "dtype", "complete")
 
 
 @app.command("ls")
@@ -32,17 +37,79 @@ def list_keys(store: StorePath, json: Json = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_table(
-            rows, {f: f for f in ("dataset", "backbone", "digest", "rows", "total", "dim", "dtype", "complete")}
-        )
+        print_table(rows, {column: column for column in _COLUMNS})
 
 
 @app.command()
-def info(store: StorePath, key: Digest) -> None:
-    """Print everything one group says of itself, as JSON.
+def info(store: StorePath, key: Key) -> None:
+    """Print everything one group says of itself, as JSON: its key, its images, the versions and machine it came from.
 
     \b
     penultimate store info features.zarr 3fa9
     """
     opened = FeatureStore(store)
-    print_json(opened.info(_find(opened, key)))
+    print_json(opened.info(opened.find(key)))
+
+
+@app.command()
+def verify(store: StorePath, json: Json = False) -> None:
+    """Read every byte again and compare it with what was written; exit code 1 if anything differs.
+
+    \b
+    penultimate store verify features.zarr
+    """
+    opened = FeatureStore(store)
+    findings = verify_store(opened)
+    if json:
+        print_json([_finding(finding) for finding in findings])
+    else:
+        for finding in findings:
+            rows = f" rows {finding.rows.start} to {finding.rows.stop - 1}" if finding.rows else ""
+            typer.echo(f"{finding.path} {finding.object}{rows}: {finding.problem}")
+    if findings:
+        raise CorruptFeaturesError(
+            f"{len(findings)} findings in {store}; remove a damaged key with `penultimate store rm` and extract it again"
+        )
+    typer.echo(f"{store}: {len(opened.keys())} complete keys, every byte as written", err=True)
+
+
+@app.command()
+def rm(store: StorePath, key: Key) -> None:
+    """Remove one key, complete or not; refused while it is being written.
+
+    \b
+    penultimate store rm features.zarr 3fa9
+    """
+    opened = FeatureStore(store)
+    found = opened.find(key)
+    opened.delete(found)
+    typer.echo(f"removed {found.path}", err=True)
+
+
+@app.command()
+def export(
+    store: StorePath, key: Key, folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty folder.")]
+) -> None:
+    """Write one key as features.npy and metadata.parquet, in the store's row order.
+
+    \b
+    penultimate store export features.zarr 3fa9 exported/
+    """
+    opened = FeatureStore(store)
+    typer.echo(export_numpy(opened.read(opened.find(key)), folder))
+
+
+def _rows(store: FeatureStore) -> list[dict[str, Any]]:
+    complete = [_row(key, len(store.read(key).labels), store.info(key)["num_rows"], True) for key in store.keys()]  # noqa: SIM118
+    begun = [_row(found.key, found.done_rows, found.num_rows, False) for found in store.incomplete()]
+    return complete + begun
+
+
+def _row(key: FeatureKey, rows: int, total: int, complete: bool) -> dict[str, Any]:
+    """``total`` counts the images of the set, ``rows`` those with features."""
+    return asdict(key) | {"digest": key.digest, "path": key.path, "rows": rows, "total": total, "complete": complete}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    rows = [finding.rows.start, finding.rows.stop] if finding.rows else None
+    return {"path": finding.path, "object": finding.object, "rows": rows, "problem": finding.problem}

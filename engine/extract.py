@@ -14,7 +14,6 @@ from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.store.errors import DecodeError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
@@ -69,8 +68,6 @@ def extract(
             for batch_rows in _embed_into(needing, images, rows, decoder, batch_size):
                 done += batch_rows
                 report(done, total)
-        for key, (_, writer) in zip(missing, sinks, strict=True):
-            _refuse_if_nothing_decoded(key, writer, images)
     return [store.read(key) for key in keys]
 
 
@@ -102,7 +99,7 @@ def _runs(sinks: _Sinks) -> Iterator[tuple[NDArray[np.int64], _Sinks]]:
     """Rows still to compute, in order, cut where the set of backbones that lack them changes."""
     lacking: dict[int, list[int]] = {}
     for position, (_, writer) in enumerate(sinks):
-        for row in writer.missing_rows.tolist():
+        for row in writer.missing.tolist():
             lacking.setdefault(row, []).append(position)
     rows: list[int] = []
     current: list[int] = []
@@ -131,11 +128,3 @@ def _embed_into(
             writer.append(batch.indices_B, features_BD, batch.failed)
         yield len(batch.indices_B) + len(batch.failed)
 
-
-def _refuse_if_nothing_decoded(key: FeatureKey, writer: FeatureWriter, images: ImageSet) -> None:
-    if writer.num_failed == len(images):
-        first = next(iter(writer.failed.items()))
-        raise DecodeError(
-            f"none of the {len(images)} images of {key.dataset} could be decoded; the first, "
-            f"{images.ids_N[first[0]]}: {first[1]}"
-        )
