@@ -1,10 +1,13 @@
 """DecodedBatch: what a decoder gives: pixels with the row each belongs to, and what could not be decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from penultimate.engine.images.preprocess import Preprocess
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).
 
@@ -29,3 +32,30 @@ class DecodedBatch:
                     f"a view must be uint8 of shape ({len(self.indices_B)}, H, W, 3), "
                     f"got {view.dtype} of shape {view.shape}"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image on its way into a batch."""
+
+    index: int
+    """Position in the ImageSet."""
+
+    outcome: tuple[NDArray[np.uint8], ...] | str
+    """One (H, W, 3) array a view, or why there is none."""
+
+
+def batched(rows: Iterable[Row], views: Sequence[Preprocess], *, batch_size: int) -> Iterator[DecodedBatch]:
+    """Rows gathered into batches of ``batch_size`` decoded or failed images (fewer in the last), in their order."""
+    remaining = iter(rows)
+    while batch := list(islice(remaining, batch_size)):
+        decoded = [(row.index, row.outcome) for row in batch if not isinstance(row.outcome, str)]
+        arrays = tuple(np.empty((len(decoded), view.height, view.width, 3), np.uint8) for view in views)
+        for position, (_, pixels) in enumerate(decoded):
+            for array, view_pixels in zip(arrays, pixels, strict=True):
+                array[position] = view_pixels
+        yield DecodedBatch(
+            indices_B=np.array([index for index, _ in decoded], np.int64),
+            views=arrays,
+            failed={row.index: row.outcome for row in batch if isinstance(row.outcome, str)},
+        )

@@ -13,6 +13,14 @@ Strings = np.ndarray[Any, np.dtypes.StringDType]
 """Variable-length strings, one a sample."""
 
 
+SPLITS = ("train", "val", "test")
+
+SPLIT_DTYPE = np.dtype("<U5")
+"""Of ``split_N``: wide enough for each of SPLITS."""
+
+METRICS = ("top1", "mean_per_class", "map11")
+
+
 class ImageSource(Protocol):
     """Where the bytes or pixels of a sample come from."""
 
@@ -31,7 +39,7 @@ class ImageSet:
     """Relative path or tar key; unique, strictly increasing."""
 
     labels_N: NDArray[np.int64] | NDArray[np.uint8]
-    """(N,) int64 class indices, or (N, K) uint8 0/1 where samples have several labels."""
+    """(N,) int64 class indices (-1: unlabelled), or (N, K) uint8 0/1 where samples have several labels."""
 
     split_N: NDArray[np.str_]
     """``train``, ``val`` or ``test``."""
@@ -48,6 +56,17 @@ class ImageSet:
 
     provenance: Mapping[str, Any]
     """JSON-able: where the images were, how they were split, with which seed."""
+
+    def __post_init__(self) -> None:
+        n = len(self.ids_N)
+        if len(self.labels_N) != n or len(self.split_N) != n:
+            raise ValueError(f"{n} ids need as many labels and splits, got {len(self.labels_N)}, {len(self.split_N)}")
+        if not np.all(self.ids_N[:-1] < self.ids_N[1:]):
+            raise ValueError("ids must be unique and in increasing order")
+        if unknown := set(self.split_N.tolist()) - set(SPLITS):
+            raise ValueError(f"splits must be among {SPLITS}, got {sorted(unknown)}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be among {METRICS}, got {self.metric!r}")
 
     def __len__(self) -> int:
         return len(self.ids_N)

@@ -1,9 +1,23 @@
 """Preprocess: what happens between a decoded image and the network, as numbers with a digest."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from penultimate.store.digest import digest_of
+
+
+class Placement(NamedTuple):
+    """Where the network's input lies in one resized image, all in pixels."""
+
+    height: int
+    """Of the whole resized image, before cropping."""
+
+    width: int
+    """Of the whole resized image, before cropping."""
+
+    top: int
+    left: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +32,8 @@ class Preprocess:
 
     resize: Literal["whole", "crop"]
     """``whole``: the whole image to (height, width), aspect ratio not kept (the paper). ``crop``: the shorter
-    side to ``floor(input / crop_pct)``, aspect ratio kept, then the centre (timm's evaluation)."""
+    side to ``floor(input / crop_pct)``, aspect ratio kept, then the centre (timm's evaluation, ``crop_mode="center"``).
+    """
 
     crop_pct: float = 1.0
     """Share of the resized shorter side that the centre crop keeps, in (0, 1]; 1.0 for ``whole``."""
@@ -40,6 +55,26 @@ class Preprocess:
             raise ValueError(f"resize='whole' keeps the whole image, so crop_pct must be 1.0, got {self.crop_pct}")
         if not all(s > 0 for s in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
+
+    def placement(self, height: int, width: int) -> Placement:
+        """How an image of ``height`` x ``width`` is resized and where it is then cropped.
+
+        The roundings are those of timm's ``transforms_imagenet_eval`` and, in it, torchvision's ``Resize`` (longer
+        side rounded down), timm's ``ResizeKeepRatio`` (inputs that are not square; half to even) and torchvision's
+        ``CenterCrop`` (half to even).
+        """
+        if self.resize == "whole":
+            return Placement(self.height, self.width, 0, 0)
+        target_height, target_width = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
+        if target_height != target_width:
+            ratio = min(height / target_height, width / target_width)
+            resized_height, resized_width = round(height / ratio), round(width / ratio)
+        elif width <= height:
+            resized_height, resized_width = int(target_width * height / width), target_width
+        else:
+            resized_height, resized_width = target_height, int(target_height * width / height)
+        top, left = round((resized_height - self.height) / 2), round((resized_width - self.width) / 2)
+        return Placement(resized_height, resized_width, top, left)
 
     @property
     def digest(self) -> str:

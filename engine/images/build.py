@@ -1,0 +1,51 @@
+"""From what a source lists to an ImageSet: sorting, checking and digesting, the same for every source."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.images.digests import image_set_digest
+from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
+
+
+class FileSource:
+    """Samples that are files, one each."""
+
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        """``paths`` are relative to ``root`` (or absolute), in the order of the samples."""
+        self.root = root
+        self.paths = paths
+
+    def read(self, index: int) -> bytes:
+        """See ``ImageSource.read``."""
+        return (self.root / self.paths[index]).read_bytes()
+
+
+def build_image_set(
+    *,
+    name: str,
+    ids: Sequence[str],
+    labels_N: NDArray[np.int64] | NDArray[np.uint8],
+    split_N: NDArray[np.str_],
+    class_names: Sequence[str],
+    metric: str,
+    source: ImageSource,
+    provenance: Mapping[str, Any],
+) -> ImageSet:
+    """The ImageSet of samples already in the order of their ids; reads every sample once, for the digest."""
+    digest = image_set_digest(ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, source=source)
+    ids_N: Strings = np.array(ids, dtype=np.dtypes.StringDType())
+    return ImageSet(
+        name=name,
+        ids_N=ids_N,
+        labels_N=labels_N,
+        split_N=split_N,
+        class_names=tuple(class_names),
+        metric=metric,
+        source=source,
+        digest=digest,
+        provenance=dict(provenance),
+    )

@@ -1,0 +1,200 @@
+"""DaliDecoder: DALI decodes, torch's antialiased uint8 kernel resizes; several images at a time, in order."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline
+from PIL import Image
+
+from penultimate.engine.images.ahead import ahead
+from penultimate.engine.images.decoded_batch import DecodedBatch, Row, batched
+from penultimate.engine.images.header import Size, plain_size
+from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.pillow_decoder import open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.preprocess import Preprocess
+
+# Shapes: H x W pixels of the image as stored, h x w of a view.
+
+_CHUNK_IMAGES = 32
+"""Images of one pipeline run: enough for its threads to share out evenly."""
+
+_CHUNK_PIXELS = 32 * 2**20
+"""Decoded pixels of one pipeline run (96 MiB); an image of more is decoded by Pillow, alone."""
+
+
+@dataclass(slots=True)
+class DecodeCounts:
+    """How encoded images came to be pixels in one decoder's life; a failed one counts where it failed."""
+
+    dali: int = 0
+    """By DALI."""
+
+    pillow: int = 0
+    """By Pillow, because of their kind or size (see ``DaliDecoder``) or because DALI refused their chunk."""
+
+    refused_chunks: int = 0
+    """Pipeline runs in which DALI raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    index: int
+    content: bytes | NDArray[np.uint8] | str
+    """Encoded file, pixels (H, W, 3), or why there is neither."""
+
+    plain: Size | None
+    """Set where DALI is to decode ``content``."""
+
+
+class DaliDecoder:
+    """Decodes with a DALI pipeline on the CPU, which needs no GPU and no driver, and resizes with torch.
+
+    DALI decodes what it decodes exactly as Pillow does: plain files as ``header.plain_size`` defines them, nearly all
+    there are. Every other kind (CMYK, palette, alpha, 16 bits, GIF, WebP, TIFF, truncated files ...) is decoded by
+    Pillow, or recorded as failed with Pillow's reason, and so is each image of a chunk in which DALI raises, since
+    DALI does not say which image it was and its pipeline is lost. ``counts`` tells how many went which way.
+
+    The resize is torch's ``interpolate(antialias=True)`` on uint8, a port of Pillow's filters. Measured against
+    Pillow on 125 ImageNet photographs, whole image to 224 px, bicubic: mean distance 0.03 of 255 where ``fn.resize``
+    is 0.16 off, at a sixth of the time of ``fn.resize`` and a third of Pillow's.
+    """
+
+    name = "dali"
+
+    def __init__(self, *, num_workers: int = 1) -> None:
+        """DALI decodes on ``num_workers`` threads; as many read and resize."""
+        self.num_workers = num_workers
+        self.counts = DecodeCounts()
+        self._lock = threading.Lock()
+
+    def batches(
+        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+    ) -> Iterator[DecodedBatch]:
+        """See ``Decoder.batches``; at most three chunks of decoded images and two batches of rows are in memory."""
+
+        def load(index: int) -> _Sample:
+            return _load(images.source, index)
+
+        def finish(sample: _Sample) -> Row:
+            return self._finish(sample, views)
+
+        pipeline = _Pipeline(num_threads=self.num_workers)
+
+        def decode(chunk: list[_Sample]) -> list[_Sample]:
+            return self._decode(pipeline, chunk)
+
+        with (
+            ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="dali-pipeline") as runner,
+        ):
+            samples = ahead(pool, load, indices.tolist(), depth=2 * _CHUNK_IMAGES)
+            chunks = ahead(runner, decode, _chunks(samples), depth=2)
+            rows = ahead(pool, finish, (sample for chunk in chunks for sample in chunk), depth=batch_size)
+            yield from batched(rows, views, batch_size=batch_size)
+
+    def _decode(self, pipeline: "_Pipeline", chunk: list[_Sample]) -> list[_Sample]:
+        """The chunk with the plain files among it decoded; unchanged if DALI raises."""
+        encoded = [sample.content for sample in chunk if sample.plain and isinstance(sample.content, bytes)]
+        if not encoded:
+            return chunk
+        try:
+            pixels = iter(pipeline.run(encoded))
+        except RuntimeError:  # a damaged file that looked complete; Pillow tells which, and why
+            self._count(refused_chunks=1)
+            return chunk
+        self._count(dali=len(encoded))
+        return [_Sample(s.index, next(pixels), None) if s.plain else s for s in chunk]
+
+    def _finish(self, sample: _Sample, views: Sequence[Preprocess]) -> Row:
+        content = sample.content
+        if isinstance(content, str):
+            return Row(sample.index, content)
+        try:
+            if isinstance(content, bytes):
+                self._count(pillow=1)
+                content = np.array(open_image(content))
+            return Row(sample.index, tuple(resize_with_torch(content, view) for view in views))
+        except Exception as error:  # as in PillowDecoder: each becomes this row's reason
+            return Row(sample.index, reason_of(error))
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.counts, name, getattr(self.counts, name) + number)
+
+
+class _Pipeline:
+    """Encoded plain files in, RGB pixels out, one synchronous run a call; built anew after a run that raised."""
+
+    def __init__(self, *, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._pipeline: Pipeline | None = None
+
+    def run(self, encoded: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+        """(H, W, 3) of each file, views of DALI's memory, which lives as long as they do; RuntimeError if one fails."""
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        pipeline, self._pipeline = self._pipeline, None
+        pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
+        (pixels,) = pipeline.run()
+        self._pipeline = pipeline
+        return [np.asarray(pixels[position]) for position in range(len(encoded))]
+
+    def _build(self) -> Pipeline:
+        # One run at a time on its own thread: a prefetching pipeline measured no faster (ratio 0.95 to 1.05), and
+        # here an error belongs to the run that raised it, so nothing else in flight is lost with the pipeline.
+        pipeline = Pipeline(
+            batch_size=_CHUNK_IMAGES, num_threads=self._num_threads, device_id=None, prefetch_queue_depth=1
+        )
+        with pipeline:
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            pixels = fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+            pipeline.set_outputs(pixels)
+        pipeline.build()
+        return pipeline
+
+
+def _load(source: ImageSource, index: int) -> _Sample:
+    try:
+        content = source.read(index)
+    except OSError as error:
+        return _Sample(index, reason_of(error), None)
+    if not isinstance(content, bytes):
+        return _Sample(index, content, None)
+    size = plain_size(content)
+    return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
+
+
+def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
+    """Runs of samples within ``_CHUNK_IMAGES`` and ``_CHUNK_PIXELS``."""
+    chunk: list[_Sample] = []
+    chunk_pixels = 0
+    for sample in samples:
+        pixels = sample.plain.height * sample.plain.width if sample.plain else 0
+        if len(chunk) == _CHUNK_IMAGES or chunk_pixels + pixels > _CHUNK_PIXELS:
+            yield chunk
+            chunk, chunk_pixels = [], 0
+        chunk.append(sample)
+        chunk_pixels += pixels
+    if chunk:
+        yield chunk
+
+
+def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:
+    """``image_HWC`` as ``view`` asks, (h, w, 3), antialiased."""
+    place = view.placement(*image_HWC.shape[:2])
+    if place.height * place.width > _CHUNK_PIXELS:  # a strip, of which the crop keeps little: not resized as a whole
+        return np.asarray(resize_with_pillow(Image.fromarray(image_HWC), view))
+    image_1CHW = torch.from_numpy(np.require(image_HWC, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0)
+    resized_1CHW = torch.nn.functional.interpolate(
+        image_1CHW, size=(place.height, place.width), mode=view.interpolation, align_corners=False, antialias=True
+    )
+    resized_HWC: NDArray[np.uint8] = resized_1CHW.squeeze(0).permute(1, 2, 0).numpy()
+    return resized_HWC[place.top : place.top + view.height, place.left : place.left + view.width]

@@ -1,0 +1,180 @@
+"""Image folders: ``root/class/*`` and ``root/train|val|test/class/*``."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from penultimate.engine.images.build import FileSource, build_image_set
+from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.splits import Allotment, allot, shares
+from penultimate.store.errors import InputError
+
+# Shapes: N samples.
+
+_JPEG = ("jpg", "jpeg", "jpe", "jfif")
+_OTHER = ("png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "avif")
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in (*_JPEG, *_OTHER))
+"""What counts as an image in a folder, compared in lower case."""
+
+_SUFFIXES_SHOWN = "known suffixes: " + " ".join(sorted(IMAGE_SUFFIXES))
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder name -> split."""
+
+
+def load_folder(
+    root: Path,
+    *,
+    name: str | None = None,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    labels: bool = True,
+    metric: str = "top1",
+) -> ImageSet:
+    """Images below ``root``; ids are paths relative to it, hidden files are left out, links are followed.
+
+    Given are ``train`` and ``test`` folders: they are kept, and ``val`` is a stratified share of train if there is
+    none. ``train`` and ``val`` only: no sample is test. Otherwise the first level is the classes, and every class
+    is split by ``val_fraction`` and ``test_fraction``. ``labels=False`` takes every image at any depth, unlabelled
+    and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images without class
+    folders, a class too small to split, and a class of val or test that train lacks.
+    """
+    if not root.is_dir():
+        raise InputError(f"no folder {str(root)!r}" + (" (it is a file)" if root.exists() else ""))
+    name = root.resolve().name if name is None else name
+    if not labels:
+        return _unlabelled(root, name)
+    parts = _parts(root)
+    classes = _class_folders(root, parts)
+    class_names = classes["train"]
+    members = sorted(
+        (id_, split, label)
+        for label, class_name in enumerate(class_names)
+        for split, names in classes.items()
+        if class_name in names
+        for id_ in list_images(root, f"{parts.get(split, '')}{class_name}")
+    )
+    if not members:
+        raise InputError(_nothing_found(root, parts))
+    ids = [id_ for id_, _, _ in members]
+    labels_N = np.array([label for _, _, label in members], np.int64)
+    split_N = allot(
+        np.array([split for _, split, _ in members], SPLIT_DTYPE),
+        labels_N,
+        class_names,
+        _missing_splits(parts, val_fraction, test_fraction),
+        among="train",
+        seed=seed,
+    )
+    return build_image_set(
+        name=name,
+        ids=ids,
+        labels_N=labels_N,
+        split_N=split_N,
+        class_names=class_names,
+        metric=metric,
+        source=FileSource(root, ids),
+        provenance={
+            "source": "folder",
+            "root": str(root.resolve()),
+            "given_splits": sorted(parts),
+            "val_fraction": val_fraction,
+            "test_fraction": test_fraction,
+            "seed": seed,
+        },
+    )
+
+
+def list_images(root: Path, below: str = "") -> Iterator[str]:
+    """POSIX paths relative to ``root`` of the image files under ``root/below``, at any depth, hidden ones left out.
+
+    A folder that a link leads back to is walked once. InputError for a name that is not UTF-8.
+    """
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root / below, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        prefix = Path(folder).relative_to(root).as_posix()
+        for file in files:
+            if file.startswith(".") or os.path.splitext(file)[1].lower() not in IMAGE_SUFFIXES:
+                continue
+            path = file if prefix == "." else f"{prefix}/{file}"
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f"the name of {path!r} in {str(root)!r} is not UTF-8; rename it") from error
+            yield path
+
+
+def _parts(root: Path) -> dict[str, str]:
+    """Split -> ``folder/``, if the first level is made of split names; empty if it is made of classes."""
+    folders = _folders(root)
+    known = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
+    parts = {SPLIT_FOLDERS[folder.lower()]: f"{folder}/" for folder in known}
+    if len(parts) < len(known):
+        raise InputError(f"{str(root)!r} has several folders for one split: {', '.join(known)}")
+    if "train" not in parts:
+        if known and len(known) == len(folders):
+            raise InputError(f"{str(root)!r} has {', '.join(known)} but no train folder")
+        return {}
+    if len(known) < len(folders):
+        others = [folder for folder in folders if folder not in known]
+        raise InputError(
+            f"{str(root)!r} mixes split folders ({', '.join(known)}) with others ({', '.join(others[:5])}); "
+            "keep only train, val and test, or only class folders"
+        )
+    return parts
+
+
+def _class_folders(root: Path, parts: dict[str, str]) -> dict[str, list[str]]:
+    """Split -> its class folders; everything is train where there are no split folders."""
+    classes = {split: _folders(root / prefix) for split, prefix in (parts or {"train": ""}).items()}
+    lacking = {split: sorted(set(names) - set(classes["train"])) for split, names in classes.items()}
+    for split, names in lacking.items():
+        if names:
+            raise InputError(f"{split} has classes that train lacks, which no probe can learn: {', '.join(names[:5])}")
+    return classes
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _missing_splits(parts: dict[str, str], val_fraction: float, test_fraction: float) -> Allotment:
+    """What is still to be drawn from train."""
+    if "val" in parts:
+        return shares()
+    return shares(val=val_fraction) if "test" in parts else shares(val=val_fraction, test=test_fraction)
+
+
+def _nothing_found(root: Path, parts: dict[str, str]) -> str:
+    where = root / parts["train"] if parts else root
+    if any(True for _ in list_images(root)):
+        return (
+            f"{str(where)!r} has images but no class folders; put them in one folder a class, or take them without "
+            "labels (labels=False)"
+        )
+    return f"no images in {str(where)!r}; expected root/class/*.jpg or root/train/class/*.jpg ({_SUFFIXES_SHOWN})"
+
+
+def _unlabelled(root: Path, name: str) -> ImageSet:
+    ids = sorted(list_images(root))
+    if not ids:
+        raise InputError(f"no images in {str(root)!r} ({_SUFFIXES_SHOWN})")
+    return build_image_set(
+        name=name,
+        ids=ids,
+        labels_N=np.full(len(ids), -1, np.int64),
+        split_N=np.full(len(ids), "test", SPLIT_DTYPE),
+        class_names=(),
+        metric="top1",
+        source=FileSource(root, ids),
+        provenance={"source": "folder", "root": str(root.resolve()), "labels": False},
+    )

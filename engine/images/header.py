@@ -1,0 +1,70 @@
+"""What the first bytes of an encoded image say: enough to know who may decode it, and how large it is.
+
+JPEG markers: ITU-T T.81 annex B (table B.1 and B.2.2); PNG chunks: ISO/IEC 15948, 5.3 and 11.2.2.
+"""
+
+import struct
+from typing import NamedTuple
+
+_BASELINE_EXTENDED_PROGRESSIVE = (0xC0, 0xC1, 0xC2)  # Huffman-coded, not lossless
+_OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # lossless, hierarchical, arithmetic
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xae\x42\x60\x82"
+_PNG_GRAY_AND_RGB = (0, 2)
+
+
+class Size(NamedTuple):
+    """Pixels as stored, before any EXIF rotation."""
+
+    height: int
+    width: int
+
+
+def plain_size(data: bytes) -> Size | None:
+    """Size of a *plain* image, one that every decoder decodes alike, or None for anything else.
+
+    Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, of one or three components,
+    and complete 8-bit PNG files, grayscale or RGB without alpha, not interlaced. CMYK, arithmetic-coded, 12-bit,
+    palette, 16-bit, truncated, other formats and what is no image at all are not.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return _plain_jpeg_size(data)
+    if data.startswith(_PNG_SIGNATURE):
+        return _plain_png_size(data)
+    return None
+
+
+def _plain_jpeg_size(data: bytes) -> Size | None:
+    size, position = None, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte (B.1.1.2)
+            position += 1
+            continue
+        if marker in _OTHER_FRAMES:
+            return None
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _BASELINE_EXTENDED_PROGRESSIVE:
+            if length < 8 or position + 10 > len(data):
+                return None
+            precision, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
+            if precision != 8 or components not in (1, 3) or not height or not width:
+                return None
+            size = Size(height, width)
+        # Inside a scan 0xFF is followed by 0x00 or a restart marker, so this end is the image's (B.1.1.5). An
+        # embedded thumbnail's lies before the scan.
+        if marker == _START_OF_SCAN:
+            return size if data.rfind(_END_OF_IMAGE, position) != -1 else None
+        position += 2 + length
+    return None
+
+
+def _plain_png_size(data: bytes) -> Size | None:
+    if len(data) < 45 or data[12:16] != b"IHDR" or _PNG_END not in data[-64:]:
+        return None
+    width, height, depth, color, _compression, _filter, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    if depth != 8 or color not in _PNG_GRAY_AND_RGB or interlace != 0 or not height or not width:
+        return None
+    return Size(height, width)

@@ -1,0 +1,59 @@
+"""Seeded, stratified splits: a share or a number of every class to each of train, val and test."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.store.errors import InputError
+
+# Shapes: N samples.
+
+Allotment = Callable[[int], dict[str, int]]
+"""Images of one class -> how many of them each split gets; the rest is left where it is."""
+
+
+def allot(
+    split_N: NDArray[np.str_],
+    labels_N: NDArray[np.int64],
+    class_names: Sequence[str],
+    allotment: Allotment,
+    *,
+    among: str,
+    seed: int,
+) -> NDArray[np.str_]:
+    """``split_N`` with random samples of ``among`` moved to other splits, class by class.
+
+    A class is shuffled by its own generator, seeded with ``(seed, class index)``. InputError names a class that has
+    too few images to give what is asked and keep one.
+    """
+    result = split_N.copy()
+    for label, class_name in enumerate(class_names):
+        members = np.flatnonzero((labels_N == label) & (split_N == among))
+        wanted = allotment(len(members))
+        needed = sum(wanted.values()) + 1  # one stays
+        if len(members) < needed:
+            gives = [f"{number} for {split}" for split, number in (wanted | {among: 1}).items()]
+            raise InputError(
+                f"class {class_name!r} has {len(members)} image{'s' * (len(members) != 1)} to split, and needs at "
+                f"least {needed}: {', '.join(gives)}; add images, remove the class or give the splits as folders"
+            )
+        shuffled = np.random.default_rng((seed, label)).permutation(members)
+        for split, number in wanted.items():
+            result[shuffled[:number]] = split
+            shuffled = shuffled[number:]
+    return result
+
+
+def shares(**fractions: float) -> Allotment:
+    """``val=0.2, test=0.2``: these fractions of a class, rounded to whole images, at least one each.
+
+    A fraction of 0 gives that split nothing. Raises InputError unless they are in [0, 1) and add up to less than 1.
+    """
+    if not all(0.0 <= fraction < 1.0 for fraction in fractions.values()) or sum(fractions.values()) >= 1.0:
+        raise InputError(f"split fractions must be in [0, 1) and leave something for train, got {fractions}")
+
+    def allotment(count: int) -> dict[str, int]:
+        return {split: max(1, round(count * share)) for split, share in fractions.items() if share > 0.0}
+
+    return allotment
