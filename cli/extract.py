@@ -1,14 +1,14 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.backbones.timm_backbone import PrecisionName, PreprocessKind, load_backbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
@@ -36,14 +36,15 @@ def extract(
     ] = "timm",
     root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
     preprocess: Annotated[
-        str, typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop.")
+        PreprocessKind,
+        typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
     ] = "paper",
-    decoder: Annotated[str | None, typer.Option(help="dali (default on Linux) or pillow.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="What the network computes in: float32, bfloat16, float16.")] = (
-        "float32"
-    ),
-    dtype: Annotated[str, typer.Option(help="What is stored: float32 or float16.")] = "float32",
+    decoder: Annotated[
+        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
+    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = ("float32"),
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of random weights.")] = 0,
@@ -66,9 +67,7 @@ def extract(
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
     """
-    image_set = load_images(
-        images, root=root, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
-    )
+    image_set = load_images(images, root=root, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     opened = FeatureStore.create(store)
     backbones = [
         load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)

@@ -15,7 +15,9 @@ from penultimate.store.verify import Finding
 from penultimate.store.verify import verify as verify_store
 
 app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Look after a feature store: list, describe, verify, remove, export."
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Look after a feature store: list, describe, verify, remove, export.",
 )
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")]
@@ -68,7 +70,7 @@ def verify(store: StorePath, json: Json = False) -> None:
             typer.echo(f"{finding.path} {finding.object}{rows}: {finding.problem}")
     if findings:
         raise CorruptFeaturesError(
-            f"{len(findings)} findings in {store}; remove a damaged key with `penultimate store rm` and extract it again"
+            f"{len(findings)} findings in {store}; remove a damaged key with `penultimate store rm` and extract again"
         )
     typer.echo(f"{store}: {len(opened.keys())} complete keys, every byte as written", err=True)
 

@@ -127,4 +127,3 @@ def _embed_into(
             )
             writer.append(batch.indices_B, features_BD, batch.failed)
         yield len(batch.indices_B) + len(batch.failed)
-

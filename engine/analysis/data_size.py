@@ -9,6 +9,7 @@ name ``shots`` (images a class); trials of the same shots that differ in their s
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan, sqrt
 
 import numpy as np
@@ -95,7 +96,7 @@ def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:
     lead = first.log_odds_S[in_first] - second.log_odds_S[in_second]
     decided = np.flatnonzero(lead)
     found = []
-    for before, after in zip(decided[:-1], decided[1:], strict=True):
+    for before, after in pairwise(decided):
         if np.sign(lead[before]) == np.sign(lead[after]):
             continue
         share = lead[before] / (lead[before] - lead[after])
