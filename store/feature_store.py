@@ -48,8 +48,8 @@ class FeatureStore:
         self.path = Path(path)
         if not self.path.is_dir():
             raise NotAStoreError(f"there is no feature store at {self.path}; `penultimate extract` makes one")
-        self._objects = LocalObjects(self.path)
-        _check_is_store(self._objects)
+        self.objects = LocalObjects(self.path)
+        _check_is_store(self.objects)
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -68,12 +68,18 @@ class FeatureStore:
 
     def keys(self) -> list[FeatureKey]:
         """Complete keys, in the order of their paths."""
-        return [self._completed(path)[0] for path in self._paths() if self._has(f"{path}/{layout.METADATA}")]
+        return [self._key_at(path) for path in self.paths() if self._has(f"{path}/{layout.METADATA}")]
 
     def incomplete(self) -> list[Incomplete]:
         """Keys whose extraction was begun and not ended."""
-        begun = (path for path in self._paths() if not self._has(f"{path}/{layout.METADATA}"))
+        begun = (path for path in self.paths() if not self._has(f"{path}/{layout.METADATA}"))
         return [found for path in begun if (found := self._begun(path)) is not None]
+
+    def paths(self) -> Iterator[str]:
+        """Path below the store of every key, complete or not."""
+        for dataset in self._folders(""):
+            for backbone in self._folders(dataset):
+                yield from self._folders(backbone)
 
     def find(self, name: str) -> FeatureKey:
         """The key, complete or not, whose digest or path begins with ``name``; UnknownNameError if not exactly one."""
@@ -90,7 +96,10 @@ class FeatureStore:
     def info(self, key: FeatureKey) -> dict[str, Any]:
         """JSON-able: all that is written down about a complete key (counts, checksums, provenance)."""
         self._check_complete(key)
-        return self._completed(key.path)[1]
+        content = self._completed(key.path)
+        if (there := FeatureKey(**content["key"])) != key:
+            raise CorruptFeaturesError(f"{self.path / key.path} holds the features of {there.path}; move it back there")
+        return content
 
     def read(self, key: FeatureKey) -> FeatureSet:
         """The features of a complete key.
@@ -103,8 +112,8 @@ class FeatureStore:
             provenance=content["provenance"],
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
-            array=_StoredRows(self._objects, key),
-            read_columns=partial(_read_columns, self._objects, key),
+            array=_StoredRows(self.objects, key),
+            read_columns=partial(_read_columns, self.objects, key),
             shard_rows=content["shard_rows"],
         )
 
@@ -137,47 +146,49 @@ class FeatureStore:
             feature_dim=feature_dim,
             shard_rows=shard_rows,
         )
-        return FeatureWriter(self._objects, plan, provenance=provenance, shard_range=shard_range)
+        return FeatureWriter(self.objects, plan, provenance=provenance, shard_range=shard_range)
 
     def delete(self, key: FeatureKey) -> None:
         """Remove a key, complete or not; StoreBusyError while it is being written."""
-        if not self._objects.names(key.path):
+        if not self.objects.names(key.path):
             raise self._unknown(key)
         with Claim(self.path / key.path / layout.LOCK, EVERYTHING):
             # In this order, so that a kill in between leaves a key to resume, not one that looks complete.
-            self._objects.delete(f"{key.path}/{layout.METADATA}")
-            self._objects.delete_folder(f"{key.path}/{layout.COMMITS}")
-            self._objects.delete_folder(key.path)
-
-    def _paths(self) -> Iterator[str]:
-        """Paths of all keys, complete or not."""
-        for dataset in self._folders(""):
-            for backbone in self._folders(dataset):
-                yield from self._folders(backbone)
+            self.objects.delete(f"{key.path}/{layout.METADATA}")
+            self.objects.delete_folder(f"{key.path}/{layout.COMMITS}")
+            self.objects.delete_folder(key.path)
 
     def _folders(self, parent: str) -> list[str]:
         """Paths of the folders directly below ``parent``."""
-        names = [name for name in self._objects.names(parent) if name != layout.METADATA]
+        names = [name for name in self.objects.names(parent) if name != layout.METADATA]
         return [f"{parent}/{name}" if parent else name for name in names if (self.path / parent / name).is_dir()]
 
     def _has(self, name: str) -> bool:
-        return self._objects.get(name) is not None
+        return self.objects.get(name) is not None
 
-    def _completed(self, path: str) -> tuple[FeatureKey, dict[str, Any]]:
-        document = self._objects.get(f"{path}/{layout.METADATA}")
-        assert document is not None, "only asked of complete keys"
-        content = read_document(layout.group_content, layout.FEATURE_SET, document, self.path / path)
-        key = FeatureKey(**content["key"])
+    def _key_at(self, path: str) -> FeatureKey:
+        """Key of a complete group; the plan has it too, so that a damaged group can still be named and removed."""
+        try:
+            key = FeatureKey(**self._completed(path)["key"])
+        except CorruptFeaturesError:
+            if (begun := self._begun(path)) is None:
+                raise
+            key = begun.key
         if key.path != path:
             raise CorruptFeaturesError(f"{self.path / path} holds the features of {key.path}; move it back there")
-        return key, content
+        return key
+
+    def _completed(self, path: str) -> dict[str, Any]:
+        document = self.objects.get(f"{path}/{layout.METADATA}")
+        assert document is not None, "only asked of complete keys"
+        return read_document(layout.group_content, layout.FEATURE_SET, document, self.path / path / layout.METADATA)
 
     def _begun(self, path: str) -> Incomplete | None:
         plan_object = f"{path}/{layout.PLAN_OBJECT}"
-        if (document := self._objects.get(plan_object)) is None:
+        if (document := self.objects.get(plan_object)) is None:
             return None
         plan = read_document(layout.record_content, layout.PLAN, document, self.path / plan_object)
-        shards = layout.committed_shards(self._objects.names(f"{path}/{layout.COMMITS}"))
+        shards = layout.committed_shards(self.objects.names(f"{path}/{layout.COMMITS}"))
         done = sum(min(plan["shard_rows"], plan["num_rows"] - shard * plan["shard_rows"]) for shard in shards)
         return Incomplete(key=FeatureKey(**plan["key"]), num_rows=plan["num_rows"], done_rows=done)
 

@@ -81,10 +81,9 @@ class TrialLog:
             line = json.dumps(record | {_ARRAYS: name}, allow_nan=False, default=_plain).encode() + b"\n"
         except (ValueError, TypeError) as error:
             raise InputError(f"trial of {trial.backbone} on {trial.dataset} cannot be written down: {error}") from error
-        with storage_errors(self.path):
+        with storage_errors(self.path), self._locked() as records:
             _write_atomically(self.path / _ARRAYS / name, content)
-            with self._locked() as records:
-                _append_line(records, line)
+            _append_line(records, line)
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
@@ -169,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(".partial")  # one at a time: the log is locked
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -1,0 +1,144 @@
+"""Verify: read every byte of a key again and say what is not as it was written.
+
+Each document of ours carries a digest of itself and is compared to the byte, Zarr's metadata and every column
+have a checksum in the group's attributes, every shard one in its commit record.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from penultimate.store import layout
+from penultimate.store.errors import CorruptFeaturesError
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.feature_writer import shards_checksum
+from penultimate.store.key import FeatureKey
+from penultimate.store.objects import LocalObjects
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something that is not as it was written."""
+
+    path: str
+    """Of the key, below the store."""
+
+    object: str
+    """Below the key: an object, or an array all of which is meant."""
+
+    rows: range | None
+    """Rows on disk that are affected, where it is only some."""
+
+    problem: str
+
+
+def verify(store: FeatureStore) -> list[Finding]:
+    """Findings about every key of a store, those whose extraction has not ended included; empty if all is well."""
+    return [finding for path in store.paths() for finding in verify_key(store, path)]
+
+
+def verify_key(store: FeatureStore, path: str) -> list[Finding]:
+    """Findings about the key at ``path`` below the store; of an unfinished one, about what is committed."""
+    inspection = _Inspection(store.objects, path)
+    inspection.run()
+    return inspection.findings
+
+
+class _Inspection:
+    """One pass over one key."""
+
+    def __init__(self, objects: LocalObjects, path: str) -> None:
+        self._objects = objects
+        self._path = path
+        self._complete = objects.get(f"{path}/{layout.METADATA}") is not None
+        self.findings: list[Finding] = []
+
+    def run(self) -> None:
+        plan = self._document(layout.PLAN_OBJECT, layout.record_content, layout.PLAN)
+        group = self._document(layout.METADATA, layout.group_content, layout.FEATURE_SET) if self._complete else None
+        content = group or plan
+        if content is None:
+            self._add(layout.FEATURES, "nothing says any more what should be here; nothing else was checked")
+            return
+        if FeatureKey(**content["key"]).path != self._path:
+            self._add(layout.METADATA, f"belongs to {FeatureKey(**content['key']).path}")
+        if group is not None and plan is not None and any(group[name] != plan[name] for name in _shared(plan)):
+            self._add(layout.PLAN_OBJECT, "is another plan than the one this key was written by")
+        names = [layout.IDS, layout.LABELS, layout.SPLIT, *([layout.FAILED] if self._complete else [])]
+        for name in names:
+            if self._metadata_holds(name, group):
+                self._column(name, content["checksums"])
+        self._shards(content, group, read=self._metadata_holds(layout.FEATURES, group))
+
+    def _add(self, name: str, problem: str, rows: range | None = None) -> None:
+        self.findings.append(Finding(path=self._path, object=name, rows=rows, problem=problem))
+
+    def _document(
+        self, name: str, content_of: Callable[[str, bytes], dict[str, Any]], kind: str, rows: range | None = None
+    ) -> dict[str, Any] | None:
+        if (document := self._objects.get(f"{self._path}/{name}")) is None:
+            self._add(name, "is missing", rows)
+            return None
+        try:
+            return content_of(kind, document)
+        except ValueError as error:
+            self._add(name, str(error), rows)
+            return None
+
+    def _metadata_holds(self, name: str, group: dict[str, Any] | None) -> bool:
+        """Whether the array's metadata is what it was, so that reading its values says something about them."""
+        document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
+        if document is not None and (group is None or layout.bytes_checksum(document) == group["array_metadata"][name]):
+            return True
+        problem = "is missing" if document is None else "a byte was changed, added or lost"
+        self._add(f"{name}/{layout.METADATA}", f"{problem}; the array's values were not checked")
+        return False
+
+    def _column(self, name: str, checksums: dict[str, str]) -> None:
+        try:
+            values = self._objects.read_array(f"{self._path}/{name}")
+        except CorruptFeaturesError as error:
+            self._add(name, str(error.__cause__))
+            return
+        # Of an unfinished key, or one whose metadata is damaged, nothing says what ``failed`` was.
+        if checksums.get(name, found := layout.values_checksum(values)) != found:
+            self._add(name, "values differ from their checksum")
+
+    def _shards(self, content: dict[str, Any], group: dict[str, Any] | None, *, read: bool) -> None:
+        committed = set(layout.committed_shards(self._objects.names(f"{self._path}/{layout.COMMITS}")))
+        records = {}
+        for shard in range(layout.num_shards(content["num_rows"], content["shard_rows"])):
+            start = shard * content["shard_rows"]
+            rows = range(start, min(start + content["shard_rows"], content["num_rows"]))
+            if not self._complete and shard not in committed:
+                continue
+            record = self._document(layout.commit_object(shard), layout.record_content, layout.COMMIT, rows)
+            if record is not None:
+                records[shard] = record
+                self._shard(shard, rows, record, FeatureKey(**content["key"]).digest, read=read)
+        whole = len(records) == layout.num_shards(content["num_rows"], content["shard_rows"])
+        if group is not None and whole and shards_checksum(records) != group["checksums"][layout.FEATURES]:
+            self._add(layout.COMMITS, "the commit records are not those this key was completed with")
+
+    def _shard(self, shard: int, rows: range, record: dict[str, Any], digest: str, *, read: bool) -> None:
+        if (record["key"], record["rows"]) != (digest, [rows.start, rows.stop]):
+            self._add(layout.commit_object(shard), f"is of rows {record['rows']} of {record['key']}", rows)
+            return
+        if not read:
+            return
+        name = layout.shard_object(shard)
+        if self._objects.get(f"{self._path}/{name}") is None:
+            self._add(name, "is missing", rows)
+            return
+        try:
+            values_RD = self._objects.read_array(f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))
+        except CorruptFeaturesError as error:
+            self._add(name, str(error.__cause__), rows)
+            return
+        if layout.values_checksum(values_RD) != record["features"]:
+            self._add(name, "features differ from their checksum in the commit record", rows)
+
+
+def _shared(plan: dict[str, Any]) -> list[str]:
+    """What a group repeats of its plan word for word; it adds to the checksums."""
+    return [name for name in plan if name != "checksums"]

@@ -1,0 +1,104 @@
+"""A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.feature_writer import FeatureWriter
+from penultimate.store.key import FeatureKey
+
+NUM_ROWS, FEATURE_DIM, SHARD_ROWS = 50, 8, 16
+FAILED = {3: "truncated", 49: "not an image"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one extraction would write; the same every time."""
+
+    key: FeatureKey
+    features_MD: NDArray[Any]
+    labels_M: NDArray[Any]
+    ids_M: list[str]
+    split_M: list[str]
+
+    def writer(self, store: FeatureStore, **options: Any) -> FeatureWriter:
+        given: dict[str, Any] = {
+            "ids": self.ids_M,
+            "labels": self.labels_M,
+            "split": self.split_M,
+            "class_names": ("ant", "bee", "cat", "dog", "elk"),
+            "metric": "mean_per_class",
+            "feature_dim": self.features_MD.shape[1],
+            "provenance": {"weights": "random, seed 0"},
+            "shard_rows": SHARD_ROWS,
+        }
+        return store.writer(self.key, **(given | options))
+
+    def append(self, writer: FeatureWriter, rows: NDArray[np.int64]) -> None:
+        """Append these rows as an extraction would, those that failed with their reason."""
+        decoded = rows[~np.isin(rows, list(FAILED))]
+        writer.append(decoded, self.features_MD[decoded], {row: FAILED[row] for row in rows.tolist() if row in FAILED})
+
+    def write(self, store: FeatureStore, **options: Any) -> None:
+        """All that is missing, in batches that do not end where shards do."""
+        with self.writer(store, **options) as writer:
+            missing = writer.missing
+            for start in range(0, len(missing), 7):
+                self.append(writer, missing[start : start + 7])
+
+
+@pytest.fixture
+def job() -> Job:
+    rng = np.random.default_rng(0)
+    key = FeatureKey(
+        dataset="insects/2024",
+        images="0123456789abcdef",
+        backbone="tiny.random",
+        weights="fedcba9876543210",
+        preprocess="00000000000000ff",
+        decoder="pillow",
+        precision="float32",
+        dtype="float32",
+    )
+    return Job(
+        key=key,
+        features_MD=rng.normal(size=(NUM_ROWS, FEATURE_DIM)).astype(np.float32),
+        labels_M=rng.integers(0, 5, size=NUM_ROWS),
+        ids_M=[f"Größe/{row:03d}.jpg" for row in range(NUM_ROWS)],
+        split_M=["train", "val", "test", "train", "train"] * 10,
+    )
+
+
+@pytest.fixture
+def half_precision_job(job: Job) -> Job:
+    """float16 features, several labels a sample."""
+    labels_MK = np.random.default_rng(1).integers(0, 2, size=(NUM_ROWS, 5)).astype(np.uint8)
+    return replace(
+        job,
+        key=replace(job.key, dtype="float16"),
+        features_MD=job.features_MD.astype(np.float16),
+        labels_M=labels_MK,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "store")
+
+
+@pytest.fixture
+def array_files() -> Callable[[FeatureStore, Job], dict[str, bytes]]:
+    """Content of every file of a key's arrays; not of the records, which hold times."""
+
+    def read(store: FeatureStore, job: Job) -> dict[str, bytes]:
+        root = store.path / job.key.path
+        files = (path for path in root.rglob("*") if path.is_file() and path.parent != root)
+        return {str(path.relative_to(root)): path.read_bytes() for path in files if path.parent.name != "commits"}
+
+    return read
