@@ -20,7 +20,7 @@ from penultimate.store import layout
 from penultimate.store.arrays import create_features, write_column
 from penultimate.store.claim import WHOLE_KEY, Claim
 from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
-from penultimate.store.errors import InputError, StoreBusyError
+from penultimate.store.errors import DecodeError, InputError, StoreBusyError
 from penultimate.store.layout import Strings
 from penultimate.store.objects import LocalObjects, storage_errors
 from penultimate.store.plan import Plan
@@ -45,7 +45,7 @@ class FeatureWriter:
     """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
 
     A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
-    otherwise leaves it to be resumed. Rows of shards that are not full are dropped then. Not for several threads.
+    otherwise leaves it to be resumed; DecodeError if no image at all could be decoded. Rows of shards that are not full are dropped then. Not for several threads.
     """
 
     provenance: dict[str, Any]
@@ -273,6 +273,11 @@ class FeatureWriter:
         for record in records.values():
             for row, reason in record["failed"].items():
                 failed_M[int(row)] = reason
+        if (failed_M != "").all():
+            raise DecodeError(
+                f"none of the {self._plan.num_rows} images of {self._plan.key.dataset} could be decoded; the first, "
+                f"{self._plan.ids_M[0]}: {failed_M[0]}"
+            )
         write_column(self._objects, self._path, layout.FAILED, failed_M)
         self._objects.delete_leftovers(self._path)
         documents = {name: self._array_document(name) for name in (layout.FEATURES, *layout.COLUMNS)}
