@@ -45,7 +45,8 @@ class FeatureWriter:
     """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
 
     A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
-    otherwise leaves it to be resumed; DecodeError if no image at all could be decoded. Rows of shards that are not full are dropped then. Not for several threads.
+    otherwise leaves it to be resumed; rows of shards that are not full are dropped then. A key of which every row
+    failed raises DecodeError instead of becoming complete. Not for several threads.
     """
 
     provenance: dict[str, Any]
