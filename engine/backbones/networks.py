@@ -1,62 +1,104 @@
-"""Networks by name: one way to build a timm model, whatever weights go into it afterwards."""
+"""Networks by name: timm's, and the three of the paper's sixteen that timm does not have."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from penultimate.engine.backbones.network import Network
 from penultimate.store.errors import InputError, UnknownNameError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 """A name that begins so is a repository of the Hugging Face hub holding a timm ``config.json``."""
 
+HALF = (0.5, 0.5, 0.5)
 
-class Network(nn.Module):
-    """timm's interface, written down for the type checker: every timm model has it."""
+OUR_CONFIGS: dict[str, dict[str, Any]] = {
+    "inception_v1": {
+        "architecture": "inception_v1",
+        "tag": "tv_in1k",
+        "url": "https://download.pytorch.org/models/googlenet-1378be20.pth",
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        # torchvision feeds these weights its usual normalisation and undoes it inside (transform_input).
+        "mean": HALF,
+        "std": HALF,
+        "num_classes": 1000,
+    },
+    "bn_inception": {
+        "architecture": "bn_inception",
+        "tag": "caffe_in1k",
+        "url": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        # Published as BGR bytes less (104, 117, 128); layouts.py turns the first convolution to RGB.
+        "mean": (128 / 255, 117 / 255, 104 / 255),
+        "std": (1 / 255, 1 / 255, 1 / 255),
+        "num_classes": 1000,
+    },
+    "nasnetamobile": {
+        "architecture": "nasnetamobile",
+        "tag": "tf_in1k",
+        "url": "http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth",
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": HALF,
+        "std": HALF,
+        "num_classes": 1000,
+    },
+}
+"""Name -> what timm calls ``pretrained_cfg``, of the networks built here; each has one set of published weights."""
 
-    pretrained_cfg: dict[str, Any]
-    num_classes: int
-    head_hidden_size: int
-    """D, what the classifier takes."""
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Maps or tokens before pooling."""
-        raise NotImplementedError
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features (B, D) if ``pre_logits``, else the classifier's outputs (B, K)."""
-        raise NotImplementedError
-
-    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """The last layer; two of them in distilled networks."""
-        raise NotImplementedError
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new last layer, or none for 0."""
-        raise NotImplementedError
-
-
-def create_network(name: str, *, pretrained: bool = False, seed: int = 0) -> Network:
-    """The timm model ``name`` in evaluation mode on the CPU, hub weights loaded if ``pretrained``.
+def create_network(
+    name: str,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    num_classes: int | None = None,
+    dropout: float | None = None,
+    batch_norm_scale: bool = True,
+) -> Network:
+    """The network ``name`` in evaluation mode on the CPU, timm's hub weights loaded if ``pretrained``.
 
     Whatever is drawn at random is drawn from ``seed``; torch's global generator is left as it was.
 
-    Raises UnknownNameError for an architecture or a tag that timm does not have, OSError if the hub cannot
-    be reached, InputError if timm knows no weights for it.
-    """
-    import timm
+    ``num_classes`` None keeps the network's own. ``dropout`` is the probability before the classifier, None the
+    network's own (0 in timm). ``batch_norm_scale=False`` fixes gamma of every batch norm at 1 and does not
+    learn it, as the Inception papers' own training did.
 
+    Raises UnknownNameError for an architecture or a tag that is not known, OSError if the hub cannot be
+    reached, InputError if timm knows no weights for it or pretrained weights have a learned scale to be fixed.
+    """
     check_name(name)
-    with _Seeded(seed):
-        try:
-            model = timm.create_model(name, pretrained=pretrained)
-        except RuntimeError as error:
-            if "No pretrained weights exist" in str(error):
-                raise InputError(
-                    f"timm has no pretrained weights for {name!r}; give --weights random or a file"
-                ) from error
-            raise
-    return cast("Network", model.eval())  # duck-typed: timm's models share no base class
+    options = {"num_classes": num_classes, "drop_rate": dropout}
+    with Seeded(seed):
+        arch = arch_of(name)
+        model = _ours(arch, options) if arch in OUR_CONFIGS else _timms(name, pretrained, options)
+    if not batch_norm_scale:
+        fix_batch_norm_scale(model, initial=not pretrained)
+    return model.eval()
+
+
+def fix_batch_norm_scale(model: nn.Module, *, initial: bool) -> None:
+    """Set gamma of every batch norm to 1 and do not learn it.
+
+    ``initial`` says that nothing was trained yet. Otherwise raises InputError unless gamma is 1 already: taking
+    a learned scale away would change what the network computes.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
+    for norm in norms:
+        if not initial and not bool((norm.weight == 1).all()):
+            raise InputError(
+                "these weights were trained with a batch-norm scale, which cannot be taken away afterwards; "
+                "start from random weights, or from weights without one (inception_v3.tf_in1k has none)"
+            )
+        nn.init.ones_(norm.weight)
+        norm.weight.requires_grad_(False)
 
 
 def check_name(name: str) -> None:
@@ -66,18 +108,25 @@ def check_name(name: str) -> None:
     if name.startswith(HUB_PREFIXES):
         return
     arch, _, tag = name.partition(".")
-    if not timm.is_model(arch):
-        raise UnknownNameError("model", name, timm.list_models())
+    if arch not in OUR_CONFIGS and not timm.is_model(arch):
+        raise UnknownNameError("model", name, [*timm.list_models(), *OUR_CONFIGS])
     tags = weight_tags(arch)
     if tag and tag not in tags:
         raise UnknownNameError(f"weights tag of {arch}", tag, tags or ["none: use --weights random or a file"])
 
 
 def weight_tags(arch: str) -> list[str]:
-    """Tags of the weights timm knows for an architecture."""
+    """Tags of the published weights known for an architecture."""
     import timm
 
+    if arch in OUR_CONFIGS:
+        return [OUR_CONFIGS[arch]["tag"]]
     return [name.partition(".")[2] for name in timm.list_models(f"{arch}.*", include_tags=True)]
+
+
+def arch_of(name: str) -> str:
+    """The name without its weights tag; a hub repository keeps its own."""
+    return name if name.startswith(HUB_PREFIXES) else name.partition(".")[0]
 
 
 def full_name(name: str, model: Network) -> str:
@@ -85,11 +134,41 @@ def full_name(name: str, model: Network) -> str:
     if name.startswith(HUB_PREFIXES):
         return name
     tag = model.pretrained_cfg["tag"]
-    arch = name.partition(".")[0]
-    return f"{arch}.{tag}" if tag else arch
+    return f"{arch_of(name)}.{tag}" if tag else arch_of(name)
 
 
-class _Seeded:
+def _timms(name: str, pretrained: bool, options: dict[str, Any]) -> Network:
+    import timm
+
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)  # None is the model's own
+    except RuntimeError as error:
+        if "No pretrained weights exist" in str(error):
+            raise InputError(f"timm has no pretrained weights for {name!r}; give --weights random or a file") from error
+        raise
+    return cast("Network", model)  # duck-typed: timm's models share no base class
+
+
+def _ours(arch: str, options: dict[str, Any]) -> Network:
+    from penultimate.engine.backbones.bn_inception import BNInception
+    from penultimate.engine.backbones.inception_v1 import InceptionV1
+    from penultimate.engine.backbones.nasnet_mobile import NASNetAMobile
+
+    classes: dict[str, Callable[..., Network]] = {
+        "inception_v1": InceptionV1,
+        "bn_inception": BNInception,
+        "nasnetamobile": NASNetAMobile,
+    }
+    config = dict(OUR_CONFIGS[arch])
+    given = options["num_classes"]
+    return classes[arch](
+        num_classes=config["num_classes"] if given is None else given,
+        dropout=options["drop_rate"] or 0.0,
+        pretrained_cfg=config,
+    )
+
+
+class Seeded:
     """Runs its block with torch's CPU generator seeded, and puts the generator's state back."""
 
     def __init__(self, seed: int) -> None:

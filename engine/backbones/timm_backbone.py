@@ -4,22 +4,20 @@ uint8 pixels come in, float32 penultimate features go out: what the classifier s
 ``forward_head(forward_features(x), pre_logits=True)``.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.backbones.networks import Network
+from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import load_network
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
-PrecisionName = Literal["float32", "bfloat16", "float16"]
-PreprocessKind = Literal["paper", "timm"]
+PREPROCESSES = ("paper", "timm")
+"""The whole image to the input size, or timm's own resize and centre crop."""
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -126,9 +124,9 @@ def load_backbone(
     name: str,
     *,
     weights: str = "timm",
-    preprocess: PreprocessKind = "paper",
+    preprocess: str = "paper",
     device: str = "cpu",
-    precision: PrecisionName = "float32",
+    precision: str = "float32",
     seed: int = 0,
 ) -> TimmBackbone:
     """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
@@ -148,7 +146,7 @@ def load_backbone(
     )
 
 
-def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
+def preprocess_of(model: Network, kind: str) -> Preprocess:
     """How the input of ``model`` is made, from the configuration that came with its weights.
 
     ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop share,
@@ -156,8 +154,8 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     """
     from timm.data.config import resolve_model_data_config
 
-    if kind not in get_args(PreprocessKind):
-        raise UnknownNameError("preprocess", kind, get_args(PreprocessKind))
+    if kind not in PREPROCESSES:
+        raise UnknownNameError("preprocess", kind, PREPROCESSES)
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     mean, std = tuple(config["mean"]), tuple(config["std"])

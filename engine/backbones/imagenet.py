@@ -1,0 +1,52 @@
+"""ImageNet top-1 of published weights: the x axis of the paper's figures, from a table that a user may overrule."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from penultimate.store.errors import InputError
+
+TABLE = "imagenet_top1.csv"
+"""In this package: model, img_size, top1 and top5 in per cent, where the value was printed, when it was copied.
+
+``model`` is a backbone's name: ``arch.tag``, or the bare architecture for weights from an installed package.
+``img_size`` is the network's input size, one row a model: other test sizes are other numbers."""
+
+
+def imagenet_top1(overrides: Path | None = None) -> Mapping[str, float]:
+    """Backbone name -> ImageNet validation top-1 as a fraction; random and fine-tuned weights are not in it.
+
+    ``overrides`` is a CSV with columns ``model`` and ``top1`` (per cent), for example of what
+    ``penultimate imagenet-eval`` measured: its rows come before the table's. Raises InputError if it is not that.
+    """
+    rows = _rows(files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines(), TABLE)
+    if overrides is None:
+        return rows
+    try:
+        lines = overrides.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"table of ImageNet accuracies {overrides} cannot be read: {error}") from error
+    return rows | _rows(lines, str(overrides))
+
+
+def _rows(lines: Iterable[str], origin: str) -> dict[str, float]:
+    reader = csv.DictReader(lines)
+    columns = reader.fieldnames or []
+    if "model" not in columns or "top1" not in columns:
+        raise InputError(f"{origin} must have columns model and top1 (per cent), it has {', '.join(columns) or 'none'}")
+    return {row["model"]: _fraction(row, origin) for row in reader}
+
+
+def _fraction(row: Mapping[str, str], origin: str) -> float:
+    try:
+        percent = float(row["top1"])
+    except (TypeError, ValueError):
+        percent = float("nan")
+    if not 0.0 < percent < 100.0:
+        raise InputError(
+            f"{origin}: top1 of {row['model']!r} must be in per cent, between 0 and 100, got {row['top1']!r}"
+        )
+    if percent <= 1.0:
+        raise InputError(f"{origin}: top1 of {row['model']!r} is {percent}, which looks like a fraction; give per cent")
+    return percent / 100.0
