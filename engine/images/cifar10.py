@@ -101,13 +101,24 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     return images_NHWC
 
 
+def _dtype(code: str, align: int = 0, copy: int = 1) -> np.dtype[Any]:
+    """As ``numpy.dtype``, which since 2.4 warns of the integers that Python 2 wrote for the flags."""
+    return np.dtype(code, align=bool(align), copy=bool(copy))
+
+
+def _encode(text: str, _encoding: str) -> bytes:
+    """As ``codecs.encode`` for the one encoding that pickles of protocol 2 keep bytes in."""
+    return text.encode("latin1")
+
+
 _RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # have no public name
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 wrote them, the published files among them
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.numeric", "_frombuffer"): _FROMBUFFER,
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
 }
 
 
