@@ -80,7 +80,8 @@ def analyze(
             table, imagenet=imagenet, model_column=model_column, datasets=dataset or (), unit=unit
         )
         analysis = analyze_table(accuracies, correction=correction, seed=seed, num_resamples=resamples)
-        typer.echo(f"accuracies are {accuracies.unit}", err=True)
+        for note in (f"accuracies are {accuracies.unit}", *accuracies.notes):
+            typer.echo(note, err=True)
         if json:
             print_json(analysis.as_json())
         else:

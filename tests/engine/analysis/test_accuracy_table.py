@@ -83,3 +83,14 @@ def test_what_only_calls_itself_parquet_is_refused(tmp_path: Path) -> None:
 def test_imagenet_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'imagenet' is ImageNet"):
         read_accuracy_table(_file(tmp_path, PERCENT), datasets=["imagenet", "cars"])
+
+
+def test_a_column_of_averages_is_pointed_out(tmp_path: Path) -> None:
+    frame = pd.read_csv(_file(tmp_path, PERCENT))
+    frame["sun397"] = [40.0, 30.0, 60.0]
+    frame["mean"] = frame[["cars", "dtd", "sun397"]].mean(axis=1).round(1)
+    frame.to_csv(tmp_path / "with_mean.csv", index=False)
+    table = read_accuracy_table(tmp_path / "with_mean.csv")
+    assert table.datasets == ("cars", "dtd", "sun397", "mean")
+    assert [note.split("'")[1] for note in table.notes] == ["mean"]
+    assert read_accuracy_table(tmp_path / "with_mean.csv", datasets=["cars", "dtd", "sun397"]).notes == ()
