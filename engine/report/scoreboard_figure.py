@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
 
-from penultimate.engine.analysis.scoreboard import Scoreboard, ScoreRow
+from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.scoreboard import Scoreboard
 
 _TICKS = (
     0.01,
