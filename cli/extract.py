@@ -54,6 +54,13 @@ def extract(
     test_fraction: Annotated[
         float, typer.Option(help="Share of a class held out for test, where no split is given.")
     ] = 0.2,
+    label_column: Annotated[str, typer.Option(help="Column of a manifest that holds the label.")] = "label",
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Samples of a manifest have several labels, separated by |.")
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image below a folder, unlabelled.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Embed images with pretrained backbones and keep the penultimate features.
@@ -67,7 +74,16 @@ def extract(
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
     """
-    image_set = load_images(images, root=root, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    image_set = load_images(
+        images,
+        root=root,
+        seed=seed,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        labels=labels,
+        label_column=label_column,
+        multi_label=multi_label,
+    )
     opened = FeatureStore.create(store)
     backbones = [
         load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)

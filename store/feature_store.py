@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from penultimate.store import layout
 from penultimate.store.claim import EVERYTHING, Claim
+from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
     CorruptFeaturesError,
     IncompleteFeaturesError,
@@ -19,10 +20,11 @@ from penultimate.store.errors import (
     UnknownNameError,
 )
 from penultimate.store.feature_set import Columns, FeatureSet
-from penultimate.store.feature_writer import FeatureWriter, Plan, read_document
+from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
 from penultimate.store.layout import Strings
 from penultimate.store.objects import LocalObjects, reading, storage_errors
+from penultimate.store.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,7 @@ class FeatureStore:
         if "://" not in str(path) and (not (folder := Path(path)).exists() or not _holds_something(folder)):
             if not folder.absolute().parent.is_dir():
                 raise InputError(f"cannot make a store at {folder}: there is no folder {folder.absolute().parent}")
-            document = layout.group_document(layout.STORE, {"format": layout.FORMAT_VERSION})
+            document = STORE.document({"format": layout.FORMAT_VERSION})
             with storage_errors(folder):
                 folder.mkdir(exist_ok=True)
             LocalObjects(folder).put(layout.METADATA, document)
@@ -112,7 +114,7 @@ class FeatureStore:
             provenance=content["provenance"],
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
-            array=_StoredRows(self.objects, key),
+            array=_StoredRows(self.objects, key, content["shard_rows"]),
             read_columns=partial(_read_columns, self.objects, key),
             shard_rows=content["shard_rows"],
         )
@@ -164,7 +166,7 @@ class FeatureStore:
         return [f"{parent}/{name}" if parent else name for name in names if (self.path / parent / name).is_dir()]
 
     def _has(self, name: str) -> bool:
-        return self.objects.get(name) is not None
+        return self.objects.exists(name)
 
     def _key_at(self, path: str) -> FeatureKey:
         """Key of a complete group; the plan has it too, so that a damaged group can still be named and removed."""
@@ -181,13 +183,13 @@ class FeatureStore:
     def _completed(self, path: str) -> dict[str, Any]:
         document = self.objects.get(f"{path}/{layout.METADATA}")
         assert document is not None, "only asked of complete keys"
-        return read_document(layout.group_content, layout.FEATURE_SET, document, self.path / path / layout.METADATA)
+        return FEATURE_SET.read(document, self.path / path / layout.METADATA)
 
     def _begun(self, path: str) -> Incomplete | None:
         plan_object = f"{path}/{layout.PLAN_OBJECT}"
         if (document := self.objects.get(plan_object)) is None:
             return None
-        plan = read_document(layout.record_content, layout.PLAN, document, self.path / plan_object)
+        plan = PLAN.read(document, self.path / plan_object)
         shards = layout.committed_shards(self.objects.names(f"{path}/{layout.COMMITS}"))
         done = sum(min(plan["shard_rows"], plan["num_rows"] - shard * plan["shard_rows"]) for shard in shards)
         return Incomplete(key=FeatureKey(**plan["key"]), num_rows=plan["num_rows"], done_rows=done)
@@ -207,10 +209,12 @@ class FeatureStore:
 
 
 class _StoredRows:
-    """The ``features`` array of a key, opened when first read; a wrong checksum names the rows."""
+    """The ``features`` array of a key; a wrong checksum or a lost shard names the rows."""
 
-    def __init__(self, objects: LocalObjects, key: FeatureKey) -> None:
-        self._path = objects.root / key.path / layout.FEATURES
+    def __init__(self, objects: LocalObjects, key: FeatureKey, shard_rows: int) -> None:
+        self._objects = objects
+        self._key = key
+        self._shard_rows = shard_rows
         self._array = objects.open_array(f"{key.path}/{layout.FEATURES}")
 
     @property
@@ -218,8 +222,20 @@ class _StoredRows:
         return self._array.shape
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        with reading(self._path, rows):
-            return np.asarray(self._array[rows])
+        start, stop, _ = rows.indices(self.shape[0])
+        for shard in range(start // self._shard_rows, layout.num_shards(stop, self._shard_rows)):
+            self._refuse_if_lost(shard)
+        with reading(self._objects.root / self._key.path / layout.FEATURES, slice(start, stop)):
+            return np.asarray(self._array[start:stop])
+
+    def _refuse_if_lost(self, shard: int) -> None:
+        """Zarr would fill the rows of a shard that is not there, or is empty, with NaN."""
+        name = layout.shard_object(shard)
+        first = shard * self._shard_rows
+        rows = slice(first, min(first + self._shard_rows, self.shape[0]))
+        with reading(self._objects.root / self._key.path / layout.FEATURES, rows):
+            if self._objects.is_empty(f"{self._key.path}/{name}"):
+                raise ValueError(f"{name} is missing or empty")
 
 
 def _read_columns(objects: LocalObjects, key: FeatureKey) -> Columns:
@@ -234,7 +250,7 @@ def _read_columns(objects: LocalObjects, key: FeatureKey) -> Columns:
 def _check_is_store(objects: LocalObjects) -> None:
     document = objects.get(layout.METADATA)
     try:
-        version = layout.group_content(layout.STORE, document or b"")["format"]
+        version = STORE.content(document or b"")["format"]
     except ValueError as error:
         raise NotAStoreError(f"{objects.root} is a folder but no feature store ({error})") from error
     if version > layout.FORMAT_VERSION:

@@ -6,98 +6,29 @@ before the next is begun.
 """
 
 import json
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from penultimate.store import layout
+from penultimate.store.arrays import create_features, write_column
 from penultimate.store.claim import WHOLE_KEY, Claim
-from penultimate.store.digest import digest_of
-from penultimate.store.errors import CorruptFeaturesError, InputError, StoreBusyError
-from penultimate.store.key import FeatureKey
+from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
+from penultimate.store.errors import DecodeError, InputError, StoreBusyError
 from penultimate.store.layout import Strings
 from penultimate.store.objects import LocalObjects, storage_errors
+from penultimate.store.plan import Plan
+from penultimate.store.provenance import utc_now
 
-# Shapes: M samples of the ImageSet, D feature dimensions, K classes, B batch, R rows of one shard.
+# Shapes: M samples of the ImageSet, D feature dimensions, B batch, R rows of one shard.
 
 _POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Plan:
-    """What every writer of a key must agree on, now and after a restart."""
-
-    key: FeatureKey
-    ids_M: Strings
-    labels_M: NDArray[np.int64] | NDArray[np.uint8]
-    split_M: Strings
-    class_names: tuple[str, ...]
-    metric: str
-    feature_dim: int
-
-    shard_rows: int
-    """Rows a shard; a multiple of the rows a chunk, or fewer than those."""
-
-    def __post_init__(self) -> None:
-        lengths = len(self.ids_M), len(self.labels_M), len(self.split_M)
-        if len(set(lengths)) != 1 or 0 in lengths:
-            raise InputError(f"expected as many labels and splits as ids and at least one, got {lengths}")
-        if self.key.dtype not in ("float32", "float16"):
-            raise InputError(f"features are stored as 'float32' or 'float16', got dtype {self.key.dtype!r}")
-        if self.shard_rows < 1 or self.shard_rows % self.chunk_rows:
-            raise InputError(f"shard_rows must be a multiple of {layout.CHUNK_ROWS} or less, got {self.shard_rows}")
-
-    @property
-    def num_rows(self) -> int:
-        """M."""
-        return len(self.ids_M)
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of one chunk inside a shard."""
-        return min(layout.CHUNK_ROWS, self.shard_rows)
-
-    @property
-    def num_shards(self) -> int:
-        """How many shards hold all rows."""
-        return layout.num_shards(self.num_rows, self.shard_rows)
-
-    def rows(self, shard: int) -> range:
-        """Rows of one shard."""
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
-
-    def ids_checksum(self, shard: int) -> str:
-        """Which samples the rows of one shard are."""
-        rows = self.rows(shard)
-        return layout.values_checksum(self.ids_M[rows.start : rows.stop])
-
-    def content(self) -> dict[str, Any]:
-        """JSON-able: what is written down at the start and compared at a restart."""
-        return {
-            "format": layout.FORMAT_VERSION,
-            "key": asdict(self.key),
-            "num_rows": self.num_rows,
-            "feature_dim": self.feature_dim,
-            "shard_rows": self.shard_rows,
-            "class_names": list(self.class_names),
-            "metric": self.metric,
-            "checksums": {
-                layout.IDS: layout.values_checksum(self.ids_M),
-                layout.LABELS: layout.values_checksum(self.labels_M),
-                layout.SPLIT: layout.values_checksum(self.split_M),
-            },
-        }
 
 
 @dataclass(eq=False)
@@ -114,7 +45,8 @@ class FeatureWriter:
     """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
 
     A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
-    otherwise leaves it to be resumed. Rows of shards that are not full are dropped then. Not for several threads.
+    otherwise leaves it to be resumed; rows of shards that are not full are dropped then. A key of which every row
+    failed raises DecodeError instead of becoming complete. Not for several threads.
     """
 
     provenance: dict[str, Any]
@@ -139,7 +71,8 @@ class FeatureWriter:
         except BaseException:
             self._claim.release()
             raise
-        self._missing = [shard for shard in self._shards if shard not in committed]
+        self._missing = dict.fromkeys(shard for shard in self._shards if shard not in committed)
+        self._failed = {int(row): why for record in committed.values() for row, why in record["failed"].items()}
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
@@ -147,15 +80,25 @@ class FeatureWriter:
         return tuple(self._missing)
 
     @property
-    def missing(self) -> NDArray[np.int64]:
+    def missing_rows(self) -> NDArray[np.int64]:
         """Rows of those shards, increasing: what is left to append, apart from what already was."""
         rows = [np.array(self._plan.rows(shard), dtype=np.int64) for shard in self._missing]
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
 
     @property
+    def failed(self) -> dict[int, str]:
+        """Row -> reason, of the rows of this writer's shards known to have no features, by row."""
+        return dict(sorted(self._failed.items()))
+
+    @property
+    def num_failed(self) -> int:
+        """How many rows those are."""
+        return len(self._failed)
+
+    @property
     def is_complete(self) -> bool:
         """Whether the key is complete, so that readers see it."""
-        return self._objects.get(f"{self._path}/{layout.METADATA}") is not None
+        return self._objects.exists(f"{self._path}/{layout.METADATA}")
 
     def append(
         self,
@@ -181,6 +124,7 @@ class FeatureWriter:
         for row, reason in failed.items():
             draft = self._draft(row // self._plan.shard_rows)
             draft.failed[row] = reason
+            self._failed[row] = reason
             draft.todo_R[row % self._plan.shard_rows] = False
         for shard in sorted(shard for shard, draft in self._drafts.items() if not draft.todo_R.any()):
             self._commit(shard)
@@ -226,14 +170,14 @@ class FeatureWriter:
         if (document := self._objects.get(plan_object)) is None:
             for parent in _parents(self._path):
                 if self._objects.get(f"{parent}/{layout.METADATA}") is None:
-                    self._objects.put(f"{parent}/{layout.METADATA}", layout.plain_group_document())
-            self._write_column(layout.IDS, self._plan.ids_M)
-            self._write_column(layout.LABELS, self._plan.labels_M)
-            self._write_column(layout.SPLIT, self._plan.split_M)
-            self._create_features()
-            self._objects.put(plan_object, layout.record_document(layout.PLAN, content))
+                    self._objects.put(f"{parent}/{layout.METADATA}", plain_group_document())
+            write_column(self._objects, self._path, layout.IDS, self._plan.ids_M)
+            write_column(self._objects, self._path, layout.LABELS, self._plan.labels_M)
+            write_column(self._objects, self._path, layout.SPLIT, self._plan.split_M)
+            create_features(self._objects, self._plan)
+            self._objects.put(plan_object, PLAN.document(content))
         else:
-            there = read_document(layout.record_content, layout.PLAN, document, self._objects.root / plan_object)
+            there = PLAN.read(document, self._objects.root / plan_object)
             if changed := [name for name in content if content[name] != there.get(name)]:
                 raise InputError(
                     f"{self._objects.root / self._path} was begun with "
@@ -243,32 +187,6 @@ class FeatureWriter:
                     + "; remove it with `penultimate store rm` to start it anew"
                 )
         self._array = self._objects.open_array(f"{self._path}/{layout.FEATURES}", mode="r+")
-
-    def _create_features(self) -> None:
-        plan = self._plan
-        self._objects.create_array(
-            f"{self._path}/{layout.FEATURES}",
-            shape=(plan.num_rows, plan.feature_dim),
-            dtype=plan.key.dtype,
-            shards=(plan.shard_rows, plan.feature_dim),
-            chunks=(plan.chunk_rows, plan.feature_dim),
-            compressors=[Crc32cCodec()],
-            fill_value=np.nan,
-            dimension_names=layout.DIMENSIONS[layout.FEATURES],
-        )
-
-    def _write_column(self, name: str, values_M: NDArray[Any]) -> None:
-        array = self._objects.create_array(
-            f"{self._path}/{name}",
-            shape=values_M.shape,
-            dtype="string" if values_M.dtype.kind == "T" else values_M.dtype,
-            chunks=(min(layout.COLUMN_ROWS, len(values_M)), *values_M.shape[1:]),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            dimension_names=layout.DIMENSIONS[name][: values_M.ndim],
-        )
-        with storage_errors(self._objects.root / self._path / name):
-            array[:] = values_M
-        self._objects.make_durable(f"{self._path}/{name}")
 
     def _records(self, shards: range) -> dict[int, dict[str, Any]]:
         """Commit records of those of ``shards`` that have a valid one; a shard whose record is not valid is redone."""
@@ -283,7 +201,7 @@ class FeatureWriter:
 
     def _valid_record(self, shard: int, document: bytes) -> dict[str, Any] | None:
         try:
-            record = layout.record_content(layout.COMMIT, document)
+            record = COMMIT.content(document)
         except ValueError:
             return None
         same = record["key"] == self._plan.key.digest and record["ids"] == self._plan.ids_checksum(shard)
@@ -305,7 +223,7 @@ class FeatureWriter:
         strangers = [row for row in values.tolist() if not self._is_missing(row)]
         if strangers:
             raise InputError(
-                f"rows {strangers[:10]} were not missing: expected rows of the shards {self._missing[:10]} "
+                f"rows {strangers[:10]} were not missing: expected rows of the shards {list(self._missing)[:10]} "
                 f"({self._plan.shard_rows} rows each) that have not come yet"
             )
 
@@ -341,11 +259,10 @@ class FeatureWriter:
             "failed": {str(row): draft.failed[row] for row in sorted(draft.failed)},
             "num_not_finite": int((~finite_R).sum()) - len(draft.failed),
             "seconds": time.perf_counter() - draft.started,
-            "writer": {"pid": os.getpid(), "host": socket.gethostname()},
         }
-        self._objects.put(f"{self._path}/{layout.commit_object(shard)}", layout.record_document(layout.COMMIT, record))
+        self._objects.put(f"{self._path}/{layout.commit_object(shard)}", COMMIT.document(record))
         del self._drafts[shard]
-        self._missing.remove(shard)
+        del self._missing[shard]
 
     def _complete_if_all_committed(self) -> None:
         if self._missing or self.is_complete:
@@ -357,26 +274,31 @@ class FeatureWriter:
         for record in records.values():
             for row, reason in record["failed"].items():
                 failed_M[int(row)] = reason
-        self._write_column(layout.FAILED, failed_M)
+        if (failed_M != "").all():
+            raise DecodeError(
+                f"none of the {self._plan.num_rows} images of {self._plan.key.dataset} could be decoded; the first, "
+                f"{self._plan.ids_M[0]}: {failed_M[0]}"
+            )
+        write_column(self._objects, self._path, layout.FAILED, failed_M)
         self._objects.delete_leftovers(self._path)
         documents = {name: self._array_document(name) for name in (layout.FEATURES, *layout.COLUMNS)}
         content = self._completed_content(records, failed_M) | {
             "array_metadata": {name: layout.bytes_checksum(document) for name, document in documents.items()}
         }
         arrays = {name: json.loads(document) for name, document in documents.items()}
-        self._objects.put(f"{self._path}/{layout.METADATA}", layout.group_document(layout.FEATURE_SET, content, arrays))
+        self._objects.put(f"{self._path}/{layout.METADATA}", FEATURE_SET.document(content, arrays=arrays))
 
     def _completed_content(self, records: Mapping[int, Mapping[str, Any]], failed_M: Strings) -> dict[str, Any]:
         content = self._plan.content()
         content["checksums"] |= {
             layout.FAILED: layout.values_checksum(failed_M),
-            layout.FEATURES: shards_checksum(records),
+            layout.FEATURES: layout.shards_checksum(records),
         }
         return content | {
             "num_failed": sum(len(record["failed"]) for record in records.values()),
             "num_not_finite": sum(record["num_not_finite"] for record in records.values()),
             "shard_seconds": sum(record["seconds"] for record in records.values()),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": utc_now(),
             "provenance": self.provenance,
         }
 
@@ -384,23 +306,6 @@ class FeatureWriter:
         document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
         assert document is not None, "it was written when the key was set up"
         return document
-
-
-def shards_checksum(records: Mapping[int, Mapping[str, Any]]) -> str:
-    """One digest of all features, from the checksums in the commit records, in row order."""
-    return digest_of([records[shard]["features"] for shard in sorted(records)])
-
-
-def read_document(
-    content_of: Callable[[str, bytes], dict[str, Any]], kind: str, document: bytes, path: Path
-) -> dict[str, Any]:
-    """Content of one of our documents; CorruptFeaturesError naming ``path`` if it is not as it was written."""
-    try:
-        return content_of(kind, document)
-    except ValueError as error:
-        raise CorruptFeaturesError(
-            f"{path} is {error}; remove it with `penultimate store rm` and extract again"
-        ) from error
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ full size; zstd inside it saves 7.5 % of the space and halves both, with a byte 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,6 @@ PLAN_OBJECT = f"{COMMITS}/plan.json"
 LOCK = f"{FEATURES}/writer.lock"
 METADATA = "zarr.json"
 
-ATTRIBUTE = "penultimate"
-"""The one attribute of our groups; its value says what the group is and holds everything else."""
-
-STORE, FEATURE_SET, PLAN, COMMIT = "feature store", "feature set", "plan", "commit"
-
 DIMENSIONS = {
     FEATURES: ("sample", "feature"),
     LABELS: ("sample", "class"),
@@ -89,44 +84,6 @@ def committed_shards(names: Iterable[str]) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
-def record_document(kind: str, content: Mapping[str, Any]) -> bytes:
-    """A plan or commit record: deterministic JSON that carries a digest of itself. NaN raises ``ValueError``."""
-    return _json({"kind": kind, **content, "checksum": digest_of([kind, content])})
-
-
-def record_content(kind: str, document: bytes) -> dict[str, Any]:
-    """What ``record_document`` was given; ValueError if ``document`` is not, to the byte, what that makes of it."""
-    content = _without_seal(kind, lambda: json.loads(document))
-    _check_same(kind, record_document(kind, content), document)
-    return content
-
-
-def group_document(kind: str, content: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> bytes:
-    """``zarr.json`` of a group of ours: deterministic, and it carries a digest of itself.
-
-    ``arrays``, name to metadata, become Zarr's inline consolidated metadata, by which xarray opens a group in one
-    read and without a warning. NaN in ``content`` raises ``ValueError``.
-    """
-    value = {"kind": kind, **content, "checksum": digest_of([kind, content, arrays])}
-    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: value}}
-    if arrays is not None:
-        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    return _json(document)
-
-
-def plain_group_document() -> bytes:
-    """``zarr.json`` of the groups between the store and its keys, which say nothing."""
-    return _json({"zarr_format": 3, "node_type": "group", "attributes": {}})
-
-
-def group_content(kind: str, document: bytes) -> dict[str, Any]:
-    """What ``group_document`` was given; ValueError if ``document`` is not, to the byte, what that makes of it."""
-    content = _without_seal(kind, lambda: json.loads(document)["attributes"][ATTRIBUTE])
-    arrays = json.loads(document).get("consolidated_metadata", {}).get("metadata")
-    _check_same(kind, group_document(kind, content, arrays), document)
-    return content
-
-
 def variable_width(strings: Sequence[str] | NDArray[np.str_] | Strings) -> Strings:
     """Strings as they are stored."""
     return np.asarray(strings, dtype=np.dtypes.StringDType())
@@ -149,18 +106,6 @@ def bytes_checksum(content: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(content)
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode()
-
-
-def _without_seal(kind: str, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        value = parse()
-        return {name: value[name] for name in value if name not in ("kind", "checksum")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"not the {kind} that was written: {type(error).__name__}: {error}") from error
-
-
-def _check_same(kind: str, written: bytes, document: bytes) -> None:
-    if written != document:
-        raise ValueError(f"not the {kind} that was written: a byte was changed, added or lost")
+def shards_checksum(records: Mapping[int, Mapping[str, Any]]) -> str:
+    """One digest of all features, from the checksums in the commit records, in row order."""
+    return digest_of([records[shard]["features"] for shard in sorted(records)])

@@ -35,6 +35,16 @@ class LocalObjects:
             buffer = sync(self.store.get(name, default_buffer_prototype()))
         return None if buffer is None else buffer.to_bytes()
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        with storage_errors(self.root / name):
+            return sync(self.store.exists(name))
+
+    def is_empty(self, name: str) -> bool:
+        """Whether there is no such object or one without content."""
+        with storage_errors(self.root / name):
+            return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
+
     def put(self, name: str, content: bytes) -> None:
         """Write or replace one object, durably."""
         with storage_errors(self.root / name):
@@ -106,7 +116,7 @@ def reading(path: Path, rows: slice = slice(None)) -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if isinstance(error, PenultimateError):
             raise
-        where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop}"
+        where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop},"
         raise CorruptFeaturesError(
             f"{path}{where} does not hold what was written: {error}; `penultimate store verify` says what else, "
             "`penultimate store rm` removes the key, so that it can be extracted again"
@@ -126,7 +136,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise InputError(
                 f"{path} cannot be used: {reason}; choose another place or change its permissions"
             ) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(
                 f"{path} could not be written: {reason}; free some space and run again to resume"
             ) from error

@@ -4,14 +4,13 @@ Each document of ours carries a digest of itself and is compared to the byte, Za
 have a checksum in the group's attributes, every shard one in its commit record.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from penultimate.store import layout
+from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, Kind
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.feature_writer import shards_checksum
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects import LocalObjects
 
@@ -50,12 +49,14 @@ class _Inspection:
     def __init__(self, objects: LocalObjects, path: str) -> None:
         self._objects = objects
         self._path = path
-        self._complete = objects.get(f"{path}/{layout.METADATA}") is not None
+        self._complete = objects.exists(f"{path}/{layout.METADATA}")
         self.findings: list[Finding] = []
 
     def run(self) -> None:
-        plan = self._document(layout.PLAN_OBJECT, layout.record_content, layout.PLAN)
-        group = self._document(layout.METADATA, layout.group_content, layout.FEATURE_SET) if self._complete else None
+        if not self._complete and not self._objects.exists(f"{self._path}/{layout.PLAN_OBJECT}"):
+            return  # ended before anything was committed
+        plan = self._document(layout.PLAN_OBJECT, PLAN)
+        group = self._document(layout.METADATA, FEATURE_SET) if self._complete else None
         content = group or plan
         if content is None:
             self._add(layout.FEATURES, "nothing says any more what should be here; nothing else was checked")
@@ -73,14 +74,12 @@ class _Inspection:
     def _add(self, name: str, problem: str, rows: range | None = None) -> None:
         self.findings.append(Finding(path=self._path, object=name, rows=rows, problem=problem))
 
-    def _document(
-        self, name: str, content_of: Callable[[str, bytes], dict[str, Any]], kind: str, rows: range | None = None
-    ) -> dict[str, Any] | None:
+    def _document(self, name: str, kind: Kind, rows: range | None = None) -> dict[str, Any] | None:
         if (document := self._objects.get(f"{self._path}/{name}")) is None:
             self._add(name, "is missing", rows)
             return None
         try:
-            return content_of(kind, document)
+            return kind.content(document)
         except ValueError as error:
             self._add(name, str(error), rows)
             return None
@@ -112,12 +111,12 @@ class _Inspection:
             rows = range(start, min(start + content["shard_rows"], content["num_rows"]))
             if not self._complete and shard not in committed:
                 continue
-            record = self._document(layout.commit_object(shard), layout.record_content, layout.COMMIT, rows)
+            record = self._document(layout.commit_object(shard), COMMIT, rows)
             if record is not None:
                 records[shard] = record
                 self._shard(shard, rows, record, FeatureKey(**content["key"]).digest, read=read)
         whole = len(records) == layout.num_shards(content["num_rows"], content["shard_rows"])
-        if group is not None and whole and shards_checksum(records) != group["checksums"][layout.FEATURES]:
+        if group is not None and whole and layout.shards_checksum(records) != group["checksums"][layout.FEATURES]:
             self._add(layout.COMMITS, "the commit records are not those this key was completed with")
 
     def _shard(self, shard: int, rows: range, record: dict[str, Any], digest: str, *, read: bool) -> None:
@@ -127,8 +126,8 @@ class _Inspection:
         if not read:
             return
         name = layout.shard_object(shard)
-        if self._objects.get(f"{self._path}/{name}") is None:
-            self._add(name, "is missing", rows)
+        if self._objects.is_empty(f"{self._path}/{name}"):
+            self._add(name, "is missing or empty", rows)
             return
         try:
             values_RD = self._objects.read_array(f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))

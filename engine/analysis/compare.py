@@ -22,6 +22,9 @@ from penultimate.store.errors import InputError
 NUM_RESAMPLES = 100_000
 """Samples of the permutation test (SimCLR, appendix B.8)."""
 
+SIGNIFICANCE = 0.05
+"""What ties with the best: p above this, uncorrected (Kornblith et al. 2019, figure 2)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Test:

@@ -44,6 +44,7 @@ class Reached:
     """When one curve reached the threshold: the first budget that did, in steps and in epochs."""
 
     dataset: str
+    images: str
     backbone: str
     method: str
     steps: float
@@ -127,6 +128,7 @@ def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
     first = first_to_share(curve.accuracy_B, num_test=curve.num_test, share=share)
     return Reached(
         dataset=curve.dataset,
+        images=curve.images,
         backbone=curve.backbone,
         method=curve.method,
         steps=float(curve.steps_B[first]),
@@ -153,13 +155,13 @@ def speed(curves: Sequence[Reached]) -> Speed:
 
 def speedup(curves: Sequence[Reached]) -> Speedup | None:
     """Scratch over fine-tuned, geometric means over what both have; None where nothing was trained both ways."""
-    by_method = {
-        method: {(c.dataset, c.backbone): c for c in curves if c.method == method} for method in ("finetune", "scratch")
-    }
-    both = sorted(by_method["finetune"].keys() & by_method["scratch"].keys())
+    finetuned, from_scratch = (
+        {(c.images, c.backbone): c for c in curves if c.method == method} for method in ("finetune", "scratch")
+    )
+    both = sorted(finetuned.keys() & from_scratch.keys())
     if not both:
         return None
-    tuned, scratch = speed([by_method["finetune"][k] for k in both]), speed([by_method["scratch"][k] for k in both])
+    tuned, scratch = speed([finetuned[key] for key in both]), speed([from_scratch[key] for key in both])
     return Speedup(steps=scratch.steps / tuned.steps, epochs=scratch.epochs / tuned.epochs, num_pairs=len(both))
 
 

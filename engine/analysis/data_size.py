@@ -43,6 +43,11 @@ class SizeCurve:
     log_odds_S: NDArray[np.float64]
     """Of ``mean_S``."""
 
+    @property
+    def label(self) -> str:
+        """``method: backbone`` or ``method: backbone (variant)``."""
+        return f"{self.method}: {self.backbone}" + (f" ({self.variant})" if self.variant else "")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crossing:
@@ -60,7 +65,7 @@ def size_curves(trials: Iterable[Trial]) -> list[SizeCurve]:
     """The curves in ``trials``, by dataset, method, backbone and variant; those of one size are curves of one point."""
     sized = [trial for trial in trials if trial.settings.get("shots") is not None]
     cells: defaultdict[tuple[str, ...], defaultdict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
-    for trial, variant in zip(sized, variants(sized, apart_from=("shots",)), strict=True):
+    for trial, variant in zip(sized, variants(sized), strict=True):
         key = (trial.dataset, trial.features["images"], trial.method, trial.backbone, variant, trial.metric)
         cells[key][int(trial.settings["shots"])].append(trial)
     return [_curve(key, cells[key]) for key in sorted(cells)]

@@ -1,10 +1,10 @@
 """Scoreboard: trials in; rows with error bars, ties with the best and what did not converge out.
 
 A row is a trial, so that trials of one backbone on one dataset stay apart. Trials are compared with each other on the
-same images, by the same method and metric: a panel of the paper's figure 2. A contender is a backbone with its
-variant by one method; over the datasets that all contenders of a method share it gets an adjusted mean with Morey's
-standard error (``adjusted``) and a paired t-test against the best. A row can be recomputed from its trial alone,
-except for what compares it with others.
+same images, by the same method and metric and from as many shots: a panel of the paper's figure 2. A contender is a
+backbone with its variant by one method; over the datasets that all contenders of a method share it gets an adjusted
+mean with Morey's standard error (``adjusted``) and a paired t-test against the best. A row can be recomputed from its
+trial alone, except for what compares it with others.
 """
 
 from collections import defaultdict
@@ -15,67 +15,12 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.adjusted import Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import Test, holm, paired_t_test
-from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.compare import SIGNIFICANCE, Test, holm, paired_t_test
+from penultimate.engine.analysis.panel import Panel, panels
 from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.score_row import ScoreRow, score_row
 from penultimate.engine.analysis.variant import variants
 from penultimate.store.trial import Trial
-
-SIGNIFICANCE = 0.05
-"""A contender ties with the best unless p is at or below this (Kornblith et al. 2019, figure 2)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreRow:
-    """One trial on the scoreboard. Accuracies, errors and intervals are fractions; None is "not known"."""
-
-    trial: str
-    """The trial's id."""
-
-    dataset: str
-    images: str
-    """Digest of the images: rows are compared only where it is the same."""
-
-    backbone: str
-    variant: str
-    """What sets this trial apart from others of the same backbone, method and images; empty where nothing does."""
-
-    method: str
-    seed: int
-    metric: str
-    value: float
-    standard_error: float | None
-    """Over test samples."""
-
-    interval: tuple[float, float] | None
-    """95 %, over test samples."""
-
-    interval_method: str | None
-    log_odds: float
-    log_odds_rule: str
-    adjusted_log_odds: float | None = None
-    """Less the mean of the rows compared with; None where there is no other."""
-
-    l2: float | None
-    """Chosen on val; None for a method without it."""
-
-    chosen: Mapping[str, float]
-    n_test: int
-    converged: bool
-    imagenet_top1: float | None
-    is_best: bool = True
-    ties_with_best: bool = True
-    """Not significantly different from the best: p > 0.05, uncorrected as in the paper; True for the best."""
-
-    p_value: float | None = None
-    """Against the best, two-sided; None for the best itself or where the samples cannot be paired."""
-
-    p_value_holm: float | None = None
-    """``p_value`` by Holm over all rows compared with the best."""
-
-    test: str | None = None
-    notes: tuple[str, ...]
-    created: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +50,7 @@ class Scoreboard:
     """Rows best first within dataset and method, and contenders best first within a method."""
 
     rows: tuple[ScoreRow, ...]
+    panels: tuple[Panel, ...]
     contenders: tuple[Contender, ...]
     notes: tuple[str, ...]
     """What a reader must know: datasets left out of the contenders' means, and for whom they are missing."""
@@ -127,51 +73,25 @@ def scoreboard(
 ) -> Scoreboard:
     """Score ``trials`` against each other.
 
-    ``imagenet`` gives ImageNet top-1 as a fraction by backbone name; ``seed`` is the permutation tests'.
+    ``imagenet`` gives ImageNet top-1 as a fraction, by digest of the weights or by backbone name; ``seed`` is that of
+    the permutation tests.
     """
     known = list(trials)
     names = variants(known)
     top1 = imagenet or {}
-    panels: defaultdict[tuple[str, ...], list[tuple[ScoreRow, Predictions]]] = defaultdict(list)
+    comparable: defaultdict[tuple[str | int, ...], list[tuple[ScoreRow, Predictions]]] = defaultdict(list)
     for trial, variant in zip(known, names, strict=True):
         predictions = Predictions.of(trial)
-        row = _row(trial, variant, predictions, top1.get(trial.backbone))
-        panels[row.dataset, row.images, row.method, row.metric].append((row, predictions))
-    rows = [row for key in sorted(panels) for row in _compared(panels[key], seed)]
-    contenders: list[Contender] = []
-    notes: list[str] = []
-    for method in sorted({row.method for row in rows}):
-        of_method, left_out = _contenders([row for row in rows if row.method == method], correction)
-        contenders += of_method
-        notes += left_out
-    return Scoreboard(rows=tuple(rows), contenders=tuple(contenders), notes=tuple(notes))
-
-
-def _row(trial: Trial, variant: str, predictions: Predictions, imagenet_top1: float | None) -> ScoreRow:
-    interval = predictions.interval()
-    logit = log_odds(trial.value, num_test=trial.num_test)
-    return ScoreRow(
-        trial=trial.id,
-        dataset=trial.dataset,
-        images=trial.features["images"],
-        backbone=trial.backbone,
-        variant=variant,
-        method=trial.method,
-        seed=trial.seed,
-        metric=trial.metric,
-        value=trial.value,
-        standard_error=interval.standard_error if interval else None,
-        interval=(interval.low, interval.high) if interval and np.isfinite(interval.low) else None,
-        interval_method=interval.method if interval else None,
-        log_odds=float(logit.values),
-        log_odds_rule=logit.rule,
-        l2=trial.chosen.get("l2"),
-        chosen=dict(trial.chosen),
-        n_test=trial.num_test,
-        converged=trial.converged,
-        imagenet_top1=imagenet_top1,
-        notes=tuple(trial.notes),
-        created=trial.created,
+        by_name = top1.get(trial.backbone)
+        row = score_row(trial, variant, predictions, top1.get(trial.features.get("weights", ""), by_name))
+        comparable[row.dataset, row.images, row.method, row.metric, row.shots or 0].append((row, predictions))
+    rows = tuple(row for key in sorted(comparable) for row in _compared(comparable[key], seed))
+    by_method = panels(rows)
+    return Scoreboard(
+        rows=rows,
+        panels=tuple(by_method),
+        contenders=tuple(contender for panel in by_method for contender in _contenders(panel, correction)),
+        notes=tuple(note for panel in by_method for note in panel.left_out),
     )
 
 
@@ -202,43 +122,28 @@ def _against_best(is_best: bool, test: Test | None, p_holm: float) -> dict[str, 
     }
 
 
-def _contenders(rows: Sequence[ScoreRow], correction: Correction) -> tuple[list[Contender], list[str]]:
-    """Contenders of one method over the datasets that all have, best first, and what was left out."""
-    cells: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[ScoreRow]]]
-    cells = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        cells[row.backbone, row.variant][row.dataset, row.images].append(row)
-    everywhere = {dataset for by_dataset in cells.values() for dataset in by_dataset}
-    shared = sorted(dataset for dataset in everywhere if all(dataset in by_dataset for by_dataset in cells.values()))
-    notes = [_left_out(dataset, rows[0].method, cells) for dataset in sorted(everywhere - set(shared))]
-    if not shared:
-        return [], notes
-    keys = sorted(cells)
-    logits_MD = np.array([[np.mean([r.log_odds for r in cells[key][d]]) for d in shared] for key in keys])
+def _contenders(panel: Panel, correction: Correction) -> list[Contender]:
+    """Contenders of one method over the datasets that all have, best first; none where they share no dataset."""
+    if not panel.datasets:
+        return []
+    logits_MD = panel.log_odds.values
     adjusted = adjusted_accuracies(logits_MD, correction=correction)
     best = int(adjusted.mean_M.argmax())
-    tests = [None if m == best else paired_t_test(logits_MD[m], logits_MD[best]) for m in range(len(keys))]
+    tests = [None if m == best else paired_t_test(logits, logits_MD[best]) for m, logits in enumerate(logits_MD)]
     corrected = holm([test.p_value if test else np.nan for test in tests])
     contenders = [
         Contender(
             backbone=backbone,
             variant=variant,
-            method=rows[0].method,
-            datasets=tuple(name for name, _ in shared),
-            imagenet_top1=next(iter(cells[backbone, variant].values()))[0].imagenet_top1,
+            method=panel.method,
+            datasets=panel.dataset_labels,
+            imagenet_top1=None if np.isnan(panel.imagenet_M[m]) else float(panel.imagenet_M[m]),
             mean_log_odds=float(logits_MD[m].mean()),
             adjusted_mean=float(adjusted.mean_M[m]),
             standard_error=None if np.isnan(adjusted.standard_error_M[m]) else float(adjusted.standard_error_M[m]),
             correction=correction,
             **_against_best(m == best, tests[m], corrected[m]),
         )
-        for m, (backbone, variant) in enumerate(keys)
+        for m, (backbone, variant) in enumerate(panel.contenders)
     ]
-    return sorted(contenders, key=lambda c: -c.adjusted_mean), notes
-
-
-def _left_out(
-    dataset: tuple[str, str], method: str, cells: Mapping[tuple[str, str], Mapping[tuple[str, str], Any]]
-) -> str:
-    lacking = sorted(" ".join(filter(None, key)) for key, by_dataset in cells.items() if dataset not in by_dataset)
-    return f"{method}: {dataset[0]} ({dataset[1][:8]}) is left out of the means: no trial of {', '.join(lacking)}"
+    return sorted(contenders, key=lambda contender: -contender.adjusted_mean)

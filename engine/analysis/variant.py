@@ -8,18 +8,21 @@ from typing import Any
 from penultimate.store.digest import digest_of
 from penultimate.store.trial import Trial
 
+OTHER_AXES = ("shots", "steps")
+"""Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""
+
 _SAME_IN_A_CELL = ("dataset", "images", "backbone")
 """Fields of a FeatureKey that say which cell of the table a trial is in, not which variant."""
 
 
-def variants(trials: Sequence[Trial], *, apart_from: Sequence[str] = ()) -> list[str]:
+def variants(trials: Sequence[Trial]) -> list[str]:
     """One label a trial, such as ``"loss=one-vs-rest, weights=1f3a9c02"``; empty where nothing sets it apart.
 
     A setting is named where two trials of the same backbone, method and images differ in it; settings that only
-    differ between datasets are not. Once a setting is named for a method, all its trials carry it. Settings in
-    ``apart_from`` are never named.
+    differ between datasets are not. Once a setting is named for a method, all its trials carry it. Those in
+    ``OTHER_AXES`` are never named.
     """
-    settings = [{name: value for name, value in _asked(t).items() if name not in apart_from} for t in trials]
+    settings = [{name: value for name, value in _asked(t).items() if name not in OTHER_AXES} for t in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for trial, asked in zip(trials, settings, strict=True):
         cells[trial.method, trial.dataset, trial.features["images"], trial.backbone].append(asked)

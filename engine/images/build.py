@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def build_image_set(
 ) -> ImageSet:
     """The ImageSet of samples already in the order of their ids; reads every sample once, for the digest."""
     digest = image_set_digest(ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, source=source)
-    ids_N: Strings = np.array(ids, dtype=np.dtypes.StringDType())
+    ids_N = cast(Strings, np.array(ids, dtype=np.dtypes.StringDType()))  # NumPy's own annotation says dtype[Any]
     return ImageSet(
         name=name,
         ids_N=ids_N,

@@ -17,7 +17,7 @@ from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.header import Size, plain_size
 from penultimate.engine.images.image_set import ImageSet, ImageSource
-from penultimate.engine.images.pillow_decoder import open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Preprocess
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
@@ -57,7 +57,7 @@ class DaliDecoder:
     """Decodes with a DALI pipeline on the CPU, which needs no GPU and no driver, and resizes with torch.
 
     DALI decodes what it decodes exactly as Pillow does: plain files as ``header.plain_size`` defines them, nearly all
-    there are. Every other kind (CMYK, palette, alpha, 16 bits, GIF, WebP, TIFF, truncated files ...) is decoded by
+    there are. Every other kind (CMYK, palette, 16 bits, GIF, WebP, TIFF, truncated files ...) is decoded by
     Pillow, or recorded as failed with Pillow's reason, and so is each image of a chunk in which DALI raises, since
     DALI does not say which image it was and its pipeline is lost. ``counts`` tells how many went which way.
 
@@ -190,7 +190,7 @@ def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
 def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:
     """``image_HWC`` as ``view`` asks, (h, w, 3), antialiased."""
     place = view.placement(*image_HWC.shape[:2])
-    if place.height * place.width > _CHUNK_PIXELS:  # a strip, of which the crop keeps little: not resized as a whole
+    if place.height * place.width > STRIP_PIXELS:
         return np.asarray(resize_with_pillow(Image.fromarray(image_HWC), view))
     image_1CHW = torch.from_numpy(np.require(image_HWC, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = torch.nn.functional.interpolate(

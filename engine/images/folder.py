@@ -1,14 +1,17 @@
 """Image folders: ``root/class/*`` and ``root/train|val|test/class/*``."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penultimate.engine.images.build import FileSource, build_image_set
-from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
-from penultimate.engine.images.splits import Allotment, allot, shares
+from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -19,9 +22,6 @@ IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in (*_JPEG, *_OTHER))
 """What counts as an image in a folder, compared in lower case."""
 
 _SUFFIXES_SHOWN = "known suffixes: " + " ".join(sorted(IMAGE_SUFFIXES))
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder name -> split."""
 
 
 def load_folder(
@@ -47,44 +47,77 @@ def load_folder(
     name = root.resolve().name if name is None else name
     if not labels:
         return _unlabelled(root, name)
+    listing = list_classes(root)
+    split_N = draw_missing_splits(
+        listing.split_N,
+        listing.labels_N,
+        listing.class_names,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    return listing.image_set(
+        name=name,
+        split_N=split_N,
+        metric=metric,
+        provenance={"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Listing:
+    """What class folders hold, before any split is drawn."""
+
+    root: Path
+
+    ids: Sequence[str]
+    """Paths relative to ``root``, sorted."""
+
+    labels_N: NDArray[np.int64]
+
+    split_N: NDArray[np.str_]
+    """As the folders say; ``train`` where they say nothing."""
+
+    class_names: Sequence[str]
+
+    def image_set(
+        self, *, name: str, split_N: NDArray[np.str_], metric: str, provenance: Mapping[str, Any]
+    ) -> ImageSet:
+        """These files with the splits drawn."""
+        given = sorted(set(self.split_N.tolist()))
+        return build_image_set(
+            name=name,
+            ids=self.ids,
+            labels_N=self.labels_N,
+            split_N=split_N,
+            class_names=self.class_names,
+            metric=metric,
+            source=FileSource(self.root, self.ids),
+            provenance={"source": "folder", "root": str(self.root.resolve()), "split_folders": given, **provenance},
+        )
+
+
+def list_classes(root: Path) -> Listing:
+    """The images below ``root/class`` or ``root/split/class``; raises as ``load_folder``."""
+    if not root.is_dir():
+        raise InputError(f"no folder {str(root)!r}" + (" (it is a file)" if root.exists() else ""))
     parts = _parts(root)
     classes = _class_folders(root, parts)
-    class_names = classes["train"]
     members = sorted(
         (id_, split, label)
-        for label, class_name in enumerate(class_names)
+        for label, class_name in enumerate(classes["train"])
         for split, names in classes.items()
         if class_name in names
         for id_ in list_images(root, f"{parts.get(split, '')}{class_name}")
     )
     if not members:
         raise InputError(_nothing_found(root, parts))
-    ids = [id_ for id_, _, _ in members]
-    labels_N = np.array([label for _, _, label in members], np.int64)
-    split_N = allot(
-        np.array([split for _, split, _ in members], SPLIT_DTYPE),
-        labels_N,
-        class_names,
-        _missing_splits(parts, val_fraction, test_fraction),
-        among="train",
-        seed=seed,
-    )
-    return build_image_set(
-        name=name,
-        ids=ids,
-        labels_N=labels_N,
-        split_N=split_N,
-        class_names=class_names,
-        metric=metric,
-        source=FileSource(root, ids),
-        provenance={
-            "source": "folder",
-            "root": str(root.resolve()),
-            "given_splits": sorted(parts),
-            "val_fraction": val_fraction,
-            "test_fraction": test_fraction,
-            "seed": seed,
-        },
+    return Listing(
+        root=root,
+        ids=[id_ for id_, _, _ in members],
+        labels_N=np.array([label for _, _, label in members], np.int64),
+        split_N=np.array([split for _, split, _ in members], SPLIT_DTYPE),
+        class_names=classes["train"],
     )
 
 
@@ -116,8 +149,8 @@ def list_images(root: Path, below: str = "") -> Iterator[str]:
 def _parts(root: Path) -> dict[str, str]:
     """Split -> ``folder/``, if the first level is made of split names; empty if it is made of classes."""
     folders = _folders(root)
-    known = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
-    parts = {SPLIT_FOLDERS[folder.lower()]: f"{folder}/" for folder in known}
+    known = [folder for folder in folders if folder.lower() in SPLIT_NAMES]
+    parts = {SPLIT_NAMES[folder.lower()]: f"{folder}/" for folder in known}
     if len(parts) < len(known):
         raise InputError(f"{str(root)!r} has several folders for one split: {', '.join(known)}")
     if "train" not in parts:
@@ -145,13 +178,6 @@ def _class_folders(root: Path, parts: dict[str, str]) -> dict[str, list[str]]:
 
 def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _missing_splits(parts: dict[str, str], val_fraction: float, test_fraction: float) -> Allotment:
-    """What is still to be drawn from train."""
-    if "val" in parts:
-        return shares()
-    return shares(val=val_fraction) if "test" in parts else shares(val=val_fraction, test=test_fraction)
 
 
 def _nothing_found(root: Path, parts: dict[str, str]) -> str:

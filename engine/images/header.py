@@ -12,7 +12,7 @@ _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xae\x42\x60\x82"
-_PNG_GRAY_AND_RGB = (0, 2)
+_PNG_PALETTE = 3
 
 
 class Size(NamedTuple):
@@ -26,8 +26,8 @@ def plain_size(data: bytes) -> Size | None:
     """Size of a *plain* image, one that every decoder decodes alike, or None for anything else.
 
     Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, of one or three components,
-    and complete 8-bit PNG files, grayscale or RGB without alpha, not interlaced. CMYK, arithmetic-coded, 12-bit,
-    palette, 16-bit, truncated, other formats and what is no image at all are not.
+    and complete 8-bit PNG files, grayscale or RGB, with or without alpha, not interlaced. CMYK, arithmetic-coded,
+    12-bit, palette, 16-bit, truncated files, other formats and what is no image at all are not.
     """
     if data.startswith(b"\xff\xd8"):
         return _plain_jpeg_size(data)
@@ -65,6 +65,6 @@ def _plain_png_size(data: bytes) -> Size | None:
     if len(data) < 45 or data[12:16] != b"IHDR" or _PNG_END not in data[-64:]:
         return None
     width, height, depth, color, _compression, _filter, interlace = struct.unpack_from(">IIBBBBB", data, 16)
-    if depth != 8 or color not in _PNG_GRAY_AND_RGB or interlace != 0 or not height or not width:
+    if depth != 8 or color == _PNG_PALETTE or interlace != 0 or not height or not width:
         return None
     return Size(height, width)

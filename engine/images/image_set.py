@@ -15,6 +15,9 @@ Strings = np.ndarray[Any, np.dtypes.StringDType]
 
 SPLITS = ("train", "val", "test")
 
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What people call a split, in lower case -> what it is called here."""
+
 SPLIT_DTYPE = np.dtype("<U5")
 """Of ``split_N``: wide enough for each of SPLITS."""
 

@@ -16,9 +16,13 @@ from penultimate.engine.images.preprocess import Preprocess
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
 
-# Pillow announces images above its MAX_IMAGE_PIXELS by a warning. Here they are recorded as failed, by ``open_image``;
-# a filter of this process, because ``warnings.catch_warnings`` is not safe among threads before Python 3.14.
+# Pillow warns of odd metadata, and of images above its MAX_IMAGE_PIXELS, which ``open_image`` records as failed. The
+# filters hold for the process, because ``warnings.catch_warnings`` is not safe among threads before Python 3.14.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+STRIP_PIXELS = 32 * 2**20
+"""A resized image of more pixels than this is not made to be cropped (96 MiB); see ``resize_with_pillow``."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -73,20 +77,26 @@ def open_image(data: bytes) -> Image.Image:
         if image.mode.startswith("I;16"):
             high = (np.asarray(image) >> 8).astype(np.uint8)
             return Image.fromarray(high).convert("RGB")
+        image.info.pop("transparency", None)  # alpha is dropped; left in, a palette's makes ``convert`` warn
         return image.convert("RGB")
 
 
 def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
     """``image`` as ``view`` asks, (h, w) pixels, antialiased.
 
-    The crop is resized alone, from its box in the original: Pillow's filters read beyond the box, so the pixels
-    are those of resizing all and cropping then, and a strip of 20,000 x 1 pixels needs no gigabytes.
+    Of a strip so long that resizing all of it would need more than ``STRIP_PIXELS``, the box that the crop keeps
+    is resized alone. Not done for every image: Pillow rounds and clips between its two passes and treats a box
+    differently, so that the pixels would not be timm's to the bit.
     """
     place = view.placement(image.height, image.width)
+    resample = _RESAMPLING[view.interpolation]
+    if place.height * place.width <= STRIP_PIXELS:
+        resized = image.resize((place.width, place.height), resample)
+        return resized.crop((place.left, place.top, place.left + view.width, place.top + view.height))
     y, x = image.height / place.height, image.width / place.width
-    box = (place.left * x, place.top * y, (place.left + view.width) * x, (place.top + view.height) * y)
-    inside = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))  # the products may round up
-    return image.resize((view.width, view.height), _RESAMPLING[view.interpolation], box=inside)
+    right, bottom = (place.left + view.width) * x, (place.top + view.height) * y
+    box = (place.left * x, place.top * y, min(right, image.width), min(bottom, image.height))  # products may round up
+    return image.resize((view.width, view.height), resample, box=box)
 
 
 def reason_of(error: Exception) -> str:

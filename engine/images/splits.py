@@ -57,3 +57,24 @@ def shares(**fractions: float) -> Allotment:
         return {split: max(1, round(count * share)) for split, share in fractions.items() if share > 0.0}
 
     return allotment
+
+
+def draw_missing_splits(
+    split_N: NDArray[np.str_],
+    labels_N: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> NDArray[np.str_]:
+    """Stratified shares of train for the splits that are not there.
+
+    ``val`` given: nothing is drawn, and without ``test`` there is none. ``train`` and ``test``: ``val`` is drawn.
+    ``train`` alone: both are.
+    """
+    given = set(split_N.tolist())
+    if "val" in given:
+        return split_N
+    wanted = shares(val=val_fraction) if "test" in given else shares(val=val_fraction, test=test_fraction)
+    return allot(split_N, labels_N, class_names, wanted, among="train", seed=seed)

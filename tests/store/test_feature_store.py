@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from conftest import FAILED, NUM_ROWS, Job
+from store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, half_precision_job, small_job
 
 from penultimate.store.errors import (
     CorruptFeaturesError,
@@ -18,9 +18,288 @@ from penultimate.store.errors import (
     InputError,
     NotAStoreError,
     StoreBusyError,
+    StoreError,
     UnknownNameError,
 )
-from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
 DECODED = np.array([row for row in range(NUM_ROWS) if row not in FAILED])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "store")
+
+
+@pytest.fixture
+def job() -> Job:
+    return small_job()
+
+
+@pytest.mark.parametrize("make_job", [small_job, half_precision_job])
+def test_every_decoded_sample_comes_back_with_its_own_features_label_id_and_split(
+    store: FeatureStore, make_job: Callable[[], Job]
+) -> None:
+    job = make_job()
+    job.write(store)
+    features = FeatureStore(store.path).read(job.key)
+    np.testing.assert_array_equal(features.features, job.features_MD[DECODED], strict=True)
+    np.testing.assert_array_equal(features.labels, job.labels_M[DECODED], strict=True)
+    assert features.ids.tolist() == [job.ids_M[row] for row in DECODED]
+    assert features.split.tolist() == [job.split_M[row] for row in DECODED]
+    assert features.failed == {job.ids_M[row]: reason for row, reason in FAILED.items()}
+    assert (features.num_rows, features.feature_dim) == (len(DECODED), job.features_MD.shape[1])
+    assert (features.class_names[1], features.metric) == ("bee", "mean_per_class")
+    assert features.provenance == {"weights": "random, seed 0"}
+
+
+def test_the_order_in_which_rows_come_changes_nothing(store: FeatureStore, job: Job, tmp_path: Path) -> None:
+    job.write(store)
+    other = FeatureStore.create(tmp_path / "other")
+    with job.writer(other) as writer:
+        job.append(writer, np.random.default_rng(2).permutation(NUM_ROWS)[:20])
+        rest = np.setdiff1d(np.arange(NUM_ROWS), np.random.default_rng(2).permutation(NUM_ROWS)[:20])
+        job.append(writer, rest[::-1])
+    assert array_files(other, job.key) == array_files(store, job.key)
+
+
+def test_plain_zarr_and_xarray_open_a_complete_key_and_see_failed_rows_as_nan(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    group = zarr.open_group(store.path, mode="r")
+    members = dict(group.members(max_depth=None))  # warns of anything that is not Zarr; warnings are errors here
+    arrays = {name.removeprefix(f"{job.key.path}/") for name, node in members.items() if isinstance(node, zarr.Array)}
+    assert arrays == {"features", "labels", "ids", "split", "failed"}
+    dataset = xarray.open_zarr(store.path / job.key.path).load()
+    assert dict(dataset.sizes) == {"sample": NUM_ROWS, "feature": job.features_MD.shape[1]}
+    np.testing.assert_array_equal(dataset["features"][DECODED], job.features_MD[DECODED])
+    assert np.isnan(dataset["features"][list(FAILED)]).all()
+    assert dataset["failed"].values[list(FAILED)].tolist() == list(FAILED.values())
+    assert dataset.attrs["penultimate"]["key"]["backbone"] == "tiny.random"
+
+
+def test_an_unfinished_key_shows_nowhere_but_among_the_incomplete(store: FeatureStore, job: Job) -> None:
+    with job.writer(store) as writer:
+        job.append(writer, np.arange(20))
+    assert store.keys() == []
+    assert not store.contains(job.key)
+    (found,) = store.incomplete()
+    assert (found.key, found.done_rows, found.num_rows) == (job.key, SHARD_ROWS, NUM_ROWS)
+    with pytest.raises(IncompleteFeaturesError, match=r"16 of 50 rows .* run `penultimate extract` again to resume"):
+        store.read(job.key)
+    with pytest.raises(FileNotFoundError):
+        zarr.open_group(store.path / job.key.path, mode="r")
+    with pytest.raises(FileNotFoundError):
+        xarray.open_zarr(store.path / job.key.path, consolidated=False)
+
+
+def test_resuming_misses_only_what_is_not_committed(store: FeatureStore, job: Job) -> None:
+    with job.writer(store) as writer:
+        job.append(writer, np.arange(SHARD_ROWS, SHARD_ROWS + 20))  # shard 1 and a part of shard 2
+    with job.writer(store) as writer:
+        assert writer.missing_shards == (0, 2, 3)
+        assert writer.missing_rows.tolist() == [*range(SHARD_ROWS), *range(2 * SHARD_ROWS, NUM_ROWS)]
+        job.append(writer, writer.missing_rows)
+        assert writer.failed == FAILED
+    assert store.keys() == [job.key]
+    with job.writer(store) as writer:
+        assert writer.is_complete
+        assert writer.missing_shards == ()
+        assert len(writer.missing_rows) == 0
+    assert not list(store.path.rglob("writer.lock"))
+
+
+def test_a_moved_store_still_opens(store: FeatureStore, job: Job, tmp_path: Path) -> None:
+    job.write(store)
+    moved = FeatureStore(shutil.move(store.path, tmp_path / "elsewhere"))
+    assert moved.keys() == [job.key]
+    np.testing.assert_array_equal(moved.read(job.key).features, job.features_MD[DECODED])
+
+
+def test_a_group_under_another_keys_name_is_refused(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    stranger = replace(job.key, preprocess="another")
+    shutil.copytree(store.path / job.key.path, store.path / stranger.path)
+    with pytest.raises(CorruptFeaturesError, match=job.key.digest):
+        store.read(stranger)
+    with pytest.raises(CorruptFeaturesError, match="move it back"):
+        store.keys()
+
+
+@pytest.mark.parametrize("change", ["images", "weights", "preprocess", "decoder", "precision"])
+def test_features_of_another_key_are_never_reused(store: FeatureStore, job: Job, change: str) -> None:
+    job.write(store)
+    other = replace(job.key, **{change: "another"})
+    assert not store.contains(other)
+    with pytest.raises(UnknownNameError, match=job.key.digest):
+        store.read(other)
+
+
+def test_paths_that_hold_no_store_are_said_to_hold_none(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "photo.jpg").touch()
+    (tmp_path / "file").touch()
+    zarr.create_group(tmp_path / "zarr")
+    for name in ("folder", "file", "zarr", "nothing"):
+        with pytest.raises(NotAStoreError):
+            FeatureStore(tmp_path / name)
+    for name in ("folder", "file", "zarr"):
+        with pytest.raises(NotAStoreError):
+            FeatureStore.create(tmp_path / name)
+    with pytest.raises(InputError, match="there is no folder"):
+        FeatureStore.create(tmp_path / "no" / "parent")
+    with pytest.raises(InputError, match="local folder"):
+        FeatureStore("s3://bucket/store")
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/sys refuses new folders on Linux, even to root")
+def test_a_place_where_nothing_may_be_written_is_wrong_input() -> None:
+    with pytest.raises(InputError, match="/sys/store cannot be used"):
+        FeatureStore.create("/sys/store")
+
+
+def test_what_cannot_belong_to_the_plan_is_refused_and_nothing_of_it_taken(store: FeatureStore, job: Job) -> None:
+    good = job.features_MD
+    with job.writer(store) as writer:
+        writer.append([0, 1], good[:2])
+        for rows, features, failed, problem in (
+            ([2, 3], good[:2, :5], {}, r"expected features of shape \(2, 8\)"),
+            ([2, 3], good[:2].astype(np.float64), {}, "dtype float32, got .* float64"),
+            ([2, 3], good[:3], {}, "expected features of shape"),
+            ([2, 2], good[:2], {}, r"rows \[2\] came more than once"),
+            ([2], good[:1], {2: "torn"}, "more than once"),
+            ([2, 1], good[:2], {}, r"rows \[1\] were not missing"),
+            ([2, NUM_ROWS], good[:2], {}, r"rows \[50\] were not missing"),
+            ([2, -1], good[:2], {}, "were not missing"),
+            ([2], good[:1], {3: ""}, "needs a reason"),
+        ):
+            with pytest.raises(InputError, match=problem):
+                writer.append(rows, features, failed)
+        job.append(writer, np.arange(2, NUM_ROWS))
+    assert store.contains(job.key)
+
+
+def test_features_that_are_not_finite_are_kept_and_counted(store: FeatureStore, job: Job) -> None:
+    features_MD = job.features_MD.copy()
+    features_MD[7, 0], features_MD[8, 1:3] = np.inf, np.nan
+    replace(job, features_MD=features_MD).write(store)
+    assert (store.info(job.key)["num_not_finite"], store.info(job.key)["num_failed"]) == (2, len(FAILED))
+    np.testing.assert_array_equal(store.read(job.key).features, features_MD[DECODED])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("feature_dim", 9, "feature_dim 8 and now has 9"),
+        ("shard_rows", 8, "shard_rows 16 and now has 8"),
+        ("metric", "top1", "metric 'mean_per_class' and now has 'top1'"),
+        ("ids", [f"other/{row}" for row in range(NUM_ROWS)], "checksums"),
+    ],
+)
+def test_resuming_with_another_plan_says_what_differs(
+    store: FeatureStore, job: Job, option: str, value: object, says: str
+) -> None:
+    with job.writer(store) as writer:
+        job.append(writer, np.arange(20))
+    with pytest.raises(InputError, match=says):
+        job.writer(store, **{option: value})
+    job.write(store)
+    assert store.contains(job.key)
+
+
+def test_one_shard_has_one_writer_and_others_may_have_the_rest(store: FeatureStore, job: Job, tmp_path: Path) -> None:
+    with job.writer(store, shard_range=range(2)) as first:
+        with pytest.raises(StoreBusyError, match=r"being written by process \d+ on .*; wait"):
+            job.writer(store)
+        with pytest.raises(StoreBusyError):
+            store.delete(job.key)
+        with job.writer(store, shard_range=range(2, 4)) as second:
+            job.append(second, second.missing_rows)
+        assert store.keys() == []
+        job.append(first, first.missing_rows)
+    whole = FeatureStore.create(tmp_path / "whole")
+    job.write(whole)
+    assert array_files(store, job.key) == array_files(whole, job.key)
+    assert store.info(job.key)["checksums"] == whole.info(job.key)["checksums"]
+
+
+def test_an_exception_lets_go_of_the_shards_and_keeps_what_is_committed(store: FeatureStore, job: Job) -> None:
+    def interrupted() -> None:
+        with job.writer(store) as writer:
+            job.append(writer, np.arange(20))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with job.writer(store) as writer:
+        assert writer.missing_shards == (1, 2, 3)
+
+
+def test_a_deleted_key_is_gone_and_can_be_written_again(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    store.delete(job.key)
+    assert store.keys() == []
+    assert not (store.path / job.key.path).exists()
+    with pytest.raises(UnknownNameError):
+        store.delete(job.key)
+    job.write(store)
+    assert store.keys() == [job.key]
+
+
+def test_a_key_is_found_by_the_start_of_its_digest_or_path(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    half_precision_job().write(store)
+    assert store.find(job.key.digest[:6]) == job.key
+    assert store.find(job.key.path) == job.key
+    for name in ("", "insects", "nothing"):
+        with pytest.raises(UnknownNameError):
+            store.find(name)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, SHARD_ROWS, 40, 1000])
+def test_batches_stream_every_row_once_and_no_more_than_asked(store: FeatureStore, job: Job, num_rows: int) -> None:
+    job.write(store)
+    features = store.read(job.key)
+    batches = list(features.batches(num_rows))
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in batches]), np.arange(features.num_rows))
+    np.testing.assert_array_equal(np.concatenate([values for _, values in batches]), features.features)
+    assert max(len(rows) for rows, _ in batches) <= num_rows
+    train = features.rows("train", "val")
+    chosen = list(features.batches(num_rows, rows=train))
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in chosen]), train)
+    np.testing.assert_array_equal(np.concatenate([values for _, values in chosen]), features.features[train])
+
+
+def test_batches_read_each_shard_once_and_only_shards_with_wanted_rows(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    features = store.read(job.key)
+    read: list[slice] = []
+
+    class Counting:
+        shape = features.array.shape
+
+        def __getitem__(self, rows: slice, /) -> object:
+            read.append(rows)
+            return features.array[rows]
+
+    counted = replace(features, array=Counting())
+    wanted = np.flatnonzero(DECODED >= 2 * SHARD_ROWS)
+    assert sum(len(rows) for rows, _ in counted.batches(3, rows=wanted)) == len(wanted)
+    assert read == [slice(2 * SHARD_ROWS, 3 * SHARD_ROWS), slice(3 * SHARD_ROWS, 4 * SHARD_ROWS)]
+
+
+def test_a_full_disk_is_one_line_and_the_key_resumable(store: FeatureStore, job: Job) -> None:
+    """A limit on file size stands in: the kernel refuses the write of the first shard as it would on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = job.writer(store)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StoreError, match="free some space and run again to resume") as caught:
+            job.append(writer, np.arange(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        writer.close()
+    assert "\n" not in str(caught.value)
+    job.write(store)
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[DECODED])

@@ -92,7 +92,23 @@ def test_seeds_of_one_backbone_share_a_contender_and_keep_their_rows(make_trial:
     assert len(board.rows) == 3
     assert len(board.contenders) == 2
     a = next(c for c in board.contenders if c.backbone == "a")
-    assert a.mean_log_odds == pytest.approx((np.log(95 / 5) + np.log(85 / 15)) / 2)
+    assert a.mean_log_odds == pytest.approx(np.log(90 / 10))  # of the mean accuracy, (95 + 85) / 2
+
+
+def test_subsets_and_smaller_budgets_have_rows_but_no_part_in_the_means(make_trial: MakeTrial) -> None:
+    def tuned(step: int, wrong: int, **settings: int) -> Trial:
+        return make_trial(
+            method="finetune", wrong=range(wrong), settings=settings, history=[{"step": step, "epoch": step / 10}]
+        )
+
+    whole = [tuned(100, 40, steps=100), tuned(400, 10, steps=400)]
+    subset = [tuned(400, 60, steps=400, shots=5)]
+    board = scoreboard([*whole, *subset])
+    assert [(row.steps, row.shots, row.is_best) for row in board.rows] == [
+        (400, None, True), (100, None, False), (400, 5, True)
+    ]  # fmt: skip
+    (only,) = board.contenders
+    assert only.mean_log_odds == pytest.approx(np.log(90 / 10))
 
 
 def test_what_did_not_converge_and_notes_reach_the_row(make_trial: MakeTrial) -> None:

@@ -1,12 +1,9 @@
 """A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from penultimate.store.feature_store import FeatureStore
@@ -48,13 +45,12 @@ class Job:
     def write(self, store: FeatureStore, **options: Any) -> None:
         """All that is missing, in batches that do not end where shards do."""
         with self.writer(store, **options) as writer:
-            missing = writer.missing
+            missing = writer.missing_rows
             for start in range(0, len(missing), 7):
                 self.append(writer, missing[start : start + 7])
 
 
-@pytest.fixture
-def job() -> Job:
+def small_job() -> Job:
     rng = np.random.default_rng(0)
     key = FeatureKey(
         dataset="insects/2024",
@@ -75,9 +71,9 @@ def job() -> Job:
     )
 
 
-@pytest.fixture
-def half_precision_job(job: Job) -> Job:
+def half_precision_job() -> Job:
     """float16 features, several labels a sample."""
+    job = small_job()
     labels_MK = np.random.default_rng(1).integers(0, 2, size=(NUM_ROWS, 5)).astype(np.uint8)
     return replace(
         job,
@@ -87,18 +83,8 @@ def half_precision_job(job: Job) -> Job:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
-    return FeatureStore.create(tmp_path / "store")
-
-
-@pytest.fixture
-def array_files() -> Callable[[FeatureStore, Job], dict[str, bytes]]:
+def array_files(store: FeatureStore, key: FeatureKey) -> dict[str, bytes]:
     """Content of every file of a key's arrays; not of the records, which hold times."""
-
-    def read(store: FeatureStore, job: Job) -> dict[str, bytes]:
-        root = store.path / job.key.path
-        files = (path for path in root.rglob("*") if path.is_file() and path.parent != root)
-        return {str(path.relative_to(root)): path.read_bytes() for path in files if path.parent.name != "commits"}
-
-    return read
+    root = store.path / key.path
+    files = (path for path in root.rglob("*") if path.is_file() and path.parent != root)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.parent.name != "commits"}

@@ -1,0 +1,171 @@
+"""Findings: trials in; every number that the report, the figures and ``penultimate analyze RUNS`` show, out."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from penultimate.engine.analysis.accuracy_table import FEWEST_MODELS, AccuracyTable
+from penultimate.engine.analysis.adjusted import Correction
+from penultimate.engine.analysis.analysis import Analysis, analyze
+from penultimate.engine.analysis.convergence import (
+    BudgetCurve,
+    Reached,
+    Speed,
+    Speedup,
+    budget_curves,
+    reached,
+    speed,
+    speedup,
+)
+from penultimate.engine.analysis.correlation import NUM_RESAMPLES
+from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
+from penultimate.engine.analysis.jsonable import jsonable
+from penultimate.engine.analysis.panel import Panel, main_rows
+from penultimate.engine.analysis.published import TRAIN_SIZES
+from penultimate.engine.analysis.scoreboard import Scoreboard, scoreboard
+from penultimate.engine.analysis.setting_pairs import SettingPair, setting_pairs
+from penultimate.store.errors import InputError
+from penultimate.store.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SizeCrossing:
+    """Where one curve of metric against images a class overtakes another on the same dataset."""
+
+    dataset: str
+    first: str
+    second: str
+    crossing: Crossing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Findings:
+    """What the trials say."""
+
+    board: Scoreboard
+    analyses: Mapping[str, Analysis]
+    """By method: correlation with ImageNet over the backbones whose ImageNet accuracy is known."""
+
+    setting_pairs: tuple[SettingPair, ...]
+    budget_curves: tuple[BudgetCurve, ...]
+    reached: tuple[Reached, ...]
+    speeds: tuple[Speed, ...]
+    speedup: Speedup | None
+    size_curves: tuple[SizeCurve, ...]
+    size_crossings: tuple[SizeCrossing, ...]
+    notes: tuple[str, ...]
+    """What was left out and why."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers as JSON can hold them."""
+        numbers: dict[str, Any] = jsonable(
+            {
+                "rows": self.board.row_dicts(),
+                "contenders": self.board.contender_dicts(),
+                "methods": {method: analysis.as_json() for method, analysis in self.analyses.items()},
+                "setting_pairs": self.setting_pairs,
+                "convergence": {
+                    "curves": self.budget_curves,
+                    "reached": self.reached,
+                    "speeds": self.speeds,
+                    "speedup": self.speedup,
+                },
+                "data_size": {"curves": self.size_curves, "crossings": self.size_crossings},
+                "not_converged": [row.trial for row in self.board.rows if not row.converged],
+                "notes": self.notes,
+            }
+        )
+        return numbers
+
+
+def find(
+    trials: Sequence[Trial],
+    *,
+    imagenet: Mapping[str, float] | None = None,
+    train_sizes: Mapping[str, int] = TRAIN_SIZES,
+    correction: Correction = "sqrt",
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Findings:
+    """Everything ``trials`` say. ``imagenet`` as in ``scoreboard``. Raises InputError where there is no trial.
+
+    The correlations and the comparisons of settings rest on the trials of whole training sets at the largest budget
+    (``panel``); all trials are on the scoreboard.
+    """
+    if not trials:
+        raise InputError("there is no trial to analyse; `penultimate probe` makes some")
+    board = scoreboard(trials, imagenet=imagenet, correction=correction, seed=seed)
+    analyses: dict[str, Analysis] = {}
+    notes = list(board.notes)
+    for panel in board.panels:
+        table = _table(panel)
+        if isinstance(table, str):
+            notes.append(table)
+            continue
+        notes += _without_imagenet(panel)
+        analyses[panel.method] = analyze(
+            table, correction=correction, train_sizes=train_sizes, seed=seed, num_resamples=num_resamples
+        )
+    budgets = budget_curves(trials)
+    when = [reached(curve) for curve in budgets]
+    sizes = size_curves(trials)
+    return Findings(
+        board=board,
+        analyses=analyses,
+        setting_pairs=tuple(setting_pairs(main_rows(board.rows))),
+        budget_curves=tuple(budgets),
+        reached=tuple(when),
+        speeds=tuple(
+            speed([each for each in when if each.method == method]) for method in sorted({each.method for each in when})
+        ),
+        speedup=speedup(when),
+        size_curves=tuple(sizes),
+        size_crossings=tuple(_size_crossings(sizes)),
+        notes=tuple(notes),
+    )
+
+
+def _table(panel: Panel) -> AccuracyTable | str:
+    """The panel's contenders of known ImageNet accuracy; or, in words, why there is nothing to correlate."""
+    known = np.flatnonzero(~np.isnan(panel.imagenet_M))
+    if len(known) < FEWEST_MODELS or not panel.datasets:
+        return (
+            f"{panel.method}: no correlation with ImageNet, which needs {FEWEST_MODELS} backbones of known ImageNet "
+            f"accuracy and a dataset they share; there are {len(known)} and {len(panel.datasets)}"
+        )
+    if np.ptp(panel.imagenet_M[known]) == 0:
+        return (
+            f"{panel.method}: no correlation with ImageNet, whose accuracy is the same for all {len(known)} backbones"
+        )
+    return AccuracyTable(
+        models=tuple(panel.contender_labels[m] for m in known),
+        datasets=panel.dataset_labels,
+        imagenet_M=panel.imagenet_M[known],
+        accuracy_MD=panel.accuracy_MD[known],
+        unit="fraction (from trials)",
+        num_test_D=panel.num_test_D,
+    )
+
+
+def _without_imagenet(panel: Panel) -> list[str]:
+    unknown = [name for name, top1 in zip(panel.contender_labels, panel.imagenet_M, strict=True) if np.isnan(top1)]
+    if not unknown:
+        return []
+    return [f"{panel.method}: {', '.join(unknown)} left out of the correlation: ImageNet accuracy not known"]
+
+
+def _size_crossings(curves: Sequence[SizeCurve]) -> list[SizeCrossing]:
+    """Between every two settings of one backbone on the same images."""
+    by_cell: defaultdict[tuple[str, str, str], list[SizeCurve]] = defaultdict(list)
+    for curve in curves:
+        by_cell[curve.images, curve.backbone, curve.metric].append(curve)
+    return [
+        SizeCrossing(dataset=first.dataset, first=first.label, second=second.label, crossing=crossing)
+        for cell in by_cell.values()
+        for first, second in combinations(cell, 2)
+        for crossing in crossings(first, second)
+    ]

@@ -1,0 +1,108 @@
+"""Panel: the scoreboard's rows of one method as a complete table, contenders by the datasets that all of them share.
+
+Rows from all training images and, for trained networks, from the largest step budget of their backbone and dataset:
+smaller budgets and subsets belong to their own curves (``convergence``, ``data_size``).
+"""
+
+# Shapes: M contenders, D datasets.
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.analysis.log_odds import LogOdds, log_odds
+from penultimate.engine.analysis.score_row import ScoreRow
+
+_Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
+"""(backbone, variant) -> (dataset, images) -> rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Panel:
+    """One method: a panel of the paper's figure 2."""
+
+    method: str
+    contenders: tuple[tuple[str, str], ...]
+    """Backbone and variant, in alphabetical order."""
+
+    datasets: tuple[tuple[str, str], ...]
+    """Name and digest of the images; empty where no dataset has all contenders."""
+
+    accuracy_MD: NDArray[np.float64]
+    """Fractions; the mean where several seeds were run."""
+
+    num_test_D: NDArray[np.float64]
+    imagenet_M: NDArray[np.float64]
+    """ImageNet top-1, a fraction; NaN where it is not known."""
+
+    left_out: tuple[str, ...]
+    """A sentence a dataset that some contender lacks."""
+
+    @property
+    def log_odds(self) -> LogOdds:
+        """(M, D)."""
+        return log_odds(self.accuracy_MD, num_test=self.num_test_D)
+
+    @property
+    def contender_labels(self) -> tuple[str, ...]:
+        """``backbone`` or ``backbone (variant)``."""
+        return tuple(f"{backbone} ({variant})" if variant else backbone for backbone, variant in self.contenders)
+
+    @property
+    def dataset_labels(self) -> tuple[str, ...]:
+        """The dataset's name, with its images' digest where two have the same name."""
+        times = Counter(name for name, _ in self.datasets)
+        return tuple(f"{name} ({images[:8]})" if times[name] > 1 else name for name, images in self.datasets)
+
+
+def panels(rows: Iterable[ScoreRow]) -> list[Panel]:
+    """One panel a method, in alphabetical order; none for a method that ran on subsets alone."""
+    by_method: defaultdict[str, list[ScoreRow]] = defaultdict(list)
+    for row in main_rows(rows):
+        by_method[row.method].append(row)
+    return [_panel(method, by_method[method]) for method in sorted(by_method)]
+
+
+def main_rows(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
+    """Those from all training images and the largest budget of their images, backbone, variant and method."""
+    known = [row for row in rows if row.shots is None]
+    largest: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    for row in known:
+        largest[_run(row)] = max(largest[_run(row)], row.steps or 0)
+    return [row for row in known if (row.steps or 0) == largest[_run(row)]]
+
+
+def _run(row: ScoreRow) -> tuple[str, ...]:
+    return (row.images, row.backbone, row.variant, row.method)
+
+
+def _panel(method: str, rows: Sequence[ScoreRow]) -> Panel:
+    cells: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[ScoreRow]]]
+    cells = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row.backbone, row.variant][row.dataset, row.images].append(row)
+    contenders = sorted(cells)
+    everywhere = sorted({dataset for by_dataset in cells.values() for dataset in by_dataset})
+    shared = [dataset for dataset in everywhere if all(dataset in cells[contender] for contender in contenders)]
+    table = [[cells[contender][dataset] for dataset in shared] for contender in contenders]
+    accuracy = [[np.mean([row.value for row in cell]) for cell in of_contender] for of_contender in table]
+    top1 = [next(iter(cells[contender].values()))[0].imagenet_top1 for contender in contenders]
+    return Panel(
+        method=method,
+        contenders=tuple(contenders),
+        datasets=tuple(shared),
+        accuracy_MD=np.array(accuracy, dtype=np.float64).reshape(len(contenders), len(shared)),
+        num_test_D=np.array(
+            [min(row.n_test for of in table for row in of[d]) for d in range(len(shared))], dtype=float
+        ),
+        imagenet_M=np.array([np.nan if top is None else top for top in top1]),
+        left_out=tuple(_left_out(dataset, method, cells) for dataset in everywhere if dataset not in shared),
+    )
+
+
+def _left_out(dataset: tuple[str, str], method: str, cells: _Cells) -> str:
+    lacking = sorted(" ".join(filter(None, key)) for key, by_dataset in cells.items() if dataset not in by_dataset)
+    return f"{method}: {dataset[0]} ({dataset[1][:8]}) is left out of the means: no trial of {', '.join(lacking)}"

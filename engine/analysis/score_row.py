@@ -1,0 +1,100 @@
+"""ScoreRow: one trial on the scoreboard."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.predictions import Predictions
+from penultimate.store.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRow:
+    """One trial on the scoreboard. Accuracies, errors and intervals are fractions; None is "not known"."""
+
+    trial: str
+    """The trial's id."""
+
+    dataset: str
+    images: str
+    """Digest of the images: rows are compared only where it is the same."""
+
+    backbone: str
+    variant: str
+    """What sets this trial apart from others of the same backbone, method and images; empty where nothing does."""
+
+    method: str
+    shots: int | None
+    """Training images a class (``settings["shots"]``); None where all were used."""
+
+    steps: int | None
+    """Step at the end of the history of a trained network; None for a probe."""
+
+    seed: int
+    metric: str
+    value: float
+    standard_error: float | None
+    """Over test samples."""
+
+    interval: tuple[float, float] | None
+    """95 %, over test samples."""
+
+    interval_method: str | None
+    log_odds: float
+    log_odds_rule: str
+    adjusted_log_odds: float | None = None
+    """Less the mean of the rows compared with; None where there is no other."""
+
+    l2: float | None
+    """Chosen on val; None for a method without it."""
+
+    chosen: Mapping[str, float]
+    n_test: int
+    converged: bool
+    imagenet_top1: float | None
+    is_best: bool = True
+    ties_with_best: bool = True
+    """Not significantly different from the best: p > 0.05, uncorrected as in the paper; True for the best."""
+
+    p_value: float | None = None
+    """Against the best, two-sided; None for the best itself or where the samples cannot be paired."""
+
+    p_value_holm: float | None = None
+    """``p_value`` by Holm over all rows compared with the best."""
+
+    test: str | None = None
+    notes: tuple[str, ...]
+    created: str
+
+
+def score_row(trial: Trial, variant: str, predictions: Predictions, imagenet_top1: float | None) -> ScoreRow:
+    """The row of ``trial`` before it is compared with any other."""
+    interval = predictions.interval()
+    logit = log_odds(trial.value, num_test=trial.num_test)
+    return ScoreRow(
+        trial=trial.id,
+        dataset=trial.dataset,
+        images=trial.features["images"],
+        backbone=trial.backbone,
+        variant=variant,
+        method=trial.method,
+        shots=trial.settings.get("shots"),
+        steps=trial.history[-1].get("step") if trial.history else None,
+        seed=trial.seed,
+        metric=trial.metric,
+        value=trial.value,
+        standard_error=interval.standard_error if interval else None,
+        interval=(interval.low, interval.high) if interval and np.isfinite(interval.low) else None,
+        interval_method=interval.method if interval else None,
+        log_odds=float(logit.values),
+        log_odds_rule=logit.rule,
+        l2=trial.chosen.get("l2"),
+        chosen=dict(trial.chosen),
+        n_test=trial.num_test,
+        converged=trial.converged,
+        imagenet_top1=imagenet_top1,
+        notes=tuple(trial.notes),
+        created=trial.created,
+    )

@@ -1,0 +1,132 @@
+"""CIFAR-10 (Krizhevsky 2009), from the python pickles that torchvision unpacks or from image folders.
+
+Train and test are given; val is a seeded, stratified tenth of train (5,000 of 50,000, as the paper's follow-ups
+have it); top-1 accuracy.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.folder import list_classes
+from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.splits import draw_missing_splits
+from penultimate.store.errors import InputError
+
+# Shapes: N samples.
+
+BATCHES_FOLDER = "cifar-10-batches-py"
+VAL_FRACTION = 0.1
+_BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+
+
+def load_cifar10(root: Path, *, seed: int = 0) -> ImageSet:
+    """``root`` is or holds ``cifar-10-batches-py``, or holds ``train/<class>/`` and ``test/<class>/`` of images.
+
+    Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
+    archive is not unpacked. Raises InputError if there is neither layout.
+    """
+    for folder in (root, root / BATCHES_FOLDER):
+        if (folder / "batches.meta").is_file():
+            return _from_pickles(folder, seed=seed)
+    if not (root / "train").is_dir() or not (root / "test").is_dir():
+        raise InputError(
+            f"no CIFAR-10 at {str(root)!r}: expected {BATCHES_FOLDER}/ or train/<class>/ and test/<class>/ "
+            "(an archive must be unpacked first)"
+        )
+    listing = list_classes(root)
+    split_N = _with_val(listing.split_N, listing.labels_N, listing.class_names, seed)
+    return listing.image_set(name="cifar10", split_N=split_N, metric="top1", provenance={"seed": seed})
+
+
+class ArraySource:
+    """Samples that are pixels in memory."""
+
+    def __init__(self, images_NHWC: NDArray[np.uint8]) -> None:
+        """RGB, in the order of the samples."""
+        self.images_NHWC = images_NHWC
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """See ``ImageSource.read``."""
+        pixels: NDArray[np.uint8] = self.images_NHWC[index]
+        return pixels
+
+
+def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
+    class_names = [str(name) for name in _unpickle(folder / "batches.meta", "label_names")]
+    ids: list[str] = []
+    labels: list[int] = []
+    images = []
+    for split, names in _BATCHES.items():
+        of_split = [int(label) for name in names for label in _unpickle(folder / name, "labels")]
+        ids += [f"{split}/{class_names[label]}/{position:05d}" for position, label in enumerate(of_split)]
+        labels += of_split
+        images += [_pixels(folder / name) for name in names]
+    images_NHWC = np.concatenate(images)
+    if len(images_NHWC) != len(ids):
+        raise InputError(f"{str(folder)!r} has {len(images_NHWC)} images but {len(ids)} labels")
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ids = [ids[position] for position in order]
+    labels_N = np.array(labels, np.int64)[order]
+    given_N = np.array([id_.split("/")[0] for id_ in ids], SPLIT_DTYPE)
+    return build_image_set(
+        name="cifar10",
+        ids=ids,
+        labels_N=labels_N,
+        split_N=_with_val(given_N, labels_N, class_names, seed),
+        class_names=class_names,
+        metric="top1",
+        source=ArraySource(images_NHWC[order]),
+        provenance={"source": BATCHES_FOLDER, "root": str(folder.resolve()), "seed": seed},
+    )
+
+
+def _with_val(
+    split_N: NDArray[np.str_], labels_N: NDArray[np.int64], class_names: Sequence[str], seed: int
+) -> NDArray[np.str_]:
+    return draw_missing_splits(split_N, labels_N, class_names, val_fraction=VAL_FRACTION, test_fraction=0.0, seed=seed)
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """(N, 32, 32, 3); on disk a row is 1,024 red, then green, then blue values."""
+    data = np.asarray(_unpickle(path, "data"))
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
+        raise InputError(f"{str(path)!r} should hold uint8 of shape (N, 3072), not {data.dtype} of {data.shape}")
+    images_NHWC: NDArray[np.uint8] = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return images_NHWC
+
+
+_RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # have no public name
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 wrote them, the published files among them
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.numeric", "_frombuffer"): _FROMBUFFER,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Rebuilds NumPy arrays and plain values, and refuses to call anything else a pickle may name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10's files do not")
+        return _ALLOWED[module, name]
+
+
+def _unpickle(path: Path, key: str) -> Any:
+    """One entry of a batch file; the files were written by Python 2, whose strings are read as latin-1."""
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        return content[key]
+    except FileNotFoundError as error:
+        raise InputError(f"CIFAR-10 lacks the file {str(path)!r}") from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        raise InputError(f"{str(path)!r} is not a CIFAR-10 file with {key!r}: {error!r}") from error

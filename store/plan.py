@@ -1,0 +1,80 @@
+"""Plan: what every writer of a key must agree on."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.store import layout
+from penultimate.store.errors import InputError
+from penultimate.store.key import FeatureKey
+from penultimate.store.layout import Strings
+
+# Shapes: M samples of the ImageSet, K classes.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Plan:
+    """What every writer of a key must agree on, now and after a restart."""
+
+    key: FeatureKey
+    ids_M: Strings
+    labels_M: NDArray[np.int64] | NDArray[np.uint8]
+    split_M: Strings
+    class_names: tuple[str, ...]
+    metric: str
+    feature_dim: int
+
+    shard_rows: int
+    """Rows a shard; a multiple of the rows a chunk, or fewer than those."""
+
+    def __post_init__(self) -> None:
+        lengths = len(self.ids_M), len(self.labels_M), len(self.split_M)
+        if len(set(lengths)) != 1 or 0 in lengths:
+            raise InputError(f"expected as many labels and splits as ids and at least one, got {lengths}")
+        if self.key.dtype not in ("float32", "float16"):
+            raise InputError(f"features are stored as 'float32' or 'float16', got dtype {self.key.dtype!r}")
+        if self.shard_rows < 1 or self.shard_rows % self.chunk_rows:
+            raise InputError(f"shard_rows must be a multiple of {layout.CHUNK_ROWS} or less, got {self.shard_rows}")
+
+    @property
+    def num_rows(self) -> int:
+        """M."""
+        return len(self.ids_M)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of one chunk inside a shard."""
+        return min(layout.CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards hold all rows."""
+        return layout.num_shards(self.num_rows, self.shard_rows)
+
+    def rows(self, shard: int) -> range:
+        """Rows of one shard."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+
+    def ids_checksum(self, shard: int) -> str:
+        """Which samples the rows of one shard are."""
+        rows = self.rows(shard)
+        return layout.values_checksum(self.ids_M[rows.start : rows.stop])
+
+    def content(self) -> dict[str, Any]:
+        """JSON-able: what is written down at the start and compared at a restart."""
+        return {
+            "format": layout.FORMAT_VERSION,
+            "key": asdict(self.key),
+            "num_rows": self.num_rows,
+            "feature_dim": self.feature_dim,
+            "shard_rows": self.shard_rows,
+            "class_names": list(self.class_names),
+            "metric": self.metric,
+            "checksums": {
+                layout.IDS: layout.values_checksum(self.ids_M),
+                layout.LABELS: layout.values_checksum(self.labels_M),
+                layout.SPLIT: layout.values_checksum(self.split_M),
+            },
+        }

@@ -1,0 +1,37 @@
+"""An extraction in a process of its own: ``fake_extract.py STORE FIRST_SHARD STOP_SHARD``; says each batch it has done.
+
+The features are those of ``store_cases.small_job``, so that any number of such processes must make the same store.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from penultimate.store.errors import StoreError
+from penultimate.store.feature_store import FeatureStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from store_cases import small_job
+
+
+def main() -> int:
+    store, first, stop = FeatureStore(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    job = small_job()
+    try:
+        with job.writer(store, shard_range=range(first, stop)) as writer:
+            print("missing", *writer.missing_shards, flush=True)
+            for rows in np.array_split(writer.missing_rows, max(1, len(writer.missing_rows) // 4)):
+                job.append(writer, rows)
+                print("done", len(rows), flush=True)
+                if sys.stdin.readline() == "":
+                    return 3
+    except StoreError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

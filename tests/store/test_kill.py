@@ -1,0 +1,177 @@
+"""Killed at any moment and run again, a store holds what an uninterrupted run holds."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_cases import Job, array_files, small_job
+
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.objects import LocalObjects
+from penultimate.store.verify import verify
+
+SCRIPT = Path(__file__).with_name("fake_extract.py")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing that handles ordinary errors may handle it."""
+
+
+class DyingObjects(LocalObjects):
+    """A local folder whose writer dies at the nth change it makes, before or after the change is made."""
+
+    def __init__(self, root: Path, *, at: int, after: bool) -> None:
+        super().__init__(root)
+        self._changes_left = at
+        self._after = after
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self._changes_left -= 1
+        if self._changes_left < 0 and not self._after:
+            raise Killed
+        yield
+        if self._changes_left < 0:
+            raise Killed
+
+    def put(self, name: str, content: bytes) -> None:
+        with self._change():
+            super().put(name, content)
+
+    def delete(self, name: str) -> None:
+        with self._change():
+            super().delete(name)
+
+    def delete_folder(self, folder: str) -> None:
+        with self._change():
+            super().delete_folder(folder)
+
+    def delete_leftovers(self, folder: str) -> None:
+        with self._change():
+            super().delete_leftovers(folder)
+
+    def make_durable(self, name: str) -> None:
+        with self._change():
+            super().make_durable(name)
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return small_job()
+
+
+@pytest.fixture(scope="module")
+def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of an uninterrupted run."""
+    store = FeatureStore.create(tmp_path_factory.mktemp("uninterrupted") / "store")
+    job.write(store)
+    return array_files(store, job.key)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_dying_at_each_single_change_leaves_a_key_that_resumes_to_the_same_files(
+    job: Job, expected: dict[str, bytes], tmp_path: Path, after: bool
+) -> None:
+    for at in itertools.count():
+        store = FeatureStore.create(tmp_path / str(at))
+        store.objects = DyingObjects(store.path, at=at, after=after)
+        try:
+            job.write(store)
+            break
+        except Killed:
+            survivor = FeatureStore(store.path)
+            assert verify(survivor) == []  # of what is committed; also where the kill came after the last change
+            job.write(survivor)
+            assert array_files(survivor, job.key) == expected, f"died at change {at}"
+            assert verify(survivor) == []
+    assert at > 30  # columns, plan, four shards with their records, failed, group: every one was tried
+
+
+def test_dying_while_a_key_is_deleted_never_leaves_one_that_looks_complete(job: Job, tmp_path: Path) -> None:
+    for at in range(3):
+        store = FeatureStore.create(tmp_path / str(at))
+        job.write(store)
+        store.objects = DyingObjects(store.path, at=at, after=True)
+        with pytest.raises(Killed):
+            store.delete(job.key)
+        survivor = FeatureStore(store.path)
+        assert survivor.keys() == []
+        job.write(survivor)
+        assert verify(survivor) == []
+
+
+def start(store: FeatureStore, first: int = 0, stop: int = 4) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(SCRIPT), str(store.path), str(first), str(stop)]
+    pipe: Any = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def lines(process: "subprocess.Popen[str]", number: int) -> list[str]:
+    """That many lines of the process, letting it go on after each batch but the last."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    read = []
+    for count in range(number):
+        read.append(process.stdout.readline())
+        if count and count < number - 1:
+            process.stdin.write("\n")
+            process.stdin.flush()
+    return read
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate("\n" * 100, timeout=60)
+    return process.returncode, out, err
+
+
+def test_sigkill_in_the_middle_and_running_again_gives_the_files_of_an_uninterrupted_run(
+    job: Job, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with start(store) as process:
+        assert lines(process, 7)[0] == "missing 0 1 2 3\n"
+        process.kill()
+    assert process.returncode == -9
+    (begun,) = store.incomplete()
+    assert 0 < begun.done_rows < begun.num_rows
+    root = store.path / job.key.path
+    committed = {path: path.stat().st_mtime_ns for path in root.glob("features/commits/?.json")}
+    with start(store) as process:
+        code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert out.startswith("missing 1 2 3\n")
+    assert {path: path.stat().st_mtime_ns for path in committed} == committed  # none was computed twice
+    assert array_files(store, job.key) == expected
+
+
+def test_a_second_process_is_told_who_writes_and_a_killed_one_leaves_no_claim(job: Job, tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with start(store) as holder:
+        lines(holder, 2)
+        with start(store) as second:
+            code, _, err = finish(second)
+        assert code == 1
+        assert err.startswith("StoreBusyError")
+        assert f"process {holder.pid} on" in err
+        assert "wait for it to end" in err
+        holder.kill()
+    with job.writer(store) as writer:
+        assert writer.missing_shards
+
+
+def test_two_processes_on_disjoint_shards_make_the_store_of_one(
+    job: Job, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with start(store, 0, 2) as first, start(store, 2, 4) as second:
+        lines(first, 2)
+        lines(second, 2)
+        assert finish(first)[0] == finish(second)[0] == 0
+    assert array_files(store, job.key) == expected
+    assert store.keys() == [job.key]
+    assert not list(store.path.rglob("writer.lock"))
