@@ -1,21 +1,34 @@
-"""Which networks there are: patterns into names, and a row a name for listings."""
+"""Which networks there are: patterns and sets into names, and a row a name for listings."""
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from penultimate.engine.backbones.networks import HUB_PREFIXES, check_name, create_network
+from penultimate.engine.backbones.imagenet import Accuracy
+from penultimate.engine.backbones.kornblith16 import KORNBLITH16
+from penultimate.engine.backbones.networks import HUB_PREFIXES, OUR_CONFIGS, check_name, create_network, full_name
 from penultimate.engine.backbones.weights import classifier_names
 from penultimate.store.errors import InputError, UnknownNameError
+
+SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
+"""Name -> networks with their default weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRow:
     """What a listing says of one network."""
 
-    name: str
+    model: str
+    """As asked for."""
+
+    weights: str | None
+    """``arch.tag`` of the weights that name stands for; None where none are published."""
+
     input_size: int | None
     """Pixels of the (square) input's height; None where timm keeps no configuration for the network."""
 
@@ -25,44 +38,108 @@ class ModelRow:
     parameters: int | None
     """Without the classifier; None where the network was not built for the listing."""
 
+    imagenet_top1: float | None
+    """Of those weights, a fraction; None where it is not in the table."""
+
+    imagenet_source: str | None
+    """Where that is printed."""
+
+    network: str | None
+    """The paper's name of it, if it is one of its sixteen."""
+
+    penultimate: str | None
+    """Module whose spatial mean is the feature, of the paper's sixteen."""
+
+    switches: tuple[str, ...]
+    """Of those the paper studies, the ones this network has; empty for networks that are not in the paper."""
+
 
 def match_models(patterns: Iterable[str]) -> list[str]:
-    """Names for exact names, globs over timm's names, and files that list either, in order, each once.
+    """Names for exact names, globs, names of sets, and files that list any of these, in order, each once.
 
-    A glob with a dot matches ``arch.tag`` of pretrained weights, one without matches architectures. A file is
-    a path that exists and ends in ``.txt``: a name or glob a line, ``#`` begins a comment.
+    A glob with a dot matches ``arch.tag`` of published weights, one without matches architectures. For files see
+    ``model_set``.
 
-    Raises UnknownNameError for a name timm does not have, InputError for a glob or file that gives none.
+    Raises UnknownNameError for a name that is not known, InputError for a file that gives none.
     """
     names = [name for pattern in patterns for name in _matched(pattern)]
     return list(dict.fromkeys(names))
 
 
-def describe(name: str) -> ModelRow:
+def model_set(name: str) -> list[str]:
+    """The networks of a set of ours, or of a user's file.
+
+    A file is ``.txt`` (a name or glob a line, ``#`` begins a comment), ``.csv`` (column ``model``) or ``.yaml``
+    (a list, or a list under ``models``). Raises UnknownNameError or InputError.
+    """
+    if name in SETS:
+        return list(SETS[name])
+    path = Path(name)
+    if path.suffix not in _READERS:
+        raise UnknownNameError("set of networks", name, [*SETS, *(f"FILE{suffix}" for suffix in _READERS)])
+    return match_models(_listed_in(path))
+
+
+def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
     """Build ``name`` without memory (torch's meta device) and read off its sizes; well under a second."""
     with torch.device("meta"):
         model = create_network(name)
     classifier = classifier_names(model)
-    return ModelRow(
-        name=name,
+    return _row(
+        name,
+        full_name(name, model),
+        imagenet,
         input_size=model.pretrained_cfg["input_size"][1],
         feature_dim=model.head_hidden_size,
         parameters=sum(p.numel() for key, p in model.named_parameters() if key not in classifier),
     )
 
 
-def listed(name: str) -> ModelRow:
+def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
     """As ``describe``, from the registry alone: instant, without the sizes that need the network."""
     from timm.models import get_pretrained_cfg
 
     check_name(name)
-    config = None if name.startswith(HUB_PREFIXES) else get_pretrained_cfg(name)
-    return ModelRow(name=name, input_size=config.input_size[1] if config else None, feature_dim=None, parameters=None)
+    arch, _, tag = name.partition(".")
+    if name.startswith(HUB_PREFIXES):
+        return _row(name, name, imagenet)
+    if arch in OUR_CONFIGS:
+        config = OUR_CONFIGS[arch]
+        return _row(name, f"{arch}.{config['tag']}", imagenet, input_size=config["input_size"][1])
+    found = get_pretrained_cfg(name)
+    tag = tag or (found.tag if found else "") or ""
+    size = found.input_size[1] if found else None
+    return _row(name, f"{arch}.{tag}" if tag else None, imagenet, input_size=size)
+
+
+def _row(
+    name: str,
+    weights: str | None,
+    imagenet: Mapping[str, Accuracy],
+    *,
+    input_size: int | None = None,
+    feature_dim: int | None = None,
+    parameters: int | None = None,
+) -> ModelRow:
+    paper = next((network for network in KORNBLITH16 if network.model == weights), None)
+    accuracy = imagenet.get(weights or name)
+    return ModelRow(
+        model=name,
+        weights=weights,
+        input_size=input_size,
+        feature_dim=feature_dim,
+        parameters=parameters,
+        imagenet_top1=accuracy.top1 if accuracy else None,
+        imagenet_source=accuracy.source if accuracy else None,
+        network=paper.paper_name if paper else None,
+        penultimate=paper.penultimate if paper else None,
+        switches=paper.switches if paper else (),
+    )
 
 
 def _matched(pattern: str) -> list[str]:
-    if pattern.endswith(".txt"):
-        return _from_file(Path(pattern))
+    if pattern in SETS or Path(pattern).suffix in _READERS:
+        return model_set(pattern)
     if any(c in pattern for c in "*?[") and not pattern.startswith(HUB_PREFIXES):
         return _from_glob(pattern)
     check_name(pattern)
@@ -72,18 +149,55 @@ def _matched(pattern: str) -> list[str]:
 def _from_glob(pattern: str) -> list[str]:
     import timm
 
-    names: list[str] = timm.list_models(pattern, pretrained="." in pattern)
+    with_tag = "." in pattern
+    own = [f"{arch}.{config['tag']}" if with_tag else arch for arch, config in OUR_CONFIGS.items()]
+    names: list[str] = timm.list_models(pattern, pretrained=with_tag)
+    names += [name for name in own if fnmatchcase(name, pattern)]
     if not names:
         raise UnknownNameError("model like", pattern, timm.list_models())
     return names
 
 
-def _from_file(path: Path) -> list[str]:
+def _listed_in(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        names = _READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"list of models {path} cannot be read: {error}") from error
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    if not any(lines):
-        raise InputError(f"list of models {path} is empty; expected a name or glob a line")
-    return match_models(line for line in lines if line)
+    except ValueError as error:
+        raise InputError(f"list of models {path}: {' '.join(str(error).split())}") from error
+    if not names:
+        raise InputError(f"list of models {path} is empty; expected names such as resnet50.tv_in1k")
+    return names
+
+
+def _from_text(text: str) -> list[str]:
+    return [name for line in text.splitlines() if (name := line.partition("#")[0].strip())]
+
+
+def _from_csv(text: str) -> list[str]:
+    reader = csv.DictReader(text.splitlines())
+    if "model" not in (reader.fieldnames or []):
+        raise ValueError(f"expected a column model, it has {', '.join(reader.fieldnames or []) or 'none'}")
+    return [row["model"] for row in reader]
+
+
+def _from_yaml(text: str) -> list[str]:
+    import yaml
+
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    names = value.get("models") if isinstance(value, dict) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("expected a list of names, or one under `models`")
+    return names
+
+
+_READERS: dict[str, Callable[[str], list[str]]] = {
+    ".txt": _from_text,
+    ".csv": _from_csv,
+    ".yaml": _from_yaml,
+    ".yml": _from_yaml,
+}
+"""Suffix of a list of networks -> what reads it; ValueError for one that is not a list."""

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,8 +15,24 @@ TABLE = "imagenet_top1.csv"
 ``img_size`` is the network's input size, one row a model: other test sizes are other numbers."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """Of one set of weights on the ImageNet validation set."""
+
+    top1: float
+    """A fraction."""
+
+    source: str
+    """Where it was printed and when it was copied, or the user's file."""
+
+
 def imagenet_top1(overrides: Path | None = None) -> Mapping[str, float]:
-    """Backbone name -> ImageNet validation top-1 as a fraction; random and fine-tuned weights are not in it.
+    """Backbone name -> ImageNet validation top-1 as a fraction; see ``imagenet_table``."""
+    return {model: accuracy.top1 for model, accuracy in imagenet_table(overrides).items()}
+
+
+def imagenet_table(overrides: Path | None = None) -> Mapping[str, Accuracy]:
+    """Backbone name -> accuracy of its weights; random and fine-tuned weights are not in it.
 
     ``overrides`` is a CSV with columns ``model`` and ``top1`` (per cent), for example of what
     ``penultimate imagenet-eval`` measured: its rows come before the table's. Raises InputError if it is not that.
@@ -30,12 +47,16 @@ def imagenet_top1(overrides: Path | None = None) -> Mapping[str, float]:
     return rows | _rows(lines, str(overrides))
 
 
-def _rows(lines: Iterable[str], origin: str) -> dict[str, float]:
+def _rows(lines: Iterable[str], origin: str) -> dict[str, Accuracy]:
     reader = csv.DictReader(lines)
     columns = reader.fieldnames or []
     if "model" not in columns or "top1" not in columns:
         raise InputError(f"{origin} must have columns model and top1 (per cent), it has {', '.join(columns) or 'none'}")
-    return {row["model"]: _fraction(row, origin) for row in reader}
+    return {row["model"]: Accuracy(top1=_fraction(row, origin), source=_source(row, origin)) for row in reader}
+
+
+def _source(row: Mapping[str, str], origin: str) -> str:
+    return f"{row['source']}, copied {row['copied']}" if row.get("source") and row.get("copied") else origin
 
 
 def _fraction(row: Mapping[str, str], origin: str) -> float:

@@ -1,0 +1,69 @@
+"""``penultimate models``: which networks there are, how large, how good on ImageNet."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penultimate.cli.output import print_json, print_table
+from penultimate.engine.backbones.catalog import ModelRow, describe, listed, match_models, model_set
+from penultimate.engine.backbones.imagenet import imagenet_table
+
+_COLUMNS = {
+    "network": "network",
+    "model": "model",
+    "input_size": "input px",
+    "feature_dim": "dim",
+    "parameters": "parameters",
+    "imagenet": "ImageNet %",
+    "penultimate": "penultimate",
+    "switches": "switches",
+}
+_BUILT = 40
+"""Up to so many networks are built to read off their sizes, at a fraction of a second each."""
+
+
+def models(
+    pattern: Annotated[
+        list[str] | None, typer.Argument(metavar="PATTERN...", help="Names, globs, or files that list them.")
+    ] = None,
+    set_: Annotated[
+        str | None, typer.Option("--set", help="A set of networks: kornblith16, or a .txt, .csv or .yaml file.")
+    ] = None,
+    sizes: Annotated[
+        bool | None,
+        typer.Option(help=f"Build each network for its dimension and parameters; by default for up to {_BUILT}."),
+    ] = None,
+    imagenet: Annotated[
+        Path | None, typer.Option(help="CSV with columns model and top1 (per cent), before the table that comes along.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
+        False
+    ),
+) -> None:
+    """List networks by name, glob or set: input size, feature dimension, parameters without the classifier, ImageNet.
+
+    Any network of timm is one; a name is `arch` or `arch.tag`. Without a pattern or a set, all architectures.
+
+    \b
+    penultimate models --set kornblith16
+    penultimate models 'resnet50.*' 'tf_efficientnet_lite*'
+    penultimate models --json 'vit_small*'
+    """
+    names = list(dict.fromkeys([*(model_set(set_) if set_ else []), *match_models(pattern or [])]))
+    if not pattern and not set_:
+        names = match_models(["*"])
+    describes = len(names) <= _BUILT if sizes is None else sizes
+    table = imagenet_table(imagenet)
+    rows = [describe(name, table) if describes else listed(name, table) for name in names]
+    if json:
+        print_json([asdict(row) for row in rows])
+        return
+    cells = [_cells(row) for row in rows]
+    print_table(cells, {field: heading for field, heading in _COLUMNS.items() if any(row[field] for row in cells)})
+
+
+def _cells(row: ModelRow) -> dict[str, Any]:
+    percent = None if row.imagenet_top1 is None else f"{100 * row.imagenet_top1:.2f}"
+    return asdict(row) | {"imagenet": percent, "switches": ", ".join(row.switches)}
