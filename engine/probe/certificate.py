@@ -4,19 +4,19 @@ With shares s_i (1/N, or sample weights over their sum), mu = l2 / sum of weight
 z_i = W x_i + b, the primal is P(W, b) = sum s_i f_i(z_i) + mu/2 ||W||^2. By Fenchel duality every choice of a_i with
 sum s_i a_i = 0 bounds it from below by D(a) = -sum s_i f_i*(a_i) - ||sum s_i a_i x_i||^2 / (2 mu).
 
-Take a_i = r_i, the residual f_i'(z_i). If the bias gradient is zero then a is feasible, f_i(z_i) + f_i*(r_i) = z_i . r_i,
-and the gap P - D comes to ||gradient by W||^2 / (2 mu) exactly. For softmax, r = p - y: the dual point is the model's
-own probabilities.
+Take a_i = r_i, the residual f_i'(z_i). If the bias gradient is zero then a is feasible, f_i(z_i) + f_i*(r_i) =
+z_i . r_i, and the gap P - D comes to ||gradient by W||^2 / (2 mu) exactly. For softmax, r = p - y: the dual point is
+the model's own probabilities.
 
-A bias gradient g that is not quite zero is repaired: a_i = r_i + d_i with sum s_i d_i = -g. With B = sum s_i f_i'' and
-d_i = f_i'' c, B c = -g, the point p + d stays in the simplex while |c_k - mean c| <= 1, and the change of f* beyond first
-order, a Kullback-Leibler divergence, is at most its chi-square q = c . B c = -c . g, so that
+A bias gradient g that is not quite zero is repaired: a_i = r_i + d_i with sum s_i d_i = -g. With B = sum s_i f_i''
+and d_i = f_i'' c, B c = -g, the point p + d stays in the simplex while |c_k - mean c| <= 1, and the change of f*
+beyond first order, a Kullback-Leibler divergence, is at most its chi-square q = c . B c = -c . g, so that
 
     gap <= ||sum s_i (r_i + d_i) x_i + mu W||^2 / (2 mu) + q.
 
-The vector in it is also the right-hand side that Newton's equations have once the bias has moved by c: one product with
-the features serves both. The squared hinge has f*(a) = -|a| + a^2/4 on the sign of -y: there the residuals of the positives
-are scaled to balance the negatives', which keeps the signs, and q = sum s_i d_i^2 / 4.
+The vector in it is also the right-hand side that Newton's equations have once the bias has moved by c: one product
+with the features serves both. The squared hinge has f*(a) = -|a| + a^2/4 on the sign of -y: there the residuals of
+the positives are scaled to balance the negatives', which keeps the signs, and q = sum s_i d_i^2 / 4.
 """
 
 from dataclasses import dataclass

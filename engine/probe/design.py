@@ -54,7 +54,9 @@ def fast_low_precision(device: torch.device) -> torch.dtype | None:
 class Design:
     """Turned features with their products; what the solver needs of the data, apart from labels."""
 
-    def __init__(self, features_ND: Tensor, *, share_N: Tensor | None, dtype: torch.dtype, low: torch.dtype | None) -> None:
+    def __init__(
+        self, features_ND: Tensor, *, share_N: Tensor | None, dtype: torch.dtype, low: torch.dtype | None
+    ) -> None:
         """``share_N``: float64 weights of the samples, summing to 1, or None where all count alike."""
         self.share_N = share_N
         self.basis, turned_NR = turn(features_ND.to(dtype), share_N)
@@ -69,6 +71,14 @@ class Design:
         self.penalised_R = torch.ones(columns, dtype=dtype, device=features_ND.device)
         self.penalised_R[rank] = 0
         self.root_mean_square = float(self.scale_R.double().sum().sqrt())
+
+    def turned(self, weight_KD: Tensor, bias_K: Tensor) -> Tensor:
+        """Weights (K, R) of the turned design that score as these do; the part no feature sees is dropped."""
+        weight_KD = weight_KD.to(self.matrix_NR.device).double()
+        weight_KR = torch.zeros(len(weight_KD), self.matrix_NR.shape[1], dtype=torch.float64, device=weight_KD.device)
+        weight_KR[:, : self.bias_column] = weight_KD @ self.basis.turn_DR.double()
+        weight_KR[:, self.bias_column] = bias_K.to(weight_KD) + weight_KD @ self.basis.mean_D.double()
+        return weight_KR
 
     @property
     def num_rows(self) -> int:
@@ -100,7 +110,8 @@ class Design:
 
     def low_scores(self, direction_MR: Tensor) -> Tensor:
         """As ``scores``, at the precision of Hessian products."""
-        return (direction_MR.to(self.low_NR.dtype) @ self.low_NR.T).to(self.matrix_NR.dtype)
+        scores_MN: Tensor = direction_MR.to(self.low_NR.dtype) @ self.low_NR.T
+        return scores_MN.to(self.matrix_NR.dtype)
 
     def low_gather(self, change_MN: Tensor) -> Tensor:
         """As ``gather``, at the precision of Hessian products, in the main dtype."""
@@ -129,35 +140,31 @@ class Design:
 
 
 def turn(features_ND: Tensor, share_N: Tensor | None) -> tuple[Basis, Tensor]:
-    """The eigenbasis of the weighted covariance, or of the Gram matrix when N < D, and the features in it.
+    """An orthonormal basis of all that the features span, in which their covariance is near diagonal, and them in it.
 
-    Directions whose variance is below rounding of the largest are left out: no weight can act through them.
+    With fewer samples than dimensions the span comes from a QR factorisation, so that N columns carry everything. No
+    direction is left out for its small variance: at weak l2 the optimum may use it.
     """
     rows, dims = features_ND.shape
-    mean_D = (features_ND.mean(0, dtype=torch.float64) if share_N is None else share_N @ features_ND.double()).to(
-        features_ND.dtype
-    )
+    mean_D = features_ND.mean(0, dtype=torch.float64) if share_N is None else share_N @ features_ND.double()
+    mean_D = mean_D.to(features_ND.dtype)
     centred_ND = features_ND - mean_D
-    shared_ND = centred_ND / rows if share_N is None else centred_ND * share_N.to(centred_ND.dtype)[:, None]
-    rounding = torch.finfo(features_ND.dtype).eps
     if rows >= dims:
-        turn_DR = _covariance_basis(centred_ND, shared_ND, rounding)
+        turn_DR = _principal(centred_ND, share_N)
     else:
-        turn_DR = _gram_basis(centred_ND, rounding)
-    return Basis(mean_D, turn_DR), centred_ND @ turn_DR
+        span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
+        turn_DR = span_DN @ _principal(centred_ND @ span_DN, share_N)
+    turned_NR: Tensor = centred_ND @ turn_DR
+    return Basis(mean_D, turn_DR), turned_NR
 
 
-def _covariance_basis(centred_ND: Tensor, shared_ND: Tensor, rounding: float) -> Tensor:
-    if len(centred_ND) >= LOW_ROWS and centred_ND.dtype == torch.float32:
-        covariance_DD = (shared_ND.T.bfloat16() @ centred_ND.bfloat16()).float()
-        covariance_DD = (covariance_DD + covariance_DD.T) / 2
-        return torch.linalg.eigh(covariance_DD)[1].flip(1)
-    variance_R, turn_DR = torch.linalg.eigh(shared_ND.T @ centred_ND)
-    return turn_DR[:, variance_R > rounding * variance_R[-1].clamp_min(0)].flip(1)
-
-
-def _gram_basis(centred_ND: Tensor, rounding: float) -> Tensor:
-    values_N, vectors_NR = torch.linalg.eigh(centred_ND @ centred_ND.T)
-    kept = values_N > rounding * len(centred_ND) * values_N[-1].clamp_min(0)
-    turn_DR = centred_ND.T @ (vectors_NR[:, kept] / values_N[kept].sqrt())
-    return torch.linalg.qr(turn_DR.flip(1))[0]
+def _principal(centred_NR: Tensor, share_N: Tensor | None) -> Tensor:
+    """Eigenvectors of the weighted covariance, largest first; with many rows from bfloat16 products."""
+    rows = len(centred_NR)
+    shared_NR = centred_NR / rows if share_N is None else centred_NR * share_N.to(centred_NR.dtype)[:, None]
+    if rows >= LOW_ROWS and centred_NR.dtype == torch.float32:
+        covariance_RR = (shared_NR.T.bfloat16() @ centred_NR.bfloat16()).float()
+    else:
+        covariance_RR = shared_NR.T @ centred_NR
+    vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]
+    return vectors_RR.flip(1)

@@ -12,14 +12,14 @@ from penultimate.engine.probe.design import SMALL, Basis, Design, fast_low_preci
 from penultimate.engine.probe.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.newton import Iterate, Newton
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.probe_result import Probe, SolveReport
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes, A classes that have samples, S strengths, R turned columns.
 
 
 def fit_path(
-    features_ND: NDArray[np.floating],
+    features_ND: NDArray[np.floating[Any]],
     labels: NDArray[Any],
     *,
     num_classes: int,
@@ -27,13 +27,16 @@ def fit_path(
     loss: str = "softmax",
     tol: float = 1e-4,
     device: str = "cpu",
-    sample_weight_N: NDArray[np.floating] | None = None,
+    sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Probe | None = None,
 ) -> list[Probe]:
     """Fit every strength of ``path``, strongest first, each from a start extrapolated along those before it.
 
-    ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1 matrix (N, K). ``tol`` is relative to the
-    objective: see ``newton.py`` for the stopping rule. Classes without samples get zero weights and the bias -inf (-1
-    under the squared hinge), which is their optimum. Raises ``InputError`` for data that cannot be fitted, naming rows.
+    ``start`` is where the first strength begins (zero without it), for example a probe of part of the samples.
+    ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1 matrix (N, K). ``tol`` is relative to
+    the objective: see ``newton.py`` for the stopping rule. Classes without samples get zero weights and the bias -inf
+    (-1 under the squared hinge), which is their optimum. Raises ``InputError`` for data that cannot be fitted, naming
+    rows.
     """
     if loss not in LOSSES:
         raise UnknownNameError("loss", loss, LOSSES)
@@ -52,20 +55,30 @@ def fit_path(
         features = torch.from_numpy(np.ascontiguousarray(features_ND)).to(place)
         design = Design(features, share_N=share, dtype=dtype, low=low)
         targets = make_targets(sign_NK[:, active_A], labels, active_A, chosen, dtype=dtype, device=place)
-        solved = _solve_chain(design, chosen, targets, path=path, classes=len(active_A), total=total_weight, tol=tol)
+        begin = _iterate(design, start, active_A)
+        solved = _solve_chain(design, chosen, targets, begin, path=path, total=total_weight, tol=tol)
         return [expand(probe, active_A, sign_NK, chosen) for probe in solved]
 
 
+def _iterate(design: Design, start: Probe | None, active_A: NDArray[np.int64]) -> Iterate:
+    """Zero, or ``start`` among the classes that are fitted; an infinite bias begins at the lowest finite one."""
+    if start is None:
+        shape = (len(active_A), design.matrix_NR.shape[1])
+        weight_KR = torch.zeros(shape, dtype=torch.float64, device=design.matrix_NR.device)
+    else:
+        weight_KD, bias_K = start.weight_KD[active_A], start.bias_K[active_A].copy()
+        finite_K = np.isfinite(bias_K)
+        bias_K[~finite_K] = bias_K[finite_K].min(initial=0.0)
+        weight_KR = design.turned(torch.from_numpy(weight_KD), torch.from_numpy(bias_K))
+    return Iterate(weight_KR[None], design.scores(weight_KR)[None])
+
+
 def _solve_chain(
-    design: Design, loss: Loss, targets: Targets, *, path: RegularizationPath, classes: int, total: float, tol: float
+    design: Design, loss: Loss, targets: Targets, begin: Iterate, *, path: RegularizationPath, total: float, tol: float
 ) -> list[Probe]:
     """One strength after the other, each started on the line through the last two."""
-    device, dtype = design.matrix_NR.device, design.matrix_NR.dtype
-    columns, rows = design.matrix_NR.shape[1], design.num_rows
-    before = last = Iterate(
-        torch.zeros(1, classes, columns, dtype=torch.float64, device=device),
-        torch.zeros(1, classes, rows, dtype=dtype, device=device),
-    )
+    device = design.matrix_NR.device
+    before = last = begin
     probes = []
     for l2 in path.l2:
         newton = Newton(design, loss, targets, l2_S=torch.tensor([l2], device=device), total_weight=total, tol=tol)
@@ -76,7 +89,7 @@ def _solve_chain(
     return probes
 
 
-def _probe(weight_KR: Tensor, basis: Basis, l2: float, report: Any) -> Probe:
+def _probe(weight_KR: Tensor, basis: Basis, l2: float, report: SolveReport) -> Probe:
     weight_KD, bias_K = basis.weight(weight_KR)
     return Probe(weight_KD=weight_KD.float().cpu().numpy(), bias_K=bias_K.float().cpu().numpy(), l2=l2, report=report)
 
@@ -132,7 +145,9 @@ def check_labels(labels: NDArray[Any], num_rows: int, num_classes: int, *, multi
             raise InputError(f"a label matrix must be (N, {num_classes}) of 0 and 1, got shape {labels.shape}")
         return labels.astype(bool)
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(f"labels must be integers in [0, {num_classes}), got {labels.dtype} {labels.min()}..{labels.max()}")
+        raise InputError(
+            f"labels must be integers in [0, {num_classes}), got {labels.dtype} {labels.min()}..{labels.max()}"
+        )
     sign_NK: NDArray[np.bool_] = labels[:, None] == np.arange(num_classes)
     return sign_NK
 
@@ -149,12 +164,14 @@ def check_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[
 
 
 def active_classes(sign_NK: NDArray[np.bool_], share_N: NDArray[np.float64] | None, loss: Loss) -> NDArray[np.int64]:
-    """Classes to fit: those with a sample, and for one-vs-rest one without. Fewer than it takes is an ``InputError``."""
+    """Classes to fit: those with a sample, and for one-vs-rest one without. Too few is an ``InputError``."""
     counted_NK = sign_NK if share_N is None else sign_NK[share_N > 0]
     present_K = counted_NK.any(0)
     if loss.name == "softmax":
         if present_K.sum() < 2:
-            raise InputError(f"softmax needs samples of at least 2 classes, got only class {np.flatnonzero(present_K).tolist()}")
+            raise InputError(
+                f"softmax needs samples of at least 2 classes, got only class {np.flatnonzero(present_K).tolist()}"
+            )
         return np.flatnonzero(present_K)
     varied_K = present_K & ~counted_NK.all(0)
     if not varied_K.any():

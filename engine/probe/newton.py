@@ -4,17 +4,18 @@ Comes in: a design, a loss with its targets, strengths, a start. Goes out: weigh
 
 The stopping rule, for a tolerance ``tol`` (dimensionless, relative to the objective F = mean loss + l2/2N ||W||^2):
 
-    certified gap <= tol * F    and    estimated distance <= tol * F / 100
+    certified gap <= tol * F    and    min(certified gap, 10 * estimated distance) <= tol * F / 100
 
-The gap bounds F minus its optimum (``certificate.py``). Where it is loose (weak l2) it is what takes the time; where
-it is tight (strong l2) the second part, half the squared gradient in the preconditioner's metric, asks for more. With
-the default 1e-4, F is certified to 0.01 % and was found within 1e-6 of scikit-learn's tightest everywhere.
+The gap bounds F minus its optimum (``certificate.py``). It is tight at strong l2; at weak l2 it is loose by orders of
+magnitude, and the estimate says how far F really is: half the squared gradient in the preconditioner's metric over
+the smallest Ritz value that CG met. That value comes from above, hence the factor of 10. With the default 1e-4, F is
+certified to 0.01 % and expected within 1e-6.
 
 A step solves H d = -g by conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) with the metric
 diag(1 / (curvature of the class * variance of the direction + mu)), to a residual ``FORCING`` of the first or until the
 quadratic model meets the stopping rule. H is multiplied at low precision: its rounding slows CG a little and cannot
-move the solution, because gradients come from ``dtype`` products. W is kept in float64 and scores are updated by
-the product of each step, so that float32 rounding of W, which all samples would share, never enters the gradient.
+move the solution, because gradients come from products in the main dtype. W is kept in float64 and scores are updated
+by the product of each step, so that float32 rounding of W, which all samples would share, never enters the gradient.
 """
 
 import time
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.certificate import Repair, repair
+from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
 from penultimate.engine.probe.design import Design
 from penultimate.engine.probe.losses import Loss, Targets
 from penultimate.engine.probe.probe_result import SolveReport
@@ -33,7 +35,12 @@ from penultimate.engine.probe.probe_result import SolveReport
 FORCING = 0.1
 """CG stops at this residual relative to its first; 0.03 and 0.3 took as long on Caltech-101."""
 
-CG_LIMIT = 250
+CLOSE = 0.01
+"""Share of the tolerance that the distance, by the gap or by the estimate, must meet."""
+
+SAFETY = 10
+"""What the estimated distance is multiplied by."""
+
 STEP_LIMIT = 60
 STALLED_STEPS = 4
 """Steps without a smaller gap after which rounding is taken to be the limit."""
@@ -53,20 +60,33 @@ class Iterate:
         return Iterate(2 * self.weight_SKR - before.weight_SKR, 2 * self.scores_SKN - before.scores_SKN)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Point:
-    """All that is known at one iterate."""
+    """An iterate with its loss."""
 
     iterate: Iterate
-    data_loss_S: Tensor
     residual_SKN: Tensor
     objective_S: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Slope:
+    """The gradient at a point, its bound on the distance to the optimum, and the preconditioner that goes with it."""
+
+    gradient_SKR: Tensor
+    metric_SKR: Tensor
+    shift_SK: Tensor
+    gap_S: Tensor
+    model_S: Tensor
+    """Half the squared gradient in the metric: the distance, were the preconditioner the Hessian's inverse."""
 
 
 class Newton:
     """One block of strengths being solved; ``solve`` is the recipe."""
 
-    def __init__(self, design: Design, loss: Loss, targets: Targets, *, l2_S: Tensor, total_weight: float, tol: float) -> None:
+    def __init__(
+        self, design: Design, loss: Loss, targets: Targets, *, l2_S: Tensor, total_weight: float, tol: float
+    ) -> None:
         self.design, self.loss, self.targets, self.tol = design, loss, targets, tol
         self.mu_S = l2_S.double() / total_weight
         self.mu_SKR = self.mu_S[:, None, None] * design.penalised_R.double()
@@ -77,34 +97,45 @@ class Newton:
         """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
         began = time.perf_counter()
         point = self._evaluate(start)
+        smallest_S = torch.zeros_like(self.mu_S)  # nothing is known of the preconditioner before the first step
         best_S, since_S = torch.full_like(self.mu_S, torch.inf), torch.zeros_like(self.mu_S)
         for step in range(STEP_LIMIT + 1):
-            repaired = repair(self.design, self.loss, self.targets, point.residual_SKN)
-            gradient = self._gradient(point, repaired)
-            weight_norm_S = (gradient.square() * self.design.penalised_R).sum((1, 2))
-            gap_S = weight_norm_S / (2 * self.mu_S) + repaired.excess_S
-            metric = self._metric(point)
-            distance_S = ((gradient.square() * metric).sum((1, 2)) + repaired.excess_S) / 2
+            slope = self._slope(point)
             allowed_S = self.tol * point.objective_S
-            met_S = (gap_S <= allowed_S) & (distance_S <= allowed_S / 100)
-            since_S = torch.where(gap_S < 0.9 * best_S, 0, since_S + 1)
-            best_S = torch.minimum(best_S, gap_S)
+            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S)
+            met_S = (slope.gap_S <= allowed_S) & (distance_S <= CLOSE * allowed_S)
+            since_S = torch.where(slope.gap_S < 0.9 * best_S, 0, since_S + 1)
+            best_S = torch.minimum(best_S, slope.gap_S)
             stalled_S = since_S >= STALLED_STEPS
-            finished_S = met_S | stalled_S
-            if finished_S.all() or step == STEP_LIMIT:
+            if (met_S | stalled_S).all() or step == STEP_LIMIT:
                 break
-            direction = self._direction(point, gradient, metric, finished_S, allowed_S)
-            direction[:, :, self.design.bias_column] += torch.where(finished_S[:, None], 0.0, repaired.shift_SK)
-            point = self._advance(point, gradient, direction)
+            solution = self._direction(point, slope, frozen_S=met_S | stalled_S)
+            smallest_S = torch.where(met_S | stalled_S, smallest_S, solution.smallest_S)
+            point = self._advance(point, slope, solution.direction_SKR)
         seconds = time.perf_counter() - began
-        reports = self._reports(point, gradient, gap_S, met_S, stalled_S, step, seconds)
-        return point.iterate, reports
+        status = [
+            "certified" if met else "stalled" if stalled else "step_limit"
+            for met, stalled in zip(met_S.tolist(), stalled_S.tolist(), strict=True)
+        ]
+        return point.iterate, [self._report(s, point, slope, status[s], step, seconds) for s in range(len(status))]
 
     def _evaluate(self, iterate: Iterate) -> _Point:
         loss_SN, residual_SKN = self.loss.evaluate(iterate.scores_SKN.clone(), self.targets)
-        data_loss_S = self.design.mean(loss_SN)
         penalty_S = (self.mu_SKR * iterate.weight_SKR.square()).sum((1, 2)) / 2
-        return _Point(iterate, data_loss_S, residual_SKN, data_loss_S + penalty_S)
+        return _Point(iterate, residual_SKN, self.design.mean(loss_SN) + penalty_S)
+
+    def _slope(self, point: _Point) -> _Slope:
+        repaired = repair(self.design, self.loss, self.targets, point.residual_SKN)
+        gradient = self._gradient(point, repaired)
+        norm_S = (gradient.square() * self.design.penalised_R).sum((1, 2))
+        metric = self._metric(point)
+        return _Slope(
+            gradient_SKR=gradient,
+            metric_SKR=metric,
+            shift_SK=repaired.shift_SK,
+            gap_S=norm_S / (2 * self.mu_S) + repaired.excess_S,
+            model_S=((gradient.square() * metric).sum((1, 2)) + repaired.excess_S) / 2,
+        )
 
     def _gradient(self, point: _Point, repaired: Repair) -> Tensor:
         """Gradient (float64) at the repaired dual point: that of the objective once the bias has moved to its best.
@@ -129,49 +160,43 @@ class Newton:
         floor = 1e-12 * diagonal.amax(2, keepdim=True)
         return 1 / torch.maximum(diagonal, floor.clamp_min(1e-300))
 
-    def _direction(self, point: _Point, gradient: Tensor, metric: Tensor, finished_S: Tensor, allowed_S: Tensor) -> Tensor:
-        """Conjugate gradients on H d = -g, all strengths at once; those finished stay where they are."""
-        residual = -gradient
-        direction = torch.zeros_like(gradient)
-        scaled = metric * residual
-        search = scaled.clone()
-        size_S = (residual * scaled).sum((1, 2))
-        first_S = size_S.clone()
-        for _ in range(CG_LIMIT):
-            product = self._hessian(point, search)
-            curvature_S = (search * product).sum((1, 2))
-            usable_S = ~finished_S & (curvature_S > 0)
-            step = torch.where(usable_S, size_S / curvature_S, 0.0)[:, None, None]
-            direction += step * search
-            residual -= step * product
-            scaled = metric * residual
-            next_S = (residual * scaled).sum((1, 2))
-            gap_S = (residual.square() * self.design.penalised_R).sum((1, 2)) / (2 * self.mu_S)
-            enough_S = (gap_S <= allowed_S / 4) & (next_S / 2 <= allowed_S / 400)
-            if (enough_S | (next_S <= FORCING**2 * first_S) | ~usable_S).all():
-                break
-            search = scaled + (next_S / size_S)[:, None, None] * search
-            size_S = next_S
-        return direction
+    def _direction(self, point: _Point, slope: _Slope, *, frozen_S: Tensor) -> Solution:
+        """Newton's direction, the bias's own step included; zero where ``frozen_S``."""
+        allowed_S = self.tol * point.objective_S
 
-    def _hessian(self, point: _Point, direction: Tensor) -> Tensor:
-        shape = point.residual_SKN.shape
-        scores = self.design.low_scores(direction.flatten(0, 1)).view(shape)
-        change = self.loss.curve(point.residual_SKN, scores, self.targets)
-        product = self.design.low_gather(change.flatten(0, 1)).view_as(direction)
-        self.curvature_passes += 1
-        return product + self.mu_SKR * direction
+        def enough(residual_SKR: Tensor, size_S: Tensor, first_S: Tensor) -> Tensor:
+            gap_S = (residual_SKR.square() * self.design.penalised_R).sum((1, 2)) / (2 * self.mu_S)
+            meets_rule_S = (gap_S <= allowed_S / 4) & (torch.minimum(gap_S, SAFETY * size_S) <= CLOSE * allowed_S / 4)
+            return meets_rule_S | (size_S <= FORCING**2 * first_S)
 
-    def _advance(self, point: _Point, gradient: Tensor, direction: Tensor) -> _Point:
+        solution = conjugate_gradients(
+            lambda direction_SKR: self._hessian(point, direction_SKR),
+            lambda residual_SKR: slope.metric_SKR * residual_SKR,
+            -slope.gradient_SKR,
+            enough=enough,
+            frozen_S=frozen_S,
+        )
+        solution.direction_SKR[:, :, self.design.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
+        self.curvature_passes += solution.products
+        return solution
+
+    def _hessian(self, point: _Point, direction_SKR: Tensor) -> Tensor:
+        scores_MN = self.design.low_scores(direction_SKR.flatten(0, 1))
+        change_SKN = self.loss.curve(point.residual_SKN, scores_MN.view_as(point.residual_SKN), self.targets)
+        product_MR = self.design.low_gather(change_SKN.flatten(0, 1))
+        return product_MR.view_as(direction_SKR) + self.mu_SKR * direction_SKR
+
+    def _advance(self, point: _Point, slope: _Slope, direction_SKR: Tensor) -> _Point:
         """Backtrack until each strength decreases enough (Armijo, 1e-4); only the scores are recomputed."""
         weight, scores = point.iterate.weight_SKR, point.iterate.scores_SKN
-        scores_ahead = self.design.scores(direction.flatten(0, 1)).view_as(scores)
+        scores_ahead = self.design.scores(direction_SKR.flatten(0, 1)).view_as(scores)
         self.passes += 0.5
-        slope_S = (gradient * direction).sum((1, 2))  # the bias's own share, -q, is left out: stricter by nothing that matters
+        # The bias's own share of the slope, -q, is left out: the test is stricter by less than it is worth computing.
+        slope_S = (slope.gradient_SKR * direction_SKR).sum((1, 2))
         length = torch.ones_like(self.mu_SKR[:, :1, :1])
         rounding_S = 10 * torch.finfo(scores.dtype).eps * point.objective_S.abs()
         for _ in range(30):
-            ahead = Iterate(weight + length * direction, scores + length.to(scores.dtype) * scores_ahead)
+            ahead = Iterate(weight + length * direction_SKR, scores + length.to(scores.dtype) * scores_ahead)
             reached = self._evaluate(ahead)
             allowed_S = point.objective_S + 1e-4 * length.flatten() * slope_S + rounding_S
             short_S = reached.objective_S > allowed_S
@@ -180,21 +205,15 @@ class Newton:
             length = torch.where(short_S[:, None, None], length * 0.4, length)
         return reached
 
-    def _reports(
-        self, point: _Point, gradient: Tensor, gap_S: Tensor, met_S: Tensor, stalled_S: Tensor, steps: int, seconds: float
-    ) -> list[SolveReport]:
-        norm_S = gradient.square().sum((1, 2)).sqrt()
-        return [
-            SolveReport(
-                status="certified" if met_S[s] else "stalled" if stalled_S[s] else "step_limit",
-                steps=steps,
-                passes=self.passes,
-                curvature_passes=self.curvature_passes,
-                objective=float(point.objective_S[s]),
-                gradient_norm=float(norm_S[s]),
-                gap=float(gap_S[s]),
-                seconds=seconds / len(gap_S),
-                precision=self.design.precision,
-            )
-            for s in range(len(gap_S))
-        ]
+    def _report(self, s: int, point: _Point, slope: _Slope, status: str, steps: int, seconds: float) -> SolveReport:
+        return SolveReport(
+            status=status,
+            steps=steps,
+            passes=self.passes,
+            curvature_passes=self.curvature_passes,
+            objective=float(point.objective_S[s]),
+            gradient_norm=float(slope.gradient_SKR[s].norm()),
+            gap=float(slope.gap_S[s]),
+            seconds=seconds / len(slope.gap_S),
+            precision=self.design.precision,
+        )

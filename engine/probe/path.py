@@ -15,7 +15,7 @@ class RegularizationPath:
     """L2 strengths to fit, strongest first, so that each fit warm-starts the next."""
 
     l2: tuple[float, ...]
-    """Strictly decreasing, finite, > 0; multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1 / l2."""
+    """Strictly decreasing, finite, > 0; multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1/l2."""
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(value) for value in self.l2)
@@ -54,4 +54,6 @@ class RegularizationPath:
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(f"expected l2 as low:high:count, a number, or numbers with commas; got {text!r}") from error
+            raise InputError(
+                f"expected l2 as low:high:count, a number, or numbers with commas; got {text!r}"
+            ) from error

@@ -32,7 +32,7 @@ class SolveReport:
     """2-norm of the gradient of ``objective`` over weights and bias."""
 
     gap: float
-    """Certified bound on ``objective`` minus its optimum (``certificate.py``), up to rounding; inf when there is none."""
+    """Certified bound on ``objective`` minus its optimum (``certificate.py``), up to rounding; inf if there is none."""
 
     seconds: float
     """Wall-clock time of this strength alone."""
@@ -53,7 +53,7 @@ class Probe:
     weight_KD: NDArray[np.float32]
 
     bias_K: NDArray[np.float32]
-    """Not regularised. -inf for a class without a training sample under the softmax or logistic loss: that is the optimum."""
+    """Not regularised. -inf for a class without a training sample under softmax or logistic loss: its optimum."""
 
     l2: float
     """Multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1 / l2."""
