@@ -45,6 +45,8 @@ def show(
     penultimate show trials/ --figure scoreboard.png
     """
     log = TrialLog(trials)
+    if log.torn_bytes:
+        typer.echo(f"{trials}: the last record was cut off while it was written and is left out", err=True)
     board = scoreboard(log.trials(), imagenet=imagenet_top1())
     if json:
         print_json([asdict(row) for row in board.rows])

@@ -99,7 +99,7 @@ def _runs(sinks: _Sinks) -> Iterator[tuple[NDArray[np.int64], _Sinks]]:
     """Rows still to compute, in order, cut where the set of backbones that lack them changes."""
     lacking: dict[int, list[int]] = {}
     for position, (_, writer) in enumerate(sinks):
-        for row in writer.missing.tolist():
+        for row in writer.missing_rows.tolist():
             lacking.setdefault(row, []).append(position)
     rows: list[int] = []
     current: list[int] = []

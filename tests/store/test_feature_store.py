@@ -14,6 +14,7 @@ from store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, half_pre
 
 from penultimate.store.errors import (
     CorruptFeaturesError,
+    DecodeError,
     IncompleteFeaturesError,
     InputError,
     NotAStoreError,
@@ -61,6 +62,33 @@ def test_the_order_in_which_rows_come_changes_nothing(store: FeatureStore, job: 
         rest = np.setdiff1d(np.arange(NUM_ROWS), np.random.default_rng(2).permutation(NUM_ROWS)[:20])
         job.append(writer, rest[::-1])
     assert array_files(other, job.key) == array_files(store, job.key)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_shard_of_one_value_throughout_is_kept(store: FeatureStore, job: Job, value: float) -> None:
+    features_MD = job.features_MD.copy()
+    features_MD[:SHARD_ROWS] = value
+    replace(job, features_MD=features_MD).write(store)
+    np.testing.assert_array_equal(store.read(job.key).features, features_MD[DECODED], strict=True)
+
+
+def test_a_shard_in_which_every_image_failed_leaves_the_others(store: FeatureStore, job: Job) -> None:
+    with job.writer(store) as writer:
+        writer.append([], job.features_MD[:0], dict.fromkeys(range(SHARD_ROWS), "truncated"))
+        job.append(writer, np.arange(SHARD_ROWS, NUM_ROWS))
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[SHARD_ROWS : NUM_ROWS - 1])
+
+
+def test_no_image_decoded_is_an_error_and_nothing_to_see(store: FeatureStore, job: Job) -> None:
+    def fail_all() -> None:
+        with job.writer(store) as writer:
+            if len(writer.missing_rows):
+                writer.append([], job.features_MD[:0], dict.fromkeys(range(NUM_ROWS), "truncated"))
+
+    for _ in range(2):  # again: nothing is left to compute, and it is still an error
+        with pytest.raises(DecodeError, match="none of the 50 images"):
+            fail_all()
+        assert not store.contains(job.key)
 
 
 def test_plain_zarr_and_xarray_open_a_complete_key_and_see_failed_rows_as_nan(store: FeatureStore, job: Job) -> None:
