@@ -8,8 +8,8 @@ The stopping rule, for a tolerance ``tol`` (dimensionless, relative to the objec
 
 The gap bounds F minus its optimum (``certificate.py``). It is tight at strong l2; at weak l2 it is loose by orders of
 magnitude, and the estimate says how far F really is: half the squared gradient in the preconditioner's metric over
-the smallest Ritz value that CG met. That value comes from above, hence the factor of 10. With the default 1e-4, F is
-certified to 0.01 % and expected within 1e-6.
+the smallest Ritz value of the steps so far. Such values come from above, hence the factor of 10; before the first
+step only the gap counts. With the default 1e-4, F is certified to 0.01 % and expected within 1e-6.
 
 A step solves H d = -g by conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) with the metric
 diag(1 / (curvature of the class * variance of the direction + mu)), to a residual ``FORCING`` of the first or until the
@@ -97,20 +97,20 @@ class Newton:
         """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
         began = time.perf_counter()
         point = self._evaluate(start)
-        smallest_S = torch.zeros_like(self.mu_S)  # nothing is known of the preconditioner before the first step
+        smallest_S = torch.ones_like(self.mu_S)
         best_S, since_S = torch.full_like(self.mu_S, torch.inf), torch.zeros_like(self.mu_S)
         for step in range(STEP_LIMIT + 1):
             slope = self._slope(point)
             allowed_S = self.tol * point.objective_S
-            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S)
+            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S if step else slope.gap_S)
             met_S = (slope.gap_S <= allowed_S) & (distance_S <= CLOSE * allowed_S)
             since_S = torch.where(slope.gap_S < 0.9 * best_S, 0, since_S + 1)
             best_S = torch.minimum(best_S, slope.gap_S)
             stalled_S = since_S >= STALLED_STEPS
             if (met_S | stalled_S).all() or step == STEP_LIMIT:
                 break
-            solution = self._direction(point, slope, frozen_S=met_S | stalled_S)
-            smallest_S = torch.where(met_S | stalled_S, smallest_S, solution.smallest_S)
+            solution = self._direction(point, slope, smallest_S, frozen_S=met_S | stalled_S)
+            smallest_S = torch.minimum(smallest_S, solution.smallest_S)
             point = self._advance(point, slope, solution.direction_SKR)
         seconds = time.perf_counter() - began
         status = [
@@ -160,13 +160,14 @@ class Newton:
         floor = 1e-12 * diagonal.amax(2, keepdim=True)
         return 1 / torch.maximum(diagonal, floor.clamp_min(1e-300))
 
-    def _direction(self, point: _Point, slope: _Slope, *, frozen_S: Tensor) -> Solution:
+    def _direction(self, point: _Point, slope: _Slope, smallest_S: Tensor, *, frozen_S: Tensor) -> Solution:
         """Newton's direction, the bias's own step included; zero where ``frozen_S``."""
         allowed_S = self.tol * point.objective_S
 
         def enough(residual_SKR: Tensor, size_S: Tensor, first_S: Tensor) -> Tensor:
             gap_S = (residual_SKR.square() * self.design.penalised_R).sum((1, 2)) / (2 * self.mu_S)
-            meets_rule_S = (gap_S <= allowed_S / 4) & (torch.minimum(gap_S, SAFETY * size_S) <= CLOSE * allowed_S / 4)
+            distance_S = torch.minimum(gap_S, SAFETY * size_S / 2 / smallest_S)
+            meets_rule_S = (gap_S <= allowed_S / 4) & (distance_S <= CLOSE * allowed_S / 4)
             return meets_rule_S | (size_S <= FORCING**2 * first_S)
 
         solution = conjugate_gradients(
