@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.cifar10 import ArraySource
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.decoders import DECODERS, default_decoder, make_decoder
@@ -24,6 +23,7 @@ from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.images.sources import ArraySource
 from penultimate.store.errors import UnavailableError, UnknownNameError
 
 Photo = Callable[..., Image.Image]
