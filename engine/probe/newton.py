@@ -104,7 +104,8 @@ class Newton:
             allowed_S = self.tol * point.objective_S
             distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S if step else slope.gap_S)
             met_S = (slope.gap_S <= allowed_S) & (distance_S <= CLOSE * allowed_S)
-            since_S = torch.where(slope.gap_S < 0.9 * best_S, 0, since_S + 1)
+            # No bound at all is not a lack of progress: far from the optimum the bias gradient cannot be repaired yet.
+            since_S = torch.where((slope.gap_S < 0.9 * best_S) | slope.gap_S.isinf(), 0, since_S + 1)
             best_S = torch.minimum(best_S, slope.gap_S)
             stalled_S = since_S >= STALLED_STEPS
             if (met_S | stalled_S).all() or step == STEP_LIMIT:
