@@ -14,13 +14,13 @@ from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.log_odds import log_odds
 from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import (
     METHOD_LINES,
     doubling_axis,
     inside,
     logit_axis,
     look,
-    method_name,
     style,
 )
 
@@ -74,7 +74,7 @@ def _budget_curve(
         gid = f"{prefix}b{b}"
         axes.plot([x[b]], [y[b]], **marks, linestyle="none", zorder=3, gid=gid)
         hover[gid] = (
-            f"{curve.backbone} on {curve.dataset}, {method_name(curve.method).lower()}: "
+            f"{curve.backbone} on {curve.dataset}, {setting_name(curve.method).lower()}: "
             f"{100 * curve.accuracy_B[b]:.2f} % after {curve.steps_B[b]:,.0f} steps, "
             f"{curve.epochs_B[b]:,.1f} epochs; n = {curve.num_test:,}"
         )
@@ -178,7 +178,7 @@ def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
 
 def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [
-        axes.plot([], [], linestyle=METHOD_LINES.get(name, "solid"), **look(name, names), label=method_name(name))[0]
+        axes.plot([], [], linestyle=METHOD_LINES.get(name, "solid"), **look(name, names), label=setting_name(name))[0]
         for name in names
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

@@ -15,6 +15,9 @@ from penultimate.engine.report.style import style
 _SVG = "http://www.w3.org/2000/svg"
 DOTS_PER_INCH = 200
 
+ON_SCREEN = 1.6
+"""Widest that a point of a figure is drawn on a page, in CSS pixels: its 8-point text at 13."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Drawn:
@@ -55,8 +58,9 @@ class Drawn:
         ElementTree.register_namespace("", _SVG)
         ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
         root = ElementTree.fromstring(buffer.getvalue())
-        for size in ("width", "height"):
-            root.attrib.pop(size)
+        points = float(root.attrib.pop("width").removesuffix("pt"))
+        del root.attrib["height"]
+        root.set("style", f"max-width: {points * ON_SCREEN:.0f}px")
         root.set("role", "img")
         root.set("aria-label", self.title)
         for metadata in root.findall(f"{{{_SVG}}}metadata"):

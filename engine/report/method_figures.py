@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import (
     GREY,
     INK,
@@ -20,7 +21,6 @@ from penultimate.engine.report.style import (
     colour_of,
     logit_axis,
     look,
-    method_name,
     style,
 )
 
@@ -54,7 +54,7 @@ def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
         key = figure.add_subplot(grid[:, -1])
         key.set_axis_off()
         for method in methods:
-            key.bar([0], [np.nan], **_bar(method, methods), label=method_name(method))
+            key.bar([0], [np.nan], **_bar(method, methods), label=setting_name(method))
         for backbone in backbones:
             key.plot([], [], **look(backbone, backbones), linestyle="none", label=backbone)
         key.legend(loc="upper left", borderpad=0)
@@ -130,20 +130,20 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
             gid = f"n{number}"
             axes.plot([expit(one.log_odds)], [expit(other.log_odds)], **look(one.dataset, datasets), **_EDGE, gid=gid)
             hover[gid] = (
-                f"{one.backbone} on {one.dataset}: {method_name(first).lower()} {_score(one)}, "
-                f"{method_name(second).lower()} {_score(other)}, n = {one.n_test:,}"
+                f"{one.backbone} on {one.dataset}: {setting_name(first).lower()} {_score(one)}, "
+                f"{setting_name(second).lower()} {_score(other)}, n = {one.n_test:,}"
             )
         for dataset in datasets:
             axes.plot([], [], **look(dataset, datasets), linestyle="none", label=dataset)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
         axes.set_aspect("equal", adjustable="box")
-        axes.set_xlabel(f"{method_name(first)} (%)")
-        axes.set_ylabel(f"{method_name(second)} (%)")
+        axes.set_xlabel(f"{setting_name(first)} (%)")
+        axes.set_ylabel(f"{setting_name(second)} (%)")
     better = sum(other.log_odds > one.log_odds for one, other in pairs)
     return Drawn(
         name=f"figure7_{first}_{second}",
-        title=f"{method_name(second)} against {method_name(first).lower()}",
-        caption=f"{method_name(second)} is better in {better} of {len(pairs)}. A point a backbone and dataset; both "
+        title=f"{setting_name(second)} against {setting_name(first).lower()}",
+        caption=f"{setting_name(second)} is better in {better} of {len(pairs)}. A point a backbone and dataset; both "
         "axes logit-scaled; on the line both are equal.",
         figure=figure,
         numbers={"": _row_numbers([row for pair in pairs for row in pair])},

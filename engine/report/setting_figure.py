@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
 from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.style import logit_axis, look, method_name, style
+from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.style import logit_axis, look, style
 
 
 def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
@@ -42,7 +43,7 @@ def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
         panels[-1].set_xticks(range(len(variants)), [v.replace(", ", "\n") or "default" for v in variants])
     return Drawn(
         name=name,
-        title=f"Average transfer accuracy by training setting: {method_name(contenders[0].method).lower()}",
+        title=f"Average transfer accuracy by training setting: {setting_name(contenders[0].method).lower()}",
         caption="Mean log odds over datasets with Morey's standard errors. Filled: not significantly different from "
         "the best of the method (paired t-test over datasets, p > 0.05).",
         figure=figure,

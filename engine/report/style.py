@@ -27,7 +27,6 @@ METHOD_COLOURS = {"probe": ORANGE, "finetune": BLUE, "scratch": INK}
 METHOD_MARKERS = {"probe": "^", "finetune": "o", "scratch": "s"}
 METHOD_LINES = {"probe": (0, (1, 1)), "finetune": "solid", "scratch": (0, (5, 2))}
 METHOD_HATCHES = {"probe": "", "finetune": "///", "scratch": "xxx"}
-METHOD_NAMES = {"probe": "Logistic regression", "finetune": "Fine-tuned", "scratch": "Random initialization"}
 
 _NICE = (
     (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999),
@@ -75,12 +74,6 @@ def marker_of(name: str, names: Sequence[str]) -> str:
 def look(name: str, names: Sequence[str]) -> dict[str, Any]:
     """Colour and marker, as matplotlib's keywords."""
     return {"color": colour_of(name, names), "marker": marker_of(name, names)}
-
-
-def method_name(name: str) -> str:
-    """As the paper's figures call it, what was varied in brackets kept; the name itself for another method."""
-    method, bracket, varied = name.partition(" (")
-    return METHOD_NAMES.get(method, method) + bracket + varied
 
 
 def logit_ticks(low: float, high: float, *, at_most: int = 6) -> list[float]:

@@ -14,7 +14,8 @@ from scipy.special import expit
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.correlation import Regression, regression_band
 from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.style import BLUE, GREEN, INK, inside, logit_axis, method_name, style
+from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.style import BLUE, GREEN, INK, inside, logit_axis, style
 
 Ties = Mapping[tuple[str, str], bool]
 """(model, dataset) -> whether it ties with the best on that dataset."""
@@ -36,7 +37,7 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
         for column, (setting, analysis) in enumerate(analyses.items()):
             axes = figure.add_subplot(grid[column])
             points, line = _average_panel(axes, analysis, names, f"c{column}-", hover)
-            axes.set_title(f"{method_name(setting)}   {_r(analysis)}")
+            axes.set_title(f"{setting_name(setting)}   {_r(analysis)}")
             numbers.append(points.assign(setting=setting))
             lines.append(line.assign(setting=setting))
         _key(figure.add_subplot(grid[-1]), names)
@@ -78,7 +79,7 @@ def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "f
     tested = "" if ties else " No per-sample predictions: ties are marked in the average alone."
     return Drawn(
         name=name,
-        title=f"Transfer accuracy against ImageNet accuracy: {method_name(setting)}",
+        title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
         caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
         figure=figure,
         numbers={"": pd.concat([*numbers, points]), "lines": pd.concat([*lines, line])},
@@ -137,6 +138,11 @@ def _average_panel(
         error = f" ± {error_M[m]:.3f}" if np.isfinite(error_M[m]) else ""
         hover[gid] = f"{model}: mean log odds {mean_M[m]:.3f}{error}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
     logit_axis(axes, "x", imagenet_M, at_most=5)
+    reach_M = np.nan_to_num(error_M)
+    low, high = float((mean_M - reach_M).min()), float((mean_M + reach_M).max())
+    axes.set_ylim(
+        low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
+    )  # a wide band must not squeeze it
     axes.set_xlabel("ImageNet top-1 accuracy (%)")
     axes.set_ylabel("Transfer accuracy (log odds)")
     points = pd.DataFrame(
