@@ -215,7 +215,8 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "",
             "The truth of *r over datasets* is what as many other datasets would give on average; with endlessly many",
             "the correlation would be stronger. Morey's factor makes the variance unbiased for one model's own",
-            "effects, so that as an interval of the adjusted mean it is wide with three models; as printed it is wider still.",
+            "effects, so that as an interval of the adjusted mean it is wide with three models; as printed it is "
+            "wider still.",
             "",
             "## Share of p ≤ 0.05 where there is no effect",
             "",

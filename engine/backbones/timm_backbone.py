@@ -163,7 +163,7 @@ class TimmBackbone:
 
     def _stream(self) -> torch.cuda.Stream:
         if not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(self.device)
+            self._of_thread.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch does not type it
         stream: torch.cuda.Stream = self._of_thread.stream
         return stream
 

@@ -51,7 +51,7 @@ def everything(
     failed: dict[str, str] = {}
     for batch in batches:
         for position, index in enumerate(batch.indices_B):
-            rows[str(images.ids_N[index])] = [view[position] for view in batch.views]
+            rows[str(images.ids_N[index])] = [np.asarray(view[position]) for view in batch.views]
         failed |= {str(images.ids_N[index]): reason for index, reason in batch.failed.items()}
     return batches, rows, failed
 
