@@ -8,7 +8,7 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.timm_backbone import PrecisionName, PreprocessKind, load_backbone
+from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder

@@ -113,7 +113,7 @@ class TimmBackbone:
                     raise
                 self._halve(rows, error)
 
-    def logits(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
         """Outputs (B, K) of the classifier that came with the weights; InputError if they had none."""
         self._check(images_BHWC)
         self._check_classifier()
