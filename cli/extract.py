@@ -8,7 +8,7 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.timm_backbone import PrecisionName, PreprocessKind, load_backbone
+from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
@@ -36,14 +36,16 @@ def extract(
     ] = "timm",
     root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
     preprocess: Annotated[
-        PreprocessKind,
+        Literal["paper", "timm"],
         typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
     ] = "paper",
     decoder: Annotated[
         Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
-    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = ("float32"),
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="What the network computes in.")
+    ] = ("float32"),
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from penultimate.cli.output import print_json, print_table
-from penultimate.engine.analysis.scoreboard import ScoreRow, scoreboard
+from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.trial_log import TrialLog
 
@@ -44,6 +45,8 @@ def show(
     penultimate show trials/ --figure scoreboard.png
     """
     log = TrialLog(trials)
+    if log.torn_bytes:
+        typer.echo(f"{trials}: the last record was cut off while it was written and is left out", err=True)
     board = scoreboard(log.trials(), imagenet=imagenet_top1())
     if json:
         print_json([asdict(row) for row in board.rows])

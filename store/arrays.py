@@ -22,7 +22,9 @@ def create_features(objects: LocalObjects, plan: Plan) -> None:
         shards=(plan.shard_rows, plan.feature_dim),
         chunks=(plan.chunk_rows, plan.feature_dim),
         compressors=[Crc32cCodec()],
-        fill_value=np.nan,
+        # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit, so
+        # either would lose a shard; no feature is -inf throughout.
+        fill_value=-np.inf,
         dimension_names=layout.DIMENSIONS[layout.FEATURES],
     )
 

@@ -9,7 +9,9 @@
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
     │   ├── StoreBusyError           another process is writing these rows
     │   └── CorruptFeaturesError     bytes that differ from their commit record
-    └── DecodeError (RuntimeError)   no image could be decoded
+    ├── DecodeError (RuntimeError)   no image could be decoded
+    ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
+    └── ParityError (ArithmeticError)   features too far from the reference's
 
 Each also derives from the built-in it refines. The command line prints the message, one line, and leaves
 with ``exit_code``.
@@ -67,3 +69,11 @@ class CorruptFeaturesError(StoreError):
 
 class DecodeError(PenultimateError, RuntimeError):
     """Not one image of a set could be decoded."""
+
+
+class MemoryLimitError(PenultimateError, MemoryError):
+    """A batch was halved until one image was left, and that did not fit."""
+
+
+class ParityError(PenultimateError, ArithmeticError):
+    """A decoder, resize or precision gives features further from the reference than its tolerance."""

@@ -115,7 +115,7 @@ class FeatureStore:
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
             array=_StoredRows(self.objects, key, content["shard_rows"]),
-            read_columns=partial(_read_columns, self.objects, key),
+            read_columns=partial(_read_columns, self.objects, key, content["checksums"]),
             shard_rows=content["shard_rows"],
         )
 
@@ -238,12 +238,19 @@ class _StoredRows:
                 raise ValueError(f"{name} is missing or empty")
 
 
-def _read_columns(objects: LocalObjects, key: FeatureKey) -> Columns:
+def _read_columns(objects: LocalObjects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:
+    """Columns, checked as a whole: Zarr would fill a chunk that is not there."""
+    columns = {}
+    for name in layout.COLUMNS:
+        columns[name] = objects.read_array(f"{key.path}/{name}")
+        with reading(objects.root / key.path / name):
+            if layout.values_checksum(columns[name]) != checksums[name]:
+                raise ValueError("values differ from their checksum")
     return Columns(
-        labels_M=objects.read_array(f"{key.path}/{layout.LABELS}"),
-        ids_M=objects.read_array(f"{key.path}/{layout.IDS}"),
-        split_M=layout.fixed_width(objects.read_array(f"{key.path}/{layout.SPLIT}")),
-        failed_M=objects.read_array(f"{key.path}/{layout.FAILED}"),
+        labels_M=columns[layout.LABELS],
+        ids_M=columns[layout.IDS],
+        split_M=layout.fixed_width(columns[layout.SPLIT]),
+        failed_M=columns[layout.FAILED],
     )
 
 

@@ -68,15 +68,14 @@ class Trial:
     @property
     def id(self) -> str:
         """16 hex digits over what was asked, not over what came out: asking again finds this trial."""
-        asked = {
-            "method": self.method,
-            "features": dict(self.features),
-            "settings": dict(self.settings),
-            "seed": self.seed,
-        }
-        return digest_of(asked)
+        return trial_id(self.method, self.features, self.settings, self.seed)
 
     @property
     def num_test(self) -> int:
         """How many test samples were scored."""
         return len(self.arrays["test_labels"])
+
+
+def trial_id(method: str, features: Mapping[str, str], settings: Mapping[str, Any], seed: int) -> str:
+    """The id that a trial of these will have, before it is run."""
+    return digest_of({"method": method, "features": dict(features), "settings": dict(settings), "seed": seed})

@@ -21,6 +21,9 @@ Unit = Literal["percent", "fraction"]
 
 FEWEST_MODELS = 3
 
+AN_AVERAGE = 0.001
+"""A column this near to the mean of the others for every model (0.1 %, a printed digit) is likely their average."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AccuracyTable:
@@ -35,6 +38,9 @@ class AccuracyTable:
 
     num_test_D: NDArray[np.float64] | None = None
     """Test samples a dataset, where they are known: how accuracies of 0 and 1 are moved (``log_odds``)."""
+
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the table."""
 
     def __post_init__(self) -> None:
         if len(self.models) < FEWEST_MODELS or not self.datasets:
@@ -87,6 +93,7 @@ def read_accuracy_table(
         imagenet_M=fractions[:, 0],
         accuracy_MD=fractions[:, 1:],
         unit=said,
+        notes=_averages(fractions[:, 1:], chosen),
     )
 
 
@@ -158,3 +165,16 @@ def _check_range(
         raise InputError(
             f"{models[m]} has {values[m, d]:g} on {columns[d]}; expected 0 to {top:g}, as the table is {said}"
         )
+
+
+def _averages(accuracy_MD: NDArray[np.float64], datasets: Sequence[str]) -> tuple[str, ...]:
+    """A sentence a column that looks like the average of the others; it is still counted, since it may not be."""
+    if len(datasets) < 3:
+        return ()
+    others_MD = (accuracy_MD.sum(axis=1, keepdims=True) - accuracy_MD) / (len(datasets) - 1)
+    return tuple(
+        f"column {name!r} is the average of the other {len(datasets) - 1}, yet counted as a dataset; "
+        "name the datasets to use to leave it out"
+        for name, off in zip(datasets, np.abs(accuracy_MD - others_MD).max(axis=0), strict=True)
+        if off <= AN_AVERAGE
+    )

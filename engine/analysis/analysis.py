@@ -84,6 +84,7 @@ class Analysis:
                 "slope": self.regression.slope,
                 "intercept": self.regression.intercept,
                 "unit": self.table.unit,
+                "notes": self.table.notes,
                 "log_odds_rule": self.log_odds.rule,
                 "moved": self._moved(),
                 "correction": self.adjusted.correction,

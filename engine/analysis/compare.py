@@ -130,8 +130,8 @@ class SettingComparison:
 def compare_settings(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -> SettingComparison:
     """Compare a setting with another, pair by pair.
 
-    scipy takes the exact distribution for few pairs without ties and the normal approximation otherwise. Raises
-    InputError where there is no pair.
+    scipy takes the exact distribution for up to 50 pairs without ties, every order of signs for up to 13 pairs with
+    ties, and the normal approximation otherwise. Raises InputError where there is no pair.
     """
     if len(first_P) != len(second_P) or not len(first_P):
         raise InputError(f"expected pairs of the two settings, got {len(first_P)} and {len(second_P)} values")

@@ -1,7 +1,6 @@
 """From what a source lists to an ImageSet: sorting, checking and digesting, the same for every source."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -9,19 +8,6 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.digests import image_set_digest
 from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
-
-
-class FileSource:
-    """Samples that are files, one each."""
-
-    def __init__(self, root: Path, paths: Sequence[str]) -> None:
-        """``paths`` are relative to ``root`` (or absolute), in the order of the samples."""
-        self.root = root
-        self.paths = paths
-
-    def read(self, index: int) -> bytes:
-        """See ``ImageSource.read``."""
-        return (self.root / self.paths[index]).read_bytes()
 
 
 def build_image_set(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.sources import ArraySource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
@@ -44,19 +45,6 @@ def load_cifar10(root: Path, *, seed: int = 0) -> ImageSet:
     return listing.image_set(name="cifar10", split_N=split_N, metric="top1", provenance={"seed": seed})
 
 
-class ArraySource:
-    """Samples that are pixels in memory."""
-
-    def __init__(self, images_NHWC: NDArray[np.uint8]) -> None:
-        """RGB, in the order of the samples."""
-        self.images_NHWC = images_NHWC
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """See ``ImageSource.read``."""
-        pixels: NDArray[np.uint8] = self.images_NHWC[index]
-        return pixels
-
-
 def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
     class_names = [str(name) for name in _unpickle(folder / "batches.meta", "label_names")]
     ids: list[str] = []
@@ -64,6 +52,8 @@ def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
     images = []
     for split, names in _BATCHES.items():
         of_split = [int(label) for name in names for label in _unpickle(folder / name, "labels")]
+        if not all(0 <= label < len(class_names) for label in of_split):
+            raise InputError(f"{str(folder)!r} has labels outside 0 to {len(class_names) - 1} in {split}")
         ids += [f"{split}/{class_names[label]}/{position:05d}" for position, label in enumerate(of_split)]
         labels += of_split
         images += [_pixels(folder / name) for name in names]
@@ -101,13 +91,24 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     return images_NHWC
 
 
+def _dtype(code: str, align: int = 0, copy: int = 1) -> np.dtype[Any]:
+    """As ``numpy.dtype``, which since 2.4 warns of the integers that Python 2 wrote for the flags."""
+    return np.dtype(code, align=bool(align), copy=bool(copy))
+
+
+def _encode(text: str, _encoding: str) -> bytes:
+    """As ``codecs.encode`` for the one encoding that pickles of protocol 2 keep bytes in."""
+    return text.encode("latin1")
+
+
 _RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # have no public name
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 wrote them, the published files among them
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.numeric", "_frombuffer"): _FROMBUFFER,
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
 }
 
 

@@ -40,6 +40,8 @@ def load_images(
     and ``multi_label`` to manifests. Raises UnknownNameError for an unknown dataset and InputError for anything
     else that cannot be loaded.
     """
+    if not spec:
+        raise InputError("no images named: give a folder, a CSV or Parquet manifest, or a dataset")
     path = Path(spec)
     if root is not None:
         if spec not in DATASETS:
@@ -59,6 +61,6 @@ def load_images(
             test_fraction=test_fraction,
             seed=seed,
         )
-    if not spec or set(spec) & {"/", "\\", "~"} or path.suffix.lower() in MANIFEST_SUFFIXES:
+    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in MANIFEST_SUFFIXES:
         raise InputError(f"no folder or manifest at {spec!r}")
     raise UnknownNameError("folder, manifest or dataset", spec, DATASETS)

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.build import FileSource, build_image_set
+from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
@@ -76,7 +77,10 @@ class Listing:
     labels_N: NDArray[np.int64]
 
     split_N: NDArray[np.str_]
-    """As the folders say; ``train`` where they say nothing."""
+    """As ``split_folders`` say; ``train`` where there are none."""
+
+    split_folders: Sequence[str]
+    """The splits that the first level is made of; empty if it is made of classes."""
 
     class_names: Sequence[str]
 
@@ -84,7 +88,6 @@ class Listing:
         self, *, name: str, split_N: NDArray[np.str_], metric: str, provenance: Mapping[str, Any]
     ) -> ImageSet:
         """These files with the splits drawn."""
-        given = sorted(set(self.split_N.tolist()))
         return build_image_set(
             name=name,
             ids=self.ids,
@@ -93,7 +96,12 @@ class Listing:
             class_names=self.class_names,
             metric=metric,
             source=FileSource(self.root, self.ids),
-            provenance={"source": "folder", "root": str(self.root.resolve()), "split_folders": given, **provenance},
+            provenance={
+                "source": "folder",
+                "root": str(self.root.resolve()),
+                "split_folders": list(self.split_folders),
+                **provenance,
+            },
         )
 
 
@@ -117,6 +125,7 @@ def list_classes(root: Path) -> Listing:
         ids=[id_ for id_, _, _ in members],
         labels_N=np.array([label for _, _, label in members], np.int64),
         split_N=np.array([split for _, split, _ in members], SPLIT_DTYPE),
+        split_folders=sorted(parts),
         class_names=classes["train"],
     )
 
@@ -124,10 +133,11 @@ def list_classes(root: Path) -> Listing:
 def list_images(root: Path, below: str = "") -> Iterator[str]:
     """POSIX paths relative to ``root`` of the image files under ``root/below``, at any depth, hidden ones left out.
 
-    A folder that a link leads back to is walked once. InputError for a name that is not UTF-8.
+    A folder that a link leads back to is walked once. InputError for a name that is not UTF-8, or a folder that
+    cannot be listed.
     """
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root / below, followlinks=True):
+    for folder, subfolders, files in os.walk(root / below, onerror=_cannot_list, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -177,7 +187,14 @@ def _class_folders(root: Path, parts: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        _cannot_list(error)
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise InputError(f"cannot list the folder {error.filename!r}: {error.strerror}") from error
 
 
 def _nothing_found(root: Path, parts: dict[str, str]) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 Strings = np.ndarray[Any, np.dtypes.StringDType]
 """Variable-length strings, one a sample."""
 
-
 SPLITS = ("train", "val", "test")
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -85,8 +85,8 @@ def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
     """``image`` as ``view`` asks, (h, w) pixels, antialiased.
 
     Of a strip so long that resizing all of it would need more than ``STRIP_PIXELS``, the box that the crop keeps
-    is resized alone. Not done for every image: Pillow rounds and clips between its two passes and treats a box
-    differently, so that the pixels would not be timm's to the bit.
+    is resized alone. Not done for every image: Pillow rounds and clips between its two passes, and since 13.0 their
+    order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
     """
     place = view.placement(image.height, image.width)
     resample = _RESAMPLING[view.interpolation]

@@ -1,1 +1,1 @@
-"""Regularisation paths of linear probes on stored features. Never sees an image."""
+"""Linear probes on stored features: whole regularisation paths, each strength certified."""

@@ -8,10 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from penultimate.engine.images.datasets import load_images as load_images
+    from penultimate.engine.images.image_set import ImageSet as ImageSet
+    from penultimate.engine.images.preprocess import Preprocess as Preprocess
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
+    "ImageSet": "penultimate.engine.images.image_set",
+    "Preprocess": "penultimate.engine.images.preprocess",
+    "load_images": "penultimate.engine.images.datasets",
 }
 """Public name -> the module that defines it."""
 

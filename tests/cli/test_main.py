@@ -1,6 +1,7 @@
 """How commands leave: exit codes, one line on stderr, data on stdout."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,15 +81,16 @@ def test_all_images_undecodable_is_a_failed_run(
         (["extract", "{tmp}/nowhere", "--store", "{tmp}/s", *TINY], "no folder"),
         (["extract", "{tmp}/empty", "--store", "{tmp}/s", *TINY], "no images in"),
         (["extract", "{photos}", "--store", "{tmp}/s", "--model", "resnet5O"], "resnet50"),
+        (["extract", "{few}", "--store", "{tmp}/s", *TINY], "owl"),
         (["extract", "caltech102", "--store", "{tmp}/s", *TINY], "caltech101"),
         (["extract", "caltech101", "--store", "{tmp}/s", *TINY], "--root"),
         (["extract", "{photos}", "--store", "{tmp}/empty.txt", *TINY], "empty.txt"),
         (["extract", "{photos}", "--store", "{tmp}/s", "--model", "test_resnet", "--weights", "{tmp}/w.pth"], "w.pth"),
-        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--test-fraction", "0.95"], "cat"),
+        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--test-fraction", "0.95"], "leave something for train"),
         (["extract", "{tmp}/m.csv", "--store", "{tmp}/s", *TINY], "label"),
         (["extract", "{photos}", "--stor", "{tmp}/s", *TINY], "--stor"),
         (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--precision", "int4"], "int4"),
-        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--batch-size", "0"], "0"),
+        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--batch-size", "0"], "--batch-size"),
         (["store", "ls", "{tmp}/empty"], "empty"),
         (["store", "ls", "{tmp}/nowhere"], "extract"),
         (["probe", "{tmp}/empty", "--trials", "{tmp}/t"], "empty"),
@@ -101,8 +103,11 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").touch()
+    few = shutil.copytree(photos, tmp_path / "few")
+    for path in sorted((few / "owl").iterdir())[2:]:
+        path.unlink()
     (tmp_path / "m.csv").write_text("path,klass\nphotos/cat/00.jpg,cat\n")
-    filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
+    filled = [argument.format(tmp=tmp_path, photos=photos, few=few) for argument in arguments]
     assert run(filled) == 2
     assert expected in _one_line(capsys)
 

@@ -14,6 +14,7 @@ from store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, half_pre
 
 from penultimate.store.errors import (
     CorruptFeaturesError,
+    DecodeError,
     IncompleteFeaturesError,
     InputError,
     NotAStoreError,
@@ -61,6 +62,33 @@ def test_the_order_in_which_rows_come_changes_nothing(store: FeatureStore, job: 
         rest = np.setdiff1d(np.arange(NUM_ROWS), np.random.default_rng(2).permutation(NUM_ROWS)[:20])
         job.append(writer, rest[::-1])
     assert array_files(other, job.key) == array_files(store, job.key)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_shard_of_one_value_throughout_is_kept(store: FeatureStore, job: Job, value: float) -> None:
+    features_MD = job.features_MD.copy()
+    features_MD[:SHARD_ROWS] = value
+    replace(job, features_MD=features_MD).write(store)
+    np.testing.assert_array_equal(store.read(job.key).features, features_MD[DECODED], strict=True)
+
+
+def test_a_shard_in_which_every_image_failed_leaves_the_others(store: FeatureStore, job: Job) -> None:
+    with job.writer(store) as writer:
+        writer.append([], job.features_MD[:0], dict.fromkeys(range(SHARD_ROWS), "truncated"))
+        job.append(writer, np.arange(SHARD_ROWS, NUM_ROWS))
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[SHARD_ROWS : NUM_ROWS - 1])
+
+
+def test_no_image_decoded_is_an_error_and_nothing_to_see(store: FeatureStore, job: Job) -> None:
+    def fail_all() -> None:
+        with job.writer(store) as writer:
+            if len(writer.missing_rows):
+                writer.append([], job.features_MD[:0], dict.fromkeys(range(NUM_ROWS), "truncated"))
+
+    for _ in range(2):  # again: nothing is left to compute, and it is still an error
+        with pytest.raises(DecodeError, match="none of the 50 images"):
+            fail_all()
+        assert not store.contains(job.key)
 
 
 def test_plain_zarr_and_xarray_open_a_complete_key_and_see_failed_rows_as_nan(store: FeatureStore, job: Job) -> None:
@@ -205,6 +233,24 @@ def test_resuming_with_another_plan_says_what_differs(
         job.writer(store, **{option: value})
     job.write(store)
     assert store.contains(job.key)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("ids", ["same.jpg"] * NUM_ROWS, "ids must be unique, got 49 repeated"),
+        ("labels", np.zeros(NUM_ROWS - 1, dtype=np.int64), r"got \(50, 49, 50\)"),
+        ("labels", np.zeros(NUM_ROWS), r"labels \(M,\) int64 or \(M, K\) uint8, got \(50,\) float64"),
+        ("shard_rows", 300, "shard_rows must be a multiple of 256 or less, got 300"),
+        ("shard_range", range(2, 5), "range of shards within 0 to 4"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_written(
+    store: FeatureStore, job: Job, option: str, value: object, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        job.writer(store, **{option: value})
+    assert [path.name for path in store.path.iterdir()] == ["zarr.json"]
 
 
 def test_one_shard_has_one_writer_and_others_may_have_the_rest(store: FeatureStore, job: Job, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_any_flipped_byte_is_found(store: FeatureStore, job: Job, name: str) -> 
     content = path.read_bytes()
     rng = np.random.default_rng(len(content))
     # The last bytes are always among them: in a shard they are its index and that index's checksum.
-    places = {*rng.integers(len(content), size=24).tolist(), 0, *range(len(content) - 4, len(content))}
+    places = {*rng.integers(len(content), size=12).tolist(), 0, *range(len(content) - 4, len(content))}
     for place in sorted(places):
         flipped = bytearray(content)
         flipped[place] ^= int(rng.integers(1, 256))
@@ -88,10 +88,17 @@ def test_a_lost_file_is_found(store: FeatureStore, job: Job, name: str) -> None:
 def test_rows_of_a_lost_shard_are_refused_where_plain_zarr_would_fill_them(store: FeatureStore, job: Job) -> None:
     (store.path / job.key.path / "features/c/1/0").unlink()
     features = store.read(job.key)
-    with pytest.raises(CorruptFeaturesError, match=r"rows 16 to 32 .* is missing or empty"):
+    with pytest.raises(CorruptFeaturesError, match=r"rows 16 to 32, .* is missing or empty"):
         _ = features.features
     with pytest.raises(CorruptFeaturesError, match="missing or empty"):
         list(features.batches(5))
+
+
+@pytest.mark.parametrize("column", ["labels", "ids", "split", "failed"])
+def test_a_lost_column_is_refused_where_plain_zarr_would_fill_it(store: FeatureStore, job: Job, column: str) -> None:
+    (store.path / job.key.path / column / "c/0").unlink()
+    with pytest.raises(CorruptFeaturesError, match=column):
+        _ = store.read(job.key).labels
 
 
 def test_a_truncated_shard_is_found_and_refused(store: FeatureStore, job: Job) -> None:

@@ -1,37 +1,35 @@
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
+from trial_cases import trial_of
 
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
 
-MakeTrial = Callable[..., Trial]
 
-
-def test_a_row_has_what_the_json_of_show_promises(make_trial: MakeTrial) -> None:
-    (row,) = scoreboard([make_trial()], imagenet={"a.in1k": 0.75}).row_dicts()
+def test_a_row_has_what_the_json_of_show_promises() -> None:
+    (row,) = scoreboard([trial_of()], imagenet={"a.in1k": 0.75}).row_dicts()
     promised = {"dataset", "backbone", "method", "metric", "value", "l2", "n_test", "converged"}
     assert promised <= set(row)
     assert (row["value"], row["l2"], row["n_test"], row["imagenet_top1"]) == (0.9, 0.01, 100, 0.75)
     assert json.loads(json.dumps([row], allow_nan=False))[0]["dataset"] == "digits"
 
 
-def test_a_backbone_alone_is_its_own_best_without_a_test(make_trial: MakeTrial) -> None:
-    (row,) = scoreboard([make_trial()]).rows
+def test_a_backbone_alone_is_its_own_best_without_a_test() -> None:
+    (row,) = scoreboard([trial_of()]).rows
     assert row.is_best
     assert row.ties_with_best
     assert row.p_value is None
     assert row.adjusted_log_odds is None
 
 
-def test_ties_are_those_that_mcnemar_cannot_tell_from_the_best(make_trial: MakeTrial) -> None:
-    best = make_trial(backbone="best", wrong=range(10))
-    near = make_trial(backbone="near", wrong=range(5, 17))  # 5 against 7 discordant samples
-    far = make_trial(backbone="far", wrong=range(60))
+def test_ties_are_those_that_mcnemar_cannot_tell_from_the_best() -> None:
+    best = trial_of(backbone="best", wrong=range(10))
+    near = trial_of(backbone="near", wrong=range(5, 17))  # 5 against 7 discordant samples
+    far = trial_of(backbone="far", wrong=range(60))
     rows = {row.backbone: row for row in scoreboard([far, near, best]).rows}
     far_p, far_holm = rows["far"].p_value, rows["far"].p_value_holm
     assert rows["near"].p_value == pytest.approx(0.774, abs=5e-4)  # binomial(12, 1/2), two-sided at 5: by hand
@@ -42,8 +40,8 @@ def test_ties_are_those_that_mcnemar_cannot_tell_from_the_best(make_trial: MakeT
     assert rows["best"].test is None
 
 
-def test_adjusted_log_odds_of_a_panel_sum_to_zero(make_trial: MakeTrial) -> None:
-    trials = [make_trial(backbone=name, wrong=range(n)) for name, n in (("a", 5), ("b", 20), ("c", 70))]
+def test_adjusted_log_odds_of_a_panel_sum_to_zero() -> None:
+    trials = [trial_of(backbone=name, wrong=range(n)) for name, n in (("a", 5), ("b", 20), ("c", 70))]
     rows = scoreboard(trials).rows
     adjusted = [row.adjusted_log_odds for row in rows if row.adjusted_log_odds is not None]
     assert len(adjusted) == 3
@@ -51,9 +49,9 @@ def test_adjusted_log_odds_of_a_panel_sum_to_zero(make_trial: MakeTrial) -> None
     assert [row.backbone for row in rows] == ["a", "b", "c"]
 
 
-def test_trials_that_differ_in_one_setting_are_told_apart_by_it(make_trial: MakeTrial) -> None:
+def test_trials_that_differ_in_one_setting_are_told_apart_by_it() -> None:
     trials = [
-        make_trial(settings={"loss": loss, "metric_of": dataset}, dataset=dataset)
+        trial_of(settings={"loss": loss, "metric_of": dataset}, dataset=dataset)
         for loss in ("softmax", "ovr")
         for dataset in ("digits", "letters")
     ]
@@ -62,20 +60,20 @@ def test_trials_that_differ_in_one_setting_are_told_apart_by_it(make_trial: Make
     assert len({row.trial for row in rows}) == 4
 
 
-def test_trials_on_other_images_of_the_same_name_are_not_compared(make_trial: MakeTrial) -> None:
-    here = make_trial(wrong=range(5))
-    there = make_trial(backbone="b", wrong=range(50), features={"images": "other"})
+def test_trials_on_other_images_of_the_same_name_are_not_compared() -> None:
+    here = trial_of(wrong=range(5))
+    there = trial_of(backbone="b", wrong=range(50), features={"images": "other"})
     assert all(row.is_best for row in scoreboard([here, there]).rows)
 
 
-def test_contenders_are_compared_over_the_datasets_all_of_them_share(make_trial: MakeTrial) -> None:
+def test_contenders_are_compared_over_the_datasets_all_of_them_share() -> None:
     wrong = {"a": (5, 9, 20), "b": (10, 17, 24), "c": (30, 40, 60)}
     trials = [
-        make_trial(backbone=name, dataset=f"set{d}", wrong=range(n))
+        trial_of(backbone=name, dataset=f"set{d}", wrong=range(n))
         for name, counts in wrong.items()
         for d, n in enumerate(counts)
     ]
-    alone = make_trial(backbone="a", dataset="extra")
+    alone = trial_of(backbone="a", dataset="extra")
     board = scoreboard([*trials, alone], imagenet={"a": 0.8})
     assert [c.backbone for c in board.contenders] == ["a", "b", "c"]
     assert board.contenders[0].datasets == ("set0", "set1", "set2")
@@ -86,8 +84,8 @@ def test_contenders_are_compared_over_the_datasets_all_of_them_share(make_trial:
     json.dumps(board.contender_dicts(), allow_nan=False)
 
 
-def test_seeds_of_one_backbone_share_a_contender_and_keep_their_rows(make_trial: MakeTrial) -> None:
-    trials = [make_trial(backbone=b, seed=s, wrong=range(n)) for b, s, n in [("a", 0, 5), ("a", 1, 15), ("b", 0, 9)]]
+def test_seeds_of_one_backbone_share_a_contender_and_keep_their_rows() -> None:
+    trials = [trial_of(backbone=b, seed=s, wrong=range(n)) for b, s, n in [("a", 0, 5), ("a", 1, 15), ("b", 0, 9)]]
     board = scoreboard(trials)
     assert len(board.rows) == 3
     assert len(board.contenders) == 2
@@ -95,9 +93,9 @@ def test_seeds_of_one_backbone_share_a_contender_and_keep_their_rows(make_trial:
     assert a.mean_log_odds == pytest.approx(np.log(90 / 10))  # of the mean accuracy, (95 + 85) / 2
 
 
-def test_subsets_and_smaller_budgets_have_rows_but_no_part_in_the_means(make_trial: MakeTrial) -> None:
+def test_subsets_and_smaller_budgets_have_rows_but_no_part_in_the_means() -> None:
     def tuned(step: int, wrong: int, **settings: int) -> Trial:
-        return make_trial(
+        return trial_of(
             method="finetune", wrong=range(wrong), settings=settings, history=[{"step": step, "epoch": step / 10}]
         )
 
@@ -111,21 +109,29 @@ def test_subsets_and_smaller_budgets_have_rows_but_no_part_in_the_means(make_tri
     assert only.mean_log_odds == pytest.approx(np.log(90 / 10))
 
 
-def test_what_did_not_converge_and_notes_reach_the_row(make_trial: MakeTrial) -> None:
-    (row,) = scoreboard([make_trial(converged=False, notes=("2 strengths did not converge",))]).rows
+def test_what_did_not_converge_and_notes_reach_the_row() -> None:
+    (row,) = scoreboard([trial_of(converged=False, notes=("2 strengths did not converge",))]).rows
     assert not row.converged
     assert row.notes == ("2 strengths did not converge",)
 
 
-def test_the_order_of_trials_changes_nothing(make_trial: MakeTrial) -> None:
+def test_the_order_of_trials_changes_nothing() -> None:
     trials = [
-        make_trial(backbone=name, metric="mean_per_class", wrong=range(start, start + 12))
+        trial_of(backbone=name, metric="mean_per_class", wrong=range(start, start + 12))
         for name, start in [("a", 0), ("b", 3), ("c", 8)]
     ]
     # Equal values: the first by name is the best in any order.
     assert scoreboard(trials).rows == scoreboard(trials[::-1]).rows
 
 
-def test_a_trial_without_predictions_is_refused_by_name(make_trial: MakeTrial) -> None:
+def test_a_trial_without_predictions_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"a\.in1k on digits kept no test_ids"):
-        scoreboard([make_trial(arrays={"test_labels": np.arange(100) % 5, "test_predictions": np.arange(100) % 5})])
+        scoreboard([trial_of(arrays={"test_labels": np.arange(100) % 5, "test_predictions": np.arange(100) % 5})])
+
+
+def test_two_networks_of_one_name_are_told_apart_by_their_weights_and_others_are_not() -> None:
+    trials = [trial_of(backbone="a", features={"weights": w * 8}, seed=0) for w in ("1f", "2e")]
+    rows = scoreboard([*trials, trial_of(backbone="b")]).rows
+    assert {row.network for row in rows} == {"a (weights=1f1f1f1f)", "a (weights=2e2e2e2e)", "b"}
+    assert {row.setting for row in rows} == {"probe"}
+    assert len(scoreboard([*trials, trial_of(backbone="b")]).contenders) == 3

@@ -1,19 +1,11 @@
 """Trials made by hand: small real ones, with predictions of a stated accuracy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pytest
 
 from penultimate.store.trial import Trial
-
-MakeTrial = Callable[..., Trial]
-
-
-@pytest.fixture
-def make_trial() -> MakeTrial:
-    return trial_of
 
 
 def trial_of(

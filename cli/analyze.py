@@ -1,0 +1,192 @@
+"""``penultimate analyze``: the statistics of a trial log, or of anybody's table of accuracies."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from penultimate.cli.output import print_json, print_table
+from penultimate.engine.analysis.accuracy_table import read_accuracy_table
+from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.analysis import analyze as analyze_table
+from penultimate.engine.analysis.correlation import NUM_RESAMPLES, Correlation
+from penultimate.engine.analysis.findings import Findings, find
+from penultimate.engine.backbones.imagenet import imagenet_top1
+from penultimate.store.errors import InputError
+from penultimate.store.trial_log import TrialLog
+
+_MODEL_COLUMNS = {
+    "model": "model",
+    "imagenet": "ImageNet %",
+    "adjusted": "adjusted log odds",
+    "p_value": "p against best",
+    "p_value_holm": "p (Holm)",
+    "tie": "best",
+}
+_DATASET_COLUMNS = {"dataset": "dataset", "r": "r", "interval": "95 %", "p_value": "p", "rho": "rho"}
+_PAIR_COLUMNS = {
+    "setting": "setting",
+    "dataset": "dataset",
+    "better": "better in",
+    "p_value": "p (Wilcoxon)",
+    "p_value_holm": "p (Holm)",
+}
+_SPEED_COLUMNS = {"method": "method", "curves": "curves", "steps": "steps to 90 %", "epochs": "epochs to 90 %"}
+
+
+def analyze(
+    runs: Annotated[Path | None, typer.Argument(metavar="[TRIALS]", help="Folder of a trial log.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet table instead: a row a model, a column a dataset.")
+    ] = None,
+    imagenet: Annotated[str, typer.Option(help="With --table: the column that holds ImageNet accuracy.")] = "imagenet",
+    model_column: Annotated[
+        str | None, typer.Option(help="With --table: the column that holds the models' names; the first if not given.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="With --table: a column to use as a dataset; repeat. All if not given.")
+    ] = None,
+    unit: Annotated[
+        Literal["percent", "fraction"] | None,
+        typer.Option(help="With --table: what the accuracies are; told from the largest value if not given."),
+    ] = None,
+    imagenet_table: Annotated[
+        Path | None, typer.Option(help="With TRIALS: CSV of model,top1 (per cent) that overrules the built-in table.")
+    ] = None,
+    correction: Annotated[
+        Literal["sqrt", "printed"],
+        typer.Option(help="Factor on standard errors for M models: sqrt(M/(M-1)) (Morey), or M/(M-1) as printed."),
+    ] = "sqrt",
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples of the intervals.")] = NUM_RESAMPLES,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and of the permutation tests.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print every number as JSON; accuracies as fractions.")] = False,
+) -> None:
+    """Say how well ImageNet accuracy predicts transfer, which models tie for best, and how sure that is.
+
+    Accuracies are compared as log odds. Intervals are 95 % bootstrap intervals, over models and over datasets; p is
+    two-sided. A model ties with the best where a paired t-test over datasets finds no difference (p > 0.05); Holm's
+    correction stands beside.
+
+    \b
+    penultimate analyze trials/
+    penultimate analyze trials/ --json | jq '.settings.probe.pearson_r'
+    penultimate analyze --table accuracies.csv --imagenet imagenet --json
+    penultimate analyze --table accuracies.csv --dataset cars --dataset dtd --unit percent
+    """
+    if (runs is None) == (table is None):
+        raise InputError("analyze reads either TRIALS, the folder of a trial log, or --table FILE; give one of them")
+    if table is not None:
+        accuracies = read_accuracy_table(
+            table, imagenet=imagenet, model_column=model_column, datasets=dataset or (), unit=unit
+        )
+        analysis = analyze_table(accuracies, correction=correction, seed=seed, num_resamples=resamples)
+        for note in (f"accuracies are {accuracies.unit}", *accuracies.notes):
+            typer.echo(note, err=True)
+        if json:
+            print_json(analysis.as_json())
+        else:
+            _print_analysis(analysis, title=str(table))
+    elif runs is not None:
+        found = find(
+            TrialLog(runs).trials(),
+            imagenet=imagenet_top1(imagenet_table),
+            correction=correction,
+            seed=seed,
+            num_resamples=resamples,
+        )
+        if json:
+            print_json(found.as_json())
+        else:
+            _print_findings(found)
+
+
+def _print_analysis(analysis: Analysis, *, title: str) -> None:
+    numbers = analysis.as_json()
+    typer.echo(f"{title}: {len(analysis.table.models)} models, {len(analysis.table.datasets)} datasets")
+    typer.echo(f"  {_sentence(analysis.correlation)}")
+    for size, (datasets, correlation) in analysis.by_size.items():
+        typer.echo(f"  {size} datasets ({', '.join(datasets)}): r = {correlation.pearson_r:.2f}")
+    models = sorted(numbers["models"], key=lambda row: -row["adjusted_mean"])
+    print_table([_model_cells(row) for row in models], _MODEL_COLUMNS)
+    print_table([_dataset_cells(name, each) for name, each in analysis.by_dataset.items()], _DATASET_COLUMNS)
+    talk = [f"log odds: {analysis.log_odds.rule}"]
+    if analysis.adjusted.standard_error_M.size and len(analysis.table.datasets) > 1:
+        talk.append(
+            f"standard errors over datasets, times {analysis.adjusted.factor:.4f} ({analysis.adjusted.correction})"
+        )
+    typer.echo("; ".join(talk), err=True)
+
+
+def _sentence(correlation: Correlation) -> str:
+    over = correlation.r_interval_datasets
+    return (
+        f"r = {correlation.pearson_r:.3f} between logit ImageNet and mean logit transfer accuracy, "
+        f"p = {correlation.p_value:.2g}; 95 % {_range(correlation.r_interval_models)} over models"
+        + (f", {_range(over)} over datasets" if over else "")
+        + f"; rho = {correlation.spearman_rho:.3f}"
+    )
+
+
+def _model_cells(row: dict[str, Any]) -> dict[str, Any]:
+    error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.3f}"
+    return {
+        "model": row["model"],
+        "imagenet": f"{100 * row['imagenet']:.2f}",
+        "adjusted": f"{row['adjusted_mean']:+.3f}{error}",
+        "p_value": _p(row["p_value"]),
+        "p_value_holm": _p(row["p_value_holm"]),
+        "tie": "best" if row["is_best"] else "tie" if row["ties_with_best"] else "",
+    }
+
+
+def _dataset_cells(name: str, correlation: Correlation) -> dict[str, Any]:
+    return {
+        "dataset": name,
+        "r": f"{correlation.pearson_r:.3f}",
+        "interval": _range(correlation.r_interval_models),
+        "p_value": _p(correlation.p_value),
+        "rho": f"{correlation.spearman_rho:.3f}",
+    }
+
+
+def _print_findings(found: Findings) -> None:
+    for setting, analysis in found.analyses.items():
+        _print_analysis(analysis, title=setting)
+    pairs = [
+        {
+            "setting": f"{pair.first} against {pair.second}",
+            "dataset": pair.dataset or "all",
+            "better": f"{pair.comparison.num_better} of {pair.comparison.num_pairs}",
+            "p_value": _p(pair.comparison.p_value),
+            "p_value_holm": _p(pair.p_value_holm),
+        }
+        for pair in found.setting_pairs
+    ]
+    if pairs:
+        print_table(pairs, _PAIR_COLUMNS)
+    speeds = [
+        {
+            "method": speed.method,
+            "curves": speed.num_curves,
+            "steps": f"{speed.steps:,.0f} ({speed.steps_quartiles[0]:,.0f}-{speed.steps_quartiles[1]:,.0f})",
+            "epochs": f"{speed.epochs:,.1f} ({speed.epochs_quartiles[0]:,.1f}-{speed.epochs_quartiles[1]:,.1f})",
+        }
+        for speed in found.speeds
+    ]
+    if speeds:
+        print_table(speeds, _SPEED_COLUMNS)
+    if found.speedup:
+        typer.echo(
+            f"from scratch takes {found.speedup.steps:.1f} times the steps and {found.speedup.epochs:.1f} times the "
+            f"epochs of fine-tuning ({found.speedup.num_pairs} pairs)"
+        )
+    for note in found.notes:
+        typer.echo(note, err=True)
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None or value != value else f"{value:.2g}"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"

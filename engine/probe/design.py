@@ -1,0 +1,170 @@
+"""Design: centred features in their own eigenbasis, and the products a solver takes with them.
+
+In the eigenbasis of the covariance (of the Gram matrix when there are fewer samples than dimensions) the Hessian of a
+linear model is near diagonal, so that a diagonal preconditioner does most of what a full one would. Turning the
+features is exact: any orthogonal basis gives the same optimum. A column of ones carries the bias, and zero columns
+fill up to a multiple of 32, the tile of matrix units.
+
+Main products run in ``dtype`` and sum in it over blocks of ``ROWS`` rows, blocks in float64; products for the Hessian
+run in ``low`` where the machine is faster in it. W itself is kept in float64 by the solver.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Shapes: N samples, D feature dimensions, R columns of the turned design, M columns of scores (strengths x classes).
+
+TILE = 32
+"""Columns are padded to a multiple of this."""
+
+SMALL = 1 << 20
+"""Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
+
+ROWS = 8192
+"""Rows of a block in a float64 product: the block's copy stays under 100 MB at 1,280 dimensions."""
+
+LOW_ROWS = 20_000
+"""From this many rows on, the covariance is taken from bfloat16 products: it only chooses a basis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Where the features were moved and turned: turned = (features - mean) @ turn."""
+
+    mean_D: Tensor
+    turn_DR: Tensor
+    """Orthonormal columns, without bias and padding."""
+
+    def weight(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (M, D) and bias (M,) for the features as they were, from weights for the turned design."""
+        rank = self.turn_DR.shape[1]
+        weight_MD = weight_MR[:, :rank].double() @ self.turn_DR.double().T
+        return weight_MD, weight_MR[:, rank].double() - weight_MD @ self.mean_D.double()
+
+
+def fast_low_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the machine has matrix units for it, else None."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else None
+
+
+class Design:
+    """Turned features with their products; what the solver needs of the data, apart from labels."""
+
+    def __init__(
+        self, features_ND: Tensor, *, share_N: Tensor | None, dtype: torch.dtype, low: torch.dtype | None
+    ) -> None:
+        """``share_N``: float64 weights of the samples, summing to 1, or None where all count alike."""
+        self.share_N = share_N
+        self.basis, turned_NR = turn(features_ND.to(dtype), share_N)
+        rows, rank = turned_NR.shape
+        columns = -(-(rank + 1) // TILE) * TILE
+        self.matrix_NR = torch.zeros(rows, columns, dtype=dtype, device=features_ND.device)
+        self.matrix_NR[:, :rank] = turned_NR
+        self.matrix_NR[:, rank] = 1
+        self.bias_column = rank
+        self.low_NR = self.matrix_NR.to(low) if low is not None else self.matrix_NR
+        self.scale_R = self._mean_squares()
+        self.penalised_R = torch.ones(columns, dtype=dtype, device=features_ND.device)
+        self.penalised_R[rank] = 0
+        self.root_mean_square = float(self.scale_R.double().sum().sqrt())
+
+    def turned(self, weight_KD: Tensor, bias_K: Tensor) -> Tensor:
+        """Weights (K, R) of the turned design that score as these do; the part no feature sees is dropped."""
+        weight_KD = weight_KD.to(self.matrix_NR.device).double()
+        weight_KR = torch.zeros(len(weight_KD), self.matrix_NR.shape[1], dtype=torch.float64, device=weight_KD.device)
+        weight_KR[:, : self.bias_column] = weight_KD @ self.basis.turn_DR.double()
+        weight_KR[:, self.bias_column] = bias_K.to(weight_KD) + weight_KD @ self.basis.mean_D.double()
+        return weight_KR
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.matrix_NR.shape[0]
+
+    @property
+    def precision(self) -> str:
+        """Gradient/Hessian, as a SolveReport prints it."""
+        return "/".join(str(matrix.dtype).removeprefix("torch.") for matrix in (self.matrix_NR, self.low_NR))
+
+    def scores(self, weight_MR: Tensor) -> Tensor:
+        """weight @ design.T, (M, N)."""
+        return weight_MR.to(self.matrix_NR.dtype) @ self.matrix_NR.T
+
+    def gather(self, residual_MN: Tensor, *, exact: bool = False) -> Tensor:
+        """Weighted mean over samples of residual x row, (M, R) float64; ``exact`` multiplies and sums in float64."""
+        shared_MN = self.shared(residual_MN)
+        if not exact and self.num_rows <= ROWS:
+            return (shared_MN @ self.matrix_NR).double()
+        total_MR = torch.zeros(
+            residual_MN.shape[0], self.matrix_NR.shape[1], dtype=torch.float64, device=residual_MN.device
+        )
+        for start in range(0, self.num_rows, ROWS):
+            rows = slice(start, start + ROWS)
+            left, right = shared_MN[:, rows], self.matrix_NR[rows]
+            total_MR += left.double() @ right.double() if exact else left @ right
+        return total_MR
+
+    def low_scores(self, direction_MR: Tensor) -> Tensor:
+        """As ``scores``, at the precision of Hessian products."""
+        scores_MN: Tensor = direction_MR.to(self.low_NR.dtype) @ self.low_NR.T
+        return scores_MN.to(self.matrix_NR.dtype)
+
+    def low_gather(self, change_MN: Tensor) -> Tensor:
+        """As ``gather``, at the precision of Hessian products, in the main dtype."""
+        return (self.shared(change_MN).to(self.low_NR.dtype) @ self.low_NR).to(self.matrix_NR.dtype)
+
+    def mean(self, values_XN: Tensor) -> Tensor:
+        """Weighted mean over samples (the last axis), float64."""
+        if self.share_N is None:
+            return values_XN.mean(-1, dtype=torch.float64)
+        return (values_XN.double() * self.share_N).sum(-1)
+
+    def shared(self, values_MN: Tensor) -> Tensor:
+        """Values times the share of their sample."""
+        if self.share_N is None:
+            return values_MN / self.num_rows
+        return values_MN * self.share_N.to(values_MN.dtype)
+
+    def _mean_squares(self) -> Tensor:
+        total_R = torch.zeros(self.matrix_NR.shape[1], dtype=torch.float64, device=self.matrix_NR.device)
+        for start in range(0, self.num_rows, ROWS):
+            rows = slice(start, start + ROWS)
+            squares_NR = self.matrix_NR[rows].square()
+            share_N = None if self.share_N is None else self.share_N[rows].to(squares_NR.dtype)
+            total_R += squares_NR.sum(0) / self.num_rows if share_N is None else share_N @ squares_NR
+        return total_R.to(self.matrix_NR.dtype)
+
+
+def turn(features_ND: Tensor, share_N: Tensor | None) -> tuple[Basis, Tensor]:
+    """An orthonormal basis of all that the features span, in which their covariance is near diagonal, and them in it.
+
+    With fewer samples than dimensions the span comes from a QR factorisation, so that N columns carry everything. No
+    direction is left out for its small variance: at weak l2 the optimum may use it.
+    """
+    rows, dims = features_ND.shape
+    mean_D = features_ND.mean(0, dtype=torch.float64) if share_N is None else share_N @ features_ND.double()
+    mean_D = mean_D.to(features_ND.dtype)
+    centred_ND = features_ND - mean_D
+    if rows >= dims:
+        turn_DR = _principal(centred_ND, share_N)
+    else:
+        span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
+        turn_DR = span_DN @ _principal(centred_ND @ span_DN, share_N)
+    turned_NR: Tensor = centred_ND @ turn_DR
+    return Basis(mean_D, turn_DR), turned_NR
+
+
+def _principal(centred_NR: Tensor, share_N: Tensor | None) -> Tensor:
+    """Eigenvectors of the weighted covariance, largest first; with many rows from bfloat16 products."""
+    rows = len(centred_NR)
+    shared_NR = centred_NR / rows if share_N is None else centred_NR * share_N.to(centred_NR.dtype)[:, None]
+    if rows >= LOW_ROWS and centred_NR.dtype == torch.float32:
+        covariance_RR = (shared_NR.T.bfloat16() @ centred_NR.bfloat16()).float()
+    else:
+        covariance_RR = shared_NR.T @ centred_NR
+    vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]
+    return vectors_RR.flip(1)

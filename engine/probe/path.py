@@ -1,0 +1,59 @@
+"""RegularizationPath: the l2 strengths to fit, strongest first."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+
+from penultimate.store.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegularizationPath:
+    """L2 strengths to fit, strongest first, so that each fit warm-starts the next."""
+
+    l2: tuple[float, ...]
+    """Strictly decreasing, finite, > 0; multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1/l2."""
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(value) for value in self.l2)
+        if not self.l2 or not finite or not all(a > b for a, b in pairwise((*self.l2, 0.0))):
+            raise InputError(f"l2 must be finite, positive and strictly decreasing, got {self.l2}")
+
+    def __len__(self) -> int:
+        return len(self.l2)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """45 strengths, 1e5 down to 1e-6 in equal steps of the logarithm (Kornblith et al. 2019 and its follow-ups)."""
+        return cls.spaced(1e-6, 1e5, 45)
+
+    @classmethod
+    def spaced(cls, low: float, high: float, count: int) -> Self:
+        """``count`` log-spaced strengths from ``high`` down to ``low``, both included."""
+        if not (0 < low < high < math.inf and count >= 2):
+            raise InputError(f"expected 0 < low < high and at least 2 strengths, got {low}:{high}:{count}")
+        return cls(l2=tuple(float(value) for value in np.logspace(math.log10(high), math.log10(low), count)))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What is typed after ``--l2``: ``1e-4:1e2:25`` (log-spaced), one strength, or several with commas.
+
+        >>> RegularizationPath.parse("1e-2:1e2:3").l2
+        (100.0, 1.0, 0.01)
+        >>> RegularizationPath.parse("0.1,10").l2
+        (10.0, 0.1)
+        """
+        try:
+            if ":" in text:
+                low, high, count = text.split(":")
+                return cls.spaced(float(low), float(high), int(count))
+            return cls(l2=tuple(sorted({float(part) for part in text.split(",")}, reverse=True)))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"expected l2 as low:high:count, a number, or numbers with commas; got {text!r}"
+            ) from error

@@ -1,0 +1,66 @@
+"""Probe: a fitted linear head, with the SolveReport that says how far from its optimum it can be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Shapes: N samples, D feature dimensions, K classes.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolveReport:
+    """How one strength was solved. Objective, gradient and gap are of the *mean* loss, in nats a sample."""
+
+    status: str
+    """``certified``: the stopping rule is met (see ``newton.py``); ``stalled``: rounding allows no further progress;
+    ``step_limit``: out of steps. A solver that certifies nothing says ``uncertified``."""
+
+    steps: int
+    """Newton steps taken at this strength."""
+
+    passes: float
+    """Passes over the data at the full precision; half a pass is one product with the features."""
+
+    curvature_passes: float
+    """Passes over the data for Hessian products, which may run at lower precision."""
+
+    objective: float
+    """(sum of losses + l2/2 ||W||^2) / N, with sample weights divided by their sum instead of N."""
+
+    gradient_norm: float
+    """2-norm of the gradient of ``objective`` over weights and bias."""
+
+    gap: float
+    """Certified bound on ``objective`` minus its optimum (``certificate.py``), up to rounding; inf if there is none."""
+
+    seconds: float
+    """Wall-clock time of this strength alone."""
+
+    precision: str
+    """What the features were multiplied in: gradient/Hessian, for example ``float32/bfloat16``."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether the stopping rule is met."""
+        return self.status == "certified"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Probe:
+    """A linear head at one strength: ``scores = features @ weight_KD.T + bias_K``."""
+
+    weight_KD: NDArray[np.float32]
+
+    bias_K: NDArray[np.float32]
+    """Not regularised. -inf for a class without a training sample under softmax or logistic loss: its optimum."""
+
+    l2: float
+    """Multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1 / l2."""
+
+    report: SolveReport
+
+    def scores(self, features_ND: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Decision values (N, K); their softmax, or for one-vs-rest their sigmoid, are the probabilities."""
+        scores_NK: NDArray[np.float32] = np.asarray(features_ND, np.float32) @ self.weight_KD.T + self.bias_K
+        return scores_NK

@@ -1,0 +1,190 @@
+"""Stored features in, one Trial out: fit the path on train, choose on val, refit on both, score test once."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.losses import LOSSES
+from penultimate.engine.probe.metrics import METRICS, applicable, metric_named
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.probe_result import Probe
+from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.trial import Trial, trial_id
+
+# Shapes: N samples, D feature dimensions, K classes, L strengths.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSettings:
+    """Everything a probe's result depends on, apart from the features and the seed."""
+
+    path: RegularizationPath
+    loss: str | None = None
+    """``softmax``, ``logistic`` (one-vs-rest) or ``squared_hinge``; None: softmax, or logistic for label matrices."""
+
+    metric: str | None = None
+    """What the strength is chosen by and the trial's value is of; None: the dataset's own."""
+
+    tol: float = 1e-4
+    """Of the stopping rule in ``newton.py``: certified gap relative to the objective."""
+
+    def __post_init__(self) -> None:
+        if self.loss is not None and self.loss not in LOSSES:
+            raise UnknownNameError("loss", self.loss, LOSSES)
+        if self.metric is not None and self.metric not in METRICS:
+            raise UnknownNameError("metric", self.metric, METRICS)
+        if not 0 < self.tol < 1:
+            raise InputError(f"tol must be in (0, 1), got {self.tol!r}")
+
+    def resolved(self, features: FeatureSet) -> dict[str, Any]:
+        """JSON-able, with the defaults of ``features`` filled in: what a Trial keeps and is found by."""
+        loss = self.loss or ("logistic" if features.labels.ndim == 2 else "softmax")
+        return {
+            "loss": loss,
+            "metric": self.metric or features.metric,
+            "l2": list(self.path.l2),
+            "tol": self.tol,
+            "solver": "torch",
+            "objective": "sum of losses + l2/2 ||W||^2, bias free",
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProbeRun:
+    """What probing one FeatureSet gives."""
+
+    trial: Trial
+    probe: Probe
+    """Refitted on train + val at the chosen strength."""
+
+
+def probe_features(
+    features: FeatureSet,
+    *,
+    path: RegularizationPath,
+    metric: str | None = None,
+    loss: str | None = None,
+    tol: float = 1e-4,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Trial:
+    """The Trial of ``run_probe`` with these settings."""
+    return run_probe(
+        features, ProbeSettings(path=path, metric=metric, loss=loss, tol=tol), device=device, seed=seed
+    ).trial
+
+
+def asked_id(features: FeatureSet, settings: ProbeSettings, *, seed: int = 0) -> str:
+    """The id that the Trial of ``run_probe`` will have: whether it is already logged can be asked before."""
+    return trial_id("probe", asdict(features.key), settings.resolved(features), seed)
+
+
+def run_probe(features: FeatureSet, settings: ProbeSettings, *, device: str = "cpu", seed: int = 0) -> ProbeRun:
+    """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
+
+    Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
+    or the metric does not suit the labels.
+    """
+    began = time.perf_counter()
+    resolved = settings.resolved(features)
+    metric = metric_named(resolved["metric"])
+    _check(features, resolved["metric"])
+    train, val, test = (features.rows(split) for split in ("train", "val", "test"))
+    options = {
+        "num_classes": len(features.class_names), "loss": resolved["loss"], "tol": settings.tol, "device": device,
+    }  # fmt: skip
+    matrix_ND = features.features
+    probes = fit_path(matrix_ND[train], features.labels[train], path=settings.path, **options)
+    val_ND, val_labels = matrix_ND[val], features.labels[val]
+    val_scores_L = [metric(probe.scores(val_ND), val_labels) for probe in probes]
+    best = int(np.argmax(val_scores_L))
+    both = np.union1d(train, val)
+    chosen_path = RegularizationPath(l2=(probes[best].l2,))
+    (final,) = fit_path(matrix_ND[both], features.labels[both], path=chosen_path, start=probes[best], **options)
+    scores_NK, labels = final.scores(matrix_ND[test]), features.labels[test]
+    trial = Trial(
+        dataset=features.key.dataset,
+        backbone=features.key.backbone,
+        method="probe",
+        features=asdict(features.key),
+        settings=resolved,
+        seed=seed,
+        metric=resolved["metric"],
+        value=metric(scores_NK, labels),
+        metrics={
+            "val": all_metrics(probes[best].scores(val_ND), val_labels),
+            "test": all_metrics(scores_NK, labels),
+        },
+        chosen={"l2": final.l2},
+        converged=all(probe.report.certified for probe in (*probes, final)),
+        history=[*_history(probes, val_scores_L, "train"), *_history([final], [None], "train+val")],
+        arrays=_predictions(features.ids[test], labels, scores_NK),
+        versions=library_versions(),
+        hardware=machine(),
+        commit=source_commit(),
+        created=utc_now(),
+        wall_seconds=time.perf_counter() - began,
+        notes=notes(features, probes, final, best),
+    )
+    return ProbeRun(trial=trial, probe=final)
+
+
+def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
+    """Every metric these labels allow."""
+    return {name: METRICS[name](scores_NK, labels) for name in applicable(labels)}
+
+
+def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int) -> list[str]:
+    """What a reader must know of this trial."""
+    found = []
+    uncertified = [f"{probe.l2:.3g}" for probe in probes if not probe.report.certified]
+    if uncertified:
+        found.append(f"not certified to the tolerance at l2 = {', '.join(uncertified)}")
+    if not final.report.certified:
+        found.append(f"the refit at l2 = {final.l2:.3g} is {final.report.status}")
+    if len(probes) > 1 and best in (0, len(probes) - 1):
+        found.append(f"the chosen l2 = {final.l2:.3g} is at the edge of the path")
+    if features.failed:
+        found.append(f"{len(features.failed)} images could not be decoded and are left out")
+    return found
+
+
+def _check(features: FeatureSet, metric: str) -> None:
+    counts = {split: len(features.rows(split)) for split in ("train", "val", "test")}
+    empty = [split for split, count in counts.items() if not count]
+    if empty:
+        raise InputError(
+            f"{features.key.backbone} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
+            "a probe needs train, val and test (got " + ", ".join(f"{n} {split}" for split, n in counts.items()) + ")"
+        )
+    if metric != "map11" and metric not in applicable(features.labels):
+        raise InputError(f"{metric} does not suit these labels; use one of {', '.join(applicable(features.labels))}")
+    finite_N = np.isfinite(features.features).all(1)
+    if not finite_N.all():
+        bad = features.ids[~finite_N]
+        named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(f"features of {len(bad)} samples are NaN or infinite: {named}; extract them again")
+
+
+def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:
+    """JSON-able: a bound that could not be had (``gap`` of inf) is None."""
+    return [
+        {"l2": probe.l2, "fitted_on": fitted_on, "val": score}
+        | {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}
+        for probe, score in zip(probes, scores, strict=True)
+    ]
+
+
+def _predictions(ids_N: NDArray[Any], labels: NDArray[Any], scores_NK: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    kept = {"test_ids": ids_N, "test_labels": labels}
+    if labels.ndim == 2:
+        return kept | {"test_scores": scores_NK}
+    return kept | {"test_predictions": scores_NK.argmax(1).astype(np.int64)}

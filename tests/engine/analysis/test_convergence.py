@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from trial_cases import trial_of
+
+from penultimate.engine.analysis.convergence import budget_curves, first_to_share, reached, speed, speedup
+from penultimate.store.errors import InputError
+from penultimate.store.trial import Trial
+
+
+def _run(method: str, step: int, wrong: int, dataset: str = "digits") -> Trial:
+    return trial_of(
+        method=method,
+        wrong=range(wrong),
+        num_test=1000,
+        history=[{"step": 1, "epoch": 0.1}, {"step": step, "epoch": step / 10}],
+        settings={"steps": step},
+        dataset=dataset,
+    )
+
+
+def test_the_threshold_is_on_odds_not_on_accuracy() -> None:
+    # Largest odds 0.95 / 0.05 = 19, nine tenths 17.1: reached by 0.945 (17.18), not by 0.94 (15.67), though 0.94 is
+    # more than nine tenths of the accuracy.
+    assert first_to_share([0.5, 0.94, 0.945, 0.95], num_test=10_000) == 2
+
+
+def test_the_first_budget_counts_even_where_a_later_one_falls_below() -> None:
+    assert first_to_share([0.9, 0.5, 0.9, 0.901], num_test=10_000) == 0
+
+
+def test_a_perfect_score_has_odds_too() -> None:
+    # 1.0 of 100 counts as 199 to 1; 0.99 as 99 to 1.
+    assert first_to_share([0.99, 1.0], num_test=100) == 1
+
+
+def test_curves_come_from_the_last_row_of_each_history() -> None:
+    trials = [_run("scratch", step, wrong) for step, wrong in [(400, 90), (100, 500), (200, 100)]]
+    (curve,) = budget_curves([*trials, trial_of()])
+    assert curve.steps_B.tolist() == [100, 200, 400]
+    assert curve.epochs_B.tolist() == [10, 20, 40]
+    assert curve.accuracy_B == pytest.approx([0.5, 0.9, 0.91])
+    # 0.9 x 0.91 / 0.09 = 9.1 > 0.9 / 0.1 = 9.
+    assert (reached(curve).steps, reached(curve).at_smallest_budget) == (400, False)
+
+
+def test_a_single_budget_is_no_curve() -> None:
+    assert budget_curves([_run("scratch", 100, 10)]) == []
+
+
+def test_a_trained_network_without_steps_is_refused() -> None:
+    with pytest.raises(InputError, match="no step and epoch"):
+        budget_curves([trial_of(method="finetune", history=[{"loss": 1.0}])])
+
+
+def test_speedup_is_the_ratio_of_geometric_means_over_what_both_have() -> None:
+    # Reached by fine-tuning at 10 and 40 (mean 20), from scratch at 160 and 640 (mean 320); a third has scratch alone.
+    plan = [
+        ("finetune", "a", 10),
+        ("finetune", "b", 40),
+        ("scratch", "a", 160),
+        ("scratch", "b", 640),
+        ("scratch", "c", 9),
+    ]
+    when = [
+        reached(curve)
+        for method, dataset, step in plan
+        for curve in budget_curves(
+            [
+                _run(method, step // 2, 500, dataset=dataset),
+                _run(method, step, 100, dataset=dataset),
+            ]
+        )
+    ]
+    got = speedup(when)
+    assert got is not None
+    assert [got.steps, got.epochs, got.num_pairs] == pytest.approx([16, 16, 2])
+    scratch = speed([each for each in when if each.method == "scratch" and each.dataset != "c"])
+    assert scratch.steps == pytest.approx(320)
+    assert scratch.steps_quartiles == pytest.approx(tuple(np.quantile([160, 640], [0.25, 0.75])))
+
+
+def test_nothing_trained_both_ways_has_no_speedup() -> None:
+    curves = budget_curves([_run("scratch", step, 9) for step in (1, 2)])
+    assert speedup([reached(curve) for curve in curves]) is None
+
+
+def test_curves_of_two_methods_have_no_common_speed() -> None:
+    curves = budget_curves([_run(m, step, 9) for m in ("scratch", "finetune") for step in (1, 2)])
+    with pytest.raises(InputError, match="one method"):
+        speed([reached(curve) for curve in curves])

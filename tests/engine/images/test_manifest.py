@@ -1,0 +1,122 @@
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from penultimate.engine.images.manifest import load_manifest
+from penultimate.store.errors import InputError
+
+
+def table(folder: Path, columns: dict[str, list[object]], name: str = "set.csv") -> Path:
+    """A manifest, and a file for each path in it."""
+    frame = pd.DataFrame(columns)
+    for path in columns.get("path", []):
+        file = folder / str(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(str(path).encode())
+    manifest = folder / name
+    frame.to_csv(manifest, index=False) if name.endswith(".csv") else frame.to_parquet(manifest)
+    return manifest
+
+
+PATHS: list[object] = ["b/2.jpg", "a/1.jpg", "c/3.jpg", "a/4.jpg", "a/5.jpg", "b/6.jpg"]
+LABELS: list[object] = ["dog", "cat", "dog", "cat", "cat", "dog"]
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.parquet"])
+def test_rows_are_sorted_by_id_and_keep_their_label_and_file(tmp_path: Path, name: str) -> None:
+    images = load_manifest(table(tmp_path, {"path": PATHS, "label": LABELS}, name))
+    assert images.ids_N.tolist() == ["a/1.jpg", "a/4.jpg", "a/5.jpg", "b/2.jpg", "b/6.jpg", "c/3.jpg"]
+    assert [images.class_names[label] for label in images.labels_N] == ["cat"] * 3 + ["dog"] * 3
+    assert [images.source.read(index) for index in range(6)] == [id_.encode() for id_ in images.ids_N.tolist()]
+    assert Counter(images.split_N.tolist()) == {"train": 2, "val": 2, "test": 2}
+    assert images.name == "set"
+
+
+def test_ids_and_splits_are_taken_from_their_columns(tmp_path: Path) -> None:
+    splits: list[object] = ["train", "Train", "test", "valid", "test", "validation"]
+    ids: list[object] = ["f", "e", "d", "c", "b", "a"]
+    images = load_manifest(table(tmp_path, {"path": PATHS, "label": LABELS, "split": splits, "id": ids}))
+    assert images.ids_N.tolist() == list("abcdef")
+    assert images.split_N.tolist() == ["val", "test", "val", "test", "train", "train"]
+    assert images.source.read(0) == b"b/6.jpg"
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    manifest = table(tmp_path, {"path": PATHS, "kind": LABELS})
+    renamed = pd.read_csv(manifest).rename(columns={"path": "filename"})
+    renamed.to_csv(manifest, index=False)
+    assert load_manifest(manifest, label_column="kind").class_names == ("cat", "dog")
+
+
+def test_class_names_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
+    labels: list[object] = [10, 9, 10, 9, 9, 10]
+    assert load_manifest(table(tmp_path, {"path": PATHS, "label": labels})).class_names == ("9", "10")
+
+
+def test_a_class_called_NA_is_a_class(tmp_path: Path) -> None:
+    labels: list[object] = ["NA", "cat", "NA", "cat", "cat", "NA"]
+    assert load_manifest(table(tmp_path, {"path": PATHS, "label": labels})).class_names == ("NA", "cat")
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.parquet"])
+def test_several_labels_become_a_zero_one_matrix(tmp_path: Path, name: str) -> None:
+    cells = [["dog", "cat"], ["cat"], [], ["eel"], ["cat", "eel"], ["dog"]]
+    labels: list[object] = list(cells) if name.endswith("parquet") else ["|".join(cell) for cell in cells]
+    images = load_manifest(table(tmp_path, {"path": PATHS, "label": labels}, name), multi_label=True)
+    assert images.class_names == ("cat", "dog", "eel")
+    assert images.labels_N.dtype == "uint8"
+    assert images.labels_N.tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert images.metric == "map11"
+    assert set(images.split_N.tolist()) == {"train", "val", "test"}
+
+
+def test_a_missing_cell_is_no_label_and_not_a_class(tmp_path: Path) -> None:
+    labels: list[object] = ["dog|cat", "cat", None, "dog", "cat", None]
+    images = load_manifest(table(tmp_path, {"path": PATHS, "label": labels}, "set.parquet"), multi_label=True)
+    assert images.class_names == ("cat", "dog")
+    assert sorted(images.labels_N.sum(axis=1).tolist()) == [0, 0, 1, 1, 1, 2]
+    with pytest.raises(InputError, match=r"row 3 of .* has nothing in column 'label'"):
+        load_manifest(tmp_path / "set.parquet")
+
+
+def test_lists_of_labels_must_be_asked_for(tmp_path: Path) -> None:
+    labels: list[object] = [["dog"]] * 6
+    with pytest.raises(InputError, match="multi_label=True"):
+        load_manifest(table(tmp_path, {"path": PATHS, "label": labels}, "set.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": PATHS, "labels": LABELS}, "no column 'label'; it has 'path', 'labels'; did you mean 'labels'?"),
+        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species'$"),
+        ({"label": LABELS}, "no column 'path'; it has 'label'"),
+        ({"path": PATHS, "label": ["cat", "", *LABELS[2:]]}, "row 2 of .* has nothing in column 'label'"),
+        ({"path": [*PATHS[:5], PATHS[1]], "label": LABELS}, r"names 'a/1.jpg' twice, in rows 2 and 6"),
+        ({"path": PATHS, "label": LABELS, "split": ["dev"] * 6}, "column 'split' of .* has 'dev'; expected train"),
+        ({"path": PATHS, "label": ["cat"] * 5 + ["dog"]}, "class 'dog' has 1 image to split"),
+        ({"path": [], "label": []}, "has no rows"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_explained(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_manifest(table(tmp_path, columns))
+
+
+def test_paths_that_lead_nowhere_are_explained(tmp_path: Path) -> None:
+    manifest = table(tmp_path, {"path": PATHS, "label": LABELS})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(InputError, match=r"none of the 6 files .* exists; paths are relative to the manifest's folder"):
+        load_manifest(manifest.rename(elsewhere / "set.csv"))
+
+
+def test_what_is_no_table_is_said(tmp_path: Path) -> None:
+    for name in ("set.parquet", "set.csv", "set.xlsx"):
+        (tmp_path / name).write_bytes(b'"\x00\xff')
+        with pytest.raises(InputError, match="manifest"):
+            load_manifest(tmp_path / name)

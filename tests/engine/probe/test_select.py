@@ -1,0 +1,65 @@
+"""probe_features: one Trial a FeatureSet, chosen on val, scored once on test."""
+
+import numpy as np
+import pytest
+
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.select import ProbeSettings, asked_id, probe_features
+from penultimate.store.errors import InputError
+from penultimate.store.feature_set import FeatureSet
+
+PATH = RegularizationPath.parse("1e-3:1e3:7")
+
+
+def stored(rows: int = 300, *, several: bool = False) -> FeatureSet:
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(3, size=rows)
+    features_ND = (rng.normal(size=(rows, 8)) + 3 * np.eye(8)[labels_N]).astype(np.float32)
+    split_N = np.array(["train", "val", "test"])[np.arange(rows) % 3]
+    labels = (features_ND[:, :3] > 1.5).astype(np.uint8) if several else labels_N
+    return FeatureSet.of(features_ND, labels, split_N, metric="map11" if several else "mean_per_class")
+
+
+def test_the_chosen_strength_is_the_strongest_with_the_best_val_score() -> None:
+    trial = probe_features(stored(), path=PATH)
+    on_train = [row for row in trial.history if row["fitted_on"] == "train"]
+    best = max(row["val"] for row in on_train)
+    assert trial.chosen["l2"] == next(row["l2"] for row in on_train if row["val"] == best)
+    assert trial.metrics["val"]["mean_per_class"] == best
+    assert trial.converged
+
+
+def test_the_value_is_what_the_kept_predictions_score() -> None:
+    trial = probe_features(stored(), path=PATH)
+    labels_N, predicted_N = trial.arrays["test_labels"], trial.arrays["test_predictions"]
+    by_class = [np.mean(predicted_N[labels_N == k] == k) for k in range(3)]
+    assert trial.value == pytest.approx(np.mean(by_class), abs=1e-12)
+    assert trial.value > 0.7  # classes 4 deviations apart
+
+
+def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -> None:
+    trial = probe_features(stored(several=True), path=PATH)
+    assert trial.settings["loss"] == "logistic"
+    assert trial.arrays["test_scores"].shape == (100, 3)
+    assert trial.value > 0.9  # the labels are thresholds of single features
+
+
+def test_the_id_is_known_before_the_run() -> None:
+    features = stored()
+    assert asked_id(features, ProbeSettings(path=PATH)) == probe_features(features, path=PATH).id
+
+
+def test_a_missing_split_is_refused_with_the_counts() -> None:
+    features = FeatureSet.of(np.ones((4, 2), np.float32), np.array([0, 1, 0, 1]), ["train", "train", "test", "test"])
+    with pytest.raises(InputError, match=r"no samples in val.*2 train, 0 val, 2 test"):
+        probe_features(features, path=PATH)
+
+
+def test_samples_whose_features_are_not_finite_are_named_by_id() -> None:
+    features_ND = np.ones((3, 2), np.float32)
+    features_ND[1, 0] = np.nan
+    features = FeatureSet.of(
+        features_ND, np.array([0, 1, 0]), ["train", "val", "test"], ids_N=["a.jpg", "b.jpg", "c.jpg"]
+    )
+    with pytest.raises(InputError, match=r"b\.jpg"):
+        probe_features(features, path=PATH)
