@@ -3,23 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from penultimate.engine.images.caltech101 import load_caltech101
-from penultimate.engine.images.cifar10 import load_cifar10
 from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.paper12 import PAPER12, load_paper_dataset
 from penultimate.store.errors import InputError, UnknownNameError
 
 
-def _caltech101(root: Path, seed: int) -> ImageSet:
-    return load_caltech101(root, seed=seed)
+def _loader(name: str) -> Callable[[Path, int], ImageSet]:
+    return lambda root, seed: load_paper_dataset(name, root, seed=seed)
 
 
-def _cifar10(root: Path, seed: int) -> ImageSet:
-    return load_cifar10(root, seed=seed)
-
-
-DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {"caltech101": _caltech101, "cifar10": _cifar10}
+DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {name: _loader(name) for name in PAPER12}
 """Name -> loader, from the folder that holds the dataset and the seed of its splits."""
 
 
