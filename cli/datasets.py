@@ -1,4 +1,4 @@
-"""``penultimate datasets``: the paper's datasets by name: listed, checked against the published numbers, downloaded."""
+"""``penultimate datasets``: the paper's datasets by name: listed, and checked against the published numbers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from penultimate.engine.images.paper12 import PAPER12, Check, check_dataset, dat
 app = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
-    help="The paper's twelve datasets by name: list, check, download.",
+    help="The paper's twelve datasets by name: list, check.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `penultimate datasets` lists.")]
@@ -58,16 +58,23 @@ def list_datasets(context: typer.Context, json: Json = False) -> None:
 def check(
     name: Name,
     root: Annotated[Path, typer.Option("--root", help="Folder that holds the dataset.")],
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch it from its publisher and unpack it into --root first.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Count a copy's images a split and class against the published numbers and name what is missing.
 
-    Exit code 1 if anything differs.
+    Exit code 1 if anything differs. Where --download cannot be done, one line says where to get the dataset and how
+    the folder must look.
 
     \b
     penultimate datasets check caltech101 --root data/caltech101
+    penultimate datasets check pets --root data/pets --download
     penultimate datasets check birdsnap --root data/birdsnap --json | jq .missing
     """
+    if download:
+        download_dataset(name, root)
     found = check_dataset(name, root)
     if json:
         print_json(asdict(found))
@@ -99,18 +106,3 @@ def _differing(found: Check) -> str:
     parts = [part for part in found.expected if found.found[part] != found.expected[part]]
     counts = [f"{part} {found.found[part]:,} of {found.expected[part]:,}" for part in parts]
     return ", ".join([*counts, *([f"{len(found.missing):,} listed images missing"] if found.missing else [])])
-
-
-@app.command()
-def download(
-    name: Name, root: Annotated[Path, typer.Option("--root", help="Folder to download and unpack into.")]
-) -> None:
-    """Download a dataset from its publisher, check it and unpack it; what is there already is not fetched again.
-
-    Where that cannot be done, one line says where to get it and how the folder must look.
-
-    \b
-    penultimate datasets download pets --root data/pets
-    """
-    download_dataset(name, root)
-    typer.echo(f"{dataset_named(name).title} is in {root}", err=True)

@@ -12,7 +12,7 @@ from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.engine.backbones.imagenet_eval import ImageNetScore, imagenet_images
 from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
-from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.backbones.timm_backbone import PrecisionName, PreprocessKind, load_backbone
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 
 _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "printed %", "num_images": "n"}
@@ -30,16 +30,14 @@ def imagenet_eval(
         str, typer.Option(help="timm, package, or a .safetensors or .pth file that holds a classifier.")
     ] = "timm",
     preprocess: Annotated[
-        Literal["paper", "timm"],
+        PreprocessKind,
         typer.Option(help="timm: its own resize and crop, as printed accuracies are. paper: see extract."),
     ] = "timm",
     decoder: Annotated[
         Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="What the network computes in.")
-    ] = "float32",
+    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
     output: Annotated[

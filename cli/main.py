@@ -20,14 +20,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(extract.extract)
-app.command()(probe.probe)
-app.command()(show.show)
-app.command()(analyze.analyze)
-app.command()(report.report)
-app.command()(models.models)
-app.command()(imagenet_eval.imagenet_eval)
-app.command()(demo.demo)
+for verb in (
+    extract.extract,
+    probe.probe,
+    show.show,
+    analyze.analyze,
+    report.report,
+    models.models,
+    imagenet_eval.imagenet_eval,
+    demo.demo,
+):
+    app.command()(verb)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(store.app, name="store")
 

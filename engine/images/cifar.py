@@ -140,7 +140,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _dtype(code: str, align: int = 0, copy: int = 1) -> np.dtype[Any]:
-    """As ``numpy.dtype``, which since 2.4 warns of the integers that Python 2 wrote for the flags."""
+    """As ``numpy.dtype``, which in 2.4.0 to 2.4.4 warns of the integers that old pickles have (numpy/numpy#31177)."""
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 

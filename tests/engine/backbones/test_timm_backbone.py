@@ -7,7 +7,7 @@ import torch
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.devices import computes_natively
 from penultimate.engine.backbones.networks import create_network
-from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone, preprocess_of
+from penultimate.engine.backbones.timm_backbone import PrecisionName, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -58,7 +58,7 @@ def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memor
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_stays_near_float32(precision: str) -> None:
+def test_lower_precision_stays_near_float32(precision: PrecisionName) -> None:
     if not computes_natively(precision, torch.device("cpu")):
         pytest.skip(f"this processor has no {precision} units")
     exact = load_backbone("test_resnet", weights="random")
@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused_before_anything_is_built() -> None:
     with pytest.raises(UnknownNameError, match="cuda"):
         load_backbone("test_resnet", weights="random", device="cudda")
     with pytest.raises(UnknownNameError, match="bfloat16"):
-        load_backbone("test_resnet", weights="random", precision="bfloat")
+        load_backbone("test_resnet", weights="random", precision="bfloat")  # type: ignore[arg-type]
     with pytest.raises(UnavailableError, match="sees"):
         load_backbone("test_resnet", weights="random", device="cuda:99")
     with pytest.raises(InputError, match=r"\(2, 160, 161, 3\)"):
@@ -97,12 +97,12 @@ def test_the_papers_preprocess_keeps_the_whole_image_and_timms_its_own_crop() ->
         height=224, width=224, resize="crop", crop_pct=0.875, interpolation="bilinear", mean=mean, std=std
     )
     with pytest.raises(UnknownNameError, match="paper"):
-        preprocess_of(model, "papers")
+        preprocess_of(model, "papers")  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_gpu_gives_the_features_of_the_cpu(precision: str) -> None:
+def test_a_gpu_gives_the_features_of_the_cpu(precision: PrecisionName) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     cpu = load_backbone("test_resnet", weights="random")
