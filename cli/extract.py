@@ -35,6 +35,9 @@ def extract(
         ),
     ] = "timm",
     root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
+    ] = False,
     preprocess: Annotated[
         PreprocessKind,
         typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
@@ -79,6 +82,7 @@ def extract(
     image_set = load_images(
         images,
         root=root,
+        download=download,
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,

@@ -27,11 +27,11 @@ for verb in (
     analyze.analyze,
     report.report,
     models.models,
-    datasets.datasets,
     imagenet_eval.imagenet_eval,
     demo.demo,
 ):
     app.command()(verb)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(store.app, name="store")
 
 # Typer carries its own copy of Click and does not export this base of all its usage errors.

@@ -18,6 +18,7 @@ from scipy.stats import binomtest, ttest_rel, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from penultimate.store.errors import InputError
+from penultimate.store.labels import PRESENT, UNCOUNTED
 
 NUM_RESAMPLES = 100_000
 """Samples of the permutation test (SimCLR, appendix B.8)."""
@@ -89,13 +90,14 @@ def all_class_differences(
 ) -> NDArray[np.float64]:
     """What each sample adds to the difference in accuracy over all classes, for samples with several labels.
 
-    A class counts as right where its logit is above 0 exactly for the images that show it. Exchanging a sample
-    exchanges its decisions on all classes at once, as they are not independent.
+    A class counts as right where its logit is above 0 exactly for the images that show it; an entry that is
+    ``UNCOUNTED`` counts for neither. Exchanging a sample exchanges its decisions on all classes at once, as they are
+    not independent.
     """
-    truth_NK = labels_NK > 0
-    right_a_N = ((scores_a_NK > 0) == truth_NK).sum(axis=1)
-    right_b_N = ((scores_b_NK > 0) == truth_NK).sum(axis=1)
-    return np.asarray((right_a_N - right_b_N) / truth_NK.size)
+    truth_NK, counted_NK = labels_NK == PRESENT, labels_NK != UNCOUNTED
+    right_a_N = (((scores_a_NK > 0) == truth_NK) & counted_NK).sum(axis=1)
+    right_b_N = (((scores_b_NK > 0) == truth_NK) & counted_NK).sum(axis=1)
+    return np.asarray((right_a_N - right_b_N) / counted_NK.sum())
 
 
 def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -> Test:

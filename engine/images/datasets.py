@@ -3,23 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from penultimate.engine.images.caltech101 import load_caltech101
-from penultimate.engine.images.cifar10 import load_cifar10
 from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.store.errors import InputError, UnknownNameError
 
 
-def _caltech101(root: Path, seed: int) -> ImageSet:
-    return load_caltech101(root, seed=seed)
+def _loader(name: str) -> Callable[[Path, int], ImageSet]:
+    return lambda root, seed: load_paper_dataset(name, root, seed=seed)
 
 
-def _cifar10(root: Path, seed: int) -> ImageSet:
-    return load_cifar10(root, seed=seed)
-
-
-DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {"caltech101": _caltech101, "cifar10": _cifar10}
+DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {name: _loader(name) for name in PAPER12}
 """Name -> loader, from the folder that holds the dataset and the seed of its splits."""
 
 
@@ -27,6 +22,7 @@ def load_images(
     spec: str,
     *,
     root: Path | None = None,
+    download: bool = False,
     seed: int = 0,
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
@@ -36,6 +32,7 @@ def load_images(
 ) -> ImageSet:
     """The images that ``spec`` names: a folder, a CSV or Parquet manifest, or a dataset with its ``root``.
 
+    ``download`` fetches a dataset into its ``root`` first, where its publisher serves it.
     ``val_fraction`` and ``test_fraction`` apply to folders and manifests, ``labels`` to folders, ``label_column``
     and ``multi_label`` to manifests. Raises UnknownNameError for an unknown dataset and InputError for anything
     else that cannot be loaded.
@@ -46,6 +43,8 @@ def load_images(
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)
+        if download:
+            download_dataset(spec, root)
         return DATASETS[spec](root, seed)
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""

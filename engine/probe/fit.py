@@ -15,6 +15,7 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe, SolveReport
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
+from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
 BLOCK_COLUMNS = 40
 """Strengths are solved side by side up to so many columns of scores: below, a product takes as long with one."""
@@ -142,15 +143,16 @@ def check_features(features_ND: NDArray[Any]) -> None:
 
 
 def check_labels(labels: NDArray[Any], num_rows: int, num_classes: int, *, multi_label: bool) -> NDArray[np.bool_]:
-    """Which sample has which class, (N, K)."""
+    """Which sample has which class, (N, K); one that is ``UNCOUNTED`` in a class does not have it."""
     if len(labels) != num_rows:
         raise InputError(f"expected a label a row, got {len(labels)} labels for {num_rows} rows")
     if labels.ndim == 2:
         if not multi_label:
             raise InputError("softmax needs one class a sample, got a label matrix; use loss='logistic'")
-        if labels.shape[1] != num_classes or not np.isin(labels, (0, 1)).all():
-            raise InputError(f"a label matrix must be (N, {num_classes}) of 0 and 1, got shape {labels.shape}")
-        return labels.astype(bool)
+        if labels.shape[1] != num_classes or not np.isin(labels, (ABSENT, PRESENT, UNCOUNTED)).all():
+            raise InputError(f"a label matrix must be (N, {num_classes}) of 0, 1 and 2, got shape {labels.shape}")
+        present_NK: NDArray[np.bool_] = labels == PRESENT
+        return present_NK
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"labels must be integers in [0, {num_classes}), got {labels.dtype} {labels.min()}..{labels.max()}"

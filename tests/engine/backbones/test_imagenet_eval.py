@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from penultimate.engine.backbones.devices import computes_natively
 from penultimate.engine.backbones.imagenet_eval import _rank, imagenet_eval, imagenet_images
-from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.backbones.timm_backbone import PrecisionName, load_backbone
 from penultimate.engine.backbones.weights import PACKAGES
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.store.errors import DecodeError, InputError
@@ -87,7 +89,8 @@ def test_a_classifier_of_other_classes_and_images_none_of_which_decodes_are_refu
 def test_the_classifier_recognises_the_imagenet_sample(arch: str, data_folder: Path) -> None:
     """Weights in the wrong place would give chance, 0.1 %; these networks know about 90 % of this sample."""
     pytest.importorskip(PACKAGES[arch].module)
-    backbone = load_backbone(arch, weights="package", preprocess="timm", precision="bfloat16")
+    precision: PrecisionName = "bfloat16" if computes_natively("bfloat16", torch.device("cpu")) else "float32"
+    backbone = load_backbone(arch, weights="package", preprocess="timm", precision=precision)
     images = imagenet_images(data_folder / "imagenet-sample")
     score = imagenet_eval(backbone, images, PillowDecoder(num_workers=2))
     assert score.num_images == 125

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.devices import computes_natively
 from penultimate.engine.backbones.networks import create_network
 from penultimate.engine.backbones.timm_backbone import PrecisionName, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
@@ -58,6 +59,8 @@ def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memor
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_stays_near_float32(precision: PrecisionName) -> None:
+    if not computes_natively(precision, torch.device("cpu")):
+        pytest.skip(f"this processor has no {precision} units")
     exact = load_backbone("test_resnet", weights="random")
     lower = load_backbone("test_resnet", weights="random", precision=precision)
     images = noise(exact, 4)
