@@ -1,9 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from store_cases import small_job
 from trial_cases import trial_of
 
 from penultimate.cli.main import run
+from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial_log import TrialLog
 
 
@@ -24,6 +29,44 @@ def test_a_log_becomes_a_page_with_its_figures_beside(
     out, err = capsys.readouterr()
     assert out == ""
     assert "out.html" in err
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    opened = FeatureStore.create(tmp_path / "store.zarr")
+    rng = np.random.default_rng(0)
+    for backbone in ("tiny", "other"):
+        key = replace(small_job().key, dataset="insects", backbone=backbone)
+        with opened.writer(
+            key,
+            ids=[f"{row}.png" for row in range(120)],
+            labels=np.arange(120) % 2,
+            split=["test" if row % 3 else "train" for row in range(120)],
+            class_names=("ant", "bee"),
+            metric="top1",
+            feature_dim=4,
+            provenance={},
+            shard_rows=64,
+        ) as writer:
+            writer.append(np.arange(120), rng.normal(size=(120, 4)).astype(np.float32), {})
+    return tmp_path / "store.zarr"
+
+
+def test_figure_4_is_drawn_from_the_test_images_in_a_store(log: Path, store: Path, tmp_path: Path) -> None:
+    asked = ["--store", str(store), "--tsne", "insects", "--tsne-backbone", "tiny", "--tsne-backbone", "other"]
+    assert run(["report", str(log), "-o", str(tmp_path / "out.html"), "--resamples", "100", *asked]) == 0
+    numbers = pd.read_csv(tmp_path / "out_figures" / "figure4.csv")
+    assert numbers.groupby("space").size().to_dict() == {"tiny": 80, "other": 80}
+    assert all(int(name.removesuffix(".png")) % 3 for name in numbers["id"])
+    assert "Feature spaces of tiny and other" in (tmp_path / "out.html").read_text()
+
+
+def test_a_backbone_that_is_not_in_the_store_is_refused_with_the_nearest(
+    log: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--store", str(store), "--tsne", "insects", "--tsne-backbone", "tiny", "--tsne-backbone", "othr"]
+    assert run(["report", str(log), "-o", str(tmp_path / "out.html"), *asked]) == 2
+    assert "did you mean other?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
