@@ -1,19 +1,21 @@
 """``penultimate report``: one page with the scoreboard, the figures and the tests behind each claim."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.backbones.imagenet import imagenet_top1
-from penultimate.engine.report.drawn import Drawn
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.layout import fixed_width
 from penultimate.store.trial_log import TrialLog
+
+if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
+    from penultimate.engine.report.drawn import Drawn
 
 
 def report(
@@ -72,7 +74,7 @@ def report(
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
 
 
-def _figure_4(store: Path, dataset: str, backbones: list[str], classes: list[str], seed: int) -> Drawn:
+def _figure_4(store: Path, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
     """The test images' features by two backbones."""
     from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
 
