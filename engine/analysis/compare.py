@@ -10,12 +10,11 @@ Two networks over datasets: a paired t-test. Two settings over networks: Wilcoxo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_rel, wilcoxon
-from statsmodels.stats.multitest import multipletests
 
 from penultimate.store.errors import InputError
 from penultimate.store.labels import PRESENT, UNCOUNTED
@@ -113,6 +112,11 @@ def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -
     return Test(difference=float(difference_P.mean()), p_value=p_value, method=f"paired t-test over {len(first_P)}")
 
 
+def ties(test: Test | None) -> bool | None:
+    """Whether the first is not significantly different from the second; None where no test could say."""
+    return None if test is None or isnan(test.p_value) else test.p_value > SIGNIFICANCE
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettingComparison:
     """One setting against another over the same networks and datasets: "better in 179 of 192"."""
@@ -149,9 +153,15 @@ def compare_settings(first_P: NDArray[np.float64], second_P: NDArray[np.float64]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979) of a family of p values; a NaN stays NaN and is not counted."""
-    corrected = np.asarray(p_values, dtype=np.float64)
-    known = ~np.isnan(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    """Holm's step-down correction (Holm 1979) of a family of p values; a NaN stays NaN and is not counted.
+
+    The k-th smallest of n is multiplied by n - k + 1, and none falls below the one before it. Not statsmodels'
+    ``multipletests``, which agrees (a test), because each call of it collects all garbage: 0.17 s beside torch, 11 of
+    the 13.5 s that a study of 245 trials took.
+    """
+    corrected = np.array(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(corrected))
+    ordered = known[np.argsort(corrected[known], kind="stable")]
+    steps = np.arange(len(ordered), 0, -1) * corrected[ordered]
+    corrected[ordered] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(p) for p in corrected]
