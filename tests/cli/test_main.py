@@ -26,7 +26,10 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("verb", [(), ("extract",), ("probe",), ("show",), ("store", "verify"), ("models",), ("demo",), ("analyze",), ("report",)])
+@pytest.mark.parametrize(
+    "verb",
+    [(), ("extract",), ("probe",), ("show",), ("store", "verify"), ("models",), ("demo",), ("analyze",), ("report",)],
+)
 def test_every_help_shows_an_example(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*verb, "--help"]) == 0
     assert f"penultimate {' '.join(verb)}".strip() in capsys.readouterr().out.replace("Usage: penultimate", "")
