@@ -9,6 +9,7 @@
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
     │   ├── StoreBusyError           another process is writing these rows
     │   └── CorruptFeaturesError     bytes that differ from their commit record
+    ├── VanishedImageError (OSError) an image that was there when its set was digested is gone, or is another now
     └── DecodeError (RuntimeError)   no image could be decoded
 
 Each also derives from the built-in it refines. The command line prints the message, one line, and leaves
@@ -63,6 +64,10 @@ class StoreBusyError(StoreError):
 
 class CorruptFeaturesError(StoreError):
     """Stored bytes differ from their commit record."""
+
+
+class VanishedImageError(PenultimateError, OSError):
+    """An image that was read when its set was digested cannot be read again, or has other content."""
 
 
 class DecodeError(PenultimateError, RuntimeError):

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.arrays import ArraySource
 from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.splits import draw_missing_splits
@@ -25,7 +27,7 @@ VAL_FRACTION = 0.1
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 
-def load_cifar10(root: Path, *, seed: int = 0) -> ImageSet:
+def load_cifar10(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
     """``root`` is or holds ``cifar-10-batches-py``, or holds ``train/<class>/`` and ``test/<class>/`` of images.
 
     Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
@@ -41,20 +43,7 @@ def load_cifar10(root: Path, *, seed: int = 0) -> ImageSet:
         )
     listing = list_classes(root)
     split_N = _with_val(listing.split_N, listing.labels_N, listing.class_names, seed)
-    return listing.image_set(name="cifar10", split_N=split_N, metric="top1", provenance={"seed": seed})
-
-
-class ArraySource:
-    """Samples that are pixels in memory."""
-
-    def __init__(self, images_NHWC: NDArray[np.uint8]) -> None:
-        """RGB, in the order of the samples."""
-        self.images_NHWC = images_NHWC
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """See ``ImageSource.read``."""
-        pixels: NDArray[np.uint8] = self.images_NHWC[index]
-        return pixels
+    return listing.image_set(name="cifar10", split_N=split_N, metric="top1", provenance={"seed": seed}, cache=cache)
 
 
 def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
@@ -81,7 +70,7 @@ def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
         split_N=_with_val(given_N, labels_N, class_names, seed),
         class_names=class_names,
         metric="top1",
-        source=ArraySource(images_NHWC[order]),
+        source=ArraySource(images_NHWC[order], str(folder.resolve())),
         provenance={"source": BATCHES_FOLDER, "root": str(folder.resolve()), "seed": seed},
     )
 

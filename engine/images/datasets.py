@@ -1,25 +1,30 @@
-"""Where images come from by what people type: a folder, a manifest or the name of a dataset."""
+"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays or the name of a dataset."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
+from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.caltech101 import load_caltech101
 from penultimate.engine.images.cifar10 import load_cifar10
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.labels import Draw
 from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.parquet_images import image_column, load_parquet_images
+from penultimate.engine.images.shards import files_in, named_files, shared_name
+from penultimate.engine.images.webdataset import load_webdataset
 from penultimate.store.errors import InputError, UnknownNameError
 
 
-def _caltech101(root: Path, seed: int) -> ImageSet:
-    return load_caltech101(root, seed=seed)
+class _Loader(Protocol):
+    def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet: ...
 
 
-def _cifar10(root: Path, seed: int) -> ImageSet:
-    return load_cifar10(root, seed=seed)
-
-
-DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {"caltech101": _caltech101, "cifar10": _cifar10}
+DATASETS: dict[str, _Loader] = {"caltech101": load_caltech101, "cifar10": load_cifar10}
 """Name -> loader, from the folder that holds the dataset and the seed of its splits."""
 
 
@@ -33,34 +38,92 @@ def load_images(
     labels: bool = True,
     label_column: str = "label",
     multi_label: bool = False,
+    cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The images that ``spec`` names: a folder, a CSV or Parquet manifest, or a dataset with its ``root``.
+    """The images that ``spec`` names.
 
-    ``val_fraction`` and ``test_fraction`` apply to folders and manifests, ``labels`` to folders, ``label_column``
-    and ``multi_label`` to manifests. Raises UnknownNameError for an unknown dataset and InputError for anything
-    else that cannot be loaded.
+    That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
+    ``shard-{0000..0009}.tar``), Parquet files with the images in them (likewise), arrays in a ``.npz`` or ``.npy``,
+    or a dataset by name with its ``root``. ``val_fraction`` and ``test_fraction`` apply where no splits are given,
+    ``labels`` to all but manifests, ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache``
+    remembers what files contained. Raises UnknownNameError for an unknown dataset and InputError for anything else
+    that cannot be loaded.
     """
     if not spec:
-        raise InputError("no images named: give a folder, a CSV or Parquet manifest, or a dataset")
+        raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
     path = Path(spec)
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)
-        return DATASETS[spec](root, seed)
+        return DATASETS[spec](root, seed=seed, cache=cache)
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""
         raise InputError(f"the dataset {spec!r} needs --root, the folder that holds it{also}")
+    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    if (sharded := _sharded(spec)) is not None:
+        name, load, files = sharded
+        return load(files, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
+    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
+        return load_arrays(path, labels=labels, draw=draw)
     if path.is_dir():
-        return load_folder(path, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed, labels=labels)
+        return load_folder(path, labels=labels, cache=cache, **asdict(draw))
     if path.is_file():
-        return load_manifest(
-            path,
-            label_column=label_column,
-            multi_label=multi_label,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-        )
-    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in MANIFEST_SUFFIXES:
+        return load_manifest(path, label_column=label_column, multi_label=multi_label, cache=cache, **asdict(draw))
+    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in (*MANIFEST_SUFFIXES, ".tar", *ARRAY_SUFFIXES):
         raise InputError(f"no folder or manifest at {spec!r}")
     raise UnknownNameError("folder, manifest or dataset", spec, DATASETS)
+
+
+class _ShardLoader(Protocol):
+    def __call__(
+        self,
+        files: Sequence[Path],
+        *,
+        name: str,
+        labels: bool,
+        label_column: str,
+        draw: Draw,
+        cache: DigestCache | None,
+    ) -> ImageSet: ...
+
+
+_SHARDS: dict[str, _ShardLoader] = {".tar": load_webdataset, ".parquet": load_parquet_images}
+"""Suffix -> loader of one or several such files."""
+
+
+def _sharded(spec: str) -> tuple[str, _ShardLoader, list[Path]] | None:
+    """Name, loader and files of tars, or of Parquet files with images in them; None if ``spec`` is something else."""
+    path = Path(spec)
+    if path.is_dir():
+        kind = _shards_in(path)
+        return (path.resolve().name, _SHARDS[kind], files_in(path, kind)) if kind else None
+    files = named_files(spec)
+    name = path.stem if files is None else shared_name(files)
+    files = files or ([path] if path.is_file() else [])
+    kinds = {file.suffix.lower() for file in files}
+    if kinds == {".parquet"} and len(files) == 1 and image_column(files[0]) is None:
+        return None  # a manifest
+    if len(kinds) == 1 and kinds <= _SHARDS.keys():
+        return name, _SHARDS[kinds.pop()], files
+    if len(files) > 1:
+        raise InputError(f"{spec!r} names {len(files)} files ending in {sorted(kinds)}; expected .tar or .parquet")
+    return None
+
+
+def _shards_in(folder: Path) -> str | None:
+    """``.tar`` or ``.parquet`` if ``folder`` is made of such files, None where images lie in it; only peeks."""
+    seen: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            file = _first_file(entry.path) if entry.is_dir() else entry.name
+            seen.add(os.path.splitext(file)[1].lower())
+            if seen & IMAGE_SUFFIXES:
+                return None
+    return next((kind for kind in _SHARDS if kind in seen), None)
+
+
+def _first_file(folder: str) -> str:
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if entry.is_file()), "")
