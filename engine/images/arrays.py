@@ -92,7 +92,8 @@ class ArraySource:
 def _load(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            # NumPy leaves a file of its own open where it is damaged
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 wanted = {"class_names", *(name for pair in _PAIRS for name in pair)}
                 return {name: archive[name] for name in archive.files if name in wanted}
         arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}

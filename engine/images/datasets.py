@@ -78,6 +78,7 @@ class _ShardLoader(Protocol):
     def __call__(
         self,
         files: Sequence[Path],
+        /,
         *,
         name: str,
         labels: bool,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ class DigestCache:
     def save(self, place: str, ids: Sequence[str], entries: Entries) -> None:
         """Replace what is remembered of a source, at once; InputError where nothing can be written."""
         path = self.path(place)
-        draft = path.with_suffix(f".{os.getpid()}.partial")
+        draft = path.with_suffix(f".{uuid4().hex}.partial")
         keep = entries.stamps_NF[:, 0] != UNKNOWN.number
         columns: list[Any] = [pa.array(ids, pa.string()).filter(pa.array(keep))]
         columns += [pa.array(entries.stamps_NF[keep, field]) for field in range(len(UNKNOWN))]
@@ -112,7 +113,8 @@ class DigestCache:
             parquet.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), draft, compression="zstd")
             draft.replace(path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            if draft.exists():
+                draft.unlink()
             raise InputError(f"the digest cache {path} cannot be written: {error}; use --no-cache") from error
 
 

@@ -126,7 +126,7 @@ class TarSource:
         return Stamp.of(self._path(index))
 
     def _path(self, index: int) -> Path:
-        return self.tars[self._tar_N[index]]
+        return self.tars[int(self._tar_N[index])]
 
 
 class _Sample(NamedTuple):
