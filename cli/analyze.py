@@ -69,7 +69,7 @@ def analyze(
 
     \b
     penultimate analyze trials/
-    penultimate analyze trials/ --json | jq '.methods.probe.pearson_r'
+    penultimate analyze trials/ --json | jq '.settings.probe.pearson_r'
     penultimate analyze --table accuracies.csv --imagenet imagenet --json
     penultimate analyze --table accuracies.csv --dataset cars --dataset dtd --unit percent
     """
@@ -150,8 +150,8 @@ def _dataset_cells(name: str, correlation: Correlation) -> dict[str, Any]:
 
 
 def _print_findings(found: Findings) -> None:
-    for method, analysis in found.analyses.items():
-        _print_analysis(analysis, title=method)
+    for setting, analysis in found.analyses.items():
+        _print_analysis(analysis, title=setting)
     pairs = [
         {
             "setting": f"{pair.first} against {pair.second}",

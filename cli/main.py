@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from penultimate.cli import analyze, datasets, demo, extract, models, probe, show, store
+from penultimate.cli import analyze, datasets, demo, extract, models, probe, report, show, store
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -24,8 +24,10 @@ app.command()(extract.extract)
 app.command()(probe.probe)
 app.command()(show.show)
 app.command()(analyze.analyze)
+app.command()(report.report)
 app.command()(models.models)
 app.command()(analyze.analyze)
+app.command()(report.report)
 app.command()(datasets.datasets)
 app.command()(demo.demo)
 app.add_typer(store.app, name="store")

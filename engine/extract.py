@@ -1,19 +1,24 @@
 """Extraction: images and backbones in, one FeatureSet a backbone out; resumable a shard at a time.
 
 Each image is read and decoded once however many backbones there are, and resized once for each distinct view.
+Decoding, forward passes and writing run at the same time, with a bounded number of batches between them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.images.ahead import ahead
+from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.threads import CPU_BATCH_SIZE, ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
@@ -46,32 +51,101 @@ def extract(
     store: FeatureStore,
     *,
     decoder: Decoder,
-    batch_size: int = 64,
+    batch_size: int = CPU_BATCH_SIZE,
     dtype: str = "float32",
+    threads: ThreadShare | None = None,
+    notes: Mapping[str, Mapping[str, Any]] | None = None,
     report: Report = lambda done, total: None,
 ) -> list[FeatureSet]:
     """Embed every image with every backbone and keep the features; shards already in the store are not computed again.
 
     Returns one FeatureSet a backbone, in their order. Images that cannot be decoded are left out and recorded by
-    id with their reason. Raises DecodeError if that is all of them, StoreBusyError if another process writes one of
-    these keys, and OSError if the disk is full or an image file vanishes; run again to resume.
+    id with their reason. ``threads`` defaults to the share for a CPU. ``notes``, by name of backbone, join the
+    provenance of its features.
+
+    Raises DecodeError if no image can be decoded, MemoryLimitError if one image does not fit beside the networks,
+    StoreBusyError if another process writes one of these keys, and OSError if the disk is full; run again to resume.
     """
+    threads = threads or ThreadShare.of("cpu")
     keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
-    missing = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
+    lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
-        sinks = [
-            (backbone, stack.enter_context(_writer(store, key, images, backbone))) for key, backbone in missing.items()
-        ]
-        total = sum(len(rows) for rows, _ in _runs(sinks))
-        done = 0
-        for rows, needing in _runs(sinks):
-            for batch_rows in _embed_into(needing, images, rows, decoder, batch_size):
-                done += batch_rows
+        sinks = [_Sink(b, stack.enter_context(_writer(store, key, images, b)), dtype) for key, b in lacking.items()]
+        runs = list(_runs(sinks, len(images)))
+        done, total = 0, sum(len(rows) for rows, _ in runs)
+        stack.enter_context(threads.in_force())
+        for rows, needing in runs:
+            for through in _embed_into(needing, images, rows, decoder, batch_size, threads):
+                done += through
                 report(done, total)
+        for sink in sinks:
+            own = (notes or {}).get(sink.backbone.name, {})
+            sink.writer.provenance |= {"backbone": dict(sink.backbone.provenance), **own}
     return [store.read(key) for key in keys]
 
 
-_Sinks = Sequence[tuple[Backbone, FeatureWriter]]
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    """Where the features of one backbone go."""
+
+    backbone: Backbone
+    writer: FeatureWriter
+
+    dtype: str
+    """What is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """A decoded batch with the features of every backbone that lacked it."""
+
+    batch: DecodedBatch
+    features: tuple[NDArray[np.float32], ...]
+
+
+def _embed_into(
+    sinks: Sequence[_Sink],
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    decoder: Decoder,
+    batch_size: int,
+    threads: ThreadShare,
+) -> Iterator[int]:
+    """Decode, embed and write at once, each on threads of its own; the number of images through, a batch at a time.
+
+    In memory at once: what the decoder holds, two batches a replica, two to be written, and a shard a backbone.
+    """
+    views = list(dict.fromkeys(sink.backbone.preprocess.pixels for sink in sinks))
+
+    def embed(batch: DecodedBatch) -> _Embedded:
+        pixels = [batch.views[views.index(sink.backbone.preprocess.pixels)] for sink in sinks]
+        return _Embedded(batch, tuple(sink.backbone.embed(p) for sink, p in zip(sinks, pixels, strict=True)))
+
+    def write(embedded: _Embedded) -> int:
+        batch = embedded.batch
+        for sink, features_BD in zip(sinks, embedded.features, strict=True):
+            sink.writer.append(batch.indices_B, features_BD.astype(sink.dtype, copy=False), batch.failed)
+        return len(batch.indices_B) + len(batch.failed)
+
+    with (
+        ThreadPoolExecutor(threads.replicas, thread_name_prefix="replica") as replicas,
+        ThreadPoolExecutor(1, thread_name_prefix="writer") as scribe,
+    ):
+        decoded = decoder.batches(images, rows, views, batch_size=batch_size)
+        embedded = ahead(replicas, embed, decoded, depth=2 * threads.replicas)
+        yield from ahead(scribe, write, embedded, depth=2)
+
+
+def _runs(sinks: Sequence[_Sink], num_rows: int) -> Iterator[tuple[NDArray[np.int64], Sequence[_Sink]]]:
+    """Rows still to compute, in order, cut where the set of backbones that lack them changes."""
+    lacking_SM = np.zeros((len(sinks), num_rows), dtype=np.bool_)
+    for lacking_M, sink in zip(lacking_SM, sinks, strict=True):
+        lacking_M[sink.writer.missing_rows] = True
+    rows = np.flatnonzero(lacking_SM.any(axis=0))
+    cuts = np.flatnonzero((np.diff(lacking_SM[:, rows], axis=1)).any(axis=0)) + 1
+    for part in np.split(rows, cuts):
+        if len(part):
+            yield part, [sink for sink, lacking_M in zip(sinks, lacking_SM, strict=True) if lacking_M[part[0]]]
 
 
 def _writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone) -> FeatureWriter:
@@ -93,37 +167,3 @@ def _writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Ba
         feature_dim=backbone.feature_dim,
         provenance=provenance,
     )
-
-
-def _runs(sinks: _Sinks) -> Iterator[tuple[NDArray[np.int64], _Sinks]]:
-    """Rows still to compute, in order, cut where the set of backbones that lack them changes."""
-    lacking: dict[int, list[int]] = {}
-    for position, (_, writer) in enumerate(sinks):
-        for row in writer.missing_rows.tolist():
-            lacking.setdefault(row, []).append(position)
-    rows: list[int] = []
-    current: list[int] = []
-    for row in sorted(lacking):
-        if rows and lacking[row] != current:
-            yield np.array(rows, dtype=np.int64), [sinks[p] for p in current]
-            rows = []
-        current = lacking[row]
-        rows.append(row)
-    if rows:
-        yield np.array(rows, dtype=np.int64), [sinks[p] for p in current]
-
-
-def _embed_into(
-    sinks: _Sinks, images: ImageSet, rows: NDArray[np.int64], decoder: Decoder, batch_size: int
-) -> Iterator[int]:
-    views: list[Preprocess] = list(dict.fromkeys(backbone.preprocess.pixels for backbone, _ in sinks))
-    for batch in decoder.batches(images, rows, views, batch_size=batch_size):
-        for backbone, writer in sinks:
-            pixels_BHWC = batch.views[views.index(backbone.preprocess.pixels)]
-            features_BD = (
-                backbone.embed(pixels_BHWC)
-                if len(batch.indices_B)
-                else np.empty((0, backbone.feature_dim), dtype=np.float32)
-            )
-            writer.append(batch.indices_B, features_BD, batch.failed)
-        yield len(batch.indices_B) + len(batch.failed)

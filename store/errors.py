@@ -9,8 +9,10 @@
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
     │   ├── StoreBusyError           another process is writing these rows
     │   └── CorruptFeaturesError     bytes that differ from their commit record
-    ├── VanishedImageError (OSError) an image that was there when its set was digested is gone, or is another now
-    └── DecodeError (RuntimeError)   no image could be decoded
+    ├── VanishedImageError (OSError) an image is gone, or another one, since its set was digested
+    ├── DecodeError (RuntimeError)   no image could be decoded
+    ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
+    └── ParityError (ArithmeticError)   features too far from the reference's
 
 Each also derives from the built-in it refines. The command line prints the message, one line, and leaves
 with ``exit_code``.
@@ -72,3 +74,11 @@ class VanishedImageError(PenultimateError, OSError):
 
 class DecodeError(PenultimateError, RuntimeError):
     """Not one image of a set could be decoded."""
+
+
+class MemoryLimitError(PenultimateError, MemoryError):
+    """A batch was halved until one image was left, and that did not fit."""
+
+
+class ParityError(PenultimateError, ArithmeticError):
+    """A decoder, resize or precision gives features further from the reference than its tolerance."""

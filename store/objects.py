@@ -93,7 +93,8 @@ class LocalObjects:
         """Return once all at or below ``name`` is on the disk, so that what is written later cannot precede it."""
         path = self.root / name
         with storage_errors(path):
-            for part in (*path.rglob("*"), path, path.parent, path.parent.parent):
+            folders = [folder for folder in path.parents if folder.is_relative_to(self.root)]
+            for part in (*path.rglob("*"), path, *folders):
                 handle = os.open(part, os.O_RDONLY)
                 try:
                     os.fsync(handle)

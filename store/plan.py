@@ -33,6 +33,12 @@ class Plan:
         lengths = len(self.ids_M), len(self.labels_M), len(self.split_M)
         if len(set(lengths)) != 1 or 0 in lengths:
             raise InputError(f"expected as many labels and splits as ids and at least one, got {lengths}")
+        if len(set(self.ids_M.tolist())) != self.num_rows:
+            raise InputError(f"ids must be unique, got {self.num_rows - len(set(self.ids_M.tolist()))} repeated ones")
+        if (str(self.labels_M.dtype), self.labels_M.ndim) not in (("int64", 1), ("uint8", 2)):
+            raise InputError(
+                f"expected labels (M,) int64 or (M, K) uint8, got {self.labels_M.shape} {self.labels_M.dtype}"
+            )
         if self.key.dtype not in ("float32", "float16"):
             raise InputError(f"features are stored as 'float32' or 'float16', got dtype {self.key.dtype!r}")
         if self.shard_rows < 1 or self.shard_rows % self.chunk_rows:

@@ -18,6 +18,7 @@ _PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
+    "statsmodels",
     "zarr",
     "zarrs",
     "cuml-cu13",

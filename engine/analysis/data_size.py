@@ -30,6 +30,9 @@ class SizeCurve:
     variant: str
     method: str
     metric: str
+    num_classes: int
+    """Of the test set."""
+
     shots_S: NDArray[np.int64]
     """Images a class, increasing."""
 
@@ -66,7 +69,7 @@ def size_curves(trials: Iterable[Trial]) -> list[SizeCurve]:
     sized = [trial for trial in trials if trial.settings.get("shots") is not None]
     cells: defaultdict[tuple[str, ...], defaultdict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for trial, variant in zip(sized, variants(sized), strict=True):
-        key = (trial.dataset, trial.features["images"], trial.method, trial.backbone, variant, trial.metric)
+        key = (trial.dataset, trial.features["images"], trial.method, trial.backbone, variant.label, trial.metric)
         cells[key][int(trial.settings["shots"])].append(trial)
     return [_curve(key, cells[key]) for key in sorted(cells)]
 
@@ -84,12 +87,18 @@ def _curve(key: Sequence[str], by_shots: dict[int, list[Trial]]) -> SizeCurve:
         variant=variant,
         method=method,
         metric=metric,
+        num_classes=_num_classes(by_shots[shots[0]][0]),
         shots_S=np.array(shots, dtype=np.int64),
         mean_S=mean_S,
         standard_error_S=np.array([v.std(ddof=1) / sqrt(len(v)) if len(v) > 1 else nan for v in values]),
         num_subsets_S=np.array([len(v) for v in values], dtype=np.int64),
         log_odds_S=log_odds(mean_S, num_test=num_test).values,
     )
+
+
+def _num_classes(trial: Trial) -> int:
+    labels = trial.arrays["test_labels"]
+    return int(labels.shape[1]) if labels.ndim == 2 else len(np.unique(labels))
 
 
 def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:

@@ -24,7 +24,7 @@ from penultimate.engine.analysis.convergence import (
 from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
 from penultimate.engine.analysis.jsonable import jsonable
-from penultimate.engine.analysis.panel import Panel, main_rows
+from penultimate.engine.analysis.panel import Panel, main_rows, setting_panels
 from penultimate.engine.analysis.published import TRAIN_SIZES
 from penultimate.engine.analysis.scoreboard import Scoreboard, scoreboard
 from penultimate.engine.analysis.setting_pairs import SettingPair, setting_pairs
@@ -48,7 +48,10 @@ class Findings:
 
     board: Scoreboard
     analyses: Mapping[str, Analysis]
-    """By method: correlation with ImageNet over the backbones whose ImageNet accuracy is known."""
+    """By setting: correlation with ImageNet over the networks whose ImageNet accuracy is known."""
+
+    panels: Mapping[str, Panel]
+    """By setting, those that were analysed."""
 
     setting_pairs: tuple[SettingPair, ...]
     budget_curves: tuple[BudgetCurve, ...]
@@ -66,7 +69,7 @@ class Findings:
             {
                 "rows": self.board.row_dicts(),
                 "contenders": self.board.contender_dicts(),
-                "methods": {method: analysis.as_json() for method, analysis in self.analyses.items()},
+                "settings": {setting: analysis.as_json() for setting, analysis in self.analyses.items()},
                 "setting_pairs": self.setting_pairs,
                 "convergence": {
                     "curves": self.budget_curves,
@@ -101,13 +104,14 @@ def find(
     board = scoreboard(trials, imagenet=imagenet, correction=correction, seed=seed)
     analyses: dict[str, Analysis] = {}
     notes = list(board.notes)
-    for panel in board.panels:
+    panels = {panel.name: panel for panel in setting_panels(board.rows)}
+    for name, panel in panels.items():
         table = _table(panel)
         if isinstance(table, str):
             notes.append(table)
             continue
         notes += _without_imagenet(panel)
-        analyses[panel.method] = analyze(
+        analyses[name] = analyze(
             table, correction=correction, train_sizes=train_sizes, seed=seed, num_resamples=num_resamples
         )
     budgets = budget_curves(trials)
@@ -116,6 +120,7 @@ def find(
     return Findings(
         board=board,
         analyses=analyses,
+        panels={name: panels[name] for name in analyses},
         setting_pairs=tuple(setting_pairs(main_rows(board.rows))),
         budget_curves=tuple(budgets),
         reached=tuple(when),
@@ -134,15 +139,13 @@ def _table(panel: Panel) -> AccuracyTable | str:
     known = np.flatnonzero(~np.isnan(panel.imagenet_M))
     if len(known) < FEWEST_MODELS or not panel.datasets:
         return (
-            f"{panel.method}: no correlation with ImageNet, which needs {FEWEST_MODELS} backbones of known ImageNet "
+            f"{panel.name}: no correlation with ImageNet, which needs {FEWEST_MODELS} backbones of known ImageNet "
             f"accuracy and a dataset they share; there are {len(known)} and {len(panel.datasets)}"
         )
     if np.ptp(panel.imagenet_M[known]) == 0:
-        return (
-            f"{panel.method}: no correlation with ImageNet, whose accuracy is the same for all {len(known)} backbones"
-        )
+        return f"{panel.name}: no correlation with ImageNet, whose accuracy is the same for all {len(known)} backbones"
     return AccuracyTable(
-        models=tuple(panel.contender_labels[m] for m in known),
+        models=tuple(panel.labels[m] for m in known),
         datasets=panel.dataset_labels,
         imagenet_M=panel.imagenet_M[known],
         accuracy_MD=panel.accuracy_MD[known],
@@ -152,10 +155,10 @@ def _table(panel: Panel) -> AccuracyTable | str:
 
 
 def _without_imagenet(panel: Panel) -> list[str]:
-    unknown = [name for name, top1 in zip(panel.contender_labels, panel.imagenet_M, strict=True) if np.isnan(top1)]
+    unknown = [name for name, top1 in zip(panel.labels, panel.imagenet_M, strict=True) if np.isnan(top1)]
     if not unknown:
         return []
-    return [f"{panel.method}: {', '.join(unknown)} left out of the correlation: ImageNet accuracy not known"]
+    return [f"{panel.name}: {', '.join(unknown)} left out of the correlation: ImageNet accuracy not known"]
 
 
 def _size_crossings(curves: Sequence[SizeCurve]) -> list[SizeCrossing]:

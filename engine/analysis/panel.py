@@ -1,4 +1,4 @@
-"""Panel: the scoreboard's rows of one method as a complete table, contenders by the datasets that all of them share.
+"""Panel: the scoreboard's rows of one method, or setting, as a complete table of contenders by shared datasets.
 
 Rows from all training images and, for trained networks, from the largest step budget of their backbone and dataset:
 smaller budgets and subsets belong to their own curves (``convergence``, ``data_size``).
@@ -7,7 +7,7 @@ smaller budgets and subsets belong to their own curves (``convergence``, ``data_
 # Shapes: M contenders, D datasets.
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,16 @@ _Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Panel:
-    """One method: a panel of the paper's figure 2."""
+    """One method, with all variants; or one setting of it, a panel of the paper's figure 2."""
 
-    method: str
+    name: str
+    """Of the method, or ``method (setting)``."""
+
     contenders: tuple[tuple[str, str], ...]
     """Backbone and variant, in alphabetical order."""
+
+    labels: tuple[str, ...]
+    """A name a contender: the network's within a setting, with the variant within a method."""
 
     datasets: tuple[tuple[str, str], ...]
     """Name and digest of the images; empty where no dataset has all contenders."""
@@ -47,11 +52,6 @@ class Panel:
         return log_odds(self.accuracy_MD, num_test=self.num_test_D)
 
     @property
-    def contender_labels(self) -> tuple[str, ...]:
-        """``backbone`` or ``backbone (variant)``."""
-        return tuple(f"{backbone} ({variant})" if variant else backbone for backbone, variant in self.contenders)
-
-    @property
     def dataset_labels(self) -> tuple[str, ...]:
         """The dataset's name, with its images' digest where two have the same name."""
         times = Counter(name for name, _ in self.datasets)
@@ -63,7 +63,19 @@ def panels(rows: Iterable[ScoreRow]) -> list[Panel]:
     by_method: defaultdict[str, list[ScoreRow]] = defaultdict(list)
     for row in main_rows(rows):
         by_method[row.method].append(row)
-    return [_panel(method, by_method[method]) for method in sorted(by_method)]
+    return [_panel(name, by_method[name], _with_variant) for name in sorted(by_method)]
+
+
+def setting_panels(rows: Iterable[ScoreRow]) -> list[Panel]:
+    """One panel a setting, in alphabetical order: every network once, so that each counts once in a correlation."""
+    by_setting: defaultdict[str, list[ScoreRow]] = defaultdict(list)
+    for row in main_rows(rows):
+        by_setting[row.setting].append(row)
+    return [_panel(name, by_setting[name], lambda row: row.network) for name in sorted(by_setting)]
+
+
+def _with_variant(row: ScoreRow) -> str:
+    return f"{row.backbone} ({row.variant})" if row.variant else row.backbone
 
 
 def main_rows(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
@@ -79,7 +91,7 @@ def _run(row: ScoreRow) -> tuple[str, ...]:
     return (row.images, row.backbone, row.variant, row.method)
 
 
-def _panel(method: str, rows: Sequence[ScoreRow]) -> Panel:
+def _panel(name: str, rows: Sequence[ScoreRow], label_of: Callable[[ScoreRow], str]) -> Panel:
     cells: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[ScoreRow]]]
     cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -89,20 +101,21 @@ def _panel(method: str, rows: Sequence[ScoreRow]) -> Panel:
     shared = [dataset for dataset in everywhere if all(dataset in cells[contender] for contender in contenders)]
     table = [[cells[contender][dataset] for dataset in shared] for contender in contenders]
     accuracy = [[np.mean([row.value for row in cell]) for cell in of_contender] for of_contender in table]
-    top1 = [next(iter(cells[contender].values()))[0].imagenet_top1 for contender in contenders]
+    ones = [next(iter(cells[contender].values()))[0] for contender in contenders]
     return Panel(
-        method=method,
+        name=name,
         contenders=tuple(contenders),
+        labels=tuple(label_of(row) for row in ones),
         datasets=tuple(shared),
         accuracy_MD=np.array(accuracy, dtype=np.float64).reshape(len(contenders), len(shared)),
         num_test_D=np.array(
             [min(row.n_test for of in table for row in of[d]) for d in range(len(shared))], dtype=float
         ),
-        imagenet_M=np.array([np.nan if top is None else top for top in top1]),
-        left_out=tuple(_left_out(dataset, method, cells) for dataset in everywhere if dataset not in shared),
+        imagenet_M=np.array([np.nan if row.imagenet_top1 is None else row.imagenet_top1 for row in ones]),
+        left_out=tuple(_left_out(dataset, name, cells) for dataset in everywhere if dataset not in shared),
     )
 
 
-def _left_out(dataset: tuple[str, str], method: str, cells: _Cells) -> str:
+def _left_out(dataset: tuple[str, str], panel: str, cells: _Cells) -> str:
     lacking = sorted(" ".join(filter(None, key)) for key, by_dataset in cells.items() if dataset not in by_dataset)
-    return f"{method}: {dataset[0]} ({dataset[1][:8]}) is left out of the means: no trial of {', '.join(lacking)}"
+    return f"{panel}: {dataset[0]} ({dataset[1][:8]}) is left out of the means: no trial of {', '.join(lacking)}"

@@ -2,7 +2,7 @@
 
 Both work on Fisher's z = atanh(r), where the sampling distribution is close to symmetric, and both are wider than the
 plain percentile interval, which covers too little with the ten or twenty models and datasets of a study: about 0.87
-instead of 0.95 at r = 0.9 with 8 models. What they cover is simulated in ``benchmarks/coverage.py``.
+instead of 0.95 at r = 0.9 with 8 models. What they cover is simulated in ``benchmarks/interval_coverage.py``.
 """
 
 # Shapes: M models, D datasets, R resamples.

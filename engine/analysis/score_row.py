@@ -7,6 +7,7 @@ import numpy as np
 
 from penultimate.engine.analysis.log_odds import log_odds
 from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.variant import Variant
 from penultimate.store.trial import Trial
 
 
@@ -25,7 +26,13 @@ class ScoreRow:
     variant: str
     """What sets this trial apart from others of the same backbone, method and images; empty where nothing does."""
 
+    network: str
+    """``backbone``, with its weights where the name stands for several networks."""
+
     method: str
+    setting: str
+    """``method``, with what was varied: what one backbone is compared with another within."""
+
     shots: int | None
     """Training images a class (``settings["shots"]``); None where all were used."""
 
@@ -69,7 +76,7 @@ class ScoreRow:
     created: str
 
 
-def score_row(trial: Trial, variant: str, predictions: Predictions, imagenet_top1: float | None) -> ScoreRow:
+def score_row(trial: Trial, variant: Variant, predictions: Predictions, imagenet_top1: float | None) -> ScoreRow:
     """The row of ``trial`` before it is compared with any other."""
     interval = predictions.interval()
     logit = log_odds(trial.value, num_test=trial.num_test)
@@ -78,8 +85,10 @@ def score_row(trial: Trial, variant: str, predictions: Predictions, imagenet_top
         dataset=trial.dataset,
         images=trial.features["images"],
         backbone=trial.backbone,
-        variant=variant,
+        variant=variant.label,
+        network=f"{trial.backbone} ({variant.network})" if variant.network else trial.backbone,
         method=trial.method,
+        setting=f"{trial.method} ({variant.setting})" if variant.setting else trial.method,
         shots=trial.settings.get("shots"),
         steps=trial.history[-1].get("step") if trial.history else None,
         seed=trial.seed,

@@ -135,7 +135,7 @@ def _contenders(panel: Panel, correction: Correction) -> list[Contender]:
         Contender(
             backbone=backbone,
             variant=variant,
-            method=panel.method,
+            method=panel.name,
             datasets=panel.dataset_labels,
             imagenet_top1=None if np.isnan(panel.imagenet_M[m]) else float(panel.imagenet_M[m]),
             mean_log_odds=float(logits_MD[m].mean()),

@@ -1,7 +1,7 @@
 """Setting pairs: rows in; one setting against another over the backbones and datasets that have both, out.
 
-A setting is a method and its variant. Kornblith et al. 2019, section 4.2: "fine-tuning improved performance over
-logistic regression in 179 out of 192 dataset and model combinations".
+A setting is a method and what was varied in it. Kornblith et al. 2019, section 4.2: "fine-tuning improved performance
+over logistic regression in 179 out of 192 dataset and model combinations".
 """
 
 # Shapes: P pairs.
@@ -17,7 +17,7 @@ from penultimate.engine.analysis.compare import SettingComparison, compare_setti
 from penultimate.engine.analysis.score_row import ScoreRow
 
 _Cells = Mapping[tuple[str, str], Sequence[float]]
-"""(images, backbone) -> log odds, one a seed."""
+"""(images, network) -> log odds, one a seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class SettingPair:
     """One setting against another."""
 
     first: str
-    """``method`` or ``method (variant)``."""
+    """``method``, or ``method (what was varied)``."""
 
     second: str
     dataset: str | None
@@ -42,8 +42,7 @@ def setting_pairs(rows: Sequence[ScoreRow]) -> list[SettingPair]:
     """Every two settings that share backbones and images: over all datasets, then dataset by dataset."""
     cells: defaultdict[str, defaultdict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        setting = f"{row.method} ({row.variant})" if row.variant else row.method
-        cells[setting][row.images, row.backbone].append(row.log_odds)
+        cells[row.setting][row.images, row.network].append(row.log_odds)
     names = _dataset_names(rows)
     pairs = [
         (first, second)

@@ -1,8 +1,9 @@
-"""Variant: what sets trials of one backbone by one method on the same images apart, as a short label."""
+"""Variant: what sets trials of one backbone by one method on the same images apart, as short labels."""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penultimate.store.digest import digest_of
@@ -11,28 +12,53 @@ from penultimate.store.trial import Trial
 OTHER_AXES = ("shots", "steps")
 """Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""
 
+OF_THE_NETWORK = ("weights", "preprocess")
+"""Fields of a FeatureKey that differ between backbones anyway: they are named only for a backbone that has several."""
+
 _SAME_IN_A_CELL = ("dataset", "images", "backbone")
 """Fields of a FeatureKey that say which cell of the table a trial is in, not which variant."""
 
 
-def variants(trials: Sequence[Trial]) -> list[str]:
-    """One label a trial, such as ``"loss=one-vs-rest, weights=1f3a9c02"``; empty where nothing sets it apart.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """Labels of one trial; empty where nothing sets it apart."""
+
+    setting: str
+    """What was done, such as ``"loss=squared_hinge"``: backbones can be compared within it."""
+
+    network: str
+    """Which network of the backbone's name, such as ``"weights=1f3a9c02"``."""
+
+    @property
+    def label(self) -> str:
+        """Both."""
+        return ", ".join(filter(None, (self.setting, self.network)))
+
+
+def variants(trials: Sequence[Trial]) -> list[Variant]:
+    """One variant a trial.
 
     A setting is named where two trials of the same backbone, method and images differ in it; settings that only
-    differ between datasets are not. Once a setting is named for a method, all its trials carry it. Those in
-    ``OTHER_AXES`` are never named.
+    differ between datasets are not. Once named for a method, all its trials carry it; what is ``OF_THE_NETWORK`` is
+    carried by the backbone that has several alone. ``OTHER_AXES`` are never named.
     """
-    settings = [{name: value for name, value in _asked(t).items() if name not in OTHER_AXES} for t in trials]
+    asked = [{name: value for name, value in _asked(trial).items() if name not in OTHER_AXES} for trial in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for trial, asked in zip(trials, settings, strict=True):
-        cells[trial.method, trial.dataset, trial.features["images"], trial.backbone].append(asked)
-    named: defaultdict[str, set[str]] = defaultdict(set)
-    for (method, *_), cell in cells.items():
-        named[method] |= _differing(cell)
+    for trial, each in zip(trials, asked, strict=True):
+        cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
+    of_method: defaultdict[str, set[str]] = defaultdict(set)
+    of_backbone: defaultdict[str, set[str]] = defaultdict(set)
+    for (method, backbone, *_), cell in cells.items():
+        for name in _differing(cell):
+            (of_backbone[backbone] if name in OF_THE_NETWORK else of_method[method]).add(name)
     return [
-        ", ".join(f"{name}={_short(asked[name])}" for name in sorted(named[trial.method]) if name in asked)
-        for trial, asked in zip(trials, settings, strict=True)
+        Variant(setting=_label(each, of_method[trial.method]), network=_label(each, of_backbone[trial.backbone]))
+        for trial, each in zip(trials, asked, strict=True)
     ]
+
+
+def _label(asked: Mapping[str, Any], names: set[str]) -> str:
+    return ", ".join(f"{name}={_short(asked[name])}" for name in sorted(names) if name in asked)
 
 
 def _asked(trial: Trial) -> dict[str, Any]:

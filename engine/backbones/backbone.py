@@ -1,10 +1,12 @@
 """Backbone: uint8 images in, penultimate features out."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
@@ -33,5 +35,12 @@ class Backbone(Protocol):
     def precision(self) -> str:
         """What it computes in: ``float32``, ``bfloat16`` or ``float16``."""
 
-    def embed(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Penultimate features (B, D) of RGB images already resized to ``preprocess``; normalises them itself."""
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """JSON-able: where the weights came from, and how the network was run, to be read when all is done."""
+
+    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        """Penultimate features (B, D) of RGB images already resized to ``preprocess``; normalises them itself.
+
+        B may be 0, and several threads may call it at once.
+        """

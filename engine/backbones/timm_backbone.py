@@ -4,31 +4,36 @@ uint8 pixels come in, float32 penultimate features go out: what the classifier s
 ``forward_head(forward_features(x), pre_logits=True)``.
 """
 
+import copy
+import threading
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from penultimate.engine.backbones.devices import device_named, dtype_named
+from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import load_network
+from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
+from penultimate.store.errors import InputError, MemoryLimitError, UnavailableError, UnknownNameError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
 PREPROCESSES = ("paper", "timm")
 """The whole image to the input size, or timm's own resize and centre crop."""
 
-PRECISIONS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""What the network computes in. Below float32 by autocast: weights stay float32, convolutions and products do not."""
-
 
 class TimmBackbone:
-    """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``."""
+    """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``.
+
+    The features of an image do not depend on the batch it comes in, up to rounding: kernels are chosen by batch size
+    and may add in another order (float32: within 1e-4 relative). ``compile`` fixes the batch size of all passes.
+    """
 
     def __init__(
         self,
@@ -51,12 +56,12 @@ class TimmBackbone:
         self.weights_source = weights_source
         self.preprocess = preprocess
         self.precision = precision
-        self.device = _device(device)
-        self._dtype = _dtype(precision, self.device)
-        self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
-        scale, shift = _affine(preprocess)
-        self._scale_C = torch.tensor(scale, device=self.device).view(1, 3, 1, 1)
-        self._shift_C = torch.tensor(shift, device=self.device).view(1, 3, 1, 1)
+        self.device = device_named(device)
+        self.model = model
+        self._forward = Forward(model, preprocess, device=self.device, dtype=dtype_named(precision, self.device))
+        self._of_thread = threading.local()
+        self._largest_pass: int | None = None
+        self._compile_seconds: float | None = None
         self.feature_dim = self._measured_dim()
 
     @property
@@ -69,49 +74,121 @@ class TimmBackbone:
         """Of the whole network, with the classifier."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def embed(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Penultimate features (B, D) of RGB images already resized to ``preprocess``; normalises them itself."""
-        return self._run(images_BHWC, pre_logits=True)
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """See Backbone."""
+        return {
+            "weights": self.weights_source,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "compiled": self._forward.fixed_rows is not None,
+            "compile_seconds": self._compile_seconds,
+            "out_of_memory_above": self._largest_pass,
+        }
+
+    def compile(self, batch_size: int) -> float:
+        """Compile for batches of ``batch_size``, which takes some 20 s and pays from thousands of images on.
+
+        Returns the seconds it took. Raises UnavailableError where torch's compiler cannot work.
+        """
+        self._compile_seconds = self._forward.compile(batch_size)
+        return self._compile_seconds
+
+    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        """See Backbone. A batch that does not fit into memory is halved, and so are those after it.
+
+        Raises MemoryLimitError if one image alone does not fit.
+        """
+        self._check(images_BHWC)
+        if not len(images_BHWC):
+            return np.empty((0, self.feature_dim), np.float32)
+        while True:
+            rows = min(len(images_BHWC), self._largest_pass or len(images_BHWC), self._forward.fixed_rows or 1 << 30)
+            try:
+                starts = range(0, len(images_BHWC), rows)
+                return np.concatenate([self._pass(images_BHWC[start : start + rows]) for start in starts])
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(rows, error)
 
     def logits(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs (B, K) of the classifier that came with the weights; InputError if they had none."""
-        if self.num_classes == 0:
-            raise InputError(f"{self.name} has no classifier: its weights ({self.weights_source}) hold none")
-        return self._run(images_BHWC, pre_logits=False)
-
-    def _run(self, images_BHWC: NDArray[np.uint8], *, pre_logits: bool) -> NDArray[np.float32]:
         self._check(images_BHWC)
-        with torch.inference_mode():
-            output = self._forward(self._normalised(self._on_device(images_BHWC)), pre_logits=pre_logits)
-            return np.asarray(output.float().cpu().numpy(), dtype=np.float32)
+        self._check_classifier()
+        return np.asarray(self._forward.logits(self._on_device(images_BHWC)).cpu().numpy(), dtype=np.float32)
 
-    def _check(self, images_BHWC: NDArray[np.uint8]) -> None:
+    def classify(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs (B, K) of the classifier, in float32, for features of ``embed``; InputError if there is none."""
+        self._check_classifier()
+        head = self.model.get_classifier()
+        heads = head if isinstance(head, tuple) else (head,)  # distilled networks average two
+        with torch.inference_mode():
+            features = torch.from_numpy(np.require(features_BD, requirements=["C", "W"])).to(self.device)
+            outputs = [nn.Module.__call__(one, features) for one in heads]
+        return np.asarray(torch.stack(outputs).mean(dim=0).cpu().numpy(), dtype=np.float32)
+
+    def reference(self) -> "TimmBackbone":
+        """The same weights on the CPU, in float32, not compiled: what every other way of running them is held to."""
+        return TimmBackbone(
+            self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu(),
+            name=self.name,
+            weights_digest=self.weights_digest,
+            weights_source=self.weights_source,
+            preprocess=self.preprocess,
+        )
+
+    def _check(self, images_BHWC: Pixels) -> None:
         expected = (self.preprocess.height, self.preprocess.width, 3)
-        if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4 or images_BHWC.shape[1:] != expected:
+        kind = str(images_BHWC.dtype).removeprefix("torch.")
+        if kind != "uint8" or images_BHWC.ndim != 4 or tuple(images_BHWC.shape[1:]) != expected:
             raise InputError(
                 f"{self.name} takes uint8 images of shape (B, {expected[0]}, {expected[1]}, 3), "
-                f"got {images_BHWC.dtype} of shape {images_BHWC.shape}"
+                f"got {kind} of shape {tuple(images_BHWC.shape)}"
             )
 
-    def _on_device(self, images_BHWC: NDArray[np.uint8]) -> Tensor:
+    def _check_classifier(self) -> None:
+        if self.num_classes == 0:
+            raise InputError(f"{self.name} has no classifier: its weights ({self.weights_source}) hold none")
+
+    def _pass(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        """Copy in, forward, copy back; on a GPU all three in order on this thread's own stream."""
+        if self.device.type == "cpu":
+            return np.asarray(self._forward(self._on_device(images_BHWC)).numpy())
+        with torch.cuda.stream(self._stream()) as _:
+            features = self._forward(self._on_device(images_BHWC))
+            host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(features, non_blocking=True)
+            self._stream().synchronize()
+        return np.array(host.numpy())  # pinned memory is scarce: given back at once
+
+    def _stream(self) -> torch.cuda.Stream:
+        if not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch does not type it
+        stream: torch.cuda.Stream = self._of_thread.stream
+        return stream
+
+    def _on_device(self, images_BHWC: Pixels) -> Tensor:
+        if isinstance(images_BHWC, Tensor):
+            return images_BHWC.to(self.device, non_blocking=True)
         # torch wants memory it may write to; decoders hand out read-only views, which are copied here.
-        writable = np.require(images_BHWC, requirements=["C", "W"])
-        return torch.from_numpy(writable).to(self.device)
+        pixels = torch.from_numpy(np.require(images_BHWC, requirements=["C", "W"]))
+        return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
-    def _normalised(self, images_BHWC: Tensor) -> Tensor:
-        """(B, C, H, W) float32, (x / 255 - mean) / std; BHWC memory read as BCHW is channels-last already."""
-        pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
-        return pixels_BCHW.mul_(self._scale_C).add_(self._shift_C)
-
-    def _forward(self, pixels_BCHW: Tensor, *, pre_logits: bool) -> Tensor:
-        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            maps = self.model.forward_features(pixels_BCHW)
-            return self.model.forward_head(maps, pre_logits=pre_logits)
+    def _halve(self, rows: int, error: Exception) -> None:
+        if rows == 1:
+            raise MemoryLimitError(
+                f"not enough memory on {self.device} for one image through {self.name} "
+                f"({' '.join(str(error).split())[:160]})"
+            ) from error
+        self._largest_pass = rows // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._forward.fixed_rows is not None:
+            self.compile(self._largest_pass)
 
     def _measured_dim(self) -> int:
         black = torch.zeros((1, self.preprocess.height, self.preprocess.width, 3), dtype=torch.uint8)
-        with torch.inference_mode():
-            features = self._forward(self._normalised(black.to(self.device)), pre_logits=True)
+        features = self._forward(black.to(self.device))
         if features.ndim != 2:
             raise InputError(
                 f"the penultimate output of {self.name} has shape {tuple(features.shape)} for one image; "
@@ -133,7 +210,7 @@ def load_backbone(
 
     Raises what ``load_network`` and ``TimmBackbone`` raise.
     """
-    _dtype(precision, _device(device))  # before a download, not after
+    dtype_named(precision, device_named(device))  # before a download, not after
     network = load_network(name, weights=weights, seed=seed)
     return TimmBackbone(
         network.model,
@@ -179,36 +256,6 @@ def preprocess_of(model: Network, kind: str) -> Preprocess:
     )
 
 
-def _affine(preprocess: Preprocess) -> tuple[list[float], list[float]]:
-    """Scale and shift a channel that take a byte to its normalised value in one pass: x * scale + shift."""
-    scale = [1.0 / (255.0 * s) for s in preprocess.std]
-    shift = [-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
-    return scale, shift
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UnknownNameError("device", name, ["cpu", "cuda"]) from error
-    if device.type not in ("cpu", "cuda"):
-        raise UnknownNameError("device", name, ["cpu", "cuda"])
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(
-            f"no CUDA device for {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()}"
-        )
-    return device
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)
-    dtype = PRECISIONS[precision]
-    if dtype is torch.bfloat16 and device.type == "cuda" and not _computes_bfloat16(device):
-        raise UnavailableError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use float16 or float32")
-    return dtype
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    # Ampere (8.0) is the first with bfloat16 units; below it torch.cuda.is_bf16_supported() counts emulation.
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator raises a plain RuntimeError, known by its text alone.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.digest_cache import UNKNOWN, Stamp
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
 from penultimate.engine.images.labels import (
     USUAL_DRAW,
@@ -23,6 +22,7 @@ from penultimate.engine.images.labels import (
     label_indices,
     ordered_classes,
 )
+from penultimate.engine.images.sources import ArraySource
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
@@ -69,24 +69,6 @@ def load_arrays(
         source=ArraySource(parts[0] if len(parts) == 1 else np.concatenate(parts), str(path.resolve())),
         provenance={"source": "arrays", "root": str(path.resolve()), "labels": labels, "seed": draw.seed},
     )
-
-
-class ArraySource:
-    """Samples that are pixels in memory, or mapped into it."""
-
-    def __init__(self, images_NHWC: NDArray[np.uint8], place: str) -> None:
-        """In the order of the samples; ``place`` is the file or folder they come from."""
-        self.images_NHWC = images_NHWC
-        self.place = place
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """See ``ImageSource.read``; grayscale is repeated three times."""
-        pixels = self.images_NHWC[index]
-        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: pixels in memory are digested as fast as looked up."""
-        return UNKNOWN
 
 
 def _load(path: Path) -> Mapping[str, NDArray[Any]]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.arrays import ArraySource
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.sources import ArraySource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
@@ -53,6 +53,8 @@ def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
     images = []
     for split, names in _BATCHES.items():
         of_split = [int(label) for name in names for label in _unpickle(folder / name, "labels")]
+        if not all(0 <= label < len(class_names) for label in of_split):
+            raise InputError(f"{str(folder)!r} has labels outside 0 to {len(class_names) - 1} in {split}")
         ids += [f"{split}/{class_names[label]}/{position:05d}" for position, label in enumerate(of_split)]
         labels += of_split
         images += [_pixels(folder / name) for name in names]

@@ -3,13 +3,20 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.preprocess import Preprocess
 
+if TYPE_CHECKING:
+    import torch
+
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).
+
+Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
+"""uint8 images (B, H, W, 3): an array, or a tensor on the device a decoder decodes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -19,15 +26,16 @@ class DecodedBatch:
     indices_B: NDArray[np.int64]
     """Position of each image in its ImageSet: the row its feature belongs to."""
 
-    views: tuple[NDArray[np.uint8], ...]
-    """One (B, H, W, 3) array a Preprocess, in the order asked."""
+    views: tuple[Pixels, ...]
+    """One (B, H, W, 3) a Preprocess, in the order asked."""
 
     failed: Mapping[int, str]
     """Position in the ImageSet -> reason, for images of this batch that could not be decoded."""
 
     def __post_init__(self) -> None:
         for view in self.views:
-            if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(self.indices_B) or view.shape[3] != 3:
+            uint8 = str(view.dtype) in ("uint8", "torch.uint8")
+            if not uint8 or view.ndim != 4 or view.shape[0] != len(self.indices_B) or view.shape[3] != 3:
                 raise ValueError(
                     f"a view must be uint8 of shape ({len(self.indices_B)}, H, W, 3), "
                     f"got {view.dtype} of shape {view.shape}"

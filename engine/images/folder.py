@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.build import FileSource, build_image_set
+from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
@@ -83,7 +84,10 @@ class Listing:
     labels_N: NDArray[np.int64]
 
     split_N: NDArray[np.str_]
-    """As the folders say; ``train`` where they say nothing."""
+    """As ``split_folders`` say; ``train`` where there are none."""
+
+    split_folders: Sequence[str]
+    """The splits that the first level is made of; empty if it is made of classes."""
 
     class_names: Sequence[str]
 
@@ -97,7 +101,6 @@ class Listing:
         cache: DigestCache | None,
     ) -> ImageSet:
         """These files with the splits drawn."""
-        given = sorted(set(self.split_N.tolist()))
         return build_image_set(
             name=name,
             ids=self.ids,
@@ -106,7 +109,12 @@ class Listing:
             class_names=self.class_names,
             metric=metric,
             source=FileSource(self.root, self.ids),
-            provenance={"source": "folder", "root": str(self.root.resolve()), "split_folders": given, **provenance},
+            provenance={
+                "source": "folder",
+                "root": str(self.root.resolve()),
+                "split_folders": list(self.split_folders),
+                **provenance,
+            },
             cache=cache,
         )
 
@@ -132,6 +140,7 @@ def list_classes(root: Path) -> Listing:
         ids=[id_ for id_, _, _ in members],
         labels_N=np.array([label for _, _, label in members], np.int64),
         split_N=np.array([split for _, split, _ in members], SPLIT_DTYPE),
+        split_folders=sorted(parts),
         class_names=classes["train"],
     )
 
@@ -140,7 +149,7 @@ def list_images(root: Path, *below: str) -> list[list[str]]:
     """For each of ``below``, the POSIX paths relative to ``root`` of the image files under it, hidden ones left out.
 
     At any depth; folders are listed several at a time, level by level. A folder that a link leads back to counts
-    once, at the path found first. InputError for a name that is not UTF-8.
+    once, at the path found first. InputError for a name that is not UTF-8, or a folder that cannot be listed.
     """
     found: list[list[str]] = [[] for _ in below]
     seen: list[set[tuple[int, int]]] = [set() for _ in below]
@@ -163,16 +172,19 @@ def list_images(root: Path, *below: str) -> list[list[str]]:
 def _scan(folder: Path) -> tuple[tuple[int, int], list[str], list[str]]:
     """Which folder it is, links followed; the names of the folders in it, sorted, and of the images."""
     folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                _check_name(entry.name, folder)
-                files.append(entry.name)
-    status = os.stat(folder)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    _check_name(entry.name, folder)
+                    files.append(entry.name)
+        status = os.stat(folder)
+    except OSError as error:
+        _cannot_list(error)
     return (status.st_dev, status.st_ino), sorted(folders), files
 
 
@@ -214,7 +226,14 @@ def _class_folders(root: Path, parts: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        _cannot_list(error)
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise InputError(f"cannot list the folder {error.filename!r}: {error.strerror}") from error
 
 
 def _nothing_found(root: Path, parts: dict[str, str]) -> str:

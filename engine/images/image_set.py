@@ -14,7 +14,6 @@ from penultimate.engine.images.digest_cache import Stamp
 Strings = np.ndarray[Any, np.dtypes.StringDType]
 """Variable-length strings, one a sample."""
 
-
 SPLITS = ("train", "val", "test")
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

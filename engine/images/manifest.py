@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from penultimate.engine.images.build import FileSource, build_image_set
+from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
 from penultimate.engine.images.labels import label_indices, ordered_classes
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
 
@@ -106,37 +108,38 @@ def _read(manifest: Path) -> pd.DataFrame:
     return table
 
 
-def _column(table: pd.DataFrame, column: str, manifest: Path) -> list[object]:
+def _column(table: pd.DataFrame, column: str, manifest: Path) -> list[Any]:
     if column not in table:
         names = [str(name) for name in table.columns]
         nearest = get_close_matches(column, names, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"{str(manifest)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}")
-    values: list[object] = table[column].tolist()
+    values: list[Any] = table[column].tolist()
     return values
 
 
 def _texts(table: pd.DataFrame, column: str, manifest: Path) -> list[str]:
-    texts = [
-        "" if value is None or value != value else str(value).strip() for value in _column(table, column, manifest)
-    ]
+    texts = [_text(value) for value in _column(table, column, manifest)]
     if "" in texts:
         raise InputError(f"row {texts.index('') + 1} of {str(manifest)!r} has nothing in column {column!r}")
     return texts
 
 
+def _text(value: Any) -> str:
+    """Empty for a missing value."""
+    return "" if pd.isna(value) else str(value).strip()
+
+
 def _cells(table: pd.DataFrame, column: str, manifest: Path, *, multi_label: bool) -> list[list[str]]:
     """The labels of each row; one each unless ``multi_label``."""
     values = _column(table, column, manifest)
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+    if any(isinstance(value, np.ndarray) for value in values):  # what pandas makes of a Parquet list
         if not multi_label:
             raise InputError(f"column {column!r} of {str(manifest)!r} holds lists; ask for them with multi_label=True")
-        return [
-            [str(label) for label in value] if isinstance(value, (list, tuple, np.ndarray)) else [] for value in values
-        ]
+        return [[str(label) for label in value] if isinstance(value, np.ndarray) else [] for value in values]
     if not multi_label:
         return [[text] for text in _texts(table, column, manifest)]
-    return [[label.strip() for label in str(value).split("|") if label.strip()] for value in values]
+    return [[label.strip() for label in _text(value).split("|") if label.strip()] for value in values]
 
 
 def _several(cells: Sequence[Sequence[str]], class_names: Sequence[str]) -> NDArray[np.uint8]:

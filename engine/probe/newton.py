@@ -8,14 +8,14 @@ The stopping rule, for a tolerance ``tol`` (dimensionless, relative to the objec
 
 The gap bounds F minus its optimum (``certificate.py``). It is tight at strong l2; at weak l2 it is loose by orders of
 magnitude, and the estimate says how far F really is: half the squared gradient in the preconditioner's metric over
-the smallest Ritz value that CG met. That value comes from above, hence the factor of 10. With the default 1e-4, F is
-certified to 0.01 % and expected within 1e-6.
+the smallest Ritz value of the steps so far. Such values come from above, hence the factor of 10; before the first
+step only the gap counts. With the default 1e-4, F is certified to 0.01 % and expected within 1e-6.
 
-A step solves H d = -g by conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) with the metric
-diag(1 / (curvature of the class * variance of the direction + mu)), to a residual ``FORCING`` of the first or until the
-quadratic model meets the stopping rule. H is multiplied at low precision: its rounding slows CG a little and cannot
-move the solution, because gradients come from products in the main dtype. W is kept in float64 and scores are updated
-by the product of each step, so that float32 rounding of W, which all samples would share, never enters the gradient.
+A step solves H d = -g by preconditioned conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) to a residual
+``FORCING`` of the first or until the quadratic model meets the stopping rule. H is multiplied at low precision: its
+rounding slows CG a little and cannot move the solution, because gradients come from products in the main dtype. W is
+kept in float64 and scores are updated by the product of each step, so that float32 rounding of W, which all samples
+would share, never enters the gradient.
 """
 
 import time
@@ -26,8 +26,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.certificate import Repair, repair
 from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
-from penultimate.engine.probe.design import Design
-from penultimate.engine.probe.losses import Loss, Targets
+from penultimate.engine.probe.preconditioner import Apply, Preconditioner
 from penultimate.engine.probe.probe_result import SolveReport
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
@@ -55,9 +54,17 @@ class Iterate:
 
     scores_SKN: Tensor
 
-    def ahead(self, before: "Iterate") -> "Iterate":
-        """The next point of the line from ``before`` through here: a start for the next strength, no pass needed."""
-        return Iterate(2 * self.weight_SKR - before.weight_SKR, 2 * self.scores_SKN - before.scores_SKN)
+    def last(self) -> "Iterate":
+        """The last strength alone."""
+        return Iterate(self.weight_SKR[-1:], self.scores_SKN[-1:])
+
+    def ahead(self, before: "Iterate", count: int) -> "Iterate":
+        """The next ``count`` points of the line from ``before`` through here: starts that need no pass."""
+        steps = torch.arange(1, count + 1, dtype=torch.float64, device=self.weight_SKR.device)[:, None, None]
+        return Iterate(
+            self.weight_SKR + steps * (self.weight_SKR - before.weight_SKR),
+            self.scores_SKN + steps.to(self.scores_SKN.dtype) * (self.scores_SKN - before.scores_SKN),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class _Slope:
     """The gradient at a point, its bound on the distance to the optimum, and the preconditioner that goes with it."""
 
     gradient_SKR: Tensor
-    metric_SKR: Tensor
+    precondition: Apply
     shift_SK: Tensor
     gap_S: Tensor
     model_S: Tensor
@@ -84,12 +91,11 @@ class _Slope:
 class Newton:
     """One block of strengths being solved; ``solve`` is the recipe."""
 
-    def __init__(
-        self, design: Design, loss: Loss, targets: Targets, *, l2_S: Tensor, total_weight: float, tol: float
-    ) -> None:
-        self.design, self.loss, self.targets, self.tol = design, loss, targets, tol
+    def __init__(self, preconditioner: Preconditioner, *, l2_S: Tensor, total_weight: float, tol: float) -> None:
+        self.preconditioner, self.tol = preconditioner, tol
+        self.design, self.loss, self.targets = preconditioner.design, preconditioner.loss, preconditioner.targets
         self.mu_S = l2_S.double() / total_weight
-        self.mu_SKR = self.mu_S[:, None, None] * design.penalised_R.double()
+        self.mu_SKR = self.mu_S[:, None, None] * self.design.penalised_R.double()
         self.passes = 0.0
         self.curvature_passes = 0
 
@@ -97,21 +103,23 @@ class Newton:
         """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
         began = time.perf_counter()
         point = self._evaluate(start)
-        smallest_S = torch.zeros_like(self.mu_S)  # nothing is known of the preconditioner before the first step
+        smallest_S = torch.ones_like(self.mu_S)
         best_S, since_S = torch.full_like(self.mu_S, torch.inf), torch.zeros_like(self.mu_S)
         for step in range(STEP_LIMIT + 1):
-            slope = self._slope(point)
+            slope = self._slope(point, first=step == 0)
             allowed_S = self.tol * point.objective_S
-            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S)
+            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S if step else slope.gap_S)
             met_S = (slope.gap_S <= allowed_S) & (distance_S <= CLOSE * allowed_S)
-            since_S = torch.where(slope.gap_S < 0.9 * best_S, 0, since_S + 1)
+            # No bound at all is not a lack of progress: far from the optimum the bias gradient cannot be repaired yet.
+            since_S = torch.where((slope.gap_S < 0.9 * best_S) | slope.gap_S.isinf(), 0, since_S + 1)
             best_S = torch.minimum(best_S, slope.gap_S)
             stalled_S = since_S >= STALLED_STEPS
             if (met_S | stalled_S).all() or step == STEP_LIMIT:
                 break
-            solution = self._direction(point, slope, frozen_S=met_S | stalled_S)
-            smallest_S = torch.where(met_S | stalled_S, smallest_S, solution.smallest_S)
+            solution = self._direction(point, slope, smallest_S, frozen_S=met_S | stalled_S)
+            smallest_S = torch.minimum(smallest_S, solution.smallest_S)
             point = self._advance(point, slope, solution.direction_SKR)
+        self.preconditioner.products = self.curvature_passes
         seconds = time.perf_counter() - began
         status = [
             "certified" if met else "stalled" if stalled else "step_limit"
@@ -124,17 +132,17 @@ class Newton:
         penalty_S = (self.mu_SKR * iterate.weight_SKR.square()).sum((1, 2)) / 2
         return _Point(iterate, residual_SKN, self.design.mean(loss_SN) + penalty_S)
 
-    def _slope(self, point: _Point) -> _Slope:
+    def _slope(self, point: _Point, *, first: bool) -> _Slope:
         repaired = repair(self.design, self.loss, self.targets, point.residual_SKN)
         gradient = self._gradient(point, repaired)
         norm_S = (gradient.square() * self.design.penalised_R).sum((1, 2))
-        metric = self._metric(point)
+        precondition = self.preconditioner.at(point.residual_SKN, self.mu_S, first=first)
         return _Slope(
             gradient_SKR=gradient,
-            metric_SKR=metric,
+            precondition=precondition,
             shift_SK=repaired.shift_SK,
             gap_S=norm_S / (2 * self.mu_S) + repaired.excess_S,
-            model_S=((gradient.square() * metric).sum((1, 2)) + repaired.excess_S) / 2,
+            model_S=((gradient * precondition(gradient)).sum((1, 2)) + repaired.excess_S) / 2,
         )
 
     def _gradient(self, point: _Point, repaired: Repair) -> Tensor:
@@ -153,25 +161,19 @@ class Newton:
         self.passes += 0.5
         return gradient
 
-    def _metric(self, point: _Point) -> Tensor:
-        """Inverse of the Hessian's diagonal, with the variance of a direction taken to be that of every class."""
-        curvature_SK = self.design.mean(self.loss.curvature(point.residual_SKN, self.targets))
-        diagonal = curvature_SK[:, :, None] * self.design.scale_R.double() + self.mu_SKR
-        floor = 1e-12 * diagonal.amax(2, keepdim=True)
-        return 1 / torch.maximum(diagonal, floor.clamp_min(1e-300))
-
-    def _direction(self, point: _Point, slope: _Slope, *, frozen_S: Tensor) -> Solution:
+    def _direction(self, point: _Point, slope: _Slope, smallest_S: Tensor, *, frozen_S: Tensor) -> Solution:
         """Newton's direction, the bias's own step included; zero where ``frozen_S``."""
         allowed_S = self.tol * point.objective_S
 
         def enough(residual_SKR: Tensor, size_S: Tensor, first_S: Tensor) -> Tensor:
             gap_S = (residual_SKR.square() * self.design.penalised_R).sum((1, 2)) / (2 * self.mu_S)
-            meets_rule_S = (gap_S <= allowed_S / 4) & (torch.minimum(gap_S, SAFETY * size_S) <= CLOSE * allowed_S / 4)
+            distance_S = torch.minimum(gap_S, SAFETY * size_S / 2 / smallest_S)
+            meets_rule_S = (gap_S <= allowed_S / 4) & (distance_S <= CLOSE * allowed_S / 4)
             return meets_rule_S | (size_S <= FORCING**2 * first_S)
 
         solution = conjugate_gradients(
             lambda direction_SKR: self._hessian(point, direction_SKR),
-            lambda residual_SKR: slope.metric_SKR * residual_SKR,
+            slope.precondition,
             -slope.gradient_SKR,
             enough=enough,
             frozen_S=frozen_S,

@@ -1,5 +1,6 @@
 """Stored features in, one Trial out: fit the path on train, choose on val, refit on both, score test once."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -174,8 +175,10 @@ def _check(features: FeatureSet, metric: str) -> None:
 
 
 def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:
+    """JSON-able: a bound that could not be had (``gap`` of inf) is None."""
     return [
-        {"l2": probe.l2, "fitted_on": fitted_on, "val": score, **asdict(probe.report)}
+        {"l2": probe.l2, "fitted_on": fitted_on, "val": score}
+        | {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}
         for probe, score in zip(probes, scores, strict=True)
     ]
 

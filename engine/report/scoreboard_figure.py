@@ -43,7 +43,9 @@ def draw_scoreboard(board: Scoreboard, path: Path) -> None:
     Filled circles tie with the best of their panel (paired test, p > 0.05), hollow diamonds do not, crosses were not
     certified to the tolerance asked.
     """
-    panels = [list(rows) for _, rows in groupby(board.rows, key=lambda r: (r.dataset, r.images, r.method, r.metric))]
+    panels = [
+        list(rows) for _, rows in groupby(board.rows, key=lambda r: (r.dataset, r.images, r.method, r.metric, r.shots))
+    ]
     tallest = max(len(rows) for rows in panels)
     figure = Figure(figsize=(5.2 * len(panels), 1.6 + 0.36 * tallest), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]

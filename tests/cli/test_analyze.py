@@ -43,11 +43,11 @@ def test_a_table_for_people_names_the_best_and_how_sure(table: Path, capsys: pyt
     assert "best" in best
 
 
-def test_a_log_is_analysed_method_by_method(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_is_analysed_setting_by_setting(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overruled = ["--imagenet-table", str(tmp_path / "imagenet.csv"), "--resamples", "200"]
     assert run(["analyze", str(log), *overruled, "--json"]) == 0
     got = json.loads(capsys.readouterr().out)
-    assert got["methods"]["probe"]["n_models"] == 3
+    assert got["settings"]["probe"]["n_models"] == 3
     assert len(got["rows"]) == 6
     assert run(["analyze", str(log), *overruled]) == 0
     assert "probe: 3 models, 2 datasets" in capsys.readouterr().out

@@ -235,6 +235,24 @@ def test_resuming_with_another_plan_says_what_differs(
     assert store.contains(job.key)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("ids", ["same.jpg"] * NUM_ROWS, "ids must be unique, got 49 repeated"),
+        ("labels", np.zeros(NUM_ROWS - 1, dtype=np.int64), r"got \(50, 49, 50\)"),
+        ("labels", np.zeros(NUM_ROWS), r"labels \(M,\) int64 or \(M, K\) uint8, got \(50,\) float64"),
+        ("shard_rows", 300, "shard_rows must be a multiple of 256 or less, got 300"),
+        ("shard_range", range(2, 5), "range of shards within 0 to 4"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_written(
+    store: FeatureStore, job: Job, option: str, value: object, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        job.writer(store, **{option: value})
+    assert [path.name for path in store.path.iterdir()] == ["zarr.json"]
+
+
 def test_one_shard_has_one_writer_and_others_may_have_the_rest(store: FeatureStore, job: Job, tmp_path: Path) -> None:
     with job.writer(store, shard_range=range(2)) as first:
         with pytest.raises(StoreBusyError, match=r"being written by process \d+ on .*; wait"):

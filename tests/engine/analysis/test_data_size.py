@@ -10,7 +10,7 @@ from penultimate.engine.analysis.data_size import SizeCurve, crossings, size_cur
 def _curve(accuracy: Mapping[int, float]) -> SizeCurve:
     mean = np.array(list(accuracy.values()))
     return SizeCurve(
-        dataset="d", images="d", backbone="b", variant="", method="m", metric="top1",
+        dataset="d", images="d", backbone="b", variant="", method="m", metric="top1", num_classes=2,
         shots_S=np.array(list(accuracy)), mean_S=mean, standard_error_S=np.full(len(mean), np.nan),
         num_subsets_S=np.ones(len(mean), dtype=np.int64), log_odds_S=np.log(mean / (1 - mean)),
     )  # fmt: skip

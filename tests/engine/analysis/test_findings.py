@@ -69,7 +69,7 @@ def test_every_number_is_json() -> None:
     got = json.loads(
         json.dumps(find([*_study(), *subsets], imagenet=IMAGENET, num_resamples=100).as_json(), allow_nan=False)
     )
-    assert {"rows", "contenders", "methods", "setting_pairs", "convergence", "data_size", "notes"} <= set(got)
+    assert {"rows", "contenders", "settings", "setting_pairs", "convergence", "data_size", "notes"} <= set(got)
     assert got["data_size"]["curves"][0]["shots_S"] == [1, 5]
     assert got["not_converged"] == []
 
@@ -89,3 +89,16 @@ def test_numbers_rest_on_the_trials_alone() -> None:
 def test_an_empty_log_is_refused() -> None:
     with pytest.raises(InputError, match="no trial to analyse"):
         find([])
+
+
+def test_each_network_counts_once_in_a_correlation_however_many_settings_were_tried() -> None:
+    tried = [
+        trial_of(backbone=backbone, wrong=range(50 - 7 * b + more), settings={"loss": loss})
+        for b, backbone in enumerate(IMAGENET)
+        for more, loss in ((0, "softmax"), (3, "svm"))
+    ]
+    found = find(tried, imagenet=IMAGENET, num_resamples=100)
+    assert set(found.analyses) == {"probe (loss=softmax)", "probe (loss=svm)"}
+    assert [each.correlation.num_models for each in found.analyses.values()] == [4, 4]
+    (pair,) = [p for p in found.setting_pairs if p.dataset is None]
+    assert (pair.comparison.num_better, pair.comparison.num_pairs) == (4, 4)

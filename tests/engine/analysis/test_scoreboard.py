@@ -127,3 +127,11 @@ def test_the_order_of_trials_changes_nothing() -> None:
 def test_a_trial_without_predictions_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"a\.in1k on digits kept no test_ids"):
         scoreboard([trial_of(arrays={"test_labels": np.arange(100) % 5, "test_predictions": np.arange(100) % 5})])
+
+
+def test_two_networks_of_one_name_are_told_apart_by_their_weights_and_others_are_not() -> None:
+    trials = [trial_of(backbone="a", features={"weights": w * 8}, seed=0) for w in ("1f", "2e")]
+    rows = scoreboard([*trials, trial_of(backbone="b")]).rows
+    assert {row.network for row in rows} == {"a (weights=1f1f1f1f)", "a (weights=2e2e2e2e)", "b"}
+    assert {row.setting for row in rows} == {"probe"}
+    assert len(scoreboard([*trials, trial_of(backbone="b")]).contenders) == 3

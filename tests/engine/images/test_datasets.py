@@ -125,6 +125,13 @@ def test_a_damaged_cifar10_file_is_named(tmp_path: Path, content: bytes) -> None
         load_images("cifar10", root=root)
 
 
+def test_cifar10_labels_without_a_class_are_refused(tmp_path: Path) -> None:
+    root, _ = cifar_like(tmp_path)
+    (root / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps({"label_names": CLASSES[:2]}))
+    with pytest.raises(InputError, match="labels outside 0 to 1 in train"):
+        load_images("cifar10", root=root)
+
+
 def test_cifar10_may_be_image_folders(tmp_path: Path, photo: Callable[..., Image.Image]) -> None:
     for split, count in (("train", 20), ("test", 3)):
         for name in CLASSES:

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from penultimate.engine.images.arrays import ArraySource
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
@@ -24,6 +23,7 @@ from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.images.sources import ArraySource
 from penultimate.store.errors import UnavailableError, UnknownNameError, VanishedImageError
 
 Photo = Callable[..., Image.Image]
@@ -51,7 +51,7 @@ def everything(
     failed: dict[str, str] = {}
     for batch in batches:
         for position, index in enumerate(batch.indices_B):
-            rows[str(images.ids_N[index])] = [view[position] for view in batch.views]
+            rows[str(images.ids_N[index])] = [np.asarray(view[position]) for view in batch.views]
         failed |= {str(images.ids_N[index]): reason for index, reason in batch.failed.items()}
     return batches, rows, failed
 

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -141,6 +142,25 @@ def test_unlabelled_images_are_taken_only_when_asked(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path, counts: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_folder(fill(tmp_path, counts))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
+@pytest.mark.parametrize("closed", [".", "cat", "cat/deep"])
+def test_a_folder_that_may_not_be_listed_is_named_rather_than_left_out(tmp_path: Path, closed: str) -> None:
+    fill(tmp_path, {"cat": 9, "cat/deep": 9, "dog": 9})
+    (tmp_path / closed).chmod(0)
+    try:
+        with pytest.raises(InputError, match="cannot list the folder"):
+            load_folder(tmp_path)
+    finally:
+        (tmp_path / closed).chmod(0o755)
+
+
+def test_where_the_splits_came_from_is_kept(tmp_path: Path) -> None:
+    drawn = load_folder(fill(tmp_path / "drawn", {"cat": 3}), seed=5).provenance
+    given = load_folder(fill(tmp_path / "given", {"train/cat": 3, "test/cat": 1})).provenance
+    assert (drawn["split_folders"], drawn["seed"]) == ([], 5)
+    assert given["split_folders"] == ["test", "train"]
 
 
 def test_a_folder_that_is_not_there_or_is_a_file_is_said(tmp_path: Path) -> None:

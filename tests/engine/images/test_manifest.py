@@ -72,6 +72,15 @@ def test_several_labels_become_a_zero_one_matrix(tmp_path: Path, name: str) -> N
     assert set(images.split_N.tolist()) == {"train", "val", "test"}
 
 
+def test_a_missing_cell_is_no_label_and_not_a_class(tmp_path: Path) -> None:
+    labels: list[object] = ["dog|cat", "cat", None, "dog", "cat", None]
+    images = load_manifest(table(tmp_path, {"path": PATHS, "label": labels}, "set.parquet"), multi_label=True)
+    assert images.class_names == ("cat", "dog")
+    assert sorted(images.labels_N.sum(axis=1).tolist()) == [0, 0, 1, 1, 1, 2]
+    with pytest.raises(InputError, match=r"row 3 of .* has nothing in column 'label'"):
+        load_manifest(tmp_path / "set.parquet")
+
+
 def test_lists_of_labels_must_be_asked_for(tmp_path: Path) -> None:
     labels: list[object] = [["dog"]] * 6
     with pytest.raises(InputError, match="multi_label=True"):

@@ -56,3 +56,14 @@ def test_rows_that_are_not_finite_are_named() -> None:
     features_ND[[3, 17], 2] = np.nan, np.inf
     with pytest.raises(InputError, match="rows 3, 17"):
         fit_path(features_ND, labels_N, num_classes=K, path=RegularizationPath(l2=(1.0,)))
+
+
+def test_a_start_fitted_to_other_samples_is_only_a_start() -> None:
+    """Far from the optimum there is no bound yet; that is no reason to stop."""
+    features_ND, labels_N = mixture(400, 100, 10, apart=0.7)
+    path = RegularizationPath(l2=(1e-5,))
+    (before,) = fit_path(features_ND[:300], labels_N[:300], num_classes=10, path=path)
+    (warm,) = fit_path(features_ND, labels_N, num_classes=10, path=path, start=before)
+    (cold,) = fit_path(features_ND, labels_N, num_classes=10, path=path)
+    assert warm.report.certified
+    assert warm.report.objective == pytest.approx(cold.report.objective, abs=2 * warm.report.gap + 2 * cold.report.gap)

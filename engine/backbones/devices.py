@@ -1,0 +1,61 @@
+"""Devices and precisions by name, refused where they are not here."""
+
+import torch
+
+from penultimate.store.errors import UnavailableError, UnknownNameError
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""What the network computes in. Below float32 by autocast: weights stay float32, convolutions and products do not."""
+
+_CPU_UNITS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+"""Precision -> capabilities of x86-64 and ARM, as ``torch.cpu.get_capabilities`` names them, that compute in it."""
+
+
+def device_named(name: str) -> torch.device:
+    """``cpu``, ``cuda`` or ``cuda:<n>``; UnknownNameError, or UnavailableError where there is no such GPU."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnknownNameError("device", name, ["cpu", "cuda"]) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UnknownNameError("device", name, ["cpu", "cuda"])
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(
+            f"no CUDA device for {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()}"
+        )
+    return device
+
+
+def dtype_named(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of ``precision``; UnknownNameError, or UnavailableError where ``device`` would only emulate it."""
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
+    if not computes_natively(precision, device):
+        others = " or ".join(name for name in PRECISIONS if computes_natively(name, device))
+        raise UnavailableError(
+            f"{_described(device)} has no {precision} units and would emulate them slowly; use --precision {others}"
+        )
+    return PRECISIONS[precision]
+
+
+def computes_natively(precision: str, device: torch.device) -> bool:
+    """Whether ``device`` has units for ``precision``."""
+    if precision == "float32":
+        return True
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(unit, False) for unit in _CPU_UNITS[precision])
+    # Ampere (8.0) is the first with bfloat16 units; below it torch.cuda.is_bf16_supported() counts emulation.
+    # Volta (7.0) is the first with float16 tensor cores; every GPU of today's torch builds has float16 arithmetic.
+    return precision == "float16" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _described(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor"

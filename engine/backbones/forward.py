@@ -1,0 +1,84 @@
+"""Forward: a network as one function from bytes to features, eager or compiled."""
+
+import shutil
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from penultimate.engine.backbones.network import Network
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.store.errors import UnavailableError
+
+# Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
+
+
+class Forward:
+    """uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
+
+    Runs channels-last, under autocast below float32. Compiled, every pass has the same number of rows: fewer are
+    filled up with black images whose features are dropped, so that one graph serves all and an image's features do
+    not depend on how many others came with it.
+    """
+
+    def __init__(self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self._device = device
+        self._dtype = dtype
+        # Scale and shift of a channel take a byte to its normalised value in one pass: x * scale + shift.
+        mean_C, std_C = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+        self._scale_C = 1.0 / (255.0 * std_C)
+        self._shift_C = -mean_C / std_C
+        self._size = (preprocess.height, preprocess.width, 3)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self.fixed_rows: int | None = None
+        """B of every pass; None while eager."""
+
+    @torch.inference_mode()
+    def __call__(self, pixels_BHWC: Tensor) -> Tensor:
+        """Features (B, D) of one pass; compiled, B is at most ``fixed_rows``."""
+        if self._compiled is None or self.fixed_rows is None:
+            return self.features(pixels_BHWC)
+        rows = len(pixels_BHWC)
+        if rows < self.fixed_rows:
+            filled = pixels_BHWC.new_zeros((self.fixed_rows, *self._size))
+            filled[:rows] = pixels_BHWC
+            pixels_BHWC = filled
+        return self._compiled(pixels_BHWC)[:rows]
+
+    def compile(self, rows: int) -> float:
+        """Compile for passes of ``rows`` images and run one; the seconds that took.
+
+        Weights are frozen into the graph: batch norms are folded into convolutions and weights laid out as the
+        kernels want them. Raises UnavailableError without a C++ compiler, which torch's compiler needs.
+        """
+        if not has_compiler():
+            raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
+        started = time.perf_counter()
+        self.fixed_rows = rows
+        self._compiled = torch.compile(self.features, dynamic=False, options={"freezing": True})
+        self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
+        return time.perf_counter() - started
+
+    def features(self, pixels_BHWC: Tensor) -> Tensor:
+        """The pass itself, uncompiled."""
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            maps = self.model.forward_features(self._normalised(pixels_BHWC))
+            return self.model.forward_head(maps, pre_logits=True).float()
+
+    @torch.inference_mode()
+    def logits(self, pixels_BHWC: Tensor) -> Tensor:
+        """The classifier's outputs (B, K), uncompiled."""
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            return self.model.forward_head(self.model.forward_features(self._normalised(pixels_BHWC))).float()
+
+    def _normalised(self, images_BHWC: Tensor) -> Tensor:
+        """(B, C, H, W) float32, (x / 255 - mean) / std; BHWC memory read as BCHW is channels-last already."""
+        pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
+        return pixels_BCHW.mul_(self._scale_C).add_(self._shift_C)
+
+
+def has_compiler() -> bool:
+    """Whether the C++ compiler that torch's compiler needs is installed."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))

@@ -1,0 +1,113 @@
+"""Head: a fitted probe with its class names and the features it belongs to, as one safetensors file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from penultimate.engine.probe.losses import LOSSES
+from penultimate.engine.probe.probe_result import Probe
+from penultimate.store.errors import InputError
+from penultimate.store.key import FeatureKey
+
+# Shapes: N samples, D feature dimensions, K classes.
+
+FORMAT = "penultimate head 1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Head:
+    """What it takes to classify features of one key."""
+
+    weight_KD: NDArray[np.float32]
+    bias_K: NDArray[np.float32]
+    class_names: tuple[str, ...]
+    loss: str
+    l2: float
+    features: Mapping[str, str]
+    """Fields of the FeatureKey: the head scores features of the same weights, preprocess and precision only."""
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        if self.weight_KD.ndim != 2 or self.weight_KD.shape[0] != classes or self.bias_K.shape != (classes,):
+            raise InputError(
+                f"expected weights ({classes}, D) and {classes} biases for {classes} class names, "
+                f"got {self.weight_KD.shape} and {self.bias_K.shape}"
+            )
+        if self.loss not in LOSSES:
+            raise InputError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+
+    @classmethod
+    def of(cls, probe: Probe, key: FeatureKey, *, class_names: tuple[str, ...], loss: str) -> Self:
+        """The head of a fitted probe."""
+        return cls(
+            weight_KD=probe.weight_KD,
+            bias_K=probe.bias_K,
+            class_names=class_names,
+            loss=loss,
+            l2=probe.l2,
+            features=asdict(key),
+        )
+
+    def scores(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Decision values (N, K)."""
+        if features_ND.ndim != 2 or features_ND.shape[1] != self.weight_KD.shape[1]:
+            raise InputError(
+                f"this head scores features (N, {self.weight_KD.shape[1]}) of {self.features['backbone']}, "
+                f"got shape {features_ND.shape}"
+            )
+        scores_NK: NDArray[np.float32] = np.asarray(features_ND, np.float32) @ self.weight_KD.T + self.bias_K
+        return scores_NK
+
+    def predict(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Index (N,) of the highest score; its name is ``class_names[index]``."""
+        return self.scores(features_ND).argmax(1).astype(np.int64)
+
+    def probabilities(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """(N, K): softmax of the scores, or a sigmoid a class; a squared hinge has none and raises ``InputError``."""
+        return probabilities(self.scores(features_ND).astype(np.float64), self.loss)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``weight`` (K, D) and ``bias`` (K,) float32, all else as JSON in the metadata."""
+        about = {
+            "class_names": list(self.class_names),
+            "loss": self.loss,
+            "l2": self.l2,
+            "features": dict(self.features),
+        }
+        tensors = {"weight": np.ascontiguousarray(self.weight_KD), "bias": np.ascontiguousarray(self.bias_K)}
+        save_file(tensors, path, metadata={"format": FORMAT, "head": json.dumps(about, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote; anything else is an ``InputError``."""
+        try:
+            with safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path} is no head of this package (format {metadata.get('format')!r})")
+                weight_KD, bias_K = file.get_tensor("weight"), file.get_tensor("bias")
+        except FileNotFoundError as error:
+            raise InputError(f"no head at {path}") from error
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file with weight and bias: {error}") from error
+        about = json.loads(metadata["head"])
+        about["class_names"] = tuple(about["class_names"])
+        return cls(weight_KD=weight_KD, bias_K=bias_K, **about)
+
+
+def probabilities(scores_NK: NDArray[np.float64], loss: str) -> NDArray[np.float64]:
+    """Probabilities (N, K) of scores; rows sum to 1 under softmax."""
+    if loss == "softmax":
+        raised_NK = np.exp(scores_NK - scores_NK.max(1, keepdims=True))
+        result: NDArray[np.float64] = raised_NK / raised_NK.sum(1, keepdims=True)
+        return result
+    if loss == "logistic":
+        return 0.5 * (1 + np.tanh(scores_NK / 2))
+    raise InputError("a squared hinge has no probabilities; use the scores, or loss='softmax'")

@@ -1,0 +1,184 @@
+"""Figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import expit
+
+from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
+from penultimate.engine.analysis.data_size import SizeCurve
+from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.style import (
+    METHOD_LINES,
+    doubling_axis,
+    inside,
+    logit_axis,
+    look,
+    style,
+)
+
+
+def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:
+    """Figure 8 for one backbone: a column a dataset; above against epochs, below against steps."""
+    datasets = sorted({curve.dataset for curve in curves})
+    methods = sorted({curve.method for curve in curves})
+    hover: dict[str, str] = {}
+    with style():
+        figure = Figure(figsize=(1.2 + 1.9 * len(datasets), 4.0), layout="constrained")
+        panels = figure.subplots(2, len(datasets), squeeze=False)
+        for d, dataset in enumerate(datasets):
+            mine = [curve for curve in curves if curve.dataset == dataset]
+            for line, unit in enumerate(("epochs", "steps")):
+                axes = panels[line, d]
+                for curve in mine:
+                    _budget_curve(axes, curve, unit, methods, f"d{d}{unit}{curve.method}", hover)
+                doubling_axis(axes, np.concatenate([getattr(curve, f"{unit}_B") for curve in mine]), at_most=5)
+                logit_axis(axes, "y", np.concatenate([_drawable(curve) for curve in mine]), at_most=5)
+                axes.set_xlabel(f"Train {unit}")
+                if d == 0:
+                    axes.set_ylabel("Accuracy (%)")
+            panels[0, d].set_title(dataset)
+        _method_legend(figure, panels[0, 0], methods)
+    return Drawn(
+        name=name,
+        title=f"Accuracy against training length: {backbone}",
+        caption="Each point is a run of its own, whose learning rate ends there. Ringed: the first budget with 90 % of "
+        "the best odds at any budget. Axes are logit-scaled.",
+        figure=figure,
+        numbers={"": pd.concat([_budget_numbers(curve) for curve in curves])},
+        hover=hover,
+    )
+
+
+def _drawable(curve: BudgetCurve) -> Any:
+    return inside(curve.accuracy_B, log_odds(curve.accuracy_B, num_test=curve.num_test).values)
+
+
+def _budget_curve(
+    axes: Axes, curve: BudgetCurve, unit: str, methods: Sequence[str], prefix: str, hover: dict[str, str]
+) -> None:
+    x, y = getattr(curve, f"{unit}_B"), _drawable(curve)
+    marks = look(curve.method, methods)
+    axes.plot(x, y, linestyle=METHOD_LINES.get(curve.method, "solid"), color=marks["color"], zorder=1)
+    first = first_to_share(curve.accuracy_B, num_test=curve.num_test)
+    ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": marks["color"]}
+    axes.plot([x[first]], [y[first]], linestyle="none", **ring, zorder=2)
+    for b in range(len(x)):
+        gid = f"{prefix}b{b}"
+        axes.plot([x[b]], [y[b]], **marks, linestyle="none", zorder=3, gid=gid)
+        hover[gid] = (
+            f"{curve.backbone} on {curve.dataset}, {setting_name(curve.method).lower()}: "
+            f"{100 * curve.accuracy_B[b]:.2f} % after {curve.steps_B[b]:,.0f} steps, "
+            f"{curve.epochs_B[b]:,.1f} epochs; n = {curve.num_test:,}"
+        )
+
+
+def _budget_numbers(curve: BudgetCurve) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "dataset": curve.dataset,
+            "backbone": curve.backbone,
+            "method": curve.method,
+            "steps": curve.steps_B,
+            "epochs": curve.epochs_B,
+            "accuracy": curve.accuracy_B,
+        }
+    )
+
+
+def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn:
+    """Figure 9 for one backbone: a panel a dataset, a line a method (and variant)."""
+    datasets = sorted({curve.dataset for curve in curves})
+    lines = sorted({(curve.method, curve.variant) for curve in curves})
+    labels = [method if not variant else f"{method} ({variant})" for method, variant in lines]
+    columns = min(4, ceil(len(datasets) ** 0.5))
+    hover: dict[str, str] = {}
+    with style():
+        rows = ceil(len(datasets) / columns)
+        figure = Figure(figsize=(1.4 + 2.1 * columns, 0.6 + 2.4 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for empty in panels[len(datasets) :]:
+            empty.set_axis_off()
+        for d, dataset in enumerate(datasets):
+            mine = [curve for curve in curves if curve.dataset == dataset]
+            for curve in mine:
+                number = lines.index((curve.method, curve.variant))
+                _size_curve(panels[d], curve, labels, labels[number], f"d{d}c{number}", hover)
+            _size_axes(panels[d], mine, dataset)
+            if d % columns == 0:
+                panels[d].set_ylabel("Accuracy (%)")
+        _method_legend(figure, panels[0], labels)
+    return Drawn(
+        name=name,
+        title=f"Accuracy against images a class: {backbone}",
+        caption="Points: mean over subsets; error bars: standard error over subsets, none for a single one. Axes are "
+        "logit-scaled.",
+        figure=figure,
+        numbers={"": pd.concat([_size_numbers(curve) for curve in curves])},
+        hover=hover,
+    )
+
+
+def _size_curve(
+    axes: Axes, curve: SizeCurve, labels: Sequence[str], label: str, prefix: str, hover: dict[str, str]
+) -> None:
+    marks = look(label, labels)
+    y = expit(curve.log_odds_S)
+    axes.plot(curve.shots_S, y, color=marks["color"], linestyle=METHOD_LINES.get(curve.method, "solid"), zorder=1)
+    for s, (shots, mean) in enumerate(zip(curve.shots_S, y, strict=True)):
+        error = curve.standard_error_S[s]
+        if np.isfinite(error) and error > 0:
+            low, high = np.clip([mean - error, mean + error], 1e-4, 1 - 1e-4)
+            axes.vlines(shots, low, high, color=marks["color"], linewidth=1, zorder=2)
+        gid = f"{prefix}s{s}"
+        axes.plot([shots], [mean], **marks, linestyle="none", zorder=3, gid=gid)
+        said = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
+        hover[gid] = (
+            f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{said} % with {shots} images a class, "
+            f"mean of {curve.num_subsets_S[s]}"
+        )
+
+
+def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
+    """Images a class below, all images above."""
+    reach = [
+        np.clip(expit(curve.log_odds_S) + side * np.nan_to_num(curve.standard_error_S), 1e-4, 1 - 1e-4)
+        for curve in curves
+        for side in (-1, 1)
+    ]
+    doubling_axis(axes, np.concatenate([curve.shots_S for curve in curves]))
+    logit_axis(axes, "y", np.concatenate(reach), at_most=5)
+    axes.set_xlabel("Images a class")
+    axes.set_title(f"{dataset} ({curves[0].num_classes} classes)")
+
+
+def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "dataset": curve.dataset,
+            "backbone": curve.backbone,
+            "variant": curve.variant,
+            "method": curve.method,
+            "metric": curve.metric,
+            "shots": curve.shots_S,
+            "images": curve.shots_S * curve.num_classes,
+            "mean": curve.mean_S,
+            "standard_error": curve.standard_error_S,
+            "subsets": curve.num_subsets_S,
+        }
+    )
+
+
+def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
+    handles = [
+        axes.plot([], [], linestyle=METHOD_LINES.get(name, "solid"), **look(name, names), label=setting_name(name))[0]
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

@@ -1,0 +1,76 @@
+"""Drawn: a figure, its numbers, and what each of its points says when it is pointed at."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from penultimate.engine.report.style import style
+
+_SVG = "http://www.w3.org/2000/svg"
+DOTS_PER_INCH = 200
+
+ON_SCREEN = 1.6
+"""Widest that a point of a figure is drawn on a page, in CSS pixels: its 8-point text at 13."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drawn:
+    """One figure."""
+
+    name: str
+    """Of its files, without ending: ``figure2_probe``."""
+
+    title: str
+    caption: str
+    """What is drawn, what the marks mean, how the errors were got."""
+
+    figure: Figure
+    numbers: Mapping[str, pd.DataFrame]
+    """Everything drawn: ``""`` the points, other keys (``lines``) what is drawn beside them."""
+
+    hover: Mapping[str, str]
+    """Id of a point (its gid) -> what it is."""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write PNG, PDF and the numbers as CSV into ``folder``; the same numbers give the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        with style():
+            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                paths.append(folder / f"{self.name}.{ending}")
+                self.figure.savefig(paths[-1], dpi=DOTS_PER_INCH, metadata=metadata)
+        for part, table in self.numbers.items():
+            paths.append(folder / f"{self.name}{'_' if part else ''}{part}.csv")
+            table.to_csv(paths[-1], index=False)
+        return paths
+
+    def svg(self) -> str:
+        """The figure as one ``<svg>`` element to set into a page: as wide as its column, points with titles."""
+        buffer = io.StringIO()
+        with style(), mpl.rc_context({"svg.hashsalt": self.name}):  # ids differ between figures of one page
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        ElementTree.register_namespace("", _SVG)
+        ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+        root = ElementTree.fromstring(buffer.getvalue())
+        points = float(root.attrib.pop("width").removesuffix("pt"))
+        del root.attrib["height"]
+        root.set("style", f"max-width: {points * ON_SCREEN:.0f}px")
+        root.set("role", "img")
+        root.set("aria-label", self.title)
+        for metadata in root.findall(f"{{{_SVG}}}metadata"):
+            root.remove(metadata)
+        for element in root.iter(f"{{{_SVG}}}g"):
+            text = self.hover.get(element.get("id", ""))
+            if text is not None:
+                element.set("class", "point")
+                element.set("id", f"{self.name}-{element.get('id')}")
+                title = ElementTree.Element(f"{{{_SVG}}}title")
+                title.text = text
+                element.insert(0, title)
+        return ElementTree.tostring(root, encoding="unicode")

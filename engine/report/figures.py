@@ -1,0 +1,78 @@
+"""Figures: findings in, every figure they hold enough for out. Figure 4 needs features: see ``embedding_figure``."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from penultimate.engine.analysis.convergence import BudgetCurve
+from penultimate.engine.analysis.data_size import SizeCurve
+from penultimate.engine.analysis.findings import Findings
+from penultimate.engine.analysis.panel import main_rows
+from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.report.curve_figures import budgets_figure, sizes_figure
+from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.method_figures import against_figure, method_pairs, methods_figure
+from penultimate.engine.report.setting_figure import settings_figure
+from penultimate.engine.report.transfer_figures import Ties, averages_figure, transfer_figure
+
+_SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
+
+
+def figures(found: Findings) -> list[Drawn]:
+    """In the paper's order; those for which there are no trials are not there."""
+    rows = main_rows(found.board.rows)
+    drawn = [*_transfer(found, rows), *_settings(found)]
+    if rows:
+        drawn.append(methods_figure(rows))
+    drawn += [
+        against_figure(rows, first, second)
+        for first, second in (("scratch", "finetune"), ("probe", "finetune"), ("scratch", "probe"))
+        if method_pairs(rows, first, second)
+    ]
+    drawn += _budgets(found.budget_curves)
+    drawn += _sizes(found.size_curves)
+    return drawn
+
+
+def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[Drawn]:
+    if found.analyses:
+        yield averages_figure(found.analyses)
+    for setting, analysis in found.analyses.items():
+        panel = found.panels[setting]
+        datasets = dict(zip(panel.datasets, panel.dataset_labels, strict=True))
+        ties: Ties = {
+            (row.network, datasets[row.dataset, row.images]): row.ties_with_best
+            for row in rows
+            if row.setting == setting and (row.dataset, row.images) in datasets
+        }
+        yield transfer_figure(setting, analysis, ties, f"figure2_{_slug(setting)}")
+
+
+def _settings(found: Findings) -> Iterator[Drawn]:
+    for method in sorted({each.method for each in found.board.contenders}):
+        contenders = [each for each in found.board.contenders if each.method == method]
+        times = Counter(each.backbone for each in contenders)
+        several = {backbone for backbone, variants in times.items() if variants > 1}
+        if several:
+            name = _SETTING_FIGURES.get(method, f"settings_{method}")
+            yield settings_figure([each for each in contenders if each.backbone in several], name)
+
+
+def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[Drawn]:
+    by_backbone: defaultdict[str, list[BudgetCurve]] = defaultdict(list)
+    for curve in curves:
+        by_backbone[curve.backbone].append(curve)
+    for backbone in sorted(by_backbone):
+        yield budgets_figure(backbone, by_backbone[backbone], f"figure8_{_slug(backbone)}")
+
+
+def _sizes(curves: Sequence[SizeCurve]) -> Iterator[Drawn]:
+    by_backbone: defaultdict[str, list[SizeCurve]] = defaultdict(list)
+    for curve in curves:
+        by_backbone[curve.backbone].append(curve)
+    for backbone in sorted(by_backbone):
+        yield sizes_figure(backbone, by_backbone[backbone], f"figure9_{_slug(backbone)}")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)

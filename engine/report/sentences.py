@@ -1,0 +1,117 @@
+"""Sentences: findings in; what a reader wants to know first, in plain words with the numbers, out."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from math import isnan
+
+from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.compare import SIGNIFICANCE
+from penultimate.engine.analysis.findings import Findings
+from penultimate.engine.analysis.panel import main_rows
+from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.scoreboard import Contender
+from penultimate.engine.analysis.setting_pairs import SettingPair
+from penultimate.engine.report.names import setting_name
+
+FEW_MODELS = 8
+"""Fewer networks than this leave a correlation wide open, whatever its value."""
+
+
+def sentences(found: Findings) -> list[str]:
+    """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
+    return [*_best(found), *_correlations(found), *_settings(found), *_speed(found), *_doubts(found)]
+
+
+def _best(found: Findings) -> Iterator[str]:
+    """Over datasets where a method has several, dataset by dataset otherwise."""
+    for method, group in groupby(found.board.contenders, key=lambda each: each.method):
+        contenders = list(group)
+        if len(contenders) > 1 and len(contenders[0].datasets) > 1:
+            yield _best_on_average(method, contenders)
+        else:
+            rows = [row for row in main_rows(found.board.rows) if row.method == method]
+            yield from (_best_on(list(each)) for _, each in groupby(rows, key=lambda row: (row.dataset, row.images)))
+
+
+def _best_on_average(method: str, contenders: Sequence[Contender]) -> str:
+    best, ties = contenders[0], [_name(each) for each in contenders[1:] if each.ties_with_best]
+    error = "" if best.standard_error is None else f" ± {best.standard_error:.2f}"
+    return (
+        f"{setting_name(method)}: {_name(best)} is best on average over {len(best.datasets)} datasets (adjusted log "
+        f"odds {best.adjusted_mean:+.2f}{error}); {_tie(ties)} (paired t-test over datasets, p > 0.05)."
+    )
+
+
+def _best_on(rows: Sequence[ScoreRow]) -> str:
+    best, ties = rows[0], [_name(row) for row in rows[1:] if row.ties_with_best]
+    sure = "" if best.interval is None else f" (95 % {100 * best.interval[0]:.1f} to {100 * best.interval[1]:.1f})"
+    said = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} is best with {100 * best.value:.2f} %{sure}"
+    tests = {row.test for row in rows if row.test}
+    return said + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
+
+
+def _name(each: Contender | ScoreRow) -> str:
+    return f"{each.backbone} ({each.variant})" if each.variant else each.backbone
+
+
+def _tie(ties: Sequence[str]) -> str:
+    if not ties:
+        return "none ties with it"
+    return f"{', '.join(ties)} tie{'s' * (len(ties) == 1)} with it"
+
+
+def _correlations(found: Findings) -> Iterator[str]:
+    for setting, analysis in found.analyses.items():
+        yield _correlation(setting, analysis)
+
+
+def _correlation(setting: str, analysis: Analysis) -> str:
+    r = analysis.correlation
+    low, high = r.r_interval_models
+    over = r.r_interval_datasets
+    said = (
+        f"{setting_name(setting)}: ImageNet accuracy and transfer accuracy correlate with r = {r.pearson_r:.2f} "
+        f"(95 % {low:.2f} to {high:.2f} over networks"
+        + (f", {over[0]:.2f} to {over[1]:.2f} over datasets" if over else "")
+        + f"; p = {r.p_value:.2g}; {r.num_models} networks, {r.num_datasets} dataset{'s' * (r.num_datasets > 1)})."
+    )
+    if r.num_models < FEW_MODELS:
+        said += f" {r.num_models} networks are few: the interval over networks says how little is known."
+    return said
+
+
+def _settings(found: Findings) -> Iterator[str]:
+    overall = [pair for pair in found.setting_pairs if pair.dataset is None]
+    yield from (_setting(pair) for pair in overall)
+
+
+def _setting(pair: SettingPair) -> str:
+    first, second, counts = pair.first, pair.second, pair.comparison
+    better = counts.num_better
+    if counts.median_difference < 0:
+        first, second, better = second, first, counts.num_pairs - counts.num_better - counts.num_equal
+    one, other = setting_name(first), setting_name(second)
+    other = other[:1].lower() + other[1:]
+    of = f"{better} of {counts.num_pairs} pairs of network and dataset"
+    if isnan(counts.p_value):
+        return f"{one} and {other} are equal in all {counts.num_pairs} pairs of network and dataset."
+    test = f"Wilcoxon signed rank, p = {counts.p_value:.2g}, by Holm over all pairs of settings {pair.p_value_holm:.2g}"
+    if counts.p_value > SIGNIFICANCE:
+        return f"{one} and {other} cannot be told apart: the former is better in {of} ({test})."
+    return f"{one} is better than {other} in {of} ({test})."
+
+
+def _speed(found: Findings) -> Iterator[str]:
+    if found.speedup is not None:
+        yield (
+            f"Training from scratch takes {found.speedup.steps:.1f} times the steps and {found.speedup.epochs:.1f} "
+            "times the epochs of fine-tuning to reach 90 % of the best odds (geometric means over "
+            f"{found.speedup.num_pairs} pairs of network and dataset)."
+        )
+
+
+def _doubts(found: Findings) -> Iterator[str]:
+    rows = found.board.rows
+    failed = [row for row in rows if not row.converged]
+    if failed:
+        yield f"{len(failed)} of {len(rows)} trials did not converge to their tolerance; they are marked and listed."

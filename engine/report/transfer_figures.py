@@ -1,0 +1,200 @@
+"""Figures 1 and 2: transfer accuracy against ImageNet accuracy, dataset by dataset and on average."""
+
+# Shapes: M models, D datasets.
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import expit
+
+from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.correlation import Regression, regression_band
+from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.style import BLUE, GREEN, INK, inside, logit_axis, style
+
+Ties = Mapping[tuple[str, str], bool]
+"""(model, dataset) -> whether it ties with the best on that dataset."""
+
+_MARKS = (
+    "Filled green: not significantly different from the best (p > 0.05, uncorrected); hollow: different. Line and "
+    "band: least squares on log odds with its 95 % bootstrap interval over models."
+)
+
+
+def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
+    """Figure 1: mean log odds against ImageNet accuracy, a panel a setting."""
+    with style():
+        figure = Figure(figsize=(3.4 * len(analyses) + 2.2, 3.3), layout="constrained")
+        grid = figure.add_gridspec(1, len(analyses) + 1, width_ratios=[3.4] * len(analyses) + [2.2])
+        hover: dict[str, str] = {}
+        numbers, lines = [], []
+        names = _numbered(list(analyses.values()))
+        for column, (setting, analysis) in enumerate(analyses.items()):
+            axes = figure.add_subplot(grid[column])
+            points, line = _average_panel(axes, analysis, names, f"c{column}-", hover)
+            axes.set_title(f"{setting_name(setting)}   {_r(analysis)}")
+            numbers.append(points.assign(setting=setting))
+            lines.append(line.assign(setting=setting))
+        _key(figure.add_subplot(grid[-1]), names)
+    return Drawn(
+        name="figure1",
+        title="Transfer accuracy against ImageNet accuracy, averaged over datasets",
+        caption=f"Mean log odds over datasets; error bars are Morey's standard errors over datasets. {_MARKS}",
+        figure=figure,
+        numbers={"": pd.concat(numbers), "lines": pd.concat(lines)},
+        hover=hover,
+    )
+
+
+def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> Drawn:
+    """Figure 2 for one setting: a panel a dataset, and the average; without ``ties`` no dataset's ties are marked."""
+    datasets = analysis.table.datasets
+    columns = min(4, ceil(len(datasets) ** 0.5))
+    rows = max(2, ceil(len(datasets) / columns))
+    with style():
+        figure = Figure(figsize=(1.9 * columns + 3.8 + 2.0, 1.75 * rows), layout="constrained")
+        grid = figure.add_gridspec(rows, columns + 2, width_ratios=[1.9] * columns + [3.8, 2.0])
+        hover: dict[str, str] = {}
+        numbers, lines = [], []
+        for d, dataset in enumerate(datasets):
+            axes = figure.add_subplot(grid[d // columns, d % columns])
+            points, line = _dataset_panel(axes, analysis, d, ties, hover)
+            if d % columns == 0:
+                axes.set_ylabel("Transfer accuracy (%)")
+            if d + columns >= len(datasets):
+                axes.set_xlabel("ImageNet top-1 (%)")
+            axes.set_title(f"{dataset}   r = {analysis.by_dataset[dataset].pearson_r:.2f}")
+            numbers.append(points)
+            lines.append(line)
+        average = figure.add_subplot(grid[:, columns])
+        names = _numbered([analysis])
+        points, line = _average_panel(average, analysis, names, "mean-", hover)
+        average.set_title(f"Average of {len(datasets)} dataset{'s' * (len(datasets) > 1)}   {_r(analysis)}")
+        _key(figure.add_subplot(grid[:, columns + 1]), names)
+    tested = "" if ties else " No per-sample predictions: ties are marked in the average alone."
+    return Drawn(
+        name=name,
+        title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
+        caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
+        figure=figure,
+        numbers={"": pd.concat([*numbers, points]), "lines": pd.concat([*lines, line])},
+        hover=hover,
+    )
+
+
+def _dataset_panel(
+    axes: Axes, analysis: Analysis, d: int, ties: Ties, hover: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    table, dataset = analysis.table, analysis.table.datasets[d]
+    log_odds_M = analysis.log_odds.values[:, d]
+    shown_M = inside(table.accuracy_MD[:, d], log_odds_M)
+    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    line = regression_band(
+        analysis.imagenet.values, log_odds_M, seed=analysis.seed, num_resamples=analysis.num_resamples
+    )
+    _line(axes, line, in_log_odds=False)
+    of = f", n = {table.num_test_D[d]:,.0f}" if table.num_test_D is not None else ""
+    for m, model in enumerate(table.models):
+        gid = f"d{d}m{m}"
+        _point(axes, imagenet_M[m], shown_M[m], ties.get((model, dataset), False), gid)
+        hover[gid] = (
+            f"{model}: {dataset} {100 * table.accuracy_MD[m, d]:.2f} %{of}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
+        )
+    logit_axis(axes, "x", imagenet_M, at_most=4)
+    logit_axis(axes, "y", shown_M, at_most=5)
+    points = pd.DataFrame(
+        {
+            "panel": dataset,
+            "model": table.models,
+            "imagenet": table.imagenet_M,
+            "accuracy": table.accuracy_MD[:, d],
+            "log_odds": log_odds_M,
+            "ties_with_best": [ties.get((model, dataset)) for model in table.models],
+        }
+    )
+    return points, _line_table(dataset, line)
+
+
+def _average_panel(
+    axes: Axes, analysis: Analysis, names: Mapping[str, int], prefix: str, hover: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    table = analysis.table
+    mean_M, error_M = analysis.log_odds.values.mean(axis=1), analysis.adjusted.standard_error_M
+    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    _line(axes, analysis.regression, in_log_odds=True)
+    for m, model in enumerate(table.models):
+        gid = f"{prefix}m{m}"
+        if np.isfinite(error_M[m]):
+            axes.errorbar(imagenet_M[m], mean_M[m], yerr=error_M[m], color=INK, elinewidth=0.7, capsize=0, zorder=2)
+        _point(axes, imagenet_M[m], mean_M[m], analysis.ties_with_best[m], gid)
+        axes.annotate(
+            str(names[model]), (imagenet_M[m], mean_M[m]), (4, 3), textcoords="offset points", fontsize=6.5, color=INK
+        )
+        error = f" ± {error_M[m]:.3f}" if np.isfinite(error_M[m]) else ""
+        hover[gid] = f"{model}: mean log odds {mean_M[m]:.3f}{error}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
+    logit_axis(axes, "x", imagenet_M, at_most=5)
+    reach_M = np.nan_to_num(error_M)
+    low, high = float((mean_M - reach_M).min()), float((mean_M + reach_M).max())
+    axes.set_ylim(
+        low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
+    )  # a wide band must not squeeze it
+    axes.set_xlabel("ImageNet top-1 accuracy (%)")
+    axes.set_ylabel("Transfer accuracy (log odds)")
+    points = pd.DataFrame(
+        {
+            "panel": "average",
+            "model": table.models,
+            "imagenet": table.imagenet_M,
+            "log_odds": mean_M,
+            "standard_error": error_M,
+            "ties_with_best": analysis.ties_with_best,
+        }
+    )
+    return points, _line_table("average", analysis.regression)
+
+
+def _point(axes: Axes, x: float, y: float, tie: bool, gid: str) -> None:
+    face, edge = (GREEN, INK) if tie else ("white", INK)
+    axes.plot([x], [y], "o", markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.8, zorder=3, gid=gid)
+
+
+def _line(axes: Axes, line: Regression, *, in_log_odds: bool) -> None:
+    low, middle, high = (y if in_log_odds else expit(y) for y in (line.low_G, line.line_G, line.high_G))
+    axes.fill_between(expit(line.x_G), low, high, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
+    axes.plot(expit(line.x_G), middle, color=BLUE, zorder=1)
+
+
+def _line_table(panel: str, line: Regression) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"panel": panel, "logit_imagenet": line.x_G, "line": line.line_G, "low": line.low_G, "high": line.high_G}
+    )
+
+
+def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
+    """Models of all panels by ImageNet accuracy, numbered from 1."""
+    top1 = {
+        model: top for each in analyses for model, top in zip(each.table.models, each.table.imagenet_M, strict=True)
+    }
+    return {model: number for number, model in enumerate(sorted(top1, key=lambda name: (top1[name], name)), start=1)}
+
+
+def _key(axes: Axes, names: Mapping[str, int]) -> None:
+    """The numbers' models, and what filled and hollow mean."""
+    axes.set_axis_off()
+    lines = [f"{number}  {name}" for name, number in names.items()]
+    size = 6.5 if len(lines) <= 20 else 5
+    listed = axes.text(0, 1, "\n".join(lines), va="top", fontsize=size, linespacing=1.35, transform=axes.transAxes)
+    listed.set_in_layout(False)  # a long name must not squeeze the panels
+    for face, text in ((GREEN, "ties with the best"), ("white", "does not")):
+        axes.plot([], [], "o", markerfacecolor=face, markeredgecolor=INK, markeredgewidth=0.8, label=text)
+    axes.legend(loc="lower left", borderpad=0, handletextpad=0.2)
+
+
+def _r(analysis: Analysis) -> str:
+    low, high = analysis.correlation.r_interval_models
+    return f"r = {analysis.correlation.pearson_r:.2f} ({low:.2f} to {high:.2f})"
