@@ -13,6 +13,7 @@ from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
+from penultimate.engine.share import Share
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -71,6 +72,13 @@ def extract(
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image, unlabelled.")
     ] = True,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Do only part I of N, from 0: N processes, each with its own part, make the same store as one.",
+        ),
+    ] = "0/1",
     cache: Annotated[
         bool,
         typer.Option(
@@ -91,6 +99,7 @@ def extract(
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
     """
+    share = Share.parse(shard)
     image_set = load_images(
         images,
         root=root,
@@ -115,6 +124,7 @@ def extract(
             decoder=make_decoder(decoder or default_decoder(), num_workers=workers),
             batch_size=batch_size,
             dtype=dtype,
+            share=share,
             report=report,
         )
     rows = [_row(features) for features in extracted]
@@ -122,6 +132,9 @@ def extract(
         print_json(rows)
     else:
         print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
+    if len(extracted) < len(backbones):
+        waiting = len(backbones) - len(extracted)
+        typer.echo(f"part {shard} is done; {waiting} of {len(backbones)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
         for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
             typer.echo(f"left out {sample}: {reason}", err=True)
