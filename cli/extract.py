@@ -12,6 +12,8 @@ from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_back
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
+from penultimate.engine.images.digest_cache import user_cache
+from penultimate.engine.share import Share
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -21,7 +23,12 @@ _FAILED_SHOWN = 10
 
 def extract(
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="A folder, a CSV or Parquet manifest, or a dataset's name.")
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
+            "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`.",
+        ),
     ],
     store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
     model: Annotated[
@@ -59,12 +66,28 @@ def extract(
     test_fraction: Annotated[
         float, typer.Option(help="Share of a class held out for test, where no split is given.")
     ] = 0.2,
-    label_column: Annotated[str, typer.Option(help="Column of a manifest that holds the label.")] = "label",
+    label_column: Annotated[
+        str, typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.")
+    ] = "label",
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="Samples of a manifest have several labels, separated by |.")
     ] = False,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image below a folder, unlabelled.")
+        bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image, unlabelled.")
+    ] = True,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Do only part I of N, from 0: N processes, each with its own part, make the same store as one.",
+        ),
+    ] = "0/1",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Remember what files contained, by path, size and times, in ~/.cache/penultimate (XDG_CACHE_HOME).",
+        ),
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -79,6 +102,7 @@ def extract(
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
     """
+    share = Share.parse(shard)
     image_set = load_images(
         images,
         root=root,
@@ -89,6 +113,7 @@ def extract(
         labels=labels,
         label_column=label_column,
         multi_label=multi_label,
+        cache=user_cache() if cache else None,
     )
     opened = FeatureStore.create(store)
     backbones = [
@@ -103,6 +128,7 @@ def extract(
             decoder=make_decoder(decoder or default_decoder(), num_workers=workers),
             batch_size=batch_size,
             dtype=dtype,
+            share=share,
             report=report,
         )
     rows = [_row(features) for features in extracted]
@@ -110,6 +136,9 @@ def extract(
         print_json(rows)
     else:
         print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
+    if len(extracted) < len(backbones):
+        waiting = len(backbones) - len(extracted)
+        typer.echo(f"part {shard} is done; {waiting} of {len(backbones)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
         for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
             typer.echo(f"left out {sample}: {reason}", err=True)

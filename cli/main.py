@@ -38,6 +38,10 @@ app.add_typer(store.app, name="store")
 _ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it; what Typer returns after Ctrl-C, without a word."""
+
+
 @app.callback(invoke_without_command=True)
 def penultimate(
     context: typer.Context,
@@ -70,13 +74,15 @@ def run(arguments: list[str]) -> int:
     except _ClickException as error:
         return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]  # ClickException's own
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; run the same command again to go on where it stopped", 130)
+        code = _INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
         return _fail(f"{error}; run the same command again once that is mended", 2 if read_only else 1)
+    if code == _INTERRUPTED:
+        return _fail("interrupted; run the same command again to go on where it stopped", code)
     return code if isinstance(code, int) else 0
 
 

@@ -18,11 +18,13 @@ from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.share import WHOLE, Share
 from penultimate.engine.threads import CPU_BATCH_SIZE, ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
+from penultimate.store.layout import SHARD_ROWS, num_shards
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 
 # Shapes: N samples, B images of a batch, D feature dimensions.
@@ -55,33 +57,50 @@ def extract(
     dtype: str = "float32",
     threads: ThreadShare | None = None,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
+    share: Share = WHOLE,
+    shard_rows: int = SHARD_ROWS,
     report: Report = lambda done, total: None,
 ) -> list[FeatureSet]:
     """Embed every image with every backbone and keep the features; shards already in the store are not computed again.
 
-    Returns one FeatureSet a backbone, in their order. Images that cannot be decoded are left out and recorded by
-    id with their reason. ``threads`` defaults to the share for a CPU. ``notes``, by name of backbone, join the
-    provenance of its features.
+    Returns one FeatureSet a backbone, in their order; of a ``share``, those that are complete with what other
+    processes did. Images that cannot be decoded are left out and recorded by id with their reason. ``batch_size`` is
+    lowered to a divisor of ``shard_rows``, so that a resumed run computes the very batches of an uninterrupted one.
+    ``threads`` defaults to the share of a CPU's. ``notes``, by name of backbone, join the provenance of its features.
 
     Raises DecodeError if no image can be decoded, MemoryLimitError if one image does not fit beside the networks,
-    StoreBusyError if another process writes one of these keys, and OSError if the disk is full; run again to resume.
+    StoreBusyError if another process writes one of these shards, VanishedImageError if an image is not any more what
+    it was when the set was digested, and OSError if the disk is full; run again to resume.
     """
     threads = threads or ThreadShare.of("cpu")
     keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
-        sinks = [_Sink(b, stack.enter_context(_writer(store, key, images, b)), dtype) for key, b in lacking.items()]
+        shards = share.shards(num_shards(len(images), shard_rows))
+        sinks = [
+            _Sink(backbone, stack.enter_context(_writer(store, key, images, backbone, shards, shard_rows)), dtype)
+            for key, backbone in lacking.items()
+            if shards
+        ]
         runs = list(_runs(sinks, len(images)))
         done, total = 0, sum(len(rows) for rows, _ in runs)
         stack.enter_context(threads.in_force())
         for rows, needing in runs:
-            for through in _embed_into(needing, images, rows, decoder, batch_size, threads):
+            for through in _embed_into(needing, images, rows, decoder, rows_a_batch(batch_size, shard_rows), threads):
                 done += through
                 report(done, total)
         for sink in sinks:
             own = (notes or {}).get(sink.backbone.name, {})
             sink.writer.provenance |= {"backbone": dict(sink.backbone.provenance), **own}
-    return [store.read(key) for key in keys]
+    return [store.read(key) for key in keys if share == WHOLE or store.contains(key)]
+
+
+def rows_a_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
+    """The largest divisor of a shard's rows that is not above ``batch_size``: no batch then spans two shards.
+
+    Kernels are chosen by batch size and may round differently, so that a batch cut elsewhere would change last bits.
+    """
+    return next(rows for rows in range(min(batch_size, shard_rows), 0, -1) if shard_rows % rows == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +167,9 @@ def _runs(sinks: Sequence[_Sink], num_rows: int) -> Iterator[tuple[NDArray[np.in
             yield part, [sink for sink, lacking_M in zip(sinks, lacking_SM, strict=True) if lacking_M[part[0]]]
 
 
-def _writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone) -> FeatureWriter:
+def _writer(
+    store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone, shards: range, shard_rows: int
+) -> FeatureWriter:
     provenance = {
         "images": dict(images.provenance),
         "preprocess": asdict(backbone.preprocess),
@@ -166,4 +187,6 @@ def _writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Ba
         metric=images.metric,
         feature_dim=backbone.feature_dim,
         provenance=provenance,
+        shard_range=shards,
+        shard_rows=shard_rows,
     )

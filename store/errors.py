@@ -9,6 +9,7 @@
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
     │   ├── StoreBusyError           another process is writing these rows
     │   └── CorruptFeaturesError     bytes that differ from their commit record
+    ├── VanishedImageError (OSError) an image is gone, or another one, since its set was digested
     ├── DecodeError (RuntimeError)   no image could be decoded
     ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
     └── ParityError (ArithmeticError)   features too far from the reference's
@@ -65,6 +66,10 @@ class StoreBusyError(StoreError):
 
 class CorruptFeaturesError(StoreError):
     """Stored bytes differ from their commit record."""
+
+
+class VanishedImageError(PenultimateError, OSError):
+    """An image that was read when its set was digested cannot be read again, or has other content."""
 
 
 class DecodeError(PenultimateError, RuntimeError):

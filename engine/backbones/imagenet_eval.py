@@ -125,7 +125,7 @@ def _rank(logits_BK: NDArray[np.float32], labels_B: NDArray[np.int64]) -> NDArra
 def _labels_of_folders(root: Path) -> dict[str, int]:
     index_of = {synset: index for index, synset in enumerate(_synsets())}
     labels = {}
-    for id_ in list_images(root):
+    for id_ in list_images(root, "")[0]:
         folder, _, rest = id_.partition("/")
         if not rest or folder not in index_of:
             raise InputError(

@@ -6,8 +6,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digests import image_set_digest
+from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.digests import content_digests, image_set_digest
 from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
+from penultimate.engine.images.sources import SteadySource
 
 
 def build_image_set(
@@ -20,9 +22,13 @@ def build_image_set(
     metric: str,
     source: ImageSource,
     provenance: Mapping[str, Any],
+    cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The ImageSet of samples already in the order of their ids; reads every sample once, for the digest."""
-    digest = image_set_digest(ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, source=source)
+    """The ImageSet of samples already in the order of their ids; reads every sample ``cache`` does not know, once."""
+    contents_N = content_digests(ids, source, cache=cache)
+    digest = image_set_digest(
+        ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, contents_N=contents_N
+    )
     ids_N = cast(Strings, np.array(ids, dtype=np.dtypes.StringDType()))  # NumPy's own annotation says dtype[Any]
     return ImageSet(
         name=name,
@@ -31,7 +37,7 @@ def build_image_set(
         split_N=split_N,
         class_names=tuple(class_names),
         metric=metric,
-        source=source,
+        source=SteadySource(source, ids, contents_N),
         digest=digest,
         provenance=dict(provenance),
     )

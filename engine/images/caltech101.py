@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.splits import allot
@@ -18,7 +19,7 @@ TRAIN_IMAGES = 25
 VAL_IMAGES = 5
 
 
-def load_caltech101(root: Path, *, seed: int = 0) -> ImageSet:
+def load_caltech101(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
     """``root`` is ``101_ObjectCategories`` or the folder that holds it; InputError unless it has the 102 classes.
 
     ``seed`` draws the training images. Ids are relative to ``101_ObjectCategories``.
@@ -41,4 +42,6 @@ def load_caltech101(root: Path, *, seed: int = 0) -> ImageSet:
         among="test",
         seed=seed,
     )
-    return listing.image_set(name="caltech101", split_N=split_N, metric="mean_per_class", provenance={"seed": seed})
+    return listing.image_set(
+        name="caltech101", split_N=split_N, metric="mean_per_class", provenance={"seed": seed}, cache=cache
+    )

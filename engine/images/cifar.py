@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
@@ -63,17 +64,17 @@ CIFAR100 = Pickles(
 )
 
 
-def load_cifar10(root: Path, *, seed: int = 0) -> ImageSet:
+def load_cifar10(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
     """See ``_load``; the pickles lie in ``cifar-10-batches-py``."""
-    return _load(root, CIFAR10, seed=seed)
+    return _load(root, CIFAR10, seed=seed, cache=cache)
 
 
-def load_cifar100(root: Path, *, seed: int = 0) -> ImageSet:
+def load_cifar100(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
     """See ``_load``; the pickles lie in ``cifar-100-python``."""
-    return _load(root, CIFAR100, seed=seed)
+    return _load(root, CIFAR100, seed=seed, cache=cache)
 
 
-def _load(root: Path, pickles: Pickles, *, seed: int) -> ImageSet:
+def _load(root: Path, pickles: Pickles, *, seed: int, cache: DigestCache | None) -> ImageSet:
     """``root`` is or holds the folder of pickles, or holds ``train/<class>/`` and ``test/<class>/`` of images.
 
     Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
@@ -89,7 +90,7 @@ def _load(root: Path, pickles: Pickles, *, seed: int) -> ImageSet:
         )
     listing = list_classes(root)
     split_N = _with_val(listing.split_N, listing.labels_N, pickles, seed)
-    return listing.image_set(name=pickles.name, split_N=split_N, metric="top1", provenance={"seed": seed})
+    return listing.image_set(name=pickles.name, split_N=split_N, metric="top1", provenance={"seed": seed}, cache=cache)
 
 
 def _from_pickles(folder: Path, pickles: Pickles, *, seed: int) -> ImageSet:
@@ -118,7 +119,7 @@ def _from_pickles(folder: Path, pickles: Pickles, *, seed: int) -> ImageSet:
         split_N=_with_val(given_N, labels_N, pickles, seed),
         class_names=class_names,
         metric="top1",
-        source=ArraySource(images_NHWC[order]),
+        source=ArraySource(images_NHWC[order], str(folder.resolve())),
         provenance={"source": pickles.folder, "root": str(folder.resolve()), "seed": seed},
     )
 

@@ -1,21 +1,25 @@
-"""Where images come from by what people type: a folder, a manifest or the name of a dataset."""
+"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays or the name of a dataset."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
+from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.labels import Draw
 from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
 from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
+from penultimate.engine.images.parquet_images import image_column, load_parquet_images
+from penultimate.engine.images.shards import files_in, named_files, shared_name
+from penultimate.engine.images.webdataset import load_webdataset
 from penultimate.store.errors import InputError, UnknownNameError
 
-
-def _loader(name: str) -> Callable[[Path, int], ImageSet]:
-    return lambda root, seed: load_paper_dataset(name, root, seed=seed)
-
-
-DATASETS: dict[str, Callable[[Path, int], ImageSet]] = {name: _loader(name) for name in PAPER12}
-"""Name -> loader, from the folder that holds the dataset and the seed of its splits."""
+DATASETS = tuple(PAPER12)
+"""Datasets that are taken by name."""
 
 
 def load_images(
@@ -29,37 +33,95 @@ def load_images(
     labels: bool = True,
     label_column: str = "label",
     multi_label: bool = False,
+    cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The images that ``spec`` names: a folder, a CSV or Parquet manifest, or a dataset with its ``root``.
+    """The images that ``spec`` names.
 
-    ``download`` fetches a dataset into its ``root`` first, where its publisher serves it.
-    ``val_fraction`` and ``test_fraction`` apply to folders and manifests, ``labels`` to folders, ``label_column``
-    and ``multi_label`` to manifests. Raises UnknownNameError for an unknown dataset and InputError for anything
-    else that cannot be loaded.
+    That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
+    ``shard-{0000..0009}.tar``), Parquet files with the images in them (likewise), arrays in a ``.npz`` or ``.npy``,
+    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it.
+    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests,
+    ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files contained.
+    Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
     if not spec:
-        raise InputError("no images named: give a folder, a CSV or Parquet manifest, or a dataset")
+        raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
     path = Path(spec)
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)
         if download:
             download_dataset(spec, root)
-        return DATASETS[spec](root, seed)
+        return load_paper_dataset(spec, root, seed=seed, cache=cache)
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""
         raise InputError(f"the dataset {spec!r} needs --root, the folder that holds it{also}")
+    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    if (sharded := _sharded(spec)) is not None:
+        name, load, files = sharded
+        return load(files, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
+    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
+        return load_arrays(path, labels=labels, draw=draw)
     if path.is_dir():
-        return load_folder(path, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed, labels=labels)
+        return load_folder(path, labels=labels, cache=cache, **asdict(draw))
     if path.is_file():
-        return load_manifest(
-            path,
-            label_column=label_column,
-            multi_label=multi_label,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-        )
-    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in MANIFEST_SUFFIXES:
+        return load_manifest(path, label_column=label_column, multi_label=multi_label, cache=cache, **asdict(draw))
+    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in (*MANIFEST_SUFFIXES, ".tar", *ARRAY_SUFFIXES):
         raise InputError(f"no folder or manifest at {spec!r}")
     raise UnknownNameError("folder, manifest or dataset", spec, DATASETS)
+
+
+class _ShardLoader(Protocol):
+    def __call__(
+        self,
+        files: Sequence[Path],
+        /,
+        *,
+        name: str,
+        labels: bool,
+        label_column: str,
+        draw: Draw,
+        cache: DigestCache | None,
+    ) -> ImageSet: ...
+
+
+_SHARDS: dict[str, _ShardLoader] = {".tar": load_webdataset, ".parquet": load_parquet_images}
+"""Suffix -> loader of one or several such files."""
+
+
+def _sharded(spec: str) -> tuple[str, _ShardLoader, list[Path]] | None:
+    """Name, loader and files of tars, or of Parquet files with images in them; None if ``spec`` is something else."""
+    path = Path(spec)
+    if path.is_dir():
+        kind = _shards_in(path)
+        return (path.resolve().name, _SHARDS[kind], files_in(path, kind)) if kind else None
+    files = named_files(spec)
+    name = path.stem if files is None else shared_name(files)
+    files = files or ([path] if path.is_file() else [])
+    kinds = {file.suffix.lower() for file in files}
+    if kinds == {".parquet"} and len(files) == 1 and image_column(files[0]) is None:
+        return None  # a manifest
+    if len(kinds) == 1 and kinds <= _SHARDS.keys():
+        return name, _SHARDS[kinds.pop()], files
+    if len(files) > 1:
+        raise InputError(f"{spec!r} names {len(files)} files ending in {sorted(kinds)}; expected .tar or .parquet")
+    return None
+
+
+def _shards_in(folder: Path) -> str | None:
+    """``.tar`` or ``.parquet`` if ``folder`` is made of such files, None where images lie in it; only peeks."""
+    seen: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            file = _first_file(entry.path) if entry.is_dir() else entry.name
+            seen.add(os.path.splitext(file)[1].lower())
+            if seen & IMAGE_SUFFIXES:
+                return None
+    return next((kind for kind in _SHARDS if kind in seen), None)
+
+
+def _first_file(folder: str) -> str:
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if entry.is_file()), "")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,30 +12,61 @@ import xxhash
 from numpy.typing import NDArray
 
 from penultimate.engine.images.ahead import ahead
+from penultimate.engine.images.digest_cache import CONTENT_DTYPE, UNKNOWN, DigestCache, Entries
 from penultimate.engine.images.image_set import ImageSource
 
 # Shapes: N samples, K classes.
 
+UNREADABLE = b"unreadable"
+"""Content of a sample that could not be read when its set was digested."""
 
-def content_digests(source: ImageSource, num_samples: int) -> Iterator[str]:
-    """``<bytes>:<xxh3_128>`` of each sample's content, in order, read on threads, a few samples in memory.
-
-    A sample that cannot be read has ``unreadable``: it stays in the set, and decoding records why it failed.
-    """
-    num_threads = min(16, 2 * (os.cpu_count() or 1))
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="digest") as pool:
-        yield from ahead(pool, lambda index: _content_digest(source, index), range(num_samples), depth=4 * num_threads)
+_GROUP = 256
+"""Samples of one task: to hand over a task takes about as long as to digest a small file."""
 
 
-def _content_digest(source: ImageSource, index: int) -> str:
-    try:
-        content = source.read(index)
-    except OSError:
-        return "unreadable"
+def content_digest(content: bytes | NDArray[np.uint8]) -> bytes:
+    """``<bytes>:<xxh3_128>`` of an encoded file, ``<height>x<width>x3:<xxh3_128>`` of pixels."""
     if isinstance(content, bytes):
-        return f"{len(content)}:{xxhash.xxh3_128_hexdigest(content)}"
+        return f"{len(content)}:{xxhash.xxh3_128_hexdigest(content)}".encode()
     shape = "x".join(map(str, content.shape))
-    return f"{shape}:{xxhash.xxh3_128_hexdigest(content.tobytes())}"
+    return f"{shape}:{xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)}".encode()
+
+
+def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCache | None = None) -> NDArray[np.bytes_]:
+    """(N,) ``content_digest`` of each sample, read on threads, a few samples in memory.
+
+    A sample that cannot be read has ``unreadable``: it stays in the set, and decoding records why it failed. With a
+    cache, a file that has the stamp it had is not read; interrupted, what was read is remembered.
+    """
+    known = cache.load(source.place, ids) if cache is not None else None
+    found = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), UNREADABLE, CONTENT_DTYPE))
+
+    def digest_group(first: int) -> None:
+        for index in range(first, min(first + _GROUP, len(ids))):
+            _digest_one(source, index, known, found)
+
+    num_threads = min(16, 2 * (os.cpu_count() or 1))
+    try:
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="digest") as pool:
+            for _ in ahead(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):
+                pass
+    finally:
+        if cache is not None and known is not None and not np.array_equal(known.stamps_NF, found.stamps_NF):
+            cache.save(source.place, ids, found)
+    return found.contents_N
+
+
+def _digest_one(source: ImageSource, index: int, known: Entries | None, found: Entries) -> None:
+    try:
+        stamp = UNKNOWN if known is None else source.stamp(index)
+        if known is not None and stamp != UNKNOWN and stamp == tuple(known.stamps_NF[index].tolist()):
+            found.contents_N[index] = known.contents_N[index]
+        else:
+            found.contents_N[index] = content_digest(source.read(index))
+    except OSError:
+        return
+    if stamp == UNKNOWN or stamp.is_settled():
+        found.stamps_NF[index] = stamp
 
 
 def image_set_digest(
@@ -44,7 +75,7 @@ def image_set_digest(
     labels_N: NDArray[np.int64] | NDArray[np.uint8],
     split_N: NDArray[np.str_],
     class_names: Sequence[str],
-    source: ImageSource,
+    contents_N: NDArray[np.bytes_],
 ) -> str:
     """First 16 hex digits of the SHA-256 over one JSON line of class names and one a sample."""
     sha256 = hashlib.sha256()
@@ -53,7 +84,6 @@ def image_set_digest(
         sha256.update(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     add(list(class_names))
-    samples = zip(ids, labels_N, split_N, content_digests(source, len(ids)), strict=True)
-    for id_, label, split, content in samples:
-        add([id_, label.tolist(), str(split), content])
+    for id_, label, split, content in zip(ids, labels_N, split_N, contents_N, strict=True):
+        add([id_, label.tolist(), str(split), content.decode()])
     return sha256.hexdigest()[:16]

@@ -1,7 +1,8 @@
 """Image folders: ``root/class/*`` and ``root/train|val|test/class/*``."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
 from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
@@ -21,6 +23,9 @@ _JPEG = ("jpg", "jpeg", "jpe", "jfif")
 _OTHER = ("png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "avif")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in (*_JPEG, *_OTHER))
 """What counts as an image in a folder, compared in lower case."""
+
+_LISTING_THREADS = 16
+"""Listing waits for the file system, not for a core: on a network each folder costs a round trip."""
 
 _SUFFIXES_SHOWN = "known suffixes: " + " ".join(sorted(IMAGE_SUFFIXES))
 
@@ -34,6 +39,7 @@ def load_folder(
     seed: int = 0,
     labels: bool = True,
     metric: str = "top1",
+    cache: DigestCache | None = None,
 ) -> ImageSet:
     """Images below ``root``; ids are paths relative to it, hidden files are left out, links are followed.
 
@@ -47,7 +53,7 @@ def load_folder(
         raise InputError(f"no folder {str(root)!r}" + (" (it is a file)" if root.exists() else ""))
     name = root.resolve().name if name is None else name
     if not labels:
-        return _unlabelled(root, name)
+        return _unlabelled(root, name, cache)
     listing = list_classes(root)
     split_N = draw_missing_splits(
         listing.split_N,
@@ -62,6 +68,7 @@ def load_folder(
         split_N=split_N,
         metric=metric,
         provenance={"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed},
+        cache=cache,
     )
 
 
@@ -85,7 +92,13 @@ class Listing:
     class_names: Sequence[str]
 
     def image_set(
-        self, *, name: str, split_N: NDArray[np.str_], metric: str, provenance: Mapping[str, Any]
+        self,
+        *,
+        name: str,
+        split_N: NDArray[np.str_],
+        metric: str,
+        provenance: Mapping[str, Any],
+        cache: DigestCache | None,
     ) -> ImageSet:
         """These files with the splits drawn."""
         return build_image_set(
@@ -102,6 +115,7 @@ class Listing:
                 "split_folders": list(self.split_folders),
                 **provenance,
             },
+            cache=cache,
         )
 
 
@@ -111,13 +125,14 @@ def list_classes(root: Path) -> Listing:
         raise InputError(f"no folder {str(root)!r}" + (" (it is a file)" if root.exists() else ""))
     parts = _parts(root)
     classes = _class_folders(root, parts)
-    members = sorted(
-        (id_, split, label)
+    folders = [
+        (split, label, f"{parts.get(split, '')}{class_name}")
         for label, class_name in enumerate(classes["train"])
         for split, names in classes.items()
         if class_name in names
-        for id_ in list_images(root, f"{parts.get(split, '')}{class_name}")
-    )
+    ]
+    listed = list_images(root, *(folder for _, _, folder in folders))
+    members = sorted((id_, split, label) for (split, label, _), ids in zip(folders, listed, strict=True) for id_ in ids)
     if not members:
         raise InputError(_nothing_found(root, parts))
     return Listing(
@@ -130,30 +145,54 @@ def list_classes(root: Path) -> Listing:
     )
 
 
-def list_images(root: Path, below: str = "") -> Iterator[str]:
-    """POSIX paths relative to ``root`` of the image files under ``root/below``, at any depth, hidden ones left out.
+def list_images(root: Path, *below: str) -> list[list[str]]:
+    """For each of ``below``, the POSIX paths relative to ``root`` of the image files under it, hidden ones left out.
 
-    A folder that a link leads back to is walked once. InputError for a name that is not UTF-8, or a folder that
-    cannot be listed.
+    At any depth; folders are listed several at a time, level by level. A folder that a link leads back to counts
+    once, at the path found first. InputError for a name that is not UTF-8, or a folder that cannot be listed.
     """
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root / below, onerror=_cannot_list, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root).as_posix()
-        for file in files:
-            if file.startswith(".") or os.path.splitext(file)[1].lower() not in IMAGE_SUFFIXES:
-                continue
-            path = file if prefix == "." else f"{prefix}/{file}"
-            try:
-                path.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(f"the name of {path!r} in {str(root)!r} is not UTF-8; rename it") from error
-            yield path
+    found: list[list[str]] = [[] for _ in below]
+    seen: list[set[tuple[int, int]]] = [set() for _ in below]
+    level = [(position, start) for position, start in enumerate(below)]
+    with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="list") as pool:
+        while level:
+            scanned = pool.map(_scan, [root / folder for _, folder in level])
+            deeper: list[tuple[int, str]] = []
+            for (position, folder), (number, folders, files) in zip(level, scanned, strict=True):
+                if number in seen[position]:
+                    continue
+                seen[position].add(number)
+                prefix = f"{folder}/" if folder else ""
+                found[position] += [prefix + file for file in files]
+                deeper += [(position, prefix + name) for name in folders]
+            level = deeper
+    return found
+
+
+def _scan(folder: Path) -> tuple[tuple[int, int], list[str], list[str]]:
+    """Which folder it is, links followed; the names of the folders in it, sorted, and of the images."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    _check_name(entry.name, folder)
+                    files.append(entry.name)
+        status = os.stat(folder)
+    except OSError as error:
+        _cannot_list(error)
+    return (status.st_dev, status.st_ino), sorted(folders), files
+
+
+def _check_name(name: str, folder: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the name of {name!r} in {str(folder)!r} is not UTF-8; rename it") from error
 
 
 def _parts(root: Path) -> dict[str, str]:
@@ -199,7 +238,7 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 def _nothing_found(root: Path, parts: dict[str, str]) -> str:
     where = root / parts["train"] if parts else root
-    if any(True for _ in list_images(root)):
+    if list_images(root, "")[0]:
         return (
             f"{str(where)!r} has images but no class folders; put them in one folder a class, or take them without "
             "labels (labels=False)"
@@ -207,8 +246,8 @@ def _nothing_found(root: Path, parts: dict[str, str]) -> str:
     return f"no images in {str(where)!r}; expected root/class/*.jpg or root/train/class/*.jpg ({_SUFFIXES_SHOWN})"
 
 
-def _unlabelled(root: Path, name: str) -> ImageSet:
-    ids = sorted(list_images(root))
+def _unlabelled(root: Path, name: str, cache: DigestCache | None) -> ImageSet:
+    ids = sorted(list_images(root, "")[0])
     if not ids:
         raise InputError(f"no images in {str(root)!r} ({_SUFFIXES_SHOWN})")
     return build_image_set(
@@ -220,4 +259,5 @@ def _unlabelled(root: Path, name: str) -> ImageSet:
         metric="top1",
         source=FileSource(root, ids),
         provenance={"source": "folder", "root": str(root.resolve()), "labels": False},
+        cache=cache,
     )

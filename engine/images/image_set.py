@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.digest_cache import Stamp
+
 # Shapes: N samples, K classes.
 
 Strings = np.ndarray[Any, np.dtypes.StringDType]
@@ -24,10 +26,17 @@ METRICS = ("top1", "mean_per_class", "map11")
 
 
 class ImageSource(Protocol):
-    """Where the bytes or pixels of a sample come from."""
+    """Where the bytes or pixels of a sample come from; several threads may read at once."""
+
+    @property
+    def place(self) -> str:
+        """Where the samples lie, told apart from every other place: an absolute path, usually."""
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Encoded file contents, or pixels of shape (H, W, 3), of sample ``index``; OSError if it is gone."""
+
+    def stamp(self, index: int) -> Stamp:
+        """By which sample ``index`` is known again without reading it, or UNKNOWN; OSError if it is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

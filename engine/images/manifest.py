@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.labels import label_indices, ordered_classes
 from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError
@@ -36,6 +38,7 @@ def load_manifest(
     test_fraction: float = 0.2,
     seed: int = 0,
     metric: str | None = None,
+    cache: DigestCache | None = None,
 ) -> ImageSet:
     """Images whose paths, relative to the manifest's folder, stand in a table.
 
@@ -51,8 +54,9 @@ def load_manifest(
     ids = _texts(table, id_column, manifest) if id_column in table else paths
     order = _sorted_unique(ids, manifest)
     cells = _cells(table, label_column, manifest, multi_label=multi_label)
-    class_names = _ordered(sorted({label for cell in cells for label in cell}))
-    labels_N = _several(cells, class_names)[order] if multi_label else _single(cells, class_names)[order]
+    class_names = ordered_classes(label for cell in cells for label in cell)
+    texts = [] if multi_label else [cell[0] for cell in cells]
+    labels_N = (_several(cells, class_names) if multi_label else label_indices(texts, class_names))[order]
     split_N = draw_missing_splits(
         _splits(table, split_column, manifest)[order],
         np.zeros(len(ids), np.int64) if multi_label else labels_N.astype(np.int64),
@@ -83,6 +87,7 @@ def load_manifest(
             "test_fraction": test_fraction,
             "seed": seed,
         },
+        cache=cache,
     )
 
 
@@ -135,17 +140,6 @@ def _cells(table: pd.DataFrame, column: str, manifest: Path, *, multi_label: boo
     if not multi_label:
         return [[text] for text in _texts(table, column, manifest)]
     return [[label.strip() for label in _text(value).split("|") if label.strip()] for value in values]
-
-
-def _ordered(class_names: Sequence[str]) -> list[str]:
-    if all(name.removeprefix("-").isdecimal() for name in class_names):
-        return sorted(class_names, key=int)
-    return list(class_names)
-
-
-def _single(cells: Sequence[Sequence[str]], class_names: Sequence[str]) -> NDArray[np.int64]:
-    index_of = {class_name: label for label, class_name in enumerate(class_names)}
-    return np.array([index_of[cell[0]] for cell in cells], np.int64)
 
 
 def _several(cells: Sequence[Sequence[str]], class_names: Sequence[str]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The plain ImageSources: files, and pixels in memory."""
+"""The plain ImageSources, files and pixels in memory, and the one that watches over any other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Shapes: N samples, H x W pixels, C = 3 channels (RGB).
+from penultimate.engine.images.digest_cache import UNKNOWN, Stamp
+from penultimate.engine.images.digests import UNREADABLE, content_digest
+from penultimate.engine.images.image_set import ImageSource
+from penultimate.store.errors import VanishedImageError
+
+# Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
 
 
 class FileSource:
@@ -17,19 +22,78 @@ class FileSource:
         self.root = root
         self.paths = paths
 
+    @property
+    def place(self) -> str:
+        """See ``ImageSource.place``."""
+        return str(self.root.resolve())
+
     def read(self, index: int) -> bytes:
         """See ``ImageSource.read``."""
         return (self.root / self.paths[index]).read_bytes()
 
+    def stamp(self, index: int) -> Stamp:
+        """See ``ImageSource.stamp``."""
+        return Stamp.of(self.root / self.paths[index])
+
 
 class ArraySource:
-    """Samples that are pixels in memory."""
+    """Samples that are pixels in memory, or mapped into it."""
 
-    def __init__(self, images_NHWC: NDArray[np.uint8]) -> None:
-        """RGB, in the order of the samples."""
+    def __init__(self, images_NHWC: NDArray[np.uint8], place: str) -> None:
+        """In the order of the samples; ``place`` is the file or folder they come from."""
         self.images_NHWC = images_NHWC
+        self.place = place
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """See ``ImageSource.read``."""
-        pixels: NDArray[np.uint8] = self.images_NHWC[index]
-        return pixels
+        """See ``ImageSource.read``; grayscale is repeated three times."""
+        pixels = self.images_NHWC[index]
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+    def stamp(self, index: int) -> Stamp:
+        """See ``ImageSource.stamp``: pixels in memory are digested as fast as looked up."""
+        return UNKNOWN
+
+
+class SteadySource:
+    """A source that gives what it gave when its set was digested, or says that it cannot.
+
+    Features are kept under the digest of the set, so that other pixels than those it was made of must not get there.
+    """
+
+    def __init__(self, source: ImageSource, ids: Sequence[str], contents_N: NDArray[np.bytes_]) -> None:
+        """``contents_N``: the content digest of each sample."""
+        self.original = source
+        self._ids = ids
+        self._contents_N = contents_N
+
+    @property
+    def place(self) -> str:
+        """See ``ImageSource.place``."""
+        return self.original.place
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """As ``ImageSource.read``; VanishedImageError if what was readable is not any more, or is not the same.
+
+        OSError, which decoding records for this sample alone, if it could not be read then either.
+        """
+        if self._contents_N[index] == UNREADABLE:
+            self.original.read(index)
+            raise OSError("it could not be read when the set was listed, and can be now: list the set again")
+        try:
+            content = self.original.read(index)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise VanishedImageError(
+                f"{self._ids[index]} in {self.place} was there when its set was digested and cannot be read now: "
+                f"{reason}; bring it back and run again to resume (without it the set is another one)"
+            ) from error
+        if content_digest(content) != self._contents_N[index]:
+            raise VanishedImageError(
+                f"{self._ids[index]} in {self.place} was changed after its set was digested; "
+                "run again to extract the set as it is now"
+            )
+        return content
+
+    def stamp(self, index: int) -> Stamp:
+        """See ``ImageSource.stamp``."""
+        return self.original.stamp(index)

@@ -24,7 +24,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.images.sources import ArraySource
-from penultimate.store.errors import UnavailableError, UnknownNameError
+from penultimate.store.errors import UnavailableError, UnknownNameError, VanishedImageError
 
 Photo = Callable[..., Image.Image]
 Encode = Callable[..., bytes]
@@ -203,12 +203,30 @@ class DecoderContract:
         assert len(failed) == 5
         assert batches[0].views[0].shape == (0, 48, 48, 3)
 
-    def test_a_file_that_vanishes_is_recorded(self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]) -> None:
+    def test_a_file_that_vanishes_or_changes_after_it_was_digested_stops_the_run(
+        self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
+    ) -> None:
         images = write(tmp_path, files)
+        content = (tmp_path / "005.jpeg").read_bytes()
         (tmp_path / "005.jpeg").unlink()
+        with pytest.raises(VanishedImageError, match=r"005\.jpeg in .* cannot be read now: no such file.*to resume"):
+            everything(decoder, images, WHOLE)
+        (tmp_path / "005.jpeg").write_bytes(content + b"!")
+        with pytest.raises(VanishedImageError, match=r"005\.jpeg in .* was changed"):
+            everything(decoder, images, WHOLE)
+        (tmp_path / "005.jpeg").write_bytes(content)
+        assert len(everything(decoder, images, WHOLE)[1]) == 70
+
+    def test_a_file_that_was_never_readable_is_recorded(
+        self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
+    ) -> None:
+        tmp_path.joinpath("005.jpg").symlink_to("nowhere")
+        images = write(tmp_path, files)
         _, rows, failed = everything(decoder, images, WHOLE)
-        assert failed == {"005.jpeg": "the file is gone"}
-        assert len(rows) == 69
+        assert failed == {"005.jpg": "the file is gone"}
+        assert len(rows) == 70
+        tmp_path.joinpath("nowhere").write_bytes(files["000.jpeg"])  # its digest says unreadable, so it stays out
+        assert "list the set again" in everything(decoder, images, WHOLE)[2]["005.jpg"]
 
     def test_crop_of_a_long_strip_needs_no_huge_image(
         self, decoder: Decoder, tmp_path: Path, photo: Photo, encode: Encode, monkeypatch: pytest.MonkeyPatch
@@ -242,7 +260,7 @@ class DecoderContract:
             split_N=np.full(5, "train"),
             class_names=["a"],
             metric="top1",
-            source=ArraySource(np.stack([np.asarray(picture) for picture in pictures])),
+            source=ArraySource(np.stack([np.asarray(picture) for picture in pictures]), "memory"),
             provenance={},
         )
         _, from_arrays, _ = everything(decoder, arrays, WHOLE, CROP)

@@ -1,0 +1,127 @@
+"""Images that are arrays: ``.npz`` archives and ``.npy`` files, as CIFAR, MNIST and MedMNIST are passed on.
+
+An archive holds ``images`` and ``labels``, or such a pair a split, named as Keras does (``x_train``, ``y_train``) or
+as MedMNIST does (``train_images``, ``train_labels``); ``class_names`` may stand beside them. A ``.npy`` holds images,
+a ``labels.npy`` beside it their labels. Nothing pickled is loaded.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.labels import (
+    USUAL_DRAW,
+    Draw,
+    Labelling,
+    checked_indices,
+    label_indices,
+    ordered_classes,
+)
+from penultimate.engine.images.sources import ArraySource
+from penultimate.store.errors import InputError
+
+# Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+
+_PAIRS = {("images", "labels"): "train"} | {
+    pair: split
+    for word, split in SPLIT_NAMES.items()
+    for pair in ((f"x_{word}", f"y_{word}"), (f"{word}_images", f"{word}_labels"))
+}
+"""Names of images and of their labels -> their split."""
+
+
+def load_arrays(
+    path: Path, *, name: str | None = None, labels: bool = True, draw: Draw = USUAL_DRAW, metric: str = "top1"
+) -> ImageSet:
+    """Images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W); ids are ``<split>/<row>``.
+
+    Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn as ``load_folder`` does;
+    ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded. Raises InputError
+    for anything else, and for splits whose images differ in size.
+    """
+    arrays = _load(path)
+    blocks = sorted((split, pair) for pair, split in _PAIRS.items() if pair[0] in arrays)
+    if not blocks:
+        raise InputError(
+            f"{str(path)!r} has no images: expected 'images', 'x_train' or 'train_images', found {sorted(arrays)}"
+        )
+    parts = [_images(arrays[images], f"{images!r} of {str(path)!r}") for _, (images, _) in blocks]
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise InputError(f"the images of {str(path)!r} differ in size: {[part.shape[1:] for part in parts]}")
+    splits = [(split, len(part)) for (split, _), part in zip(blocks, parts, strict=True)]
+    given_N = np.concatenate([np.full(count, split, SPLIT_DTYPE) for split, count in splits])
+    ids = [f"{split}/{row:07d}" for split, count in splits for row in range(count)]
+    labelling = _labelling(arrays, blocks, given_N, path, draw) if labels else Labelling.absent(len(ids))
+    return build_image_set(
+        name=path.stem if name is None else name,
+        ids=ids,
+        labels_N=labelling.labels_N,
+        split_N=labelling.split_N,
+        class_names=labelling.class_names,
+        metric=metric,
+        source=ArraySource(parts[0] if len(parts) == 1 else np.concatenate(parts), str(path.resolve())),
+        provenance={"source": "arrays", "root": str(path.resolve()), "labels": labels, "seed": draw.seed},
+    )
+
+
+def _load(path: Path) -> Mapping[str, NDArray[Any]]:
+    try:
+        if path.suffix.lower() == ".npz":
+            # NumPy leaves a file of its own open where it is damaged
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                wanted = {"class_names", *(name for pair in _PAIRS for name in pair)}
+                return {name: archive[name] for name in archive.files if name in wanted}
+        arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+        beside = path.with_name("labels.npy")
+        return arrays | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
+    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
+        raise InputError(f"cannot read the arrays of {str(path)!r}: {error}") from error
+
+
+def _images(images: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    """(N, H, W, C), without a copy."""
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] == 3:
+        images = images.transpose(0, 2, 3, 1)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise InputError(
+            f"{where} should be uint8 of shape (N, H, W), (N, H, W, 3) or (N, 3, H, W), "
+            f"not {images.dtype} of {images.shape}"
+        )
+    return images
+
+
+def _labelling(
+    arrays: Mapping[str, NDArray[Any]],
+    blocks: list[tuple[str, tuple[str, str]]],
+    given_N: NDArray[np.str_],
+    path: Path,
+    draw: Draw,
+) -> Labelling:
+    parts = []
+    for _, (images, labels) in blocks:
+        if labels not in arrays:
+            raise InputError(f"{str(path)!r} has {images!r} but no {labels!r}; take them without labels (--no-labels)")
+        part = arrays[labels].reshape(len(arrays[labels]), -1)
+        if part.shape != (len(arrays[images]), 1) or part.dtype.kind not in "iuU":
+            raise InputError(
+                f"{labels!r} of {str(path)!r} should be a class index or a text for each of {len(arrays[images])} "
+                f"images, not {arrays[labels].dtype} of {arrays[labels].shape}"
+            )
+        parts.append(part[:, 0])
+    if "class_names" in arrays:
+        class_names = [str(text) for text in arrays["class_names"].tolist()]
+        return Labelling.drawn(
+            checked_indices(np.concatenate(parts), class_names, repr(str(path))), class_names, given_N, draw
+        )
+    texts = [str(label) for part in parts for label in part.tolist()]
+    class_names = ordered_classes(texts)
+    return Labelling.drawn(label_indices(texts, class_names), class_names, given_N, draw)

@@ -1,0 +1,124 @@
+"""DigestCache: content digests of image files seen before, so that a set of millions is recognised without reading it.
+
+An entry holds as long as its file has the number, size, modification time and change time it had. The entries of one
+source lie in one Parquet file, ``<folder>/<digest of the source's place>.parquet``, read as a whole and replaced as
+a whole by a rename: of two writers at once the last one's file stays, and what the other added is computed again.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from penultimate.store.digest import digest_of
+from penultimate.store.errors import InputError
+
+# Shapes: N samples of a set, F = 4 fields of a Stamp.
+
+CONTENT_DTYPE = np.dtype("S64")
+"""Of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
+
+_SETTLED_NS = 2_000_000_000
+_FORMAT = 1
+
+
+class Stamp(NamedTuple):
+    """What tells a file from a later one; of a sample inside an archive, the archive's."""
+
+    number: int
+    """The inode."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> "Stamp":
+        """Stamp of the file at ``path``, links followed; OSError if it is gone."""
+        status = os.stat(path)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def is_settled(self) -> bool:
+        """Whether any later change must show: file systems keep times in steps of up to 2 s."""
+        return time.time_ns() - max(self.modified_ns, self.changed_ns) > _SETTLED_NS
+
+
+UNKNOWN = Stamp(-1, -1, -1, -1)
+"""Of a sample that cannot be remembered or is not."""
+
+_COLUMNS = ("id", *Stamp._fields, "content")
+_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.int64()) for name in Stamp._fields), ("content", pa.binary())])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """What is remembered of each sample of a set."""
+
+    stamps_NF: NDArray[np.int64]
+    """UNKNOWN where nothing is."""
+
+    contents_N: NDArray[np.bytes_]
+    """Content digests, as ``digests.content_digest`` writes them."""
+
+
+class DigestCache:
+    """Entries by sample id, one file a source, in ``folder``, which is made when first written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, place: str) -> Path:
+        """The file that holds the entries of the source at ``place``."""
+        return self.folder / f"{digest_of([_FORMAT, place])}.parquet"
+
+    def load(self, place: str, ids: Sequence[str]) -> Entries:
+        """What is remembered of these samples; InputError if the file is damaged."""
+        entries = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), b"", CONTENT_DTYPE))
+        path = self.path(place)
+        try:
+            table = parquet.read_table(path, schema=_SCHEMA)
+        except FileNotFoundError:
+            return entries
+        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+            raise InputError(
+                f"the digest cache {path} cannot be read: {error}; delete it, or use --no-cache"
+            ) from error
+        row_N = np.asarray(pc.fill_null(pc.index_in(pa.array(ids, pa.string()), value_set=table["id"]), -1))
+        known = row_N >= 0
+        rows = row_N[known]
+        for field, name in enumerate(Stamp._fields):
+            entries.stamps_NF[known, field] = table[name].to_numpy()[rows]
+        entries.contents_N[known] = np.array(table["content"].to_pylist(), CONTENT_DTYPE)[rows]
+        return entries
+
+    def save(self, place: str, ids: Sequence[str], entries: Entries) -> None:
+        """Replace what is remembered of a source, at once; InputError where nothing can be written."""
+        path = self.path(place)
+        draft = path.with_suffix(f".{uuid4().hex}.partial")
+        keep = entries.stamps_NF[:, 0] != UNKNOWN.number
+        columns: list[Any] = [pa.array(ids, pa.string()).filter(pa.array(keep))]
+        columns += [pa.array(entries.stamps_NF[keep, field]) for field in range(len(UNKNOWN))]
+        columns += [pa.array(entries.contents_N[keep].tolist(), pa.binary())]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), draft, compression="zstd")
+            draft.replace(path)
+        except OSError as error:
+            if draft.exists():
+                draft.unlink()
+            raise InputError(f"the digest cache {path} cannot be written: {error}; use --no-cache") from error
+
+
+def user_cache() -> DigestCache:
+    """In ``$XDG_CACHE_HOME/penultimate/digests``, by default below ``~/.cache`` (XDG base directory specification)."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return DigestCache((base if base.is_absolute() else Path.home() / ".cache") / "penultimate" / "digests")

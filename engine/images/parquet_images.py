@@ -1,0 +1,214 @@
+"""Parquet with the images in it, as Hugging Face datasets writes it.
+
+An image column is a struct of ``bytes`` (the encoded file) and ``path``. What a column means stands in the schema's
+metadata, under ``huggingface``: ``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from penultimate.engine.images.build import build_image_set
+from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.labels import (
+    USUAL_DRAW,
+    Draw,
+    Labelling,
+    checked_indices,
+    label_indices,
+    ordered_classes,
+    splits_by_name,
+)
+from penultimate.engine.images.shards import stems
+from penultimate.store.errors import InputError
+
+# Shapes: N samples.
+
+
+def image_column(path: Path) -> str | None:
+    """Name of the first column of images in a Parquet file, None if it has none; InputError if it is no Parquet."""
+    return next((field.name for field in _metadata(path).schema.to_arrow_schema() if _is_images(field.type)), None)
+
+
+def load_parquet_images(
+    files: Sequence[Path],
+    *,
+    name: str,
+    labels: bool = True,
+    label_column: str = "label",
+    draw: Draw = USUAL_DRAW,
+    metric: str = "top1",
+    cache: DigestCache | None = None,
+) -> ImageSet:
+    """Images inside Parquet files of the same columns; ids are ``<file without .parquet>/<row>``.
+
+    Class names are those of the schema's ClassLabel, else the distinct values of ``label_column``. Splits are those
+    that the files' names tell (``train-00000-of-00002.parquet``), others are drawn as ``load_folder`` does;
+    ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that cannot be read.
+    Raises InputError for a file without images, a missing column and a label that is none of the class names.
+    """
+    shared, names = stems(files)
+    by_name = sorted(zip([f"{name}/" for name in names], files, strict=True))
+    tables = [_Table.of(path) for _, path in by_name]
+    counts = [table.num_rows for table in tables]
+    if not sum(counts):
+        raise InputError(f"{str(files[0])!r} has no rows")
+    ids = [f"{stem}{row:07d}" for (stem, _), count in zip(by_name, counts, strict=True) for row in range(count)]
+    given_N = np.repeat(splits_by_name([stem for stem, _ in by_name]), counts)
+    labelling = _labelling(tables, label_column, given_N, draw) if labels else Labelling.absent(len(ids))
+    return build_image_set(
+        name=name,
+        ids=ids,
+        labels_N=labelling.labels_N,
+        split_N=labelling.split_N,
+        class_names=labelling.class_names,
+        metric=metric,
+        source=ParquetSource(tables, place=str(shared)),
+        provenance={
+            "source": "parquet images",
+            "root": str(shared),
+            "files": len(files),
+            "labels": label_column if labels else False,
+            "seed": draw.seed,
+        },
+        cache=cache,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """One file."""
+
+    path: Path
+    column: str
+    metadata: parquet.FileMetaData
+
+    group_starts: NDArray[np.int64]
+    """First row of each row group, and after the last one the number of rows."""
+
+    @classmethod
+    def of(cls, path: Path) -> "_Table":
+        """InputError if it holds no images."""
+        if (column := image_column(path)) is None:
+            raise InputError(f"{str(path)!r} holds no images: expected a column of structs of bytes and path")
+        metadata = _metadata(path)
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        return cls(path, column, metadata, np.cumsum([0, *sizes]))
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.group_starts[-1])
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a row group; OSError if they cannot be read."""
+        try:
+            with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
+                return file.read_row_group(group, columns=list(columns))
+        except ValueError as error:  # Arrow's errors are ValueErrors
+            raise OSError(f"{self.path} is damaged: {error}") from error
+
+
+class ParquetSource:
+    """Samples that are rows of Parquet files.
+
+    Row groups are read as a whole. One is kept as long as any thread is at one of its rows: in memory are at most as
+    many as threads read, and a single one where they read neighbouring rows.
+    """
+
+    def __init__(self, tables: Sequence[_Table], *, place: str) -> None:
+        self.place = place
+        self._tables = tables
+        self._starts = np.cumsum([0, *(table.num_rows for table in tables)])
+        self._of_thread = threading.local()
+        self._groups: WeakValueDictionary[tuple[int, int], pa.ChunkedArray] = WeakValueDictionary()
+        self._locks = [threading.Lock() for _ in range(64)]
+
+    def read(self, index: int) -> bytes:
+        """See ``ImageSource.read``."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        table, row = self._tables[number], index - int(self._starts[number])
+        group = int(np.searchsorted(table.group_starts, row, side="right")) - 1
+        images = self._of_thread.group = self._group(number, group)
+        cell = images[row - int(table.group_starts[group])].as_py()
+        if cell is None or cell["bytes"] is None:
+            raise OSError("its row holds no bytes")
+        content: bytes = cell["bytes"]
+        return content
+
+    def stamp(self, index: int) -> Stamp:
+        """See ``ImageSource.stamp``: that of the file."""
+        return Stamp.of(self._tables[int(np.searchsorted(self._starts, index, side="right")) - 1].path)
+
+    def _group(self, number: int, group: int) -> pa.ChunkedArray:
+        with self._locks[hash((number, group)) % len(self._locks)]:
+            if (images := self._groups.get((number, group))) is None:
+                table = self._tables[number]
+                images = self._groups[number, group] = table.read(group, [f"{table.column}.bytes"]).column(0)
+            return images
+
+
+def _metadata(path: Path) -> parquet.FileMetaData:
+    try:
+        return parquet.read_metadata(path)
+    except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+        raise InputError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+
+
+def _is_images(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+
+
+def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+    class_names = _class_names(tables[0], column)
+    columns = [_label_cells(table, column) for table in tables]
+    where = f"{column!r} in {str(tables[0].path)!r}"
+    if any(cells.null_count for cells in columns):
+        raise InputError(f"some rows of {where} have no label; take the images without labels (--no-labels)")
+    if class_names is not None:
+        labels_N = checked_indices(np.concatenate([cells.to_numpy() for cells in columns]), class_names, where)
+        return Labelling.drawn(labels_N, class_names, given_N, draw)
+    texts = [str(value) for cells in columns for value in cells.to_pylist()]
+    class_names = ordered_classes(texts)
+    return Labelling.drawn(label_indices(texts, class_names), class_names, given_N, draw)
+
+
+def _label_cells(table: _Table, column: str) -> pa.ChunkedArray:
+    schema = table.metadata.schema.to_arrow_schema()
+    if column not in schema.names:
+        others = ", ".join(name for name in schema.names if name != table.column)
+        raise InputError(
+            f"{str(table.path)!r} has no column {column!r}; its other columns are {others or 'none'}: name the label's "
+            "(--label-column), or take the images without labels (--no-labels)"
+        )
+    kind = schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"{column!r} of {str(table.path)!r} should hold one integer or text a row, not {kind}")
+    try:
+        return parquet.read_table(table.path, columns=[column]).column(0)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {column!r} of {str(table.path)!r}: {error}") from error
+
+
+def _class_names(table: _Table, column: str) -> list[str] | None:
+    """Names of the schema's ClassLabel, None if the column is of another feature or nothing says of which."""
+    document = (table.metadata.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
+    if document is None:
+        return None
+    try:
+        feature: Any = json.loads(document)["info"]["features"].get(column, {})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"the huggingface metadata of {str(table.path)!r} cannot be read: {error!r}") from error
+    return [str(name) for name in feature["names"]] if feature.get("_type") == "ClassLabel" else None

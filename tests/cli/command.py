@@ -1,0 +1,45 @@
+"""``penultimate`` in a process of its own, begun without the seconds that importing takes.
+
+A fork server has imported everything once and computed nothing; each command is a fork of it, so a real process that
+can be sent any signal.
+"""
+
+import multiprocessing
+import os
+import resource
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from penultimate.cli.main import run
+from penultimate.engine.extract import extract
+
+SHARD_ROWS = 8
+"""Rows a shard in these commands, for which there is no option."""
+
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+_FORK_SERVER.set_forkserver_preload(["command", "timm", "nvidia.dali.fn", "penultimate.engine.images.dali_decoder"])
+
+
+def start(arguments: list[str], log: Path, *, largest_file: int | None = None) -> ForkServerProcess:
+    """Begin ``penultimate <arguments>``; stderr goes to the end of ``log``, stdout nowhere."""
+    process = _FORK_SERVER.Process(target=_main, args=(arguments, log, largest_file))
+    process.start()
+    return process
+
+
+def finish(process: ForkServerProcess, *, within: float = 120.0) -> int:
+    """Its exit code, negative for a signal; fails if it does not end."""
+    process.join(within)
+    assert process.exitcode is not None, f"still running after {within} s"
+    return process.exitcode
+
+
+def _main(arguments: list[str], log: Path, largest_file: int | None) -> None:
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    assert extract.__kwdefaults__ is not None
+    extract.__kwdefaults__["shard_rows"] = SHARD_ROWS
+    sys.exit(run(arguments))

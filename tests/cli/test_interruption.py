@@ -1,0 +1,183 @@
+"""Whatever ends an extraction, running it again gives the files of an uninterrupted one, and nothing is done twice."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import SHARD_ROWS, finish, start
+from PIL import Image
+from store_cases import array_files
+
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.verify import verify
+
+pytestmark = pytest.mark.slow
+
+NUM_IMAGES = 72
+NUM_SHARDS = NUM_IMAGES // SHARD_ROWS
+BAD = ("a/007.png", "b/010.png", "c/023.png")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One set of images and what an uninterrupted run makes of it."""
+
+    images: Path
+    files: dict[str, bytes]
+    seconds: float
+
+    def command(self, store: Path, *more: str) -> list[str]:
+        model = ["--model", "test_resnet", "--weights", "random", "--workers", "1", "--batch-size", "8", "--no-cache"]
+        return ["extract", str(self.images), "--store", str(store), *model, *more]
+
+    def check(self, store: Path) -> None:
+        """Raises unless ``store`` is complete and holds what the uninterrupted run left."""
+        opened = FeatureStore(store)
+        (key,) = opened.keys()
+        assert verify(opened) == []
+        assert array_files(opened, key) == self.files
+        assert list(opened.read(key).failed) == list(BAD)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (folder / "images" / name).mkdir(parents=True)
+        for number in range(NUM_IMAGES // 3):
+            pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{number:03d}.png")
+    for path in BAD:
+        (folder / "images" / path).write_bytes(b"not an image")
+    unknown = Job(folder / "images", {}, 0.0)
+    assert finish(start(unknown.command(folder / "first"), folder / "log")) == 0  # starts the fork server
+    began = time.monotonic()
+    assert finish(start(unknown.command(folder / "store"), folder / "log")) == 0
+    seconds = time.monotonic() - began
+    store = FeatureStore(folder / "store")
+    return Job(folder / "images", array_files(store, store.keys()[0]), seconds)
+
+
+def commits(store: Path) -> dict[Path, int]:
+    """Commit records and shards that have one, with the times they were written at."""
+    records = [path for path in store.rglob("features/commits/*.json") if path.stem.isdecimal()]
+    shards = [path.parents[1] / "c" / path.stem / "0" for path in records]
+    return {path: path.stat().st_mtime_ns for path in (*records, *shards)}
+
+
+def wait_for_commits(store: Path, number: int) -> None:
+    until = time.monotonic() + 60
+    while len(commits(store)) < 2 * number:
+        assert time.monotonic() < until, "no shard was committed"
+        time.sleep(0.01)
+
+
+def test_killed_at_20_random_moments_it_resumes_to_the_same_files_and_computes_no_shard_twice(
+    job: Job, tmp_path: Path
+) -> None:
+    moments = random.Random(0)
+    kills, stores, midway = 0, 0, 0
+    store, log = tmp_path / "0", tmp_path / "log"
+    while kills < 20:
+        process = start(job.command(store), log)
+        process.join(moments.uniform(0.0, job.seconds))
+        if process.exitcode is None:
+            done = commits(store)  # before the kill: these must survive it as they are
+            process.kill()
+            assert finish(process) == -signal.SIGKILL
+            assert {path: commits(store).get(path) for path in done} == done
+            kills += 1
+            midway += 0 < len(done) < 2 * NUM_SHARDS
+        else:
+            assert process.exitcode == 0, log.read_text()
+            job.check(store)
+            stores += 1
+            store = tmp_path / str(stores)
+    before = commits(store)
+    assert finish(start(job.command(store), log)) == 0
+    assert {path: commits(store)[path] for path in before} == before
+    job.check(store)
+    assert midway >= 5  # the kills were not all before the first shard or after the last
+
+
+def test_ctrl_c_stops_within_seconds_and_what_is_done_is_resumed_even_in_another_folder(
+    job: Job, tmp_path: Path
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = start(job.command(store), log)
+    wait_for_commits(store, 2)
+    assert process.pid is not None
+    subprocess.run(["kill", "-INT", str(process.pid)], check=True)
+    assert finish(process, within=10) == 130
+    lines = log.read_text().splitlines()
+    assert lines == ["penultimate: interrupted; run the same command again to go on where it stopped"]
+    store = Path(shutil.move(store, tmp_path / "elsewhere"))
+    before = commits(store)
+    assert 0 < len(before) < 2 * NUM_SHARDS
+    assert finish(start(job.command(store), log)) == 0
+    assert {path: commits(store)[path] for path in before} == before
+    job.check(Path(shutil.move(store, tmp_path / "third")))
+
+
+def test_two_processes_with_half_of_it_each_make_the_store_of_one(job: Job, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    halves = [start(job.command(store, "--shard", f"{part}/2"), tmp_path / f"log{part}") for part in range(2)]
+    assert [finish(half) for half in halves] == [0, 0]
+    job.check(store)
+    said = "".join((tmp_path / f"log{part}").read_text() for part in range(2))
+    assert said.count("wait for other parts") == 1
+
+
+def test_a_part_alone_leaves_the_rest_and_more_parts_than_shards_are_no_error(job: Job, tmp_path: Path) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    assert finish(start(job.command(store, "--shard", "1/3"), log)) == 0
+    (begun,) = FeatureStore(store).incomplete()
+    assert begun.done_rows == NUM_IMAGES // 3
+    assert finish(start(job.command(store, "--shard", "0/99"), log)) == 0
+    assert finish(start(job.command(store), log)) == 0
+    job.check(store)
+    assert finish(start(job.command(store, "--shard", "2/2"), log)) == 2
+    assert "needs 0 <= i < n, got 2/2" in log.read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 104 KiB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=104k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_with_more_space_it_resumes(job: Job, tmp_path: Path, small_disk: Path) -> None:
+    store, log = small_disk / "store", tmp_path / "log"
+    assert finish(start(job.command(store), log)) == 1
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("penultimate: ")
+    assert line.endswith("could not be written: no space left on device; free some space and run again to resume")
+    before = commits(store)
+    assert 0 < len(before) < 2 * NUM_SHARDS
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert finish(start(job.command(store), log)) == 0
+    assert {path: commits(store)[path] for path in before} == before
+    job.check(store)
+
+
+def test_a_limit_on_the_size_of_files_is_one_line_too(job: Job, tmp_path: Path) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    assert finish(start(job.command(store), log, largest_file=3000)) == 1  # a shard takes 3,100 bytes
+    (line,) = log.read_text().splitlines()
+    assert line.endswith("could not be written: file too large; free some space and run again to resume")
+    assert finish(start(job.command(store), log)) == 0
+    job.check(store)

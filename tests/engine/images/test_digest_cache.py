@@ -1,0 +1,145 @@
+"""A cache may only save time: a digest from it is the one that reading gives."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penultimate.engine.images import digest_cache
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.digest_cache import DigestCache, user_cache
+from penultimate.engine.images.sources import FileSource
+from penultimate.store.errors import InputError
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the files read, in any order."""
+    read: list[str] = []
+    original = FileSource.read
+
+    def counted(source: FileSource, index: int) -> bytes:
+        read.append(source.paths[index])
+        return original(source, index)
+
+    monkeypatch.setattr(FileSource, "read", counted)
+    return read
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """600 files in two classes, written an hour ago: more than a group, and old enough to be remembered."""
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(300):
+            write(tmp_path / "pets" / name / f"{number:03d}.jpg", f"{name} {number}".encode())
+    return tmp_path / "pets"
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled at once: nobody can set a change time into the past."""
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", 0)
+
+
+def test_known_files_are_not_read_again_and_give_the_same_digest(pets: Path, tmp_path: Path, reads: list[str]) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    plain = load_images(str(pets)).digest
+    assert len(reads) == 600
+    reads.clear()
+    assert load_images(str(pets), cache=cache).digest == plain
+    assert len(reads) == 600
+    reads.clear()
+    assert load_images(str(pets), cache=cache).digest == plain
+    assert load_images(str(pets), cache=cache, seed=1).digest != plain  # another split of the same contents
+    assert reads == []
+
+
+def test_only_what_changed_is_read_also_if_size_and_modification_time_are_as_they_were(
+    pets: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    load_images(str(pets), cache=cache)
+    changed = pets / "cat" / "007.jpg"
+    before = changed.stat()
+    changed.write_bytes(b"cat X")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (pets / "dog" / "299.jpg").unlink()
+    write(pets / "dog" / "new.jpg", b"new")
+    reads.clear()
+    cached = load_images(str(pets), cache=cache).digest
+    assert sorted(reads) == ["cat/007.jpg", "dog/new.jpg"]
+    assert cached == load_images(str(pets)).digest
+
+
+def test_a_file_that_may_still_change_within_its_time_step_is_not_remembered(
+    pets: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", 10**18)
+    for _ in range(2):
+        reads.clear()
+        load_images(str(pets), cache=DigestCache(tmp_path / "cache"))
+        assert len(reads) == 600
+
+
+def test_what_was_read_before_an_interruption_is_remembered(
+    pets: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    original = FileSource.stamp
+
+    def interrupted(source: FileSource, index: int) -> digest_cache.Stamp:
+        if index == 599:
+            raise KeyboardInterrupt
+        return original(source, index)
+
+    monkeypatch.setattr(FileSource, "stamp", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_images(str(pets), cache=cache)
+    monkeypatch.setattr(FileSource, "stamp", original)
+    reads.clear()
+    load_images(str(pets), cache=cache)
+    assert len(reads) < 300
+
+
+def test_writers_at_the_same_time_leave_a_whole_cache(pets: Path, tmp_path: Path) -> None:
+    digests: list[str] = []
+
+    def load() -> None:
+        digests.append(load_images(str(pets), cache=DigestCache(tmp_path / "cache")).digest)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert digests == [load_images(str(pets)).digest] * 4
+    (file,) = (tmp_path / "cache").iterdir()
+    assert file.suffix == ".parquet"
+
+
+def test_a_damaged_cache_and_one_that_cannot_be_written_are_said(pets: Path, tmp_path: Path) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    load_images(str(pets), cache=cache)
+    (file,) = cache.folder.iterdir()
+    file.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"cannot be read.*delete it, or use --no-cache"):
+        load_images(str(pets), cache=cache)
+    (tmp_path / "a_file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot be written.*--no-cache"):
+        load_images(str(pets), cache=DigestCache(tmp_path / "a_file"))
+
+
+def test_the_users_cache_follows_the_xdg_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache().folder == tmp_path / "penultimate" / "digests"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_cache().folder == tmp_path / ".cache" / "penultimate" / "digests"
+    np.testing.assert_equal(digest_cache.CONTENT_DTYPE.itemsize, 64)

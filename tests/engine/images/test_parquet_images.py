@@ -1,0 +1,120 @@
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from penultimate.engine.images.datasets import load_images
+from penultimate.store.errors import InputError, VanishedImageError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+CLASSES = ["airplane", "ant", "bee"]
+
+
+def hugging_face(
+    path: Path, images: Sequence[bytes | None], labels: Sequence[Any] | None, *, names: list[str] | None = CLASSES
+) -> Path:
+    """A file as ``datasets`` writes it: schema metadata and 100 rows a group, here 4."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = {
+        "image": pa.array([{"bytes": image, "path": f"{n}.png"} for n, image in enumerate(images)], IMAGE)
+    }
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+        features["label"] = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "string", "_type": "Value"}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), path, row_group_size=4)
+    return path
+
+
+def rows(first: int, count: int) -> list[bytes]:
+    return [f"image {number}".encode() for number in range(first, first + count)]
+
+
+def test_rows_of_a_dataset_repository_come_with_class_names_and_splits(tmp_path: Path) -> None:
+    for split, first, count in (("train", 0, 27), ("test", 100, 9)):
+        for part in range(3):
+            share = count // 3
+            path = tmp_path / "data" / f"{split}-0000{part}-of-00003.parquet"
+            hugging_face(path, rows(first + part * share, share), [n % 3 for n in range(share)])
+    images = load_images(str(tmp_path))
+    assert images.name == tmp_path.name
+    assert images.class_names == tuple(CLASSES)
+    assert Counter(images.split_N.tolist()) == {"train": 21, "val": 6, "test": 9}
+    read = [images.source.read(index) for index in range(36)]
+    assert read == rows(100, 9) + rows(0, 27)  # test-... before train-...
+    assert images.ids_N[0] == "test-00000-of-00003/0000000"
+    assert images.labels_N.tolist() == [0, 1, 2] * 12
+    backwards = [images.source.read(index) for index in reversed(range(36))]
+    assert backwards == read[::-1]
+
+
+def test_a_single_file_with_images_is_no_manifest(tmp_path: Path) -> None:
+    path = hugging_face(tmp_path / "pets.parquet", rows(0, 12), ["pug", "tabby"] * 6, names=None)
+    images = load_images(str(path))
+    assert images.class_names == ("pug", "tabby")
+    assert images.name == "pets"
+    glob = load_images(str(tmp_path / "*.parquet"))
+    assert glob.digest == images.digest
+
+
+def test_a_row_without_bytes_stays_in_the_set_as_unreadable(tmp_path: Path) -> None:
+    images = load_images(str(hugging_face(tmp_path / "a.parquet", [b"x", None, b"z"], None)), labels=False)
+    assert len(images) == 3
+    with pytest.raises(OSError, match="no bytes"):
+        images.source.read(1)
+    assert images.source.read(2) == b"z"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 1, -1], CLASSES, "should be positions in its 3 class names, got -1 to 1"),
+        ([0, 1, 3], CLASSES, "got 0 to 3"),
+        ([0, None, 1], CLASSES, "have no label"),
+        ([0.5, 1.0, 2.0], None, "one integer or text a row, not double"),
+        (None, None, r"no column 'label'; its other columns are none.*--label-column"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_explained(
+    tmp_path: Path, labels: list[Any] | None, names: list[str] | None, message: str
+) -> None:
+    path = hugging_face(tmp_path / "a.parquet", rows(0, 3), labels, names=names)
+    with pytest.raises(InputError, match=message):
+        load_images(str(path))
+
+
+def test_a_file_that_is_no_parquet_or_holds_no_images_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(InputError, match="as Parquet"):
+        load_images(str(tmp_path / "a.parquet"))
+    parquet.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    hugging_face(tmp_path / "b.parquet", rows(0, 3), [0, 1, 2])
+    with pytest.raises(InputError, match="holds no images"):
+        load_images(str(tmp_path))
+
+
+def test_a_file_that_vanishes_or_is_replaced_stops_the_run(tmp_path: Path) -> None:
+    path = hugging_face(tmp_path / "a.parquet", rows(0, 12), [0, 1, 2] * 4)
+    images = load_images(str(path))
+    hugging_face(path, rows(50, 12), [0, 1, 2] * 4)
+    with pytest.raises(VanishedImageError):
+        images.source.read(11)
+    path.unlink()
+    with pytest.raises(VanishedImageError, match="cannot be read now"):
+        images.source.read(0)
+
+
+def test_the_digest_is_of_contents_not_of_how_they_are_stored(tmp_path: Path) -> None:
+    path = hugging_face(tmp_path / "a.parquet", rows(0, 12), [0, 1, 2] * 4)
+    before = load_images(str(path)).digest
+    table = parquet.read_table(path)
+    parquet.write_table(table, path, row_group_size=12, compression="zstd")
+    assert load_images(str(path)).digest == before
+    np.testing.assert_equal(len(table), 12)

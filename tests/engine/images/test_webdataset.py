@@ -1,0 +1,169 @@
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.store.errors import InputError, VanishedImageError
+
+
+def write_tar(path: Path, members: dict[str, bytes], **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]  # its overloads know no **
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def pets(path: Path, first: int = 0, count: int = 12) -> Path:
+    """Samples whose 'images' say which they are; labels cycle through three classes."""
+    members = {}
+    for number in range(first, first + count):
+        members[f"{number:05d}.jpg"] = f"image {number}".encode() * (1 + number % 5)
+        members[f"{number:05d}.cls"] = b"%d\n" % (number % 3 * 5)
+    return write_tar(path, members)
+
+
+def contents(images: ImageSet) -> dict[str, bytes]:
+    found = {str(id_): images.source.read(index) for index, id_ in enumerate(images.ids_N)}
+    return {id_: content for id_, content in found.items() if isinstance(content, bytes)}
+
+
+def test_every_sample_of_every_tar_comes_with_its_own_bytes_and_label(tmp_path: Path) -> None:
+    for shard in range(3):
+        pets(tmp_path / f"pets-{shard:03d}.tar", first=12 * shard)
+    images = load_images(str(tmp_path))
+    assert images.ids_N.tolist() == [f"pets-{n // 12:03d}/{n:05d}" for n in range(36)]
+    assert contents(images) == {f"pets-{n // 12:03d}/{n:05d}": f"image {n}".encode() * (1 + n % 5) for n in range(36)}
+    assert images.class_names == ("0", "5", "10")
+    assert images.labels_N.tolist() == [n % 3 for n in range(36)]
+    assert Counter(images.split_N.tolist()) == {"train": 24, "val": 6, "test": 6}
+
+
+def test_a_glob_braces_and_the_folder_name_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in range(8, 11):
+        pets(tmp_path / f"pets-{shard:04d}.tar", first=12 * shard)
+    monkeypatch.chdir(tmp_path)
+    sets = [load_images(spec) for spec in (".", "pets-*.tar", "pets-{0008..0010}.tar", str(tmp_path / "pets-00??.tar"))]
+    assert len({images.digest for images in sets}) == 1
+    assert {images.name for images in sets[1:]} == {"pets"}
+    assert len(load_images("pets-{0008,0010}.tar")) == 24
+    assert load_images("pets-0009.tar").name == "pets-0009"
+    with pytest.raises(InputError, match=r"no file 'pets-0011\.tar', one of those that"):
+        load_images("pets-{0008..0011}.tar")
+    with pytest.raises(InputError, match="no file 'dogs"):
+        load_images("dogs-*.tar")
+
+
+def test_splits_are_told_by_the_tars_names(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        pets(tmp_path / f"wds-{split}-0000.tar")
+    images = load_images(str(tmp_path))
+    assert Counter(images.split_N.tolist()) == {"train": 12, "val": 12, "test": 12}
+    assert all(("train" in id_) == (split == "train") for id_, split in zip(images.ids_N, images.split_N, strict=True))
+    pets(tmp_path / "more-0000.tar")
+    with pytest.raises(InputError, match="'more-0000' does not tell its split"):
+        load_images(str(tmp_path))
+
+
+def test_labels_may_stand_in_json_and_may_be_texts(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(6):
+        document = {"breed": ["pug", "tabby"][number % 2], "width": 3}
+        members |= {f"{number}.json": json.dumps(document).encode(), f"{number}.rgb.PNG": b"x%d" % number}
+    path = write_tar(tmp_path / "a.tar", members)
+    images = load_images(str(path), label_column="breed")
+    assert images.class_names == ("pug", "tabby")
+    assert images.labels_N.tolist() == [0, 1] * 3
+    with pytest.raises(InputError, match=r"'a/0' has no label: expected a \.cls, or a \.json with 'label'"):
+        load_images(str(path))
+    assert load_images(str(path), labels=False).labels_N.tolist() == [-1] * 6
+
+
+def test_names_are_never_paths_and_what_is_no_sample_is_left_out(tmp_path: Path) -> None:
+    members = {"../../outside.jpg": b"up", "/etc/passwd.jpg": b"root", "./here/a.b.jpg": b"dots", "classes.txt": b"cat"}
+    path = write_tar(
+        tmp_path / "in" / "odd.tar", members | {"._a.jpg": b"mac", "README": b"", "long/" * 40 + "n.jpg": b"n"}
+    )
+    before = sorted(tmp_path.rglob("*"))
+    images = load_images(str(path), labels=False)
+    assert contents(images) == {
+        "odd/../../outside": b"up",
+        "odd//etc/passwd": b"root",
+        "odd/here/a": b"dots",
+        f"odd/{'long/' * 40}n": b"n",
+    }
+    assert images.provenance["keys_without_image"] == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.jpg": b"1", "a.png": b"2"}, "several images for 'a': a.jpg, a.png"),
+        ({"a.cls": b"1"}, "no images in 1 tars"),
+        ({"a.jpg": b"1", "a.json": b"{"}, "'a.json' in .* holds no label"),
+        ({"a.jpg": b"1", "a.json": b"[1]"}, "'a.json' in .* holds no label"),
+        ({"a.jpg": b"1", "a.cls": b"\xff"}, "'a.cls' in .* holds no label"),
+    ],
+)
+def test_a_sample_that_cannot_be_used_is_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_images(str(write_tar(tmp_path / "a.tar", members)))
+
+
+def test_a_member_that_comes_twice_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO())
+    with pytest.raises(InputError, match=r"has a\.jpg twice"):
+        load_images(str(tmp_path / "a.tar"))
+
+
+def test_a_damaged_cut_off_or_compressed_tar_is_named_not_shortened(tmp_path: Path) -> None:
+    whole = pets(tmp_path / "a.tar").read_bytes()
+    header_of_6 = whole.index(b"00006.jpg")
+    for damaged, message in (
+        (
+            whole[:header_of_6] + b"\1" * 512 + whole[header_of_6 + 512 :],
+            f"at byte {header_of_6} there is no tar header",
+        ),
+        (whole[:header_of_6], "it was cut off"),
+        (whole[: header_of_6 + 100], "it was cut off"),
+        (whole[: header_of_6 + 600], "unexpected end of data"),
+        (b"", "empty file"),
+        (b"not a tar" * 100, "cannot read the tar"),
+    ):
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(InputError, match=message):
+            load_images(str(tmp_path / "a.tar"))
+    write_tar(tmp_path / "z.tar", {"a.jpg": b""}).rename(tmp_path / "plain")
+    os.system(f"gzip -c {tmp_path}/plain > {tmp_path}/z.tar")
+    with pytest.raises(InputError, match="are not compressed"):
+        load_images(str(tmp_path / "z.tar"))
+
+
+def test_a_tar_that_is_replaced_during_the_run_stops_it(tmp_path: Path) -> None:
+    images = load_images(str(pets(tmp_path / "a.tar")))
+    pets(tmp_path / "a.tar", first=100)
+    with pytest.raises(VanishedImageError, match=r"a/00003 in .* was changed"):
+        images.source.read(3)
+    (tmp_path / "a.tar").write_bytes(b"short")
+    with pytest.raises(VanishedImageError, match="ends within the sample"):
+        images.source.read(3)
+
+
+def test_an_archive_beside_class_folders_does_not_make_them_tars(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.jpg").write_bytes(b"")
+    pets(tmp_path / "download.tar")
+    assert len(load_images(str(tmp_path))) == 6
