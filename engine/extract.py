@@ -70,7 +70,7 @@ def extract(
     keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
-        sinks = [_Sink(b, stack.enter_context(_writer(store, key, images, b)), dtype) for key, b in lacking.items()]
+        sinks = [_Sink(b, stack.enter_context(open_writer(store, key, images, b)), dtype) for key, b in lacking.items()]
         runs = list(_runs(sinks, len(images)))
         done, total = 0, sum(len(rows) for rows, _ in runs)
         stack.enter_context(threads.in_force())
@@ -148,7 +148,8 @@ def _runs(sinks: Sequence[_Sink], num_rows: int) -> Iterator[tuple[NDArray[np.in
             yield part, [sink for sink, lacking_M in zip(sinks, lacking_SM, strict=True) if lacking_M[part[0]]]
 
 
-def _writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone) -> FeatureWriter:
+def open_writer(store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone) -> FeatureWriter:
+    """A writer of every row of ``images`` under ``key``, with the provenance known before it begins."""
     provenance = {
         "images": dict(images.provenance),
         "preprocess": asdict(backbone.preprocess),
