@@ -1,4 +1,4 @@
-"""thingsvision's own extraction, run where its pinned dependencies (torch 2.0, TensorFlow, NumPy 1) cannot be installed.
+"""thingsvision's own extraction, run where what it pins (torch 2.0, TensorFlow, NumPy 1) cannot be installed.
 
 Its code for PyTorch networks is used as published; what it imports for TensorFlow networks, never called here, is
 replaced by empty modules. Install it beside the environment: ``pip install --no-deps --target FOLDER thingsvision``.
@@ -55,7 +55,7 @@ def thingsvision_runner(
     """A call that embeds every image below ``images`` once and gives their number."""
     sys.path.append(str(installed))
     sys.meta_path.append(_Finder())
-    np.AxisError = np.exceptions.AxisError  # type: ignore[attr-defined]  # its name before NumPy 2
+    setattr(np, "AxisError", np.exceptions.AxisError)  # noqa: B010  # its name before NumPy 2
     from thingsvision import get_extractor
     from thingsvision.utils.data import DataLoader, ImageDataset
 

@@ -6,7 +6,7 @@ CPU. Compared are the pixels a network is given, its features, and the classes i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,7 +141,7 @@ def check_parity(
         num_decoded_by_one=len(ours.keys() ^ theirs.keys()),
         pixel_distance=float(pixels_S.mean()),
         pixel_distance_worst=float(pixels_S.max()),
-        feature_distance=float(np.median(distance_S)),
+        feature_distance=nan if np.isnan(distance_S).any() else float(np.median(distance_S)),
         cosine_worst=float(cosine_S.min()),
         num_changed_predictions=_num_changed(reference, features_SD, reference_SD),
     )
@@ -191,12 +191,15 @@ def _through(
 def _distances(
     features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Relative distance and cosine of each image; two vectors of zeros are at distance 0."""
-    f_SD, r_SD = features_SD.astype(np.float64), reference_SD.astype(np.float64)
+    """Relative distance and cosine of each image, NaN where a feature is not finite; two zero vectors are equal."""
+    finite_S1 = np.isfinite(features_SD).all(axis=1, keepdims=True)
+    f_SD = np.where(finite_S1, features_SD, 0).astype(np.float64)
+    r_SD = reference_SD.astype(np.float64)
     f_S, r_S = np.linalg.norm(f_SD, axis=1), np.linalg.norm(r_SD, axis=1)
     tiny = np.finfo(np.float64).tiny
     cosine_S = np.where((f_S == 0) & (r_S == 0), 1.0, (f_SD * r_SD).sum(axis=1) / np.maximum(f_S * r_S, tiny))
-    return np.linalg.norm(f_SD - r_SD, axis=1) / np.maximum(r_S, tiny), cosine_S
+    distance_S = np.linalg.norm(f_SD - r_SD, axis=1) / np.maximum(r_S, tiny)
+    return np.where(finite_S1[:, 0], distance_S, nan), np.where(finite_S1[:, 0], cosine_S, nan)
 
 
 def _num_changed(

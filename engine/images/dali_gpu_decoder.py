@@ -14,7 +14,7 @@ from torch import Tensor
 
 from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
-from penultimate.engine.images.header import plain_size
+from penultimate.engine.images.header import Size, plain_size
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Placement, Preprocess
@@ -27,6 +27,10 @@ _INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": type
 _HARDWARE_SHARE = 0.9
 """Of the images, what goes to the hardware JPEG engine where the GPU has one (A100, H100); DALI's documentation gives
 65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
+
+
+_LARGEST_SCALE = 8.0
+"""Of a side; beyond, as in a strip two pixels high, Pillow resizes: DALI's pixels were up to 10 of 255 off there."""
 
 
 class DaliGpuDecoder:
@@ -113,13 +117,15 @@ def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
         return _Read(index, reason_of(error))
     if isinstance(content, bytes):
         size = plain_size(content)
-        if size and all(_fits(view.placement(size.height, size.width)) for view in views):
+        if size and all(_fits(size, view.placement(size.height, size.width)) for view in views):
             return _Read(index, content)
     return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
 
 
-def _fits(place: Placement) -> bool:
-    return place.height * place.width <= STRIP_PIXELS
+def _fits(size: Size, place: Placement) -> bool:
+    """Whether DALI resizes it as Pillow does: a much enlarged side overshoots, and Pillow clips between its passes."""
+    enlarged = max(place.height / size.height, place.width / size.width)
+    return place.height * place.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
 
 
 def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
