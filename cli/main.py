@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from penultimate.cli import analyze, datasets, demo, extract, imagenet_eval, models, probe, report, show, store
+from penultimate.cli import analyze, datasets, demo, extract, imagenet_eval, models, probe, report, show, store, train
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 for verb in (
     extract.extract,
     probe.probe,
+    train.train,
     show.show,
     analyze.analyze,
     report.report,

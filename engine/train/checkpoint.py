@@ -10,6 +10,9 @@ import torch
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError, StoreError
 
+LAST, BEST = "last.pt", "best.pt"
+"""Where a run goes on, and the best on val so far."""
+
 FORMAT = 1
 """Raised whenever an older penultimate could misread a newer checkpoint."""
 

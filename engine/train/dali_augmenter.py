@@ -97,7 +97,7 @@ class DaliAugmenter:
         if self._device.type == "cuda":
             pipeline.feed_input("flip", [np.array(image.flip, np.int32) for image in images])
             (resized,) = pipeline.run()
-            return list(torch.from_dlpack(resized.as_tensor()).clone().unbind())  # DALI reuses its memory
+            return list(torch.utils.dlpack.from_dlpack(resized.as_tensor()).clone().unbind())  # DALI reuses its memory
         (crops,) = pipeline.run()
 
         def finish(position: int) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from penultimate.engine.backbones.devices import PRECISIONS
+from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.metrics import METRICS
-from penultimate.engine.train.losses import loss_of
+from penultimate.engine.metrics import metric_named
+from penultimate.engine.train.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import DecodeError
@@ -39,7 +41,7 @@ class Evaluation:
 
     def score(self, metric: str) -> float:
         """A metric of these predictions, a fraction in [0, 1]."""
-        return METRICS[metric](self.labels, self.logits_NK)
+        return metric_named(metric)(self.logits_NK, self.labels)
 
 
 def evaluate(
@@ -70,9 +72,11 @@ def evaluate(
     return _assembled(images, rows, recipe, parts)
 
 
-def _logits(model: nn.Module, view_BHWC: NDArray[np.uint8], recipe: Recipe, world: World) -> NDArray[np.float32]:
-    # torch wants memory it may write to; decoders hand out read-only views, which are copied here.
-    images_BHWC = torch.from_numpy(np.require(view_BHWC, requirements=["C", "W"])).to(world.device)
+def _logits(model: nn.Module, view_BHWC: Pixels, recipe: Recipe, world: World) -> NDArray[np.float32]:
+    if isinstance(view_BHWC, np.ndarray):
+        # torch wants memory it may write to; decoders hand out read-only views, which are copied here.
+        view_BHWC = torch.from_numpy(np.require(view_BHWC, requirements=["C", "W"]))
+    images_BHWC = view_BHWC.to(world.device)
     with torch.inference_mode(), autocast(recipe, world.device):
         outputs: Tensor = model(images_BHWC)
     return np.asarray(outputs.float().cpu().numpy(), dtype=np.float32)
@@ -80,7 +84,7 @@ def _logits(model: nn.Module, view_BHWC: NDArray[np.uint8], recipe: Recipe, worl
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The context in which the network computes."""
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.precision]
+    dtype = PRECISIONS[recipe.precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
@@ -95,7 +99,7 @@ def _assembled(images: ImageSet, rows: NDArray[np.int64], recipe: Recipe, parts:
         raise DecodeError(f"not one of {len(rows)} images could be decoded; the first, {images.ids_N[row]}: {reason}")
     rows_N = np.concatenate(seen)
     order_N = np.argsort(rows_N, kind="stable")
-    rows_N, logits_NK = rows_N[order_N], np.concatenate([l for part in parts for l in part[1]])[order_N]
+    rows_N, logits_NK = rows_N[order_N], np.concatenate([logits for part in parts for logits in part[1]])[order_N]
     labels = images.labels_N[rows_N]
-    loss = loss_of(torch.from_numpy(logits_NK), torch.from_numpy(labels), loss=recipe.loss, smoothing=0.0)
+    loss = Loss(recipe.loss)(torch.from_numpy(logits_NK), torch.from_numpy(labels))
     return Evaluation(rows_N=rows_N, labels=labels, logits_NK=logits_NK, loss=float(loss), failed=failed)

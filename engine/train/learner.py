@@ -6,10 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.train.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
-from penultimate.engine.train.losses import objective
-from penultimate.engine.train.network import Normalise, Start, build_network
+from penultimate.engine.train.losses import Loss
+from penultimate.engine.train.network import Normalise, Start, build_network, with_heads
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.world import World
@@ -26,11 +27,13 @@ class Learner:
         self._world = world
         network = build_network(start, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self._network = network.to(world.device).to(memory_format=layout)  # type: ignore[call-overload]  # stub lacks it
+        self._network = network.to(world.device).to(memory_format=layout)
+        self._trained = with_heads(self._network, recipe).to(world.device)
         self._normalise = Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(world.device)
-        trained = world.wrap(self._network)  # before the optimiser and the average: it may replace batch norms
+        trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms
         self._forward = cast("nn.Module", torch.compile(trained)) if recipe.compile else trained
-        self._optimizer = make_optimizer(self._network, recipe)
+        self._optimizer = make_optimizer(self._trained, recipe)
+        self._loss = Loss(recipe.loss, smoothing=recipe.label_smoothing)
         self._scheduler = make_scheduler(self._optimizer, recipe)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self._average = _average(self._network, recipe)
@@ -57,13 +60,7 @@ class Learner:
         pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
         with autocast(self._recipe, self._world.device):
             outputs = self._forward(pixels_BCHW)
-        loss = objective(
-            outputs,
-            targets.to(self._world.device, non_blocking=True),
-            loss=self._recipe.loss,
-            smoothing=self._recipe.label_smoothing,
-            auxiliary_weight=self._recipe.auxiliary_weight,
-        )
+        loss = self._loss_of(outputs, targets.to(self._world.device, non_blocking=True))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimizer)
@@ -71,6 +68,12 @@ class Learner:
         if self._average is not None:
             self._average.update(self._network, step=step + 1)
         return loss.detach()
+
+    def _loss_of(self, outputs: Any, targets: Tensor) -> Tensor:
+        if isinstance(self._trained, AuxiliaryNetwork):
+            return total_loss(self._loss, outputs, targets, weight=self._trained.loss_weight)
+        loss: Tensor = self._loss(outputs, targets)
+        return loss
 
     def _seed(self, step: int) -> None:
         """Dropout draws from torch's global generators; ``train_run`` puts their state back when it ends."""
@@ -86,7 +89,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """All that the following updates depend on. No generator and no schedule: both are functions of the step."""
         return {
-            "network": self._network.state_dict(),
+            "trained": self._trained.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "average": None if self._average is None else self._average.module.state_dict(),
@@ -94,7 +97,7 @@ class Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what ``state`` was taken from."""
-        self._network.load_state_dict(state["network"])
+        self._trained.load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
@@ -105,6 +108,6 @@ def _average(network: nn.Module, recipe: Recipe) -> Any:
     """timm's ModelEmaV3, or None. Its decay warms up, or a run of fewer updates than 1 / (1 - decay) learns nothing."""
     if recipe.ema_decay is None:
         return None
-    from timm.utils import ModelEmaV3
+    from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 
     return ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)

@@ -1,15 +1,17 @@
 """The network a Recipe trains: where it starts, its new classifier, and the recipe's switches."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.networks import arch_of, create_network, fix_batch_norm_scale, full_name
-from penultimate.engine.backbones.weights import classifier_names, digest_of_weights, load_network
+from penultimate.engine.backbones.weights import classifier_names, load_network
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.store.errors import InputError
@@ -17,6 +19,9 @@ from penultimate.store.errors import InputError
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).
 
 InitName = Literal["pretrained", "random"]
+
+RANDOM = "random"
+"""Digest of tensors that are drawn from the recipe's seed: trials of other seeds are the same question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,7 +36,7 @@ class Start:
     """As in ``Trial.backbone``. Fine-tuned and trained from scratch, a network has one label, so that they compare."""
 
     digest: str
-    """As in ``Recipe.weights``."""
+    """As in ``Recipe.weights``: of the tensors, or RANDOM."""
 
     source: str
     """For people: where the tensors came from."""
@@ -59,7 +64,7 @@ def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
         model=model,
         network=arch_of(name),
         label=full_name(name, model) if weights == "timm" else name,
-        digest=digest_of_weights(model),
+        digest=RANDOM,
         source=f"random, seed {seed}",
         pretrained=False,
     )
@@ -68,8 +73,8 @@ def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
 def build_network(start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int) -> Network:
     """A copy of ``start`` with a classifier of ``num_classes`` drawn from the seed, ready to be trained.
 
-    Raises InputError if the network refuses the recipe's image size, has no auxiliary head where the recipe weights
-    one, or learned a batch-norm scale that the recipe is to do without.
+    Raises InputError if the network refuses the recipe's image size, or learned a batch-norm scale that the recipe is
+    to do without.
     """
     model = create_network(recipe.network, seed=recipe.seed, num_classes=num_classes, dropout=recipe.dropout)
     skip = classifier_names(start.model)
@@ -78,16 +83,29 @@ def build_network(start: Start, recipe: Recipe, *, num_classes: int, steps_per_e
     if not recipe.batch_norm_scale:
         fix_batch_norm_scale(model, initial=not start.pretrained)
     set_batch_norm_momentum(model, batch_norm_momentum(steps_per_epoch))
-    _check_size(model, recipe)
+    _pass(model, recipe, batch=1)
     return model
 
 
-def _check_size(model: nn.Module, recipe: Recipe) -> None:
+def with_heads(network: Network, recipe: Recipe) -> nn.Module:
+    """What is trained: the network, with its auxiliary heads if the recipe has them.
+
+    Raises UnknownNameError for a network without any, InputError for an image too small for them.
+    """
+    if not recipe.auxiliary_head:
+        return network
+    with_auxiliary = AuxiliaryNetwork(network, recipe.network, seed=recipe.seed)
+    trial = deepcopy(with_auxiliary).train()  # batch norm learns from what it sees
+    _pass(trial, recipe, batch=2)
+    return with_auxiliary
+
+
+def _pass(model: nn.Module, recipe: Recipe, *, batch: int) -> None:
     height, width = recipe.preprocess.height, recipe.preprocess.width
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError) as error:  # timm asserts the size of transformers' inputs
+            model(torch.zeros(batch, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts the size of transformers' inputs
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{recipe.network} refuses images of {height} x {width} pixels: {reason}") from error
 

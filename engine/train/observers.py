@@ -50,16 +50,16 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UnavailableError(f"--log tensorboard needs a package: pip install tensorboard ({error})") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def hear(self, row: Row) -> None:
         """See Observer."""
         for name, value in _scalars(row).items():
-            self._writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """See Observer."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class MlFlow:

@@ -1,4 +1,4 @@
-"""PillowAugmenter: the reference twin: Pillow decodes, crops and resizes as torchvision's transforms do on its images."""
+"""PillowAugmenter: the reference twin; decodes, crops and resizes as torchvision's transforms do with Pillow images."""
 
 from concurrent.futures import ThreadPoolExecutor
 

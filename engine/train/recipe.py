@@ -23,7 +23,7 @@ class Recipe:
     """Architecture, as ``create_network`` takes it."""
 
     weights: str
-    """Digest of the tensors it starts from, classifier left out."""
+    """Digest of the tensors it starts from, classifier left out; ``random`` for those drawn from ``seed``."""
 
     images: str
     """Digest of the ImageSet."""
@@ -83,8 +83,8 @@ class Recipe:
     dropout: float | None = None
     """Probability before the classifier; None is the network's own."""
 
-    auxiliary_weight: float = 0.0
-    """Weight of an auxiliary head's loss; 0 trains without one."""
+    auxiliary_head: bool = False
+    """Whether the network's auxiliary classifiers (``auxiliary.HEADS``) are trained along, with their loss weight."""
 
     batch_norm_scale: bool = True
     """Whether batch norm learns its scale; False fixes it at 1."""
@@ -119,25 +119,22 @@ class Recipe:
         _require(self.loss in ("softmax", "sigmoid"), "loss", self.loss, "softmax or sigmoid")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        _require(self.auxiliary_weight >= 0, "auxiliary_weight", self.auxiliary_weight, ">= 0")
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1)")
         _require(self.seed >= 0, "seed", self.seed, ">= 0")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; ``from_dict`` gives an equal Recipe."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()} | {
-            "preprocess": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.preprocess).items()}
-        }
+        values: dict[str, Any] = _with_lists(asdict(self))
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What ``as_dict`` gave. Raises InputError if a field is missing or unknown."""
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        preprocess = {name: tuple(v) if isinstance(v, list) else v for name, v in given.pop("preprocess", {}).items()}
+        given: dict[str, Any] = _with_tuples(dict(values))
         try:
-            return cls(**given, preprocess=Preprocess(**preprocess))
-        except TypeError as error:
-            raise InputError(f"this is no recipe of this version of penultimate: {error}") from error
+            return cls(preprocess=Preprocess(**given.pop("preprocess")), **given)
+        except (TypeError, KeyError) as error:
+            raise InputError(f"this is no recipe of this version of penultimate: {error!r}") from error
 
     @property
     def digest(self) -> str:
@@ -157,3 +154,16 @@ class Recipe:
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:  # NaN compares false, so it is refused too
         raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+def _with_lists(value: Any) -> Any:
+    """JSON has no tuples."""
+    if isinstance(value, dict):
+        return {name: _with_lists(part) for name, part in value.items()}
+    return [_with_lists(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(_with_tuples(part) for part in value) if isinstance(value, list) else value

@@ -46,6 +46,7 @@ def _check_classes(images: ImageSet, rows_M: NDArray[np.int64], recipe: Recipe) 
     if absent:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         raise InputError(
-            f"{'+'.join(recipe.splits)} of {images.name} has no image of class {', '.join(map(repr, absent[:5]))}{more}; "
+            f"{'+'.join(recipe.splits)} of {images.name} has no image of class "
+            f"{', '.join(map(repr, absent[:5]))}{more}; "
             "a network cannot learn a class it never sees: add images or remove the class"
         )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.decoders import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
-from penultimate.engine.train.checkpoint import load_checkpoint, save_checkpoint
+from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from penultimate.engine.train.draws import Draws, draw
 from penultimate.engine.train.evaluate import evaluate
 from penultimate.engine.train.interrupt import interruptible
@@ -141,7 +141,7 @@ class _Run:
                 stop = self.world.any(interrupt.asked) and self.step < self.recipe.steps
                 if stop or self._at(self.means.checkpoint_every):
                     with self.pace.paused():
-                        self._checkpoint("last.pt")
+                        self._checkpoint(LAST)
                 if stop:
                     raise RunInterruptedError(
                         f"stopped after {self.step} of {self.recipe.steps} updates and checkpointed in {self.folder}; "
@@ -201,7 +201,7 @@ class _Run:
         if not all(math.isfinite(number) for number in row.values()):
             return False
         if metric in row and row[metric] > max((earlier[metric] for earlier in self.history), default=-1.0):
-            self._checkpoint("best.pt")
+            self._checkpoint(BEST)
         self.history.append(row)
         self.tell("evaluation", **{name: value for name, value in row.items() if name not in ("step", "epoch")})
         return True
@@ -241,7 +241,7 @@ class _Run:
         self.world.barrier()
 
     def _resume(self) -> None:
-        path = self.folder / "last.pt"
+        path = self.folder / LAST
         if not path.exists():
             return
         state = load_checkpoint(path, self.recipe, self.world.device)
@@ -255,7 +255,7 @@ class _Run:
 
     def _end(self, status: Literal["finished", "diverged"]) -> RunResult:
         if status == "finished":
-            self._checkpoint("last.pt")
+            self._checkpoint(LAST)
         result = RunResult(
             recipe=self.recipe.as_dict(),
             status=status,

@@ -24,9 +24,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     torch's SGD takes ``lr * decay * w`` off each weight, so ``decay = weight_decay / learning_rate`` takes off the
     share ``weight_decay`` at the top of the cosine whatever the learning rate is.
     """
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
-    optimizer = create_optimizer_v2(
+    optimizer: Optimizer = create_optimizer_v2(
         model,
         opt="sgd",  # timm's name for SGD with Nesterov momentum
         lr=recipe.learning_rate,
@@ -34,12 +34,12 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         weight_decay=recipe.weight_decay / recipe.learning_rate,
         filter_bias_and_bn=not recipe.decay_all,
     )
-    return cast("Optimizer", optimizer)
+    return optimizer
 
 
 def make_scheduler(optimizer: Optimizer, recipe: Recipe) -> Scheduler:
     """Cosine from the full learning rate at update 0 to zero after the last, under a linear warm-up if asked for."""
-    from timm.scheduler import create_scheduler_v2
+    from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
     scheduler, _ = create_scheduler_v2(
         optimizer,

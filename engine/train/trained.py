@@ -49,5 +49,5 @@ def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torc
     network = create_network(recipe.network, num_classes=num_classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    network = network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  # stub lacks it
+    network = network.to(device).to(memory_format=layout)
     return nn.Sequential(Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(device), network).eval()

@@ -41,7 +41,7 @@ class World:
                 f"{type(model).__name__} has batch norm, which torch synchronises between GPUs only; "
                 "train it in one process, or on --device cuda"
             )
-        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         device_ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(synchronised, device_ids=device_ids)
 
