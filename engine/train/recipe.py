@@ -111,7 +111,7 @@ class Recipe:
         _require(self.shots is None or self.shots >= 1, "shots", self.shots, "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "> 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, ">= 0")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        _require(0 < self.momentum < 1, "momentum", self.momentum, "in (0, 1)")
         _require(0 <= self.warmup_steps < self.steps, "warmup_steps", self.warmup_steps, f"in [0, {self.steps})")
         _require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "crop_scale", self.crop_scale, "a range in (0, 1]")
         _require(0 < self.crop_ratio[0] <= self.crop_ratio[1], "crop_ratio", self.crop_ratio, "a range above 0")
