@@ -30,7 +30,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 """Of files that hold weights; ``.pth.tar`` is what timm's trainer writes."""
 
 RUN_CONFIG = "config.json"
-"""What a folder of timm's ``local-dir:`` layout holds beside ``model.safetensors``; ``penultimate train`` writes both."""
+"""Beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout; ``penultimate train`` writes both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,9 @@ class AugmenterContract:
         assert batch.images_BHWC.shape == (4, 32, 32, 3)
         assert batch.images_BHWC.dtype == torch.uint8
         # write_photos tells the classes apart by the brightest channel
-        assert batch.images_BHWC.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == images.labels_N[batch.rows_B].tolist()
+        assert (
+            batch.images_BHWC.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == images.labels_N[batch.rows_B].tolist()
+        )
 
     def test_the_same_draws_give_the_same_pixels_whatever_came_before(
         self, augmenter: Augmenter, images: ImageSet, recipe: Recipe

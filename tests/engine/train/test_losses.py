@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from timm.loss import LabelSmoothingCrossEntropy
+from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 from torch import nn
 
 from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork
@@ -19,13 +19,13 @@ WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def test_smoothed_softmax_is_timms() -> None:
-    ours, theirs = Loss("softmax", smoothing=0.1)(LOGITS, TARGETS), LabelSmoothingCrossEntropy(0.1)(LOGITS, TARGETS)
+    ours, theirs = Loss("softmax", smoothing=0.1)(LOGITS, TARGETS), LabelSmoothingCrossEntropy(0.1)(LOGITS, TARGETS)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(ours, theirs)  # float32, default tolerances
 
 
 def test_one_against_the_rest_is_a_classifier_a_class() -> None:
     separate = sum(
-        nn.functional.binary_cross_entropy_with_logits(LOGITS[:, k], (TARGETS == k).float()) for k in range(4)
+        nn.functional.binary_cross_entropy_with_logits(LOGITS[:, k], TARGETS.eq(k).float()) for k in range(4)
     )
     torch.testing.assert_close(Loss("sigmoid")(LOGITS, TARGETS), separate)
     onehot = nn.functional.one_hot(TARGETS, 4).to(torch.uint8)
@@ -70,7 +70,10 @@ def test_the_auxiliary_heads_are_trained_along_and_not_kept(recipe: Recipe) -> N
     with torch.random.fork_rng():
         learner.update(0, torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))
     assert all(not torch.equal(before[name], learner.state()["trained"][name]) for name in heads if "weight" in name)
-    assert learner.weights().keys() == build_network(inception, aided, num_classes=3, steps_per_epoch=3).state_dict().keys()
+    assert (
+        learner.weights().keys()
+        == build_network(inception, aided, num_classes=3, steps_per_epoch=3).state_dict().keys()
+    )
 
 
 def test_heads_where_there_are_none_or_too_small_an_image_are_refused(start: Start, recipe: Recipe) -> None:

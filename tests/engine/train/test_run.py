@@ -179,7 +179,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before_it(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # what a full disk does to a write
     try:
-        with pytest.raises(StoreError, match="could not be written.*make room and run again"):
+        with pytest.raises(StoreError, match=r"could not be written.*make room and run again"):
             train_run(images, start, recipe, tmp_path, means)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

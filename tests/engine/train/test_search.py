@@ -41,7 +41,7 @@ def test_the_grids_are_those_of_the_papers() -> None:
 def test_shards_share_out_every_run_once() -> None:
     runs = list(range(20))
     parts = [Shard.parse(f"{i}/3").of(runs) for i in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == runs
+    assert sorted(run for part in parts for run in part) == runs
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for wrong in ("0/3", "4/3", "1", "a/b"):
         with pytest.raises(InputError):

@@ -20,7 +20,7 @@ OPTIONS = [
 
 def _train(launcher: list[str], photos: Path, out: Path) -> dict[str, object]:
     command = [*launcher, "-m", "penultimate", "train", str(photos), f"--out={out}", *OPTIONS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     return {name: row[name] for name in ("trial", "value")} | {"run": Path(row["run"]).name}
@@ -28,7 +28,7 @@ def _train(launcher: list[str], photos: Path, out: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_at_the_same_global_batch(photos: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     together = _train(torchrun, photos, tmp_path / "together")
     alone = _train([sys.executable], photos, tmp_path / "alone")
     assert together == alone
