@@ -94,7 +94,9 @@ def train(
     channels_last: Annotated[
         bool, typer.Option("--channels-last/--no-channels-last", help="Memory layout of images and weights.")
     ] = True,
-    shots: Annotated[int | None, typer.Option(help="Train on this many images a class; implies --no-retrain.")] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Training images a class, e.g. 1,2,5,10; implies --no-retrain.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trials of seeds SEED, SEED + 1 ...; the splits stay.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of everything drawn.")] = 0,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the runs; then once more without.")] = None,
@@ -150,7 +152,6 @@ def train(
             network=start.network,
             weights=start.digest,
             images=image_set.digest,
-            shots=shots,
             batch_size=named.batch_size if batch_size is None else batch_size,
             preprocess=view if size is None else replace(view, height=size, width=size),
             augmenter=decoder or default_decoder(),
@@ -175,6 +176,7 @@ def train(
                     recipe,
                     seed=seed + number,
                     steps=budget,
+                    shots=few,
                     warmup_steps=warmup,
                     eval_every=max(1, budget // _EVALUATIONS) if eval_every is None else eval_every,
                 ),
@@ -183,9 +185,10 @@ def train(
                     learning_rates=tuple(learning_rate or named.learning_rates),
                     weight_decays=tuple(weight_decay or named.weight_decays),
                 ),
-                retrain=retrain and shots is None,
+                retrain=retrain and few is None,
             )
-            for budget in (_budgets(budgets) if budgets else [named.steps if steps is None else steps])
+            for budget in (_numbers(budgets) if budgets else [named.steps if steps is None else steps])
+            for few in (_numbers(shots) if shots else [None])
             for number in range(seeds)
         ]
         means = Means(
@@ -222,11 +225,11 @@ def _drawn(model: str, weights: str, seed: int) -> Start:
     return load_start(model, init="random", weights=weights, seed=seed)
 
 
-def _budgets(text: str) -> list[int]:
+def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"budgets are numbers of updates with commas between, got {text!r}") from error
+        raise InputError(f"expected whole numbers with commas, such as 1,2,5,10; got {text!r}") from error
 
 
 def _answer(searches: Sequence[Search], out: Path, trials: Path, means: Means, shard: Shard) -> list[dict[str, Any]]:

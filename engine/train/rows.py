@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.subsets import shots_subset
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError
+from penultimate.store.labels import PRESENT
+from penultimate.store.subsets import shots_per_class
 
 # Shapes: M images trained on.
 
@@ -21,7 +22,7 @@ def training_rows(images: ImageSet, recipe: Recipe) -> NDArray[np.int64]:
         raise InputError(f"{images.name} has several labels an image, which softmax cannot learn; use --loss sigmoid")
     rows_M = split_rows(images, *recipe.splits)
     if recipe.shots is not None:
-        rows_M = shots_subset(rows_M, images.labels_N.astype(np.int64), shots=recipe.shots, seed=recipe.seed)
+        rows_M = rows_M[shots_per_class(images.labels_N[rows_M], recipe.shots, seed=recipe.seed)]
     _check_classes(images, rows_M, recipe)
     if len(rows_M) < recipe.batch_size:
         raise InputError(
@@ -41,7 +42,10 @@ def split_rows(images: ImageSet, *splits: str) -> NDArray[np.int64]:
 
 def _check_classes(images: ImageSet, rows_M: NDArray[np.int64], recipe: Recipe) -> None:
     labels = images.labels_N[rows_M]
-    counts_K = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(images.class_names))
+    if labels.ndim == 2:
+        counts_K = (labels == PRESENT).sum(axis=0)
+    else:
+        counts_K = np.bincount(labels, minlength=len(images.class_names))
     absent = [name for name, count in zip(images.class_names, counts_K.tolist(), strict=True) if count == 0]
     if absent:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
