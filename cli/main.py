@@ -23,6 +23,7 @@ from penultimate.cli import (
     report,
     show,
     store,
+    train,
 )
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
@@ -38,6 +39,7 @@ for verb in (
     bench.bench,
     parity.parity,
     probe.probe,
+    train.train,
     show.show,
     analyze.analyze,
     report.report,

@@ -192,7 +192,7 @@ def _distances(
     features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Relative distance and cosine of each image, NaN where a feature is not finite; two zero vectors are equal."""
-    finite_S: NDArray[np.bool_] = np.isfinite(features_SD).all(axis=1)
+    finite_S = np.asarray(np.isfinite(features_SD).all(axis=1))
     f_SD = np.where(finite_S[:, None], features_SD, 0).astype(np.float64)
     r_SD = reference_SD.astype(np.float64)
     f_S, r_S = np.linalg.norm(f_SD, axis=1), np.linalg.norm(r_SD, axis=1)
