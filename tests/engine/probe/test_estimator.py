@@ -15,7 +15,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from penultimate.engine.probe.estimator import LogisticRegressionPath, LogisticRegressionPathCV
 from penultimate.store.errors import InputError, UnavailableError
 
-
 EXACT: dict[str, Any] = {"solver": "newton-cholesky", "tol": 1e-11, "max_iter": 10_000}
 
 
