@@ -14,9 +14,9 @@ from penultimate.store.labels import PRESENT
 def shots_per_class(labels: NDArray[Any], shots: int, *, seed: int) -> NDArray[np.int64]:
     """Indices, increasing, of ``shots`` samples of each class that occurs in ``labels``, without replacement.
 
-    ``labels`` are class indices (N,), or a matrix (N, K) of ``store.labels`` marks: then a sample may be drawn for several of its classes, and the
-    union is returned. Class k of seed s is drawn by its own generator, so that subsets nest: the samples of 2 shots are
-    among those of 5. Raises ``InputError`` naming a class with fewer samples.
+    ``labels`` are class indices (N,), or a matrix (N, K) of ``store.labels`` marks: then a sample may be drawn for
+    several of its classes, and the union is returned. Class k of seed s is drawn by its own generator, so that subsets
+    nest: the samples of 2 shots are among those of 5. Raises ``InputError`` naming a class with fewer samples.
     """
     if shots < 1:
         raise InputError(f"shots must be at least 1, got {shots}")

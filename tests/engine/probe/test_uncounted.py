@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from penultimate.engine.analysis.compare import all_class_differences
-from penultimate.engine.probe.fit import check_labels
+from penultimate.engine.probe.fit import check_labels, class_counts, make_targets
+from penultimate.engine.probe.losses import LOSSES
 from penultimate.engine.probe.metrics import map11
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
@@ -38,8 +40,12 @@ def test_a_class_shown_by_difficult_objects_alone_has_no_recall() -> None:
 
 def test_in_fitting_an_uncounted_sample_does_not_have_the_class() -> None:
     labels_NK = np.array([[ABSENT, PRESENT], [UNCOUNTED, PRESENT], [PRESENT, ABSENT]], np.uint8)
-    sign_NK = check_labels(labels_NK, 3, 2, multi_label=True)
-    assert sign_NK.tolist() == [[False, True], [False, True], [True, False]]
+    check_labels(labels_NK, 3, 2, multi_label=True)
+    targets = make_targets(
+        labels_NK, np.array([0, 1]), LOSSES["logistic"], dtype=torch.float64, device=torch.device("cpu")
+    )
+    assert targets.sign_KN.tolist() == [[-1, -1, 1], [1, 1, -1]]
+    assert class_counts(labels_NK, 2).tolist() == [1, 2]
     with pytest.raises(InputError, match="of 0, 1 and 2"):
         check_labels(labels_NK + 1, 3, 2, multi_label=True)
 
