@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -165,11 +166,11 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path) -> str:
         for pipeline in PIPELINES:
             assert np.array_equal(read_all(store, pipeline), values_ND)
         whole: dict[str, Contender] = {"numpy.load": lambda: np.load(place / "features.npy")}
-        whole |= {f"FeatureSet.features, {name}": lambda name=name: read_all(store, name) for name in PIPELINES}
-        whole |= {f"FeatureSet.batches, {name}": lambda name=name: stream(store, name) for name in PIPELINES}
+        whole |= {f"FeatureSet.features, {name}": partial(read_all, store, name) for name in PIPELINES}
+        whole |= {f"FeatureSet.batches, {name}": partial(stream, store, name) for name in PIPELINES}
         writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(place / "plain", values_ND)}
         writes |= {
-            f"FeatureWriter, {name}": lambda name=name: write_store(place / f"written-{name}", values_ND, name)
+            f"FeatureWriter, {name}": partial(write_store, place / f"written-{name}", values_ND, name)
             for name in PIPELINES
         }
         parts = [
@@ -186,8 +187,8 @@ def _head(num_rows: int, dim: int, rounds: int, megabytes: float) -> str:
     return (
         "# The store beside numpy.load and the disk\n\n"
         f"`{shlex.join(['python', *sys.argv])}`: {num_rows:,} x {dim:,} float32 ({megabytes:,.0f} MB), {rounds} rounds "
-        f"after one that warms up, interleaved; {about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; "
-        f"{versions}; commit {source_commit()}. Written by the script. The values read are those written, checked "
+        f"after one that warms up, interleaved; {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
+        f"GiB; {versions}; commit {source_commit()}. Written by the script. The values read are those written, checked "
         "before timing; `tests/store/test_arrays.py` holds that damage is noticed through either pipeline. The store's "
         "figures include what `numpy.load` and plain files do not do: a CRC-32C of every chunk, and in writing the "
         "columns, an XXH3 of every shard, commit records and their syncs. Other machines, disks, object stores and "
