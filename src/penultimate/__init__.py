@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from penultimate.engine.images.datasets import load_images as load_images
     from penultimate.engine.images.image_set import ImageSet as ImageSet
     from penultimate.engine.images.preprocess import Preprocess as Preprocess
+    from penultimate.engine.torch_features import torch_batches as torch_batches
+    from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
     "ImageSet": "penultimate.engine.images.image_set",
     "Preprocess": "penultimate.engine.images.preprocess",
+    "cupy_batches": "penultimate.store.cupy_batches",
     "load_images": "penultimate.engine.images.datasets",
+    "torch_batches": "penultimate.engine.torch_features",
 }
 """Public name -> the module that defines it."""
 
