@@ -200,7 +200,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
     rng = np.random.default_rng(seed)
     covered = [row for part in COVERAGE for row in part(rng, studies, resamples)]
     alarms = list(false_alarms(rng, studies, resamples))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "statsmodels"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy"))
     return "\n".join(
         [
             "# Do the intervals cover, are the p values calibrated?",
@@ -215,8 +215,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "",
             "The truth of *r over datasets* is what as many other datasets would give on average; with endlessly many",
             "the correlation would be stronger. Morey's factor makes the variance unbiased for one model's own",
-            "effects, so that as an interval of the adjusted mean it is wide with three models; as printed it is "
-            "wider still.",
+            "effects, so that an interval of the adjusted mean is wide with three models, and wider as printed.",
             "",
             "## Share of p ≤ 0.05 where there is no effect",
             "",

@@ -8,7 +8,7 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
@@ -42,8 +42,11 @@ def extract(
         ),
     ] = "timm",
     root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
+    ] = False,
     preprocess: Annotated[
-        Literal["paper", "timm"],
+        PreprocessKind,
         typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
     ] = "paper",
     decoder: Annotated[
@@ -103,6 +106,7 @@ def extract(
     image_set = load_images(
         images,
         root=root,
+        download=download,
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,

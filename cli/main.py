@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from penultimate.cli import analyze, datasets, demo, extract, models, probe, report, show, store
+from penultimate.cli import analyze, datasets, demo, extract, imagenet_eval, models, probe, report, show, store
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -20,16 +20,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(extract.extract)
-app.command()(probe.probe)
-app.command()(show.show)
-app.command()(analyze.analyze)
-app.command()(report.report)
-app.command()(models.models)
-app.command()(analyze.analyze)
-app.command()(report.report)
-app.command()(datasets.datasets)
-app.command()(demo.demo)
+for verb in (
+    extract.extract,
+    probe.probe,
+    show.show,
+    analyze.analyze,
+    report.report,
+    models.models,
+    imagenet_eval.imagenet_eval,
+    demo.demo,
+):
+    app.command()(verb)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(store.app, name="store")
 
 # Typer carries its own copy of Click and does not export this base of all its usage errors.

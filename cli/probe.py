@@ -1,5 +1,7 @@
-"""``penultimate probe``: whole regularisation paths on stored features, one trial a (dataset, backbone)."""
+"""``penultimate probe``: whole regularisation paths on stored features, one trial a dataset and backbone."""
 
+import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penultimate.cli.output import print_json, print_table
+from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.select import ProbeSettings, asked_id, run_probe
 from penultimate.store.errors import InputError
@@ -26,10 +29,25 @@ def probe(
         typer.Option(help="Strengths on the sum of losses, log-spaced: FROM:TO:HOW_MANY. Default: the paper's 45."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Choose and score by this; default: the dataset's own.")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="softmax, logistic (one-vs-rest) or squared_hinge; default: by the labels."),
+    ] = None,
     tol: Annotated[
-        float, typer.Option(help="Certified gap to the optimum, relative to the objective, at which a fit may stop.")
+        float,
+        typer.Option(
+            help="Stop when the certified gap to the optimum is at most this share of the objective (mean loss + "
+            "l2/2N |W|^2) and the gap expected at most a hundredth of that."
+        ),
     ] = 1e-4,
+    solver: Annotated[str, typer.Option(help="torch (certified), cuml or sklearn; the same objective.")] = "torch",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the path is solved.")] = "cpu",
+    shots: Annotated[str | None, typer.Option(help="Training images a class, e.g. 1,2,5,10; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Subsets drawn for each number of shots.")] = 1,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Stream features that take more than this, e.g. 500M or 4G; default: hold them."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
         False
     ),
@@ -37,40 +55,90 @@ def probe(
     """Fit the path on train, choose the strength on val, refit on train + val, score test once; keep it as a trial.
 
     No image and no network is touched. A trial that is logged with the same features and settings is not fitted again.
+    Heads are written beside the trials, as heads/TRIAL.safetensors.
 
     \b
     penultimate probe features.zarr --trials trials/
-    penultimate probe features.zarr --trials trials/ --backbone 'tf_*' --l2 1e-4:1e2:25
+    penultimate probe features.zarr --trials trials/ --dataset caltech101 --backbone 'tf_*' --l2 1e-4:1e2:25
+    penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
+    penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     """
     opened = FeatureStore(store)
     keys = [key for key in opened.keys() if fnmatchcase(key.dataset, dataset) and fnmatchcase(key.backbone, backbone)]  # noqa: SIM118
     if not keys:
         raise InputError(f"{store} has no complete features of dataset {dataset!r} and backbone {backbone!r}")
-    settings = ProbeSettings(
-        path=RegularizationPath.paper() if l2 is None else RegularizationPath.parse(l2), metric=metric, tol=tol
-    )
+    path = RegularizationPath.paper() if l2 is None else RegularizationPath.parse(l2)
+    asked = [
+        ProbeSettings(path=path, metric=metric, loss=loss, tol=tol, solver=solver, shots=count)
+        for count in parse_shots(shots)
+    ]
+    memory_bytes = None if memory is None else parse_bytes(memory)
     log = TrialLog.create(trials)
-    found = [_trial(opened.read(key), settings, device, log) for key in keys]
-    if json:
-        print_json([_row(trial) for trial in found])
-    else:
-        rows = [_row(trial) | {"value": f"{100 * trial.value:.2f}"} for trial in found]
-        print_table(rows, {**{c: c for c in ("dataset", "backbone", "metric")}, "value": "test %", "l2": "l2"})
+    found = []
+    for key in keys:
+        features = opened.read(key)
+        for settings in asked:
+            for seed in range(seeds if settings.shots else 1):
+                found.append(_trial(features, settings, log, trials, device, seed, memory_bytes))  # noqa: PERF401
+    _print(found, json=json)
 
 
-def _trial(features: FeatureSet, settings: ProbeSettings, device: str, log: TrialLog) -> Trial:
-    wanted = asked_id(features, settings)
-    for trial in log.trials():
-        if trial.id == wanted:
-            return trial
+def parse_shots(text: str | None) -> list[int | None]:
+    """``1,2,5`` as numbers; all images for None."""
+    if text is None:
+        return [None]
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise InputError(f"expected --shots as whole numbers with commas, such as 1,2,5,10; got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def parse_bytes(text: str) -> int:
+    """``500M``, ``4G`` or ``1.5G`` in bytes (powers of 1,024)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])i?B?", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"expected a memory limit such as 500M or 4G, got {text!r}")
+    return int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper())))
+
+
+def _trial(
+    features: FeatureSet,
+    settings: ProbeSettings,
+    log: TrialLog,
+    folder: Path,
+    device: str,
+    seed: int,
+    memory_bytes: int | None,
+) -> Trial:
+    wanted = asked_id(features, settings, seed=seed)
+    if log.contains(wanted):
+        return next(trial for trial in log.trials() if trial.id == wanted)
     name = f"{features.key.dataset}, {features.key.backbone}"
-    typer.echo(f"{name}: {len(settings.path.l2)} strengths on {len(features.rows('train')):,} images", err=True)
-    trial = run_probe(features, settings, device=device).trial
-    log.append(trial)
-    for note in trial.notes:
-        typer.echo(f"{name}: {note}", err=True)
-    typer.echo(f"{name}: {100 * trial.value:.2f} % {trial.metric} in {trial.wall_seconds:.1f} s", err=True)
-    return trial
+    few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
+    typer.echo(f"{name}{few}: {len(settings.path)} strengths", err=True)
+    run = run_probe(features, settings, device=device, seed=seed, memory_bytes=memory_bytes)
+    heads = folder / "heads"
+    heads.mkdir(exist_ok=True)
+    head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
+    head.save(heads / f"{run.trial.id}.safetensors")
+    log.append(run.trial)
+    for note in run.trial.notes:
+        typer.echo(f"{name}{few}: {note}", err=True)
+    typer.echo(
+        f"{name}{few}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s", err=True
+    )
+    return run.trial
+
+
+def _print(trials: Sequence[Trial], *, json: bool) -> None:
+    rows = [_row(trial) for trial in trials]
+    if json:
+        print_json(rows)
+        return
+    columns = {c: c for c in ("dataset", "backbone", "shots", "seed", "metric")}
+    if not any(row["shots"] for row in rows):
+        del columns["shots"], columns["seed"]
+    shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
+    print_table(shown, columns | {"value": "test %", "l2": "l2", "converged": "converged"})
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -81,6 +149,8 @@ def _row(trial: Trial) -> dict[str, Any]:
         "metric": trial.metric,
         "value": trial.value,
         "l2": trial.chosen["l2"],
+        "shots": trial.settings.get("shots"),
+        "seed": trial.seed,
         "n_test": trial.num_test,
         "converged": trial.converged,
         "trial": trial.id,

@@ -1,18 +1,21 @@
 """``penultimate report``: one page with the scoreboard, the figures and the tests behind each claim."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.backbones.imagenet import imagenet_top1
-from penultimate.engine.report.drawn import Drawn
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.layout import fixed_width
 from penultimate.store.trial_log import TrialLog
+
+if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
+    from penultimate.engine.report.drawn import Drawn
 
 
 def report(
@@ -33,7 +36,8 @@ def report(
         str | None, typer.Option(metavar="DATASET", help="Draw figure 4 of the test images of this dataset.")
     ] = None,
     tsne_backbone: Annotated[
-        list[str] | None, typer.Option(metavar="BACKBONE", help="The two backbones of figure 4; give it twice.")
+        list[str] | None,
+        typer.Option(metavar="BACKBONE", help="The two backbones (or digests) of figure 4; give it twice."),
     ] = None,
     tsne_class: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="A class to draw in figure 4; repeat. Default: first ten.")
@@ -62,7 +66,7 @@ def report(
     found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)
     drawn = draw_figures(found)
     if store is not None and tsne is not None and tsne_backbone:
-        drawn.append(_feature_spaces(store, tsne, tsne_backbone, tsne_class or [], seed))
+        drawn.append(_figure_4(store, tsne, tsne_backbone, tsne_class or [], seed))
     folder = figures or output.with_name(f"{output.stem}_figures")
     for figure in drawn:
         figure.save(folder)
@@ -70,31 +74,38 @@ def report(
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
 
 
-def _feature_spaces(store: Path, dataset: str, backbones: list[str], classes: list[str], seed: int) -> Drawn:
-    """Figure 4 of the test images that both backbones have features of."""
+def _figure_4(store: Path, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
+    """The test images' features by two backbones."""
     from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
 
     opened = FeatureStore(store)
-    sets = []
-    for backbone in backbones:
-        keys = [key for key in opened.keys() if key.dataset == dataset]  # noqa: SIM118  # a method of ours
-        if not keys:
-            raise UnknownNameError(f"dataset in {store}", dataset, {key.dataset for key in opened.keys()})  # noqa: SIM118
-        matching = [key for key in keys if key.backbone == backbone]
-        if not matching:
-            raise UnknownNameError(f"backbone on {dataset} in {store}", backbone, {key.backbone for key in keys})
-        sets.append(opened.read(matching[0]))
+    sets = [_feature_set(opened, store, dataset, backbone) for backbone in backbones]
+    if sets[0].labels.ndim == 2:
+        raise InputError(f"{dataset} has several labels an image; figure 4 colours images by their only one")
     spaces = []
     for backbone, features in zip(backbones, sets, strict=True):
-        if features.labels.ndim == 2:
-            raise InputError(f"{dataset} has several labels an image; figure 4 colours images by their only one")
         rows = features.rows("test")
         spaces.append(
             FeatureSpace(
                 name=backbone,
                 features_ND=features.features[rows],
                 labels_N=features.labels[rows],
-                ids_N=np.asarray(features.ids[rows], dtype=np.str_),
+                ids_N=fixed_width(features.ids[rows]),
             )
         )
     return embedding_figure(spaces[0], spaces[1], sets[0].class_names, classes=classes, seed=seed)
+
+
+def _feature_set(opened: FeatureStore, store: Path, dataset: str, backbone: str) -> FeatureSet:
+    """The one of ``backbone`` (a name or a digest) on ``dataset``."""
+    keys = opened.keys()
+    of_dataset = [key for key in keys if key.dataset == dataset]
+    if not of_dataset:
+        raise UnknownNameError(f"dataset in {store}", dataset, {key.dataset for key in keys})
+    matching = [key for key in of_dataset if backbone in (key.backbone, key.digest)]
+    if not matching:
+        raise UnknownNameError(f"backbone on {dataset} in {store}", backbone, {key.backbone for key in of_dataset})
+    if len(matching) > 1:
+        digests = ", ".join(key.digest for key in matching)
+        raise InputError(f"{store} has {len(matching)} feature sets of {backbone} on {dataset}; name one: {digests}")
+    return opened.read(matching[0])

@@ -31,7 +31,7 @@ class Columns:
     """What is known of every sample of the ImageSet, decoded or not, in its order."""
 
     labels_M: NDArray[np.int64] | NDArray[np.uint8]
-    """(M,) int64 class indices, or (M, K) uint8 0/1 where samples have several labels."""
+    """(M,) int64 class indices, or (M, K) uint8 of ``store.labels`` where samples have several labels."""
 
     ids_M: Strings
 
@@ -140,7 +140,7 @@ class FeatureSet:
 
     @cached_property
     def labels(self) -> NDArray[np.int64] | NDArray[np.uint8]:
-        """(N,) int64 class indices, or (N, K) uint8 0/1 where samples have several labels."""
+        """(N,) int64 class indices, or (N, K) uint8 of ``store.labels`` where samples have several labels."""
         return self._columns.labels_M[self._decoded_N]
 
     @cached_property

@@ -18,7 +18,6 @@ _PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "statsmodels",
     "zarr",
     "zarrs",
     "cuml-cu13",

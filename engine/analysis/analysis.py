@@ -14,7 +14,7 @@ import numpy as np
 
 from penultimate.engine.analysis.accuracy_table import AccuracyTable
 from penultimate.engine.analysis.adjusted import AdjustedAccuracies, Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import SIGNIFICANCE, Test, holm, paired_t_test
+from penultimate.engine.analysis.compare import Test, holm, paired_t_test, ties
 from penultimate.engine.analysis.correlation import (
     NUM_RESAMPLES,
     Correlation,
@@ -50,8 +50,8 @@ class Analysis:
     against_best_holm: tuple[float, ...]
     """Its p values by Holm over the models; NaN where there is none."""
 
-    ties_with_best: tuple[bool, ...]
-    """p > 0.05 uncorrected, as the paper marks them; True for the best."""
+    ties_with_best: tuple[bool | None, ...]
+    """p > 0.05 uncorrected, as the paper marks them; True for the best, None with a single dataset: no test."""
 
     correlation: Correlation
     by_dataset: Mapping[str, Correlation]
@@ -147,7 +147,7 @@ def analyze(
         best=best,
         against_best=tests,
         against_best_holm=tuple(holm([test.p_value if test else np.nan for test in tests])),
-        ties_with_best=tuple(test is None or test.p_value > SIGNIFICANCE for test in tests),
+        ties_with_best=tuple(True if test is None else ties(test) for test in tests),
         correlation=correlate(imagenet.values, logits.values, **chance),
         by_dataset=correlate_each(imagenet.values, logits.values, table.datasets, **chance),
         by_size=correlate_by_size(imagenet.values, logits.values, table.datasets, train_sizes, **chance),

@@ -10,14 +10,14 @@ Two networks over datasets: a paired t-test. Two settings over networks: Wilcoxo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_rel, wilcoxon
-from statsmodels.stats.multitest import multipletests
 
 from penultimate.store.errors import InputError
+from penultimate.store.labels import PRESENT, UNCOUNTED
 
 NUM_RESAMPLES = 100_000
 """Samples of the permutation test (SimCLR, appendix B.8)."""
@@ -89,13 +89,14 @@ def all_class_differences(
 ) -> NDArray[np.float64]:
     """What each sample adds to the difference in accuracy over all classes, for samples with several labels.
 
-    A class counts as right where its logit is above 0 exactly for the images that show it. Exchanging a sample
-    exchanges its decisions on all classes at once, as they are not independent.
+    A class counts as right where its logit is above 0 exactly for the images that show it; an entry that is
+    ``UNCOUNTED`` counts for neither. Exchanging a sample exchanges its decisions on all classes at once, as they are
+    not independent.
     """
-    truth_NK = labels_NK > 0
-    right_a_N = ((scores_a_NK > 0) == truth_NK).sum(axis=1)
-    right_b_N = ((scores_b_NK > 0) == truth_NK).sum(axis=1)
-    return np.asarray((right_a_N - right_b_N) / truth_NK.size)
+    truth_NK, counted_NK = labels_NK == PRESENT, labels_NK != UNCOUNTED
+    right_a_N = (((scores_a_NK > 0) == truth_NK) & counted_NK).sum(axis=1)
+    right_b_N = (((scores_b_NK > 0) == truth_NK) & counted_NK).sum(axis=1)
+    return np.asarray((right_a_N - right_b_N) / counted_NK.sum())
 
 
 def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -> Test:
@@ -109,6 +110,11 @@ def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -
     else:
         p_value = float(ttest_rel(first_P, second_P).pvalue)
     return Test(difference=float(difference_P.mean()), p_value=p_value, method=f"paired t-test over {len(first_P)}")
+
+
+def ties(test: Test | None) -> bool | None:
+    """Whether the first is not significantly different from the second; None where no test could say."""
+    return None if test is None or isnan(test.p_value) else test.p_value > SIGNIFICANCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,9 +153,15 @@ def compare_settings(first_P: NDArray[np.float64], second_P: NDArray[np.float64]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979) of a family of p values; a NaN stays NaN and is not counted."""
-    corrected = np.asarray(p_values, dtype=np.float64)
-    known = ~np.isnan(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    """Holm's step-down correction (Holm 1979) of a family of p values; a NaN stays NaN and is not counted.
+
+    The k-th smallest of n is multiplied by n - k + 1, and none falls below the one before it. Not statsmodels'
+    ``multipletests``, which agrees (a test), because each call of it collects all garbage: 0.17 s beside torch, 11 of
+    the 13.5 s that a study of 245 trials took.
+    """
+    corrected = np.array(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(corrected))
+    ordered = known[np.argsort(corrected[known], kind="stable")]
+    steps = np.arange(len(ordered), 0, -1) * corrected[ordered]
+    corrected[ordered] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(p) for p in corrected]

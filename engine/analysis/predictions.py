@@ -17,6 +17,7 @@ from penultimate.engine.analysis.compare import (
 )
 from penultimate.engine.analysis.interval import Interval, mean_per_class_interval, top1_interval
 from penultimate.store.errors import InputError
+from penultimate.store.layout import fixed_width
 from penultimate.store.trial import Trial
 
 
@@ -52,7 +53,7 @@ class Predictions:
             raise InputError(f"trial {trial.id} of {trial.backbone} on {trial.dataset} kept no {', '.join(missing)}")
         return cls(
             metric=trial.metric,
-            ids_N=np.asarray(trial.arrays["test_ids"], dtype=np.str_),
+            ids_N=fixed_width(trial.arrays["test_ids"]),
             labels=trial.arrays["test_labels"],
             outputs=trial.arrays[outputs],
         )

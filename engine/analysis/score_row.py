@@ -62,8 +62,9 @@ class ScoreRow:
     converged: bool
     imagenet_top1: float | None
     is_best: bool = True
-    ties_with_best: bool = True
-    """Not significantly different from the best: p > 0.05, uncorrected as in the paper; True for the best."""
+    ties_with_best: bool | None = True
+    """Not significantly different from the best: p > 0.05, uncorrected as in the paper; True for the best, None where
+    the samples cannot be paired."""
 
     p_value: float | None = None
     """Against the best, two-sided; None for the best itself or where the samples cannot be paired."""

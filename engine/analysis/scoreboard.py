@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.adjusted import Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import SIGNIFICANCE, Test, holm, paired_t_test
+from penultimate.engine.analysis.compare import Test, holm, paired_t_test, ties
 from penultimate.engine.analysis.panel import Panel, panels
 from penultimate.engine.analysis.predictions import Predictions
 from penultimate.engine.analysis.score_row import ScoreRow, score_row
@@ -39,7 +39,9 @@ class Contender:
 
     correction: Correction
     is_best: bool
-    ties_with_best: bool
+    ties_with_best: bool | None
+    """None where no test could say, as with a single dataset."""
+
     p_value: float | None
     p_value_holm: float | None
     test: str | None
@@ -111,11 +113,11 @@ def _compared(panel: Sequence[tuple[ScoreRow, Predictions]], seed: int) -> list[
 
 
 def _against_best(is_best: bool, test: Test | None, p_holm: float) -> dict[str, Any]:
-    """The fields that say how something compares with the best; without a test it is not called a tie."""
+    """The fields that say how something compares with the best."""
     p_value = None if test is None or np.isnan(test.p_value) else test.p_value
     return {
         "is_best": is_best,
-        "ties_with_best": is_best or (p_value is not None and p_value > SIGNIFICANCE),
+        "ties_with_best": True if is_best else ties(test),
         "p_value": p_value,
         "p_value_holm": None if p_value is None else p_holm,
         "test": None if test is None else test.method,

@@ -7,7 +7,7 @@ uint8 pixels come in, float32 penultimate features go out: what the classifier s
 import copy
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from penultimate.store.errors import InputError, MemoryLimitError, UnavailableEr
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
-PREPROCESSES = ("paper", "timm")
+PrecisionName = Literal["float32", "bfloat16", "float16"]
+
+PreprocessKind = Literal["paper", "timm"]
 """The whole image to the input size, or timm's own resize and centre crop."""
 
 
@@ -111,7 +113,7 @@ class TimmBackbone:
                     raise
                 self._halve(rows, error)
 
-    def logits(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
         """Outputs (B, K) of the classifier that came with the weights; InputError if they had none."""
         self._check(images_BHWC)
         self._check_classifier()
@@ -201,9 +203,9 @@ def load_backbone(
     name: str,
     *,
     weights: str = "timm",
-    preprocess: str = "paper",
+    preprocess: PreprocessKind = "paper",
     device: str = "cpu",
-    precision: str = "float32",
+    precision: PrecisionName = "float32",
     seed: int = 0,
 ) -> TimmBackbone:
     """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
@@ -223,7 +225,7 @@ def load_backbone(
     )
 
 
-def preprocess_of(model: Network, kind: str) -> Preprocess:
+def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     """How the input of ``model`` is made, from the configuration that came with its weights.
 
     ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop share,
@@ -231,8 +233,8 @@ def preprocess_of(model: Network, kind: str) -> Preprocess:
     """
     from timm.data.config import resolve_model_data_config
 
-    if kind not in PREPROCESSES:
-        raise UnknownNameError("preprocess", kind, PREPROCESSES)
+    if kind not in get_args(PreprocessKind):
+        raise UnknownNameError("preprocess", kind, get_args(PreprocessKind))
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     mean, std = tuple(config["mean"]), tuple(config["std"])

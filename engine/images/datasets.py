@@ -3,17 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
-from penultimate.engine.images.caltech101 import load_caltech101
-from penultimate.engine.images.cifar10 import load_cifar10
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.labels import Draw
 from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.engine.images.parquet_images import image_column, load_parquet_images
 from penultimate.engine.images.shards import files_in, named_files, shared_name
 from penultimate.engine.images.webdataset import load_webdataset
@@ -24,7 +24,7 @@ class _Loader(Protocol):
     def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet: ...
 
 
-DATASETS: dict[str, _Loader] = {"caltech101": load_caltech101, "cifar10": load_cifar10}
+DATASETS: dict[str, _Loader] = {name: partial(load_paper_dataset, name) for name in PAPER12}
 """Name -> loader, from the folder that holds the dataset and the seed of its splits."""
 
 
@@ -32,6 +32,7 @@ def load_images(
     spec: str,
     *,
     root: Path | None = None,
+    download: bool = False,
     seed: int = 0,
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
@@ -44,10 +45,10 @@ def load_images(
 
     That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
     ``shard-{0000..0009}.tar``), Parquet files with the images in them (likewise), arrays in a ``.npz`` or ``.npy``,
-    or a dataset by name with its ``root``. ``val_fraction`` and ``test_fraction`` apply where no splits are given,
-    ``labels`` to all but manifests, ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache``
-    remembers what files contained. Raises UnknownNameError for an unknown dataset and InputError for anything else
-    that cannot be loaded.
+    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it.
+    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests and named
+    datasets, ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files
+    contained. Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
     if not spec:
         raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
@@ -55,6 +56,8 @@ def load_images(
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)
+        if download:
+            download_dataset(spec, root)
         return DATASETS[spec](root, seed=seed, cache=cache)
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""

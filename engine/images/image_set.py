@@ -50,7 +50,7 @@ class ImageSet:
     """Relative path or tar key; unique, strictly increasing."""
 
     labels_N: NDArray[np.int64] | NDArray[np.uint8]
-    """(N,) int64 class indices (-1: unlabelled), or (N, K) uint8 0/1 where samples have several labels."""
+    """(N,) int64 class indices (-1: unlabelled), or (N, K) uint8 as ``store.labels`` has them, of several labels."""
 
     split_N: NDArray[np.str_]
     """``train``, ``val`` or ``test``."""

@@ -45,6 +45,26 @@ def allot(
     return result
 
 
+def hold_out(
+    split_N: NDArray[np.str_], labels_N: NDArray[np.int64], total: int, *, split: str, among: str, seed: int
+) -> NDArray[np.str_]:
+    """``split_N`` with exactly ``total`` random samples of ``among`` moved to ``split``, in proportion to the classes.
+
+    A class gives ``total * its share``, rounded down, and those with the largest remainders one more (Hamilton's
+    method; the lower class index first among equals). Shuffled as by ``allot``.
+    """
+    members_K = [np.flatnonzero((labels_N == label) & (split_N == among)) for label in range(int(labels_N.max()) + 1)]
+    counts_K = np.array([len(members) for members in members_K])
+    quotas_K = total * counts_K / max(1, counts_K.sum())
+    gives_K = np.floor(quotas_K).astype(np.int64)
+    largest = np.argsort(gives_K - quotas_K, kind="stable")[: total - int(gives_K.sum())]
+    gives_K[largest] += 1
+    result = split_N.copy()
+    for label, (members, number) in enumerate(zip(members_K, gives_K, strict=True)):
+        result[np.random.default_rng((seed, label)).permutation(members)[:number]] = split
+    return result
+
+
 def shares(**fractions: float) -> Allotment:
     """``val=0.2, test=0.2``: these fractions of a class, rounded to whole images, at least one each.
 

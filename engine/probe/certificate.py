@@ -19,55 +19,103 @@ with the features serves both. The squared hinge has f*(a) = -|a| + a^2/4 on the
 the positives are scaled to balance the negatives', which keeps the signs, and q = sum s_i d_i^2 / 4.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.design import Design
 from penultimate.engine.probe.losses import Loss, Softmax, Targets
 
-# Shapes: N samples, K classes, S strengths, R columns of the turned design.
+# Shapes: N samples, K classes, S strengths.
+
+
+class Rows(Protocol):
+    """Some samples with their shares: a whole design, or a block of one."""
+
+    def mean(self, values_XN: Tensor) -> Tensor:
+        """Sum over these samples (the last axis) of share times value, float64."""
+        ...
+
+    def shared(self, values_MN: Tensor) -> Tensor:
+        """Values times the share of their sample."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums over samples that a repair is made from, float64; those of blocks add up."""
+
+    bias_SK: Tensor
+    """Mean residual: the bias gradient."""
+
+    curvature_SK: Tensor
+    joint_SKK: Tensor
+    """Softmax: mean of p p^T; else empty."""
+
+    pull_SK: Tensor
+    """Squared hinge: mean residual of the positives, <= 0; else empty. ``pull_square_SK``: of its square."""
+
+    pull_square_SK: Tensor
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A dual point whose bias gradient is zero."""
-
-    residual_SKN: Tensor
-    """r + d, or r where no repair was possible."""
+    """How to move the residuals to a dual point whose bias gradient is zero."""
 
     shift_SK: Tensor
     """c, the Newton step of the bias alone, float64; 0 where no repair was possible and for the squared hinge."""
 
+    factor_SK: Tensor
+    """What the residuals of the positives are multiplied by; 1 except for the squared hinge."""
+
     excess_S: Tensor
     """q, float64; inf where no repair was possible."""
 
+    def apply(self, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Tensor:
+        """r + d, a new tensor."""
+        dtype = residual_SKN.dtype
+        if not loss.smooth_bias:
+            return residual_SKN * torch.where(targets.sign_KN > 0, self.factor_SK.to(dtype)[:, :, None], 1.0)
+        moves_SKN = self.shift_SK.to(dtype)[:, :, None].expand_as(residual_SKN).clone()
+        return loss.curve(residual_SKN, moves_SKN, targets).add_(residual_SKN)
 
-def repair(design: Design, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Repair:
-    """Make the residual a feasible dual point."""
-    bias_SK = design.mean(residual_SKN)
-    if not loss.smooth_bias:
-        return _balance_signs(design, residual_SKN, targets)
+
+def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Moments:
+    """The sums of these samples."""
+    curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
+    joint = pull = square = torch.zeros((), dtype=torch.float64, device=residual_SKN.device)
     if isinstance(loss, Softmax):
-        shift_SK = _simplex_shift(design, residual_SKN, bias_SK, targets)
+        index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
+        probability = residual_SKN.scatter_add(1, index, torch.ones_like(residual_SKN[:, :1]))
+        joint = (rows.shared(probability) @ probability.transpose(1, 2)).double()
+    elif not loss.smooth_bias:
+        pulls_SKN = residual_SKN * (targets.sign_KN > 0)
+        pull, square = rows.mean(pulls_SKN), rows.mean(pulls_SKN.square())
+    return Moments(rows.mean(residual_SKN), curvature_SK, joint, pull, square)
+
+
+def repair(loss: Loss, found: Moments) -> Repair:
+    """Make the residuals a feasible dual point."""
+    if not loss.smooth_bias:
+        return _balance_signs(found)
+    if isinstance(loss, Softmax):
+        shift_SK = _simplex_shift(found.joint_SKK, found.bias_SK)
         spread_S = shift_SK.amax(1) - shift_SK.amin(1)
     else:
-        shift_SK = -bias_SK / design.mean(loss.curvature(residual_SKN, targets)).clamp_min(1e-300)
+        shift_SK = -found.bias_SK / found.curvature_SK.clamp_min(1e-300)
         spread_S = shift_SK.abs().amax(1)
     usable_S = spread_S <= 1
     shift_SK = torch.where(usable_S[:, None], shift_SK, 0.0)
-    moves_SKN = shift_SK.to(residual_SKN.dtype)[:, :, None].expand_as(residual_SKN).clone()
-    change_SKN = loss.curve(residual_SKN, moves_SKN, targets)
-    excess_S = torch.where(usable_S, -(shift_SK * bias_SK).sum(1).clamp_max(0), torch.inf)
-    return Repair(change_SKN.add_(residual_SKN), shift_SK, excess_S)
+    excess_S = torch.where(usable_S, -(shift_SK * found.bias_SK).sum(1).clamp_max(0), torch.inf)
+    return Repair(shift_SK, torch.ones_like(shift_SK), excess_S)
 
 
-def _simplex_shift(design: Design, residual_SKN: Tensor, bias_SK: Tensor, targets: Targets) -> Tensor:
+def _simplex_shift(joint_SKK: Tensor, bias_SK: Tensor) -> Tensor:
     """c for softmax: B is the mean of diag(p) - p p^T, a Laplacian, built from its off-diagonal."""
-    index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
-    probability = residual_SKN.scatter_add(1, index, torch.ones_like(residual_SKN[:, :1]))
-    joint_SKK = (design.shared(probability) @ probability.transpose(1, 2)).double()
     joint_SKK = (joint_SKK + joint_SKK.transpose(1, 2)) / 2
     joint_SKK.diagonal(dim1=1, dim2=2).zero_()
     laplacian = torch.diag_embed(joint_SKK.sum(2)) - joint_SKK
@@ -80,18 +128,10 @@ def _simplex_shift(design: Design, residual_SKN: Tensor, bias_SK: Tensor, target
     return shift_SK
 
 
-def _balance_signs(design: Design, residual_SKN: Tensor, targets: Targets) -> Repair:
+def _balance_signs(found: Moments) -> Repair:
     """The positives' residuals times a factor, so that they balance the negatives'."""
-    positive_KN = targets.sign_KN > 0
-    pull_SK = design.mean(residual_SKN * positive_KN)
-    push_SK = design.mean(residual_SKN * ~positive_KN)
-    factor_SK = -push_SK / pull_SK.clamp_max(-1e-300)
-    scale_SKN = torch.where(positive_KN, factor_SK.to(residual_SKN.dtype)[:, :, None], 1.0)
-    repaired_SKN = residual_SKN * scale_SKN
-    excess_S = design.mean((repaired_SKN - residual_SKN).square()).sum(1) / 4
-    usable_S = torch.isfinite(factor_SK).all(1) & (pull_SK < 0).all(1)
-    return Repair(
-        torch.where(usable_S[:, None, None], repaired_SKN, residual_SKN),
-        torch.zeros_like(pull_SK),
-        torch.where(usable_S, excess_S, torch.inf),
-    )
+    push_SK = found.bias_SK - found.pull_SK
+    usable_SK = found.pull_SK < 0
+    factor_SK = torch.where(usable_SK, -push_SK / found.pull_SK.clamp_max(-1e-300), 1.0)
+    excess_S = ((factor_SK - 1).square() * found.pull_square_SK).sum(1) / 4
+    return Repair(torch.zeros_like(factor_SK), factor_SK, torch.where(usable_SK.all(1), excess_S, torch.inf))

@@ -1,4 +1,4 @@
-"""Preconditioned conjugate gradients on a block of systems, with an estimate of how well they were preconditioned."""
+"""Preconditioned conjugate gradients on a block of systems, with an estimate of how far they still are."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,22 @@ LIMIT = 250
 """Iterations after which the direction so far is used: it is one of descent whenever CG is stopped."""
 
 
+DELAY = 8
+"""Iterations whose gain estimates the distance there was before them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Solution:
     """Approximate solutions of H x = rhs."""
 
     direction_SKR: Tensor
 
-    smallest_S: Tensor
-    """Smallest Ritz value of the preconditioned H, float64: an estimate from above of its smallest eigenvalue."""
+    reach_S: Tensor
+    """How much further the solution is than the squared residual in the preconditioner's metric says, float64, >= 1.
+
+    The squared distance in H's own metric was at least what the last iterations gained (Hestenes & Stiefel 1952,
+    theorem 6:3; Strakos & Tichy 2002), and is less now; this is that gain over the squared residual now.
+    """
 
     products: int
     """Multiplications by H, each for all systems."""
@@ -30,21 +38,21 @@ def conjugate_gradients(
     precondition: Callable[[Tensor], Tensor],
     rhs_SKR: Tensor,
     *,
-    enough: Callable[[Tensor, Tensor, Tensor], Tensor],
+    enough: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     frozen_S: Tensor,
 ) -> Solution:
     """Nocedal & Wright 2006, algorithm 5.3, for each of S systems; those ``frozen_S`` stay at zero.
 
-    ``enough(residual_SKR, size_S, first_S)`` says which systems are solved well enough; ``size_S`` is the squared
-    residual in the preconditioner's metric and ``first_S`` what it was at first. The Lanczos matrix whose eigenvalues
-    are the Ritz values comes from the step lengths (Golub & Van Loan 2013, section 11.3.5).
+    ``enough(residual_SKR, size_S, gained_S, first_S)`` says which systems are solved well enough; ``size_S`` is the
+    squared residual in the preconditioner's metric, ``first_S`` what it was at first, ``gained_S`` what the last
+    ``DELAY`` iterations took off the squared distance.
     """
     residual, direction = rhs_SKR.clone(), torch.zeros_like(rhs_SKR)
     scaled = precondition(residual)
     search = scaled.clone()
     size_S = (residual * scaled).sum((1, 2))
     first_S = size_S.clone()
-    lengths, ratios = [], []
+    gains = []
     for _ in range(LIMIT):
         product = multiply(search)
         curvature_S = (search * product).sum((1, 2))
@@ -55,26 +63,14 @@ def conjugate_gradients(
         scaled = precondition(residual)
         next_S = (residual * scaled).sum((1, 2))
         ratio_S = torch.where(usable_S, next_S / size_S, 0.0)
-        lengths.append(length_S)
-        ratios.append(ratio_S)
-        if (enough(residual, next_S, first_S) | ~usable_S).all():
+        gains.append(length_S * size_S)
+        if (enough(residual, next_S, torch.stack(gains[-DELAY:]).sum(0), first_S) | ~usable_S).all():
             break
         search = scaled + ratio_S[:, None, None] * search
         size_S = next_S
-    return Solution(direction, _smallest_ritz(torch.stack(lengths, 1), torch.stack(ratios, 1)), len(lengths))
+    return Solution(direction, _reach(torch.stack(gains, 1), next_S), len(gains))
 
 
-def _smallest_ritz(lengths_SJ: Tensor, ratios_SJ: Tensor) -> Tensor:
-    """Smallest eigenvalue of the Lanczos matrix of each system; 1 where there was no step."""
-    smallest = []
-    for lengths_J, ratios_J in zip(lengths_SJ.cpu(), ratios_SJ.cpu(), strict=True):
-        taken = int((lengths_J > 0).sum())
-        inverse_J, ratio_J = 1 / lengths_J[:taken], ratios_J[: max(taken - 1, 0)]
-        diagonal = inverse_J.clone()
-        diagonal[1:] += ratio_J * inverse_J[:-1]
-        beside = ratio_J.sqrt() * inverse_J[:-1]
-        matrix = (
-            torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1) if taken > 1 else diagonal[:, None]
-        )
-        smallest.append(float(torch.linalg.eigvalsh(matrix)[0]) if taken else 1.0)
-    return torch.tensor(smallest, dtype=torch.float64, device=lengths_SJ.device)
+def _reach(gains_SJ: Tensor, size_S: Tensor) -> Tensor:
+    """What the last ``DELAY`` iterations gained, over what the residual's size says is left; at least 1."""
+    return (gains_SJ[:, -DELAY:].sum(1) / size_S.clamp_min(1e-300)).clamp_min(1)

@@ -43,6 +43,13 @@ class Basis:
         weight_MD = weight_MR[:, :rank].double() @ self.turn_DR.double().T
         return weight_MD, weight_MR[:, rank].double() - weight_MD @ self.mean_D.double()
 
+    def turned(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
+        """The reverse of ``weight``, into ``out_KR``; the part of the weights that no feature sees is dropped."""
+        rank = self.turn_DR.shape[1]
+        weight_KD = weight_KD.to(out_KR)
+        out_KR[:, :rank] = weight_KD @ self.turn_DR.double()
+        out_KR[:, rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
+
 
 def fast_low_precision(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the machine has matrix units for it, else None."""
@@ -71,14 +78,6 @@ class Design:
         self.penalised_R = torch.ones(columns, dtype=dtype, device=features_ND.device)
         self.penalised_R[rank] = 0
         self.root_mean_square = float(self.scale_R.double().sum().sqrt())
-
-    def turned(self, weight_KD: Tensor, bias_K: Tensor) -> Tensor:
-        """Weights (K, R) of the turned design that score as these do; the part no feature sees is dropped."""
-        weight_KD = weight_KD.to(self.matrix_NR.device).double()
-        weight_KR = torch.zeros(len(weight_KD), self.matrix_NR.shape[1], dtype=torch.float64, device=weight_KD.device)
-        weight_KR[:, : self.bias_column] = weight_KD @ self.basis.turn_DR.double()
-        weight_KR[:, self.bias_column] = bias_K.to(weight_KD) + weight_KD @ self.basis.mean_D.double()
-        return weight_KR
 
     @property
     def num_rows(self) -> int:

@@ -68,7 +68,7 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Scores (N, K); with two classes (N,), the second's less the first's."""
         scores_NK = self._scores(X)
         if len(self.classes_) == 2:
-            return scores_NK[:, 1] - scores_NK[:, 0]
+            scores_NK = scores_NK[:, 1] - scores_NK[:, 0]
         return scores_NK
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -80,7 +80,8 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities (N, K), rows summing to 1; one-vs-rest ones are divided by their sum, as scikit-learn does."""
         shares_NK = probabilities(self._scores(X), self.loss)
-        return shares_NK / shares_NK.sum(1, keepdims=True)
+        shares_NK /= shares_NK.sum(1, keepdims=True)
+        return shares_NK
 
     def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
         features_ND, labels_N = validate_data(self, X, y, accept_sparse=False, dtype=[np.float64, np.float32])
@@ -88,7 +89,7 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.classes_, index_N = np.unique(labels_N, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(
-                f"This classifier needs samples of at least 2 classes, got only class {self.classes_[0]!r}"
+                f"This classifier needs samples of at least 2 classes, got one class: {self.classes_[0]!r}"
             )
         return features_ND, index_N.astype(np.int64)
 
@@ -97,13 +98,14 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     ) -> NDArray[np.float64] | None:
         if sample_weight is None and self.class_weight is None:
             return None
-        weight_N: NDArray[np.float64] = _check_sample_weight(sample_weight, features_ND, dtype=np.float64)
+        weight_N: NDArray[np.float64] = _check_sample_weight(sample_weight, features_ND, dtype=np.float64, copy=True)
         if self.class_weight is None:
             return weight_N
-        by_class_K = compute_class_weight(
+        by_class_K: NDArray[np.float64] = compute_class_weight(
             self.class_weight, classes=self.classes_, y=self.classes_[index_N], sample_weight=weight_N
         )
-        return weight_N * by_class_K[index_N]
+        weight_N *= by_class_K[index_N]
+        return weight_N
 
     def _fit_path(
         self,

@@ -67,7 +67,8 @@ class Head:
 
     def predict(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """Index (N,) of the highest score; its name is ``class_names[index]``."""
-        return self.scores(features_ND).argmax(1).astype(np.int64)
+        index_N: NDArray[np.int64] = self.scores(features_ND).argmax(1)
+        return index_N
 
     def probabilities(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """(N, K): softmax of the scores, or a sigmoid a class; a squared hinge has none and raises ``InputError``."""

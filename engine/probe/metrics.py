@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.labels import PRESENT, UNCOUNTED
 
 # Shapes: N samples, K classes.
 
@@ -39,14 +40,21 @@ def mean_per_class(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any])
 def map11(scores_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any]) -> float:
     """Mean over classes of the 11-point interpolated average precision of VOC 2007 (Everingham et al. 2010, sec. 4.2).
 
-    Classes without a positive are left out: their recall is not defined. Single labels (N,) are taken one against rest.
+    Classes without a positive are left out: their recall is not defined. Samples that are ``UNCOUNTED`` in a class
+    are left out of that class, as the devkit leaves those with difficult objects alone. Single labels (N,) are taken
+    one against rest.
     """
     if labels_NK.ndim == 1:
         labels_NK = labels_NK[:, None] == np.arange(scores_NK.shape[1])
-    occurring = np.flatnonzero(labels_NK.any(0))
+    occurring = np.flatnonzero((labels_NK == PRESENT).any(0))
     if not len(occurring):
         raise InputError("map11 needs at least one positive label, got none")
-    return float(np.mean([average_precision_11(scores_NK[:, k], labels_NK[:, k].astype(bool)) for k in occurring]))
+    counts_NK = labels_NK != UNCOUNTED
+    precisions = [
+        average_precision_11(scores_NK[counts_N, k], labels_NK[counts_N, k] == PRESENT)
+        for k, counts_N in ((k, counts_NK[:, k]) for k in occurring)
+    ]
+    return float(np.mean(precisions))
 
 
 def average_precision_11(scores_N: NDArray[np.floating[Any]], positive_N: NDArray[np.bool_]) -> float:

@@ -7,9 +7,9 @@ The stopping rule, for a tolerance ``tol`` (dimensionless, relative to the objec
     certified gap <= tol * F    and    min(certified gap, 10 * estimated distance) <= tol * F / 100
 
 The gap bounds F minus its optimum (``certificate.py``). It is tight at strong l2; at weak l2 it is loose by orders of
-magnitude, and the estimate says how far F really is: half the squared gradient in the preconditioner's metric over
-the smallest Ritz value of the steps so far. Such values come from above, hence the factor of 10; before the first
-step only the gap counts. With the default 1e-4, F is certified to 0.01 % and expected within 1e-6.
+magnitude, and the estimate says how far F is expected to be: half the squared gradient in the preconditioner's metric
+times the ``reach`` of the last step (``conjugate.py``). Before the first step only the gap counts. With the default
+1e-4, F is certified to 0.01 % and expected within 1e-6.
 
 A step solves H d = -g by preconditioned conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) to a residual
 ``FORCING`` of the first or until the quadratic model meets the stopping rule. H is multiplied at low precision: its
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.certificate import Repair, repair
 from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
 from penultimate.engine.probe.preconditioner import Apply, Preconditioner
 from penultimate.engine.probe.probe_result import SolveReport
+from penultimate.engine.probe.problem import Point, Problem
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -46,37 +46,6 @@ STALLED_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Iterate:
-    """Weights in the turned basis with the scores they give."""
-
-    weight_SKR: Tensor
-    """float64."""
-
-    scores_SKN: Tensor
-
-    def last(self) -> "Iterate":
-        """The last strength alone."""
-        return Iterate(self.weight_SKR[-1:], self.scores_SKN[-1:])
-
-    def ahead(self, before: "Iterate", count: int) -> "Iterate":
-        """The next ``count`` points of the line from ``before`` through here: starts that need no pass."""
-        steps = torch.arange(1, count + 1, dtype=torch.float64, device=self.weight_SKR.device)[:, None, None]
-        return Iterate(
-            self.weight_SKR + steps * (self.weight_SKR - before.weight_SKR),
-            self.scores_SKN + steps.to(self.scores_SKN.dtype) * (self.scores_SKN - before.scores_SKN),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """An iterate with its loss."""
-
-    iterate: Iterate
-    residual_SKN: Tensor
-    objective_S: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class _Slope:
     """The gradient at a point, its bound on the distance to the optimum, and the preconditioner that goes with it."""
 
@@ -91,52 +60,64 @@ class _Slope:
 class Newton:
     """One block of strengths being solved; ``solve`` is the recipe."""
 
-    def __init__(self, preconditioner: Preconditioner, *, l2_S: Tensor, total_weight: float, tol: float) -> None:
-        self.preconditioner, self.tol = preconditioner, tol
-        self.design, self.loss, self.targets = preconditioner.design, preconditioner.loss, preconditioner.targets
+    def __init__(
+        self, problem: Problem, preconditioner: Preconditioner, *, l2_S: Tensor, total_weight: float, tol: float
+    ) -> None:
+        self.problem, self.preconditioner, self.tol = problem, preconditioner, tol
         self.mu_S = l2_S.double() / total_weight
-        self.mu_SKR = self.mu_S[:, None, None] * self.design.penalised_R.double()
-        self.passes = 0.0
-        self.curvature_passes = 0
+        self.mu_SKR = self.mu_S[:, None, None] * problem.penalised_R
 
-    def solve(self, start: Iterate) -> tuple[Iterate, list[SolveReport]]:
+    def solve(self, point: Point) -> tuple[Point, list[SolveReport]]:
         """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
         began = time.perf_counter()
-        point = self._evaluate(start)
-        smallest_S = torch.ones_like(self.mu_S)
-        best_S, since_S = torch.full_like(self.mu_S, torch.inf), torch.zeros_like(self.mu_S)
+        passes, products = self.problem.passes, self.problem.curvature_passes
+        progress = _Progress(self.mu_S, self.problem.rounding)
+        reach_S = torch.full_like(self.mu_S, torch.inf)
         for step in range(STEP_LIMIT + 1):
-            slope = self._slope(point, first=step == 0)
-            allowed_S = self.tol * point.objective_S
-            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S / smallest_S if step else slope.gap_S)
+            objective_S = self._objective(point)
+            slope = self._slope(point, objective_S, first=step == 0)
+            allowed_S = self.tol * objective_S
+            distance_S = torch.minimum(slope.gap_S, SAFETY * slope.model_S * reach_S)
             met_S = (slope.gap_S <= allowed_S) & (distance_S <= CLOSE * allowed_S)
-            # No bound at all is not a lack of progress: far from the optimum the bias gradient cannot be repaired yet.
-            since_S = torch.where((slope.gap_S < 0.9 * best_S) | slope.gap_S.isinf(), 0, since_S + 1)
-            best_S = torch.minimum(best_S, slope.gap_S)
-            stalled_S = since_S >= STALLED_STEPS
-            if (met_S | stalled_S).all() or step == STEP_LIMIT:
+            stalled_S = progress.stalled(objective_S, slope.gap_S)
+            finished_S = met_S | stalled_S
+            if finished_S.all() or step == STEP_LIMIT:
                 break
-            solution = self._direction(point, slope, smallest_S, frozen_S=met_S | stalled_S)
-            smallest_S = torch.minimum(smallest_S, solution.smallest_S)
-            point = self._advance(point, slope, solution.direction_SKR)
-        self.preconditioner.products = self.curvature_passes
-        seconds = time.perf_counter() - began
+            solution = self._direction(point, slope, allowed_S, frozen_S=finished_S)
+            reach_S = torch.where(finished_S, reach_S, solution.reach_S)
+            point = self._advance(point, objective_S, slope, solution.direction_SKR)
+        products = self.problem.curvature_passes - products
+        self.preconditioner.products = products
         status = [
             "certified" if met else "stalled" if stalled else "step_limit"
             for met, stalled in zip(met_S.tolist(), stalled_S.tolist(), strict=True)
         ]
-        return point.iterate, [self._report(s, point, slope, status[s], step, seconds) for s in range(len(status))]
+        reports = [
+            SolveReport(
+                status=status[s],
+                steps=step,
+                passes=self.problem.passes - passes,
+                curvature_passes=products,
+                objective=float(objective_S[s]),
+                gradient_norm=float(slope.gradient_SKR[s].norm()),
+                gap=float(slope.gap_S[s]),
+                seconds=(time.perf_counter() - began) / len(status),
+                precision=self.problem.precision,
+            )
+            for s in range(len(status))
+        ]
+        return point, reports
 
-    def _evaluate(self, iterate: Iterate) -> _Point:
-        loss_SN, residual_SKN = self.loss.evaluate(iterate.scores_SKN.clone(), self.targets)
-        penalty_S = (self.mu_SKR * iterate.weight_SKR.square()).sum((1, 2)) / 2
-        return _Point(iterate, residual_SKN, self.design.mean(loss_SN) + penalty_S)
+    def _objective(self, point: Point) -> Tensor:
+        return point.loss_S + (self.mu_SKR * point.weight_SKR.square()).sum((1, 2)) / 2
 
-    def _slope(self, point: _Point, *, first: bool) -> _Slope:
-        repaired = repair(self.design, self.loss, self.targets, point.residual_SKN)
-        gradient = self._gradient(point, repaired)
-        norm_S = (gradient.square() * self.design.penalised_R).sum((1, 2))
-        precondition = self.preconditioner.at(point.residual_SKN, self.mu_S, first=first)
+    def _slope(self, point: Point, objective_S: Tensor, *, first: bool) -> _Slope:
+        """The gradient at the repaired dual point: that of the objective once the bias has moved to its best."""
+        wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
+        gradient, repaired = self.problem.dual_gradient(point, wanted)
+        gradient = gradient + self.mu_SKR * point.weight_SKR
+        norm_S = (gradient.square() * self.problem.penalised_R).sum((1, 2))
+        precondition = self.preconditioner.at(point, self.mu_S, first=first)
         return _Slope(
             gradient_SKR=gradient,
             precondition=precondition,
@@ -145,77 +126,57 @@ class Newton:
             model_S=((gradient * precondition(gradient)).sum((1, 2)) + repaired.excess_S) / 2,
         )
 
-    def _gradient(self, point: _Point, repaired: Repair) -> Tensor:
-        """Gradient (float64) at the repaired dual point: that of the objective once the bias has moved to its best.
-
-        From float64 products where float32 rounding would hide a gradient as small as the tolerance asks for.
-        """
-        residual_SKN = repaired.residual_SKN
-        wanted = float((2 * self.mu_S * self.tol * point.objective_S).sqrt().min())
-        size = float(self.design.mean(residual_SKN.square().sum(1)).sqrt().max())
-        noise = torch.finfo(residual_SKN.dtype).eps * size * self.design.root_mean_square
-        gathered_MR = self.design.gather(residual_SKN.flatten(0, 1), exact=noise > wanted)
-        gradient = gathered_MR.view(*residual_SKN.shape[:2], -1) + self.mu_SKR * point.iterate.weight_SKR
-        bias = residual_SKN if self.loss.smooth_bias else point.residual_SKN
-        gradient[:, :, self.design.bias_column] = self.design.mean(bias)
-        self.passes += 0.5
-        return gradient
-
-    def _direction(self, point: _Point, slope: _Slope, smallest_S: Tensor, *, frozen_S: Tensor) -> Solution:
+    def _direction(self, point: Point, slope: _Slope, allowed_S: Tensor, *, frozen_S: Tensor) -> Solution:
         """Newton's direction, the bias's own step included; zero where ``frozen_S``."""
-        allowed_S = self.tol * point.objective_S
 
-        def enough(residual_SKR: Tensor, size_S: Tensor, first_S: Tensor) -> Tensor:
-            gap_S = (residual_SKR.square() * self.design.penalised_R).sum((1, 2)) / (2 * self.mu_S)
-            distance_S = torch.minimum(gap_S, SAFETY * size_S / 2 / smallest_S)
+        def enough(residual_SKR: Tensor, size_S: Tensor, gained_S: Tensor, first_S: Tensor) -> Tensor:
+            gap_S = (residual_SKR.square() * self.problem.penalised_R).sum((1, 2)) / (2 * self.mu_S)
+            distance_S = torch.minimum(gap_S, SAFETY * torch.maximum(gained_S, size_S) / 2)
             meets_rule_S = (gap_S <= allowed_S / 4) & (distance_S <= CLOSE * allowed_S / 4)
             return meets_rule_S | (size_S <= FORCING**2 * first_S)
 
         solution = conjugate_gradients(
-            lambda direction_SKR: self._hessian(point, direction_SKR),
+            lambda direction_SKR: self.problem.hessian(point, direction_SKR) + self.mu_SKR * direction_SKR,
             slope.precondition,
             -slope.gradient_SKR,
             enough=enough,
             frozen_S=frozen_S,
         )
-        solution.direction_SKR[:, :, self.design.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
-        self.curvature_passes += solution.products
+        solution.direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
         return solution
 
-    def _hessian(self, point: _Point, direction_SKR: Tensor) -> Tensor:
-        scores_MN = self.design.low_scores(direction_SKR.flatten(0, 1))
-        change_SKN = self.loss.curve(point.residual_SKN, scores_MN.view_as(point.residual_SKN), self.targets)
-        product_MR = self.design.low_gather(change_SKN.flatten(0, 1))
-        return product_MR.view_as(direction_SKR) + self.mu_SKR * direction_SKR
-
-    def _advance(self, point: _Point, slope: _Slope, direction_SKR: Tensor) -> _Point:
-        """Backtrack until each strength decreases enough (Armijo, 1e-4); only the scores are recomputed."""
-        weight, scores = point.iterate.weight_SKR, point.iterate.scores_SKN
-        scores_ahead = self.design.scores(direction_SKR.flatten(0, 1)).view_as(scores)
-        self.passes += 0.5
+    def _advance(self, point: Point, objective_S: Tensor, slope: _Slope, direction_SKR: Tensor) -> Point:
+        """Backtrack until each strength decreases enough (Armijo, 1e-4)."""
+        reach = self.problem.line(point, direction_SKR)
         # The bias's own share of the slope, -q, is left out: the test is stricter by less than it is worth computing.
         slope_S = (slope.gradient_SKR * direction_SKR).sum((1, 2))
-        length = torch.ones_like(self.mu_SKR[:, :1, :1])
-        rounding_S = 10 * torch.finfo(scores.dtype).eps * point.objective_S.abs()
+        length_S = torch.ones_like(self.mu_S)
         for _ in range(30):
-            ahead = Iterate(weight + length * direction_SKR, scores + length.to(scores.dtype) * scores_ahead)
-            reached = self._evaluate(ahead)
-            allowed_S = point.objective_S + 1e-4 * length.flatten() * slope_S + rounding_S
-            short_S = reached.objective_S > allowed_S
+            reached = reach(length_S)
+            allowed_S = objective_S + 1e-4 * length_S * slope_S + 10 * self.problem.rounding * objective_S.abs()
+            short_S = self._objective(reached) > allowed_S
             if not short_S.any():
                 break
-            length = torch.where(short_S[:, None, None], length * 0.4, length)
+            length_S = torch.where(short_S, length_S * 0.4, length_S)
         return reached
 
-    def _report(self, s: int, point: _Point, slope: _Slope, status: str, steps: int, seconds: float) -> SolveReport:
-        return SolveReport(
-            status=status,
-            steps=steps,
-            passes=self.passes,
-            curvature_passes=self.curvature_passes,
-            objective=float(point.objective_S[s]),
-            gradient_norm=float(slope.gradient_SKR[s].norm()),
-            gap=float(slope.gap_S[s]),
-            seconds=seconds / len(slope.gap_S),
-            precision=self.design.precision,
-        )
+
+class _Progress:
+    """Tells when rounding allows no further progress."""
+
+    def __init__(self, mu_S: Tensor, rounding: float) -> None:
+        self.rounding = rounding
+        self.best_gap_S = self.objective_S = torch.full_like(mu_S, torch.inf)
+        self.steps_without_S = torch.zeros_like(mu_S)
+
+    def stalled(self, objective_S: Tensor, gap_S: Tensor) -> Tensor:
+        """Note where a step has come to; true after ``STALLED_STEPS`` with neither a smaller gap nor a lower objective.
+
+        No bound at all is not a lack of progress: far from the optimum the bias gradient cannot be repaired yet.
+        """
+        fell_S = self.objective_S - objective_S > 100 * self.rounding * objective_S
+        progressed_S = (gap_S < 0.9 * self.best_gap_S) | gap_S.isinf() | fell_S
+        self.steps_without_S = torch.where(progressed_S, 0, self.steps_without_S + 1)
+        self.best_gap_S = torch.minimum(self.best_gap_S, gap_S)
+        self.objective_S = objective_S
+        return self.steps_without_S >= STALLED_STEPS

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.design import Design
-from penultimate.engine.probe.losses import Loss, Targets
+from penultimate.engine.probe.design import ROWS
+from penultimate.engine.probe.problem import InMemory, Point, Problem
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -46,22 +46,22 @@ class _Blocks:
 class Preconditioner:
     """Chooses and keeps the preconditioner along a path; a block of strengths shares one, made for the middle of it."""
 
-    def __init__(self, design: Design, loss: Loss, targets: Targets) -> None:
-        self.design, self.loss, self.targets = design, loss, targets
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
         self.blocks: _Blocks | None = None
         self.fresh_products: int | None = None
-        """Hessian products of the first strength the blocks served."""
+        """Hessian products of the first block of strengths the matrices served."""
 
         self.products = 0
-        """Hessian products of the strength solved last: told by the caller."""
+        """Hessian products of the block of strengths solved last: told by the caller."""
 
-    def at(self, residual_SKN: Tensor, mu_S: Tensor, *, first: bool) -> Apply:
+    def at(self, point: Point, mu_S: Tensor, *, first: bool) -> Apply:
         """The preconditioner for this point; only at the ``first`` of a strength may it be made anew."""
         middle = float(mu_S.log().mean().exp())
-        if first and self._worth_it(residual_SKN):
-            self._build(residual_SKN, middle)
+        if first and isinstance(self.problem, InMemory) and self._worth_it(self.problem, point.weight_SKR.shape[1]):
+            self._build(self.problem, point, middle)
         if self.blocks is None:
-            return self._diagonal(residual_SKN, mu_S)
+            return self._diagonal(point.moments.curvature_SK, mu_S)
         if first and middle * STALE < self.blocks.mu:
             self._invert(middle)
         inverse_KRR = self.blocks.inverse_KRR
@@ -71,32 +71,30 @@ class Preconditioner:
 
         return apply
 
-    def _worth_it(self, residual_SKN: Tensor) -> bool:
+    def _worth_it(self, problem: InMemory, classes: int) -> bool:
         """Whether making it costs less than the Hessian products it saves, all counted at full speed."""
-        classes = residual_SKN.shape[1]
-        price = self.design.matrix_NR.shape[1] / 2 * min(1.0, classes / WIDE)
-        price *= min(1.0, ROWS_A_COLUMN * self.design.matrix_NR.shape[1] / self.design.num_rows)
+        rows, columns = problem.design.low_NR.shape
+        price = columns / 2 * min(1.0, classes / WIDE) * min(1.0, ROWS_A_COLUMN * columns / rows)
         if self.blocks is not None and self.fresh_products is None:
             self.fresh_products = self.products
         wasted = self.products - (self.fresh_products or 0)
-        return self.design.share_N is None and wasted * SERVED > price
+        return problem.design.share_N is None and wasted * SERVED > price
 
-    def _diagonal(self, residual_SKN: Tensor, mu_S: Tensor) -> Apply:
-        curvature_SK = self.design.mean(self.loss.curvature(residual_SKN, self.targets))
-        diagonal = curvature_SK[:, :, None] * self.design.scale_R.double()
-        diagonal = diagonal + mu_S[:, None, None] * self.design.penalised_R.double()
+    def _diagonal(self, curvature_SK: Tensor, mu_S: Tensor) -> Apply:
+        diagonal = curvature_SK[:, :, None] * self.problem.scale_R + mu_S[:, None, None] * self.problem.penalised_R
         floor = 1e-12 * diagonal.amax(2, keepdim=True)
         inverse = 1 / torch.maximum(diagonal, floor.clamp_min(1e-300))
-        return lambda residual: inverse * residual
+        return lambda residual_SKR: inverse * residual_SKR
 
-    def _build(self, residual_SKN: Tensor, mu: float) -> None:
-        rows, columns = self.design.low_NR.shape
+    def _build(self, problem: InMemory, point: Point, mu: float) -> None:
+        assert point.residual_SKN is not None
+        rows, columns = problem.design.low_NR.shape
         every = max(1, round(rows / (ROWS_A_COLUMN * columns)))
-        low_MR = self.design.low_NR[::every].contiguous()
-        residual_KM = residual_SKN[len(residual_SKN) // 2, None, :, ::every]
-        curvature_KM = self.loss.curvature(residual_KM, self.targets.rows(slice(None, None, every)))[0]
+        low_MR = problem.design.low_NR[::every].contiguous()
+        residual_KM = point.residual_SKN[len(point.residual_SKN) // 2, None, :, ::every]
+        curvature_KM = problem.loss.curvature(residual_KM, problem.targets.rows(slice(None, None, every)))[0]
         share_KM = (curvature_KM / low_MR.shape[0]).to(low_MR.dtype)
-        hessian_KRR = torch.stack([(low_MR * share_M[:, None]).T @ low_MR for share_M in share_KM])
+        hessian_KRR = torch.stack([_weighted_moment(low_MR, share_M) for share_M in share_KM])
         self.blocks, self.fresh_products = _Blocks(hessian_KRR, hessian_KRR, mu), None
         self._invert(mu)
 
@@ -104,8 +102,9 @@ class Preconditioner:
         assert self.blocks is not None
         inverses = []
         for hessian_RR in self.blocks.hessian_KRR:
-            matrix = hessian_RR.to(self.design.matrix_NR.dtype)
-            matrix = (matrix + matrix.T) / 2 + torch.diag(mu * self.design.penalised_R)
+            dtype = hessian_RR.dtype
+            matrix = hessian_RR
+            matrix = (matrix + matrix.T) / 2 + torch.diag(mu * self.problem.penalised_R).to(dtype)
             root_R = matrix.diagonal().clamp_min(1e-30).sqrt()
             unit = matrix / root_R[:, None] / root_R[None, :]
             inverse = torch.cholesky_inverse(_factor(unit))
@@ -114,10 +113,21 @@ class Preconditioner:
         self.blocks.mu = mu
 
 
+def _weighted_moment(low_MR: Tensor, share_M: Tensor) -> Tensor:
+    """sum_i share_i z_i z_i', float32 over blocks: rounding the sum to bfloat16 would drown its small eigenvalues."""
+    dtype = torch.promote_types(low_MR.dtype, torch.float32)
+    total_RR = torch.zeros(low_MR.shape[1], low_MR.shape[1], dtype=dtype, device=low_MR.device)
+    for start in range(0, len(low_MR), ROWS):
+        rows = slice(start, start + ROWS)
+        total_RR += (low_MR[rows] * share_M[rows, None]).T @ low_MR[rows]
+    return total_RR
+
+
 def _factor(unit_RR: Tensor) -> Tensor:
     """Cholesky factor of a matrix of unit diagonal plus the smallest ridge that lets it have one."""
     ridge = RIDGE
     while True:
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(unit_RR + ridge * torch.eye(len(unit_RR)).to(unit_RR))
         if not failed:
             return factor

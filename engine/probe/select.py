@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.losses import LOSSES
 from penultimate.engine.probe.metrics import METRICS, applicable, metric_named
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.reader import FeatureReader
+from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.subsets import shots_per_class
 from penultimate.store.trial import Trial, trial_id
 
 # Shapes: N samples, D feature dimensions, K classes, L strengths.
@@ -34,25 +36,35 @@ class ProbeSettings:
     """What the strength is chosen by and the trial's value is of; None: the dataset's own."""
 
     tol: float = 1e-4
-    """Of the stopping rule in ``newton.py``: certified gap relative to the objective."""
+    """Of the stopping rule in ``newton.py``: certified gap relative to the objective; other solvers: their own."""
+
+    solver: str = "torch"
+    """``torch`` (ours), ``cuml`` or ``sklearn``."""
+
+    shots: int | None = None
+    """Training images a class, drawn by the seed. Then nothing is refitted on val, which has more images than that."""
 
     def __post_init__(self) -> None:
         if self.loss is not None and self.loss not in LOSSES:
             raise UnknownNameError("loss", self.loss, LOSSES)
         if self.metric is not None and self.metric not in METRICS:
             raise UnknownNameError("metric", self.metric, METRICS)
+        solver_named(self.solver)
+        if self.shots is not None and self.shots < 1:
+            raise InputError(f"shots must be at least 1, got {self.shots}")
         if not 0 < self.tol < 1:
             raise InputError(f"tol must be in (0, 1), got {self.tol!r}")
 
     def resolved(self, features: FeatureSet) -> dict[str, Any]:
         """JSON-able, with the defaults of ``features`` filled in: what a Trial keeps and is found by."""
         loss = self.loss or ("logistic" if features.labels.ndim == 2 else "softmax")
-        return {
+        few = {} if self.shots is None else {"shots": self.shots}
+        return few | {
             "loss": loss,
             "metric": self.metric or features.metric,
             "l2": list(self.path.l2),
             "tol": self.tol,
-            "solver": "torch",
+            "solver": self.solver,
             "objective": "sum of losses + l2/2 ||W||^2, bias free",
         }
 
@@ -63,7 +75,7 @@ class ProbeRun:
 
     trial: Trial
     probe: Probe
-    """Refitted on train + val at the chosen strength."""
+    """At the chosen strength, refitted on train + val unless shots were asked for."""
 
 
 def probe_features(
@@ -87,29 +99,40 @@ def asked_id(features: FeatureSet, settings: ProbeSettings, *, seed: int = 0) ->
     return trial_id("probe", asdict(features.key), settings.resolved(features), seed)
 
 
-def run_probe(features: FeatureSet, settings: ProbeSettings, *, device: str = "cpu", seed: int = 0) -> ProbeRun:
+def run_probe(
+    features: FeatureSet,
+    settings: ProbeSettings,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    memory_bytes: int | None = None,
+) -> ProbeRun:
     """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
 
-    Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
-    or the metric does not suit the labels.
+    With ``memory_bytes``, features are streamed from the store wherever holding them would take more than that. Raises
+    ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids), or the
+    metric does not suit the labels.
     """
     began = time.perf_counter()
     resolved = settings.resolved(features)
     metric = metric_named(resolved["metric"])
     _check(features, resolved["metric"])
     train, val, test = (features.rows(split) for split in ("train", "val", "test"))
-    options = {
-        "num_classes": len(features.class_names), "loss": resolved["loss"], "tol": settings.tol, "device": device,
-    }  # fmt: skip
-    matrix_ND = features.features
-    probes = fit_path(matrix_ND[train], features.labels[train], path=settings.path, **options)
-    val_ND, val_labels = matrix_ND[val], features.labels[val]
-    val_scores_L = [metric(probe.scores(val_ND), val_labels) for probe in probes]
-    best = int(np.argmax(val_scores_L))
-    both = np.union1d(train, val)
-    chosen_path = RegularizationPath(l2=(probes[best].l2,))
-    (final,) = fit_path(matrix_ND[both], features.labels[both], path=chosen_path, start=probes[best], **options)
-    scores_NK, labels = final.scores(matrix_ND[test]), features.labels[test]
+    if settings.shots is not None:
+        train = train[shots_per_class(features.labels[train], settings.shots, seed=seed)]
+    reader = FeatureReader(features, settings, loss=resolved["loss"], device=device, memory_bytes=memory_bytes)
+    probes = reader.fit(train, settings.path)
+    val_scores = reader.scores(val, probes)
+    values_L = [metric(scores_NK, features.labels[val]) for scores_NK in val_scores]
+    best = int(np.argmax(values_L))
+    history = _history(probes, values_L, "train")
+    final = probes[best]
+    if settings.shots is None:
+        both = np.union1d(train, val)
+        (final,) = reader.fit(both, RegularizationPath(l2=(final.l2,)), start=final)
+        history += _history([final], [None], "train+val")
+    (test_scores_NK,) = reader.scores(test, [final])
+    labels = features.labels[test]
     trial = Trial(
         dataset=features.key.dataset,
         backbone=features.key.backbone,
@@ -118,15 +141,15 @@ def run_probe(features: FeatureSet, settings: ProbeSettings, *, device: str = "c
         settings=resolved,
         seed=seed,
         metric=resolved["metric"],
-        value=metric(scores_NK, labels),
+        value=metric(test_scores_NK, labels),
         metrics={
-            "val": all_metrics(probes[best].scores(val_ND), val_labels),
-            "test": all_metrics(scores_NK, labels),
+            "val": all_metrics(val_scores[best], features.labels[val]),
+            "test": all_metrics(test_scores_NK, labels),
         },
         chosen={"l2": final.l2},
         converged=all(probe.report.certified for probe in (*probes, final)),
-        history=[*_history(probes, val_scores_L, "train"), *_history([final], [None], "train+val")],
-        arrays=_predictions(features.ids[test], labels, scores_NK),
+        history=history,
+        arrays=_predictions(features.ids[test], labels, test_scores_NK),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),
@@ -148,7 +171,7 @@ def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int
     uncertified = [f"{probe.l2:.3g}" for probe in probes if not probe.report.certified]
     if uncertified:
         found.append(f"not certified to the tolerance at l2 = {', '.join(uncertified)}")
-    if not final.report.certified:
+    if final is not probes[best] and not final.report.certified:
         found.append(f"the refit at l2 = {final.l2:.3g} is {final.report.status}")
     if len(probes) > 1 and best in (0, len(probes) - 1):
         found.append(f"the chosen l2 = {final.l2:.3g} is at the edge of the path")
@@ -167,11 +190,6 @@ def _check(features: FeatureSet, metric: str) -> None:
         )
     if metric != "map11" and metric not in applicable(features.labels):
         raise InputError(f"{metric} does not suit these labels; use one of {', '.join(applicable(features.labels))}")
-    finite_N = np.isfinite(features.features).all(1)
-    if not finite_N.all():
-        bad = features.ids[~finite_N]
-        named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-        raise InputError(f"features of {len(bad)} samples are NaN or infinite: {named}; extract them again")
 
 
 def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:

@@ -35,7 +35,9 @@ class PathSolver(Protocol):
         device: str,
         sample_weight_N: NDArray[np.floating[Any]] | None,
         start: Probe | None,
-    ) -> list[Probe]: ...
+    ) -> list[Probe]:
+        """A Probe a strength."""
+        ...
 
 
 def sklearn_path(
@@ -134,9 +136,9 @@ def _foreign_path(
         weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
         if len(present) == 2:
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        share_N = np.full(len(labels), 1 / total) if sample_weight_N is None else sample_weight_N / total
+        share_N = np.full(len(labels), 1.0) if sample_weight_N is None else np.asarray(sample_weight_N, np.float64)
         objective, gradient_norm = measure(
-            features_ND, np.searchsorted(present, labels), share_N, weight, bias, l2 / total
+            features_ND, np.searchsorted(present, labels), share_N / total, weight, bias, l2 / total
         )
         report = SolveReport(
             status="uncertified",

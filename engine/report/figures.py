@@ -35,8 +35,9 @@ def figures(found: Findings) -> list[Drawn]:
 
 
 def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[Drawn]:
-    if found.analyses:
-        yield averages_figure(found.analyses)
+    averaged = {name: each for name, each in found.analyses.items() if len(each.table.datasets) > 1}
+    if averaged:
+        yield averages_figure(averaged)
     for setting, analysis in found.analyses.items():
         panel = found.panels[setting]
         datasets = dict(zip(panel.datasets, panel.dataset_labels, strict=True))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, INK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8a8a8a"
+PURPLE, SKY, INK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8a8a8a", "#c9c9c9"
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")

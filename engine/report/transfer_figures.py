@@ -15,14 +15,16 @@ from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.correlation import Regression, regression_band
 from penultimate.engine.report.drawn import Drawn
 from penultimate.engine.report.names import setting_name
-from penultimate.engine.report.style import BLUE, GREEN, INK, inside, logit_axis, style
+from penultimate.engine.report.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
 
-Ties = Mapping[tuple[str, str], bool]
+Ties = Mapping[tuple[str, str], bool | None]
 """(model, dataset) -> whether it ties with the best on that dataset."""
 
+_FACES = {True: GREEN, False: "white", None: PALE}
+
 _MARKS = (
-    "Filled green: not significantly different from the best (p > 0.05, uncorrected); hollow: different. Line and "
-    "band: least squares on log odds with its 95 % bootstrap interval over models."
+    "Green: not significantly different from the best (p > 0.05, uncorrected); white: different; grey: not tested. "
+    "Line and band: least squares on log odds with its 95 % bootstrap interval over models."
 )
 
 
@@ -52,44 +54,68 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
 
 
 def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> Drawn:
-    """Figure 2 for one setting: a panel a dataset, and the average; without ``ties`` no dataset's ties are marked."""
-    datasets = analysis.table.datasets
-    columns = min(4, ceil(len(datasets) ** 0.5))
-    rows = max(2, ceil(len(datasets) / columns))
+    """Figure 2 for one setting: a panel a dataset, and with several datasets their average.
+
+    Without ``ties`` no dataset's ties are marked.
+    """
+    hover: dict[str, str] = {}
     with style():
-        figure = Figure(figsize=(1.9 * columns + 3.8 + 2.0, 1.75 * rows), layout="constrained")
-        grid = figure.add_gridspec(rows, columns + 2, width_ratios=[1.9] * columns + [3.8, 2.0])
-        hover: dict[str, str] = {}
-        numbers, lines = [], []
-        for d, dataset in enumerate(datasets):
-            axes = figure.add_subplot(grid[d // columns, d % columns])
-            points, line = _dataset_panel(axes, analysis, d, ties, hover)
-            if d % columns == 0:
-                axes.set_ylabel("Transfer accuracy (%)")
-            if d + columns >= len(datasets):
-                axes.set_xlabel("ImageNet top-1 (%)")
-            axes.set_title(f"{dataset}   r = {analysis.by_dataset[dataset].pearson_r:.2f}")
-            numbers.append(points)
-            lines.append(line)
-        average = figure.add_subplot(grid[:, columns])
-        names = _numbered([analysis])
-        points, line = _average_panel(average, analysis, names, "mean-", hover)
-        average.set_title(f"Average of {len(datasets)} dataset{'s' * (len(datasets) > 1)}   {_r(analysis)}")
-        _key(figure.add_subplot(grid[:, columns + 1]), names)
-    tested = "" if ties else " No per-sample predictions: ties are marked in the average alone."
+        draw = _grid if len(analysis.table.datasets) > 1 else _single
+        figure, points, lines = draw(analysis, ties, hover)
+    tested = "" if ties else " Without per-sample predictions ties are marked in the average alone."
     return Drawn(
         name=name,
         title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
         caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
         figure=figure,
-        numbers={"": pd.concat([*numbers, points]), "lines": pd.concat([*lines, line])},
+        numbers={"": points, "lines": lines},
         hover=hover,
     )
 
 
+_Drawing = tuple[Figure, pd.DataFrame, pd.DataFrame]
+
+
+def _single(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
+    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    grid = figure.add_gridspec(1, 2, width_ratios=[3.4, 2.2])
+    axes = figure.add_subplot(grid[0])
+    names = _numbered([analysis])
+    points, line = _dataset_panel(axes, analysis, 0, ties, hover, names)
+    axes.set_title(f"{analysis.table.datasets[0]}   {_r(analysis)}")
+    axes.set_xlabel("ImageNet top-1 accuracy (%)")
+    axes.set_ylabel("Transfer accuracy (%)")
+    _key(figure.add_subplot(grid[1]), names)
+    return figure, points, line
+
+
+def _grid(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
+    datasets = analysis.table.datasets
+    columns = min(4, ceil(len(datasets) ** 0.5))
+    rows = max(2, ceil(len(datasets) / columns))
+    figure = Figure(figsize=(1.9 * columns + 3.8 + 2.0, 1.75 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, columns + 2, width_ratios=[1.9] * columns + [3.8, 2.0])
+    drawn = []
+    for d, dataset in enumerate(datasets):
+        axes = figure.add_subplot(grid[d // columns, d % columns])
+        drawn.append(_dataset_panel(axes, analysis, d, ties, hover, {}))
+        if d % columns == 0:
+            axes.set_ylabel("Transfer accuracy (%)")
+        if d + columns >= len(datasets):
+            axes.set_xlabel("ImageNet top-1 (%)")
+        axes.set_title(f"{dataset}   r = {analysis.by_dataset[dataset].pearson_r:.2f}")
+    average = figure.add_subplot(grid[:, columns])
+    names = _numbered([analysis])
+    drawn.append(_average_panel(average, analysis, names, "mean-", hover))
+    average.set_title(f"Average of {len(datasets)} datasets   {_r(analysis)}")
+    _key(figure.add_subplot(grid[:, columns + 1]), names)
+    return figure, pd.concat([points for points, _ in drawn]), pd.concat([line for _, line in drawn])
+
+
 def _dataset_panel(
-    axes: Axes, analysis: Analysis, d: int, ties: Ties, hover: dict[str, str]
+    axes: Axes, analysis: Analysis, d: int, ties: Ties, hover: dict[str, str], names: Mapping[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One dataset; models are numbered that are in ``names``."""
     table, dataset = analysis.table, analysis.table.datasets[d]
     log_odds_M = analysis.log_odds.values[:, d]
     shown_M = inside(table.accuracy_MD[:, d], log_odds_M)
@@ -101,7 +127,7 @@ def _dataset_panel(
     of = f", n = {table.num_test_D[d]:,.0f}" if table.num_test_D is not None else ""
     for m, model in enumerate(table.models):
         gid = f"d{d}m{m}"
-        _point(axes, imagenet_M[m], shown_M[m], ties.get((model, dataset), False), gid)
+        _point(axes, imagenet_M[m], shown_M[m], ties.get((model, dataset)), gid, names.get(model))
         hover[gid] = (
             f"{model}: {dataset} {100 * table.accuracy_MD[m, d]:.2f} %{of}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
         )
@@ -131,10 +157,7 @@ def _average_panel(
         gid = f"{prefix}m{m}"
         if np.isfinite(error_M[m]):
             axes.errorbar(imagenet_M[m], mean_M[m], yerr=error_M[m], color=INK, elinewidth=0.7, capsize=0, zorder=2)
-        _point(axes, imagenet_M[m], mean_M[m], analysis.ties_with_best[m], gid)
-        axes.annotate(
-            str(names[model]), (imagenet_M[m], mean_M[m]), (4, 3), textcoords="offset points", fontsize=6.5, color=INK
-        )
+        _point(axes, imagenet_M[m], mean_M[m], analysis.ties_with_best[m], gid, names[model])
         error = f" ± {error_M[m]:.3f}" if np.isfinite(error_M[m]) else ""
         hover[gid] = f"{model}: mean log odds {mean_M[m]:.3f}{error}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
     logit_axis(axes, "x", imagenet_M, at_most=5)
@@ -158,9 +181,10 @@ def _average_panel(
     return points, _line_table("average", analysis.regression)
 
 
-def _point(axes: Axes, x: float, y: float, tie: bool, gid: str) -> None:
-    face, edge = (GREEN, INK) if tie else ("white", INK)
-    axes.plot([x], [y], "o", markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.8, zorder=3, gid=gid)
+def _point(axes: Axes, x: float, y: float, tie: bool | None, gid: str, number: int | None) -> None:
+    axes.plot([x], [y], "o", markerfacecolor=_FACES[tie], markeredgecolor=INK, markeredgewidth=0.8, zorder=3, gid=gid)
+    if number is not None:
+        axes.annotate(str(number), (x, y), (4, 3), textcoords="offset points", fontsize=6.5, color=INK)
 
 
 def _line(axes: Axes, line: Regression, *, in_log_odds: bool) -> None:
@@ -190,8 +214,8 @@ def _key(axes: Axes, names: Mapping[str, int]) -> None:
     size = 6.5 if len(lines) <= 20 else 5
     listed = axes.text(0, 1, "\n".join(lines), va="top", fontsize=size, linespacing=1.35, transform=axes.transAxes)
     listed.set_in_layout(False)  # a long name must not squeeze the panels
-    for face, text in ((GREEN, "ties with the best"), ("white", "does not")):
-        axes.plot([], [], "o", markerfacecolor=face, markeredgecolor=INK, markeredgewidth=0.8, label=text)
+    for tie, text in ((True, "ties with the best"), (False, "does not"), (None, "not tested")):
+        axes.plot([], [], "o", markerfacecolor=_FACES[tie], markeredgecolor=INK, markeredgewidth=0.8, label=text)
     axes.legend(loc="lower left", borderpad=0, handletextpad=0.2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from penultimate.cli.main import run
@@ -25,7 +26,10 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("verb", [(), ("extract",), ("probe",), ("show",), ("store", "verify"), ("models",), ("demo",)])
+@pytest.mark.parametrize(
+    "verb",
+    [(), ("extract",), ("probe",), ("show",), ("store", "verify"), ("models",), ("demo",), ("analyze",), ("report",)],
+)
 def test_every_help_shows_an_example(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*verb, "--help"]) == 0
     assert f"penultimate {' '.join(verb)}".strip() in capsys.readouterr().out.replace("Usage: penultimate", "")
@@ -86,6 +90,9 @@ def test_all_images_undecodable_is_a_failed_run(
         (["extract", "caltech101", "--store", "{tmp}/s", *TINY], "--root"),
         (["extract", "{photos}", "--store", "{tmp}/empty.txt", *TINY], "empty.txt"),
         (["extract", "{photos}", "--store", "{tmp}/s", "--model", "test_resnet", "--weights", "{tmp}/w.pth"], "w.pth"),
+        (["extract", "{photos}", "--store", "{tmp}/s", "--model", "test_resnet", "--weights", "{tmp}/odd.pth"], "odd"),
+        (["extract", "{photos}", "--store", "{tmp}/nowhere/s", *TINY], "nowhere"),
+        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--device", "cuda"], "cuda"),
         (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--test-fraction", "0.95"], "leave something for train"),
         (["extract", "{tmp}/m.csv", "--store", "{tmp}/s", *TINY], "label"),
         (["extract", "{photos}", "--stor", "{tmp}/s", *TINY], "--stor"),
@@ -103,10 +110,13 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").touch()
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "odd.pth")
     few = shutil.copytree(photos, tmp_path / "few")
     for path in sorted((few / "owl").iterdir())[2:]:
         path.unlink()
     (tmp_path / "m.csv").write_text("path,klass\nphotos/cat/00.jpg,cat\n")
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
     filled = [argument.format(tmp=tmp_path, photos=photos, few=few) for argument in arguments]
     assert run(filled) == 2
     assert expected in _one_line(capsys)

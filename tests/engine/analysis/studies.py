@@ -6,6 +6,9 @@ import numpy as np
 from scipy.special import expit
 from trial_cases import trial_of
 
+from penultimate.engine.analysis.findings import Findings, find
+from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.figures import figures
 from penultimate.store.trial import Trial
 
 IMAGENET = {
@@ -52,3 +55,15 @@ def whole_study() -> tuple[Trial, ...]:
                                 seed=seed, settings={"shots": shots}, history=[{"step": 64, "epoch": 4}],
                             )  # fmt: skip
     return tuple(trials)
+
+
+@cache
+def whole_findings() -> Findings:
+    """What the whole study says; computed once for all tests."""
+    return find(whole_study(), imagenet=IMAGENET, num_resamples=100)
+
+
+@cache
+def whole_figures() -> dict[str, Drawn]:
+    """Its figures by name; drawn once for all tests."""
+    return {each.name: each for each in figures(whole_findings())}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from penultimate.engine.analysis.compare import (
     all_class_differences,
@@ -140,6 +141,14 @@ class TestHolm:
     def test_by_hand(self) -> None:
         # 3 x 0.01; max(0.03, 2 x 0.02); max(0.04, 0.03).
         assert holm([0.01, 0.03, 0.02]) == pytest.approx([0.03, 0.04, 0.04])
+
+    def test_agrees_with_statsmodels(self) -> None:
+        p_values = np.random.default_rng(0).random(40) ** 3
+        assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+    def test_nothing_to_correct_stays_nothing(self) -> None:
+        assert holm([]) == []
+        assert np.isnan(holm([float("nan")])).all()
 
     def test_what_was_not_tested_is_not_counted(self) -> None:
         got = holm([float("nan"), 0.01, 0.04])

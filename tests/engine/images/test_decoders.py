@@ -242,13 +242,21 @@ class DecoderContract:
         assert "list the set again" in everything(decoder, images, WHOLE)[2]["005.jpg"]
 
     def test_crop_of_a_long_strip_needs_no_huge_image(
-        self, decoder: Decoder, tmp_path: Path, photo: Photo, encode: Encode
+        self, decoder: Decoder, tmp_path: Path, photo: Photo, encode: Encode, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         strip = photo(1, 1, 20_000)  # resized as a whole: 64 x 1,280,000 pixels
+        resize, sizes = Image.Image.resize, []
+
+        def noting_sizes(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Image.Image:
+            sizes.append(size)
+            return resize(image, size, *args, **options)
+
+        monkeypatch.setattr(Image.Image, "resize", noting_sizes)
         _, rows, _ = everything(decoder, write(tmp_path, {"strip.png": encode(strip, "PNG")}), CROP)
         middle = np.asarray(strip)[0, 10_000 - 1 : 10_000 + 1]  # 56 of 1,280,000 columns lie within these two pixels
         low, high = middle.min(axis=0).astype(int) - 12, middle.max(axis=0).astype(int) + 12  # bicubic overshoot
         crop = rows["strip.png"][0]
+        assert sizes == [(56, 56)]
         assert crop.shape == (56, 56, 3)
         assert ((crop >= low) & (crop <= high)).all()
 

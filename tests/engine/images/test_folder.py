@@ -48,6 +48,12 @@ def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert first.digest == again.digest != other.digest
 
 
+def test_classes_of_one_size_are_drawn_independently(tmp_path: Path) -> None:
+    images = load_folder(fill(tmp_path, {"cat": 40, "dog": 40}))
+    cat_N, dog_N = (images.split_N[images.labels_N == label] for label in (0, 1))
+    assert (cat_N != dog_N).any()
+
+
 def test_a_new_class_leaves_the_split_of_the_others_as_it_was(tmp_path: Path) -> None:
     before = load_folder(fill(tmp_path, {"cat": 10, "dog": 40}))
     after = load_folder(fill(tmp_path, {"eel": 10}))

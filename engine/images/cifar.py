@@ -1,11 +1,12 @@
-"""CIFAR-10 (Krizhevsky 2009), from the python pickles that torchvision unpacks or from image folders.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the python pickles that torchvision unpacks or from image folders.
 
-Train and test are given; val is a seeded, stratified tenth of train (5,000 of 50,000, as the paper's follow-ups
-have it); top-1 accuracy.
+Train and test are given; val is drawn by a seed: a tenth of every class of CIFAR-10, 5,067 of the 50,000 of CIFAR-100
+in proportion to its classes, as the paper's follow-ups have them; top-1 accuracy. CIFAR-100's fine labels.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +18,88 @@ from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
-from penultimate.engine.images.splits import draw_missing_splits
+from penultimate.engine.images.splits import hold_out
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
 
-BATCHES_FOLDER = "cifar-10-batches-py"
-VAL_FRACTION = 0.1
-_BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pickles:
+    """The pickles of one of the two datasets."""
+
+    name: str
+    title: str
+    folder: str
+    meta: str
+    names_key: str
+    labels_key: str
+
+    batches: Mapping[str, Sequence[str]]
+    """Split -> its files."""
+
+    val_share: float
+    """Of train; of the 50,000 published images exactly the published number."""
+
+
+CIFAR10 = Pickles(
+    name="cifar10",
+    title="CIFAR-10",
+    folder="cifar-10-batches-py",
+    meta="batches.meta",
+    names_key="label_names",
+    labels_key="labels",
+    batches={"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
+    val_share=0.1,
+)
+CIFAR100 = Pickles(
+    name="cifar100",
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    meta="meta",
+    names_key="fine_label_names",
+    labels_key="fine_labels",
+    batches={"train": ["train"], "test": ["test"]},
+    val_share=5_067 / 50_000,
+)
 
 
 def load_cifar10(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """``root`` is or holds ``cifar-10-batches-py``, or holds ``train/<class>/`` and ``test/<class>/`` of images.
+    """See ``_load``; the pickles lie in ``cifar-10-batches-py``."""
+    return _load(root, CIFAR10, seed=seed, cache=cache)
+
+
+def load_cifar100(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
+    """See ``_load``; the pickles lie in ``cifar-100-python``."""
+    return _load(root, CIFAR100, seed=seed, cache=cache)
+
+
+def _load(root: Path, pickles: Pickles, *, seed: int, cache: DigestCache | None) -> ImageSet:
+    """``root`` is or holds the folder of pickles, or holds ``train/<class>/`` and ``test/<class>/`` of images.
 
     Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
     archive is not unpacked. Raises InputError if there is neither layout.
     """
-    for folder in (root, root / BATCHES_FOLDER):
-        if (folder / "batches.meta").is_file():
-            return _from_pickles(folder, seed=seed)
+    for folder in (root, root / pickles.folder):
+        if (folder / pickles.meta).is_file():
+            return _from_pickles(folder, pickles, seed=seed)
     if not (root / "train").is_dir() or not (root / "test").is_dir():
         raise InputError(
-            f"no CIFAR-10 at {str(root)!r}: expected {BATCHES_FOLDER}/ or train/<class>/ and test/<class>/ "
+            f"no {pickles.title} at {str(root)!r}: expected {pickles.folder}/ or train/<class>/ and test/<class>/ "
             "(an archive must be unpacked first)"
         )
     listing = list_classes(root)
-    split_N = _with_val(listing.split_N, listing.labels_N, listing.class_names, seed)
-    return listing.image_set(name="cifar10", split_N=split_N, metric="top1", provenance={"seed": seed}, cache=cache)
+    split_N = _with_val(listing.split_N, listing.labels_N, pickles, seed)
+    return listing.image_set(name=pickles.name, split_N=split_N, metric="top1", provenance={"seed": seed}, cache=cache)
 
 
-def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
-    class_names = [str(name) for name in _unpickle(folder / "batches.meta", "label_names")]
+def _from_pickles(folder: Path, pickles: Pickles, *, seed: int) -> ImageSet:
+    class_names = [str(name) for name in _unpickle(folder / pickles.meta, pickles.names_key)]
     ids: list[str] = []
     labels: list[int] = []
     images = []
-    for split, names in _BATCHES.items():
-        of_split = [int(label) for name in names for label in _unpickle(folder / name, "labels")]
+    for split, names in pickles.batches.items():
+        of_split = [int(label) for name in names for label in _unpickle(folder / name, pickles.labels_key)]
         if not all(0 <= label < len(class_names) for label in of_split):
             raise InputError(f"{str(folder)!r} has labels outside 0 to {len(class_names) - 1} in {split}")
         ids += [f"{split}/{class_names[label]}/{position:05d}" for position, label in enumerate(of_split)]
@@ -66,21 +113,22 @@ def _from_pickles(folder: Path, *, seed: int) -> ImageSet:
     labels_N = np.array(labels, np.int64)[order]
     given_N = np.array([id_.split("/")[0] for id_ in ids], SPLIT_DTYPE)
     return build_image_set(
-        name="cifar10",
+        name=pickles.name,
         ids=ids,
         labels_N=labels_N,
-        split_N=_with_val(given_N, labels_N, class_names, seed),
+        split_N=_with_val(given_N, labels_N, pickles, seed),
         class_names=class_names,
         metric="top1",
         source=ArraySource(images_NHWC[order], str(folder.resolve())),
-        provenance={"source": BATCHES_FOLDER, "root": str(folder.resolve()), "seed": seed},
+        provenance={"source": pickles.folder, "root": str(folder.resolve()), "seed": seed},
     )
 
 
-def _with_val(
-    split_N: NDArray[np.str_], labels_N: NDArray[np.int64], class_names: Sequence[str], seed: int
-) -> NDArray[np.str_]:
-    return draw_missing_splits(split_N, labels_N, class_names, val_fraction=VAL_FRACTION, test_fraction=0.0, seed=seed)
+def _with_val(split_N: NDArray[np.str_], labels_N: NDArray[np.int64], pickles: Pickles, seed: int) -> NDArray[np.str_]:
+    if "val" in split_N:
+        return split_N
+    total = round(pickles.val_share * int((split_N == "train").sum()))
+    return hold_out(split_N, labels_N, total, split="val", among="train", seed=seed)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
@@ -93,7 +141,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _dtype(code: str, align: int = 0, copy: int = 1) -> np.dtype[Any]:
-    """As ``numpy.dtype``, which since 2.4 warns of the integers that Python 2 wrote for the flags."""
+    """As ``numpy.dtype``, which in 2.4.0 to 2.4.4 warns of the integers that old pickles have (numpy/numpy#31177)."""
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 
@@ -118,7 +166,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10's files do not")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR's files do not")
         return _ALLOWED[module, name]
 
 
@@ -129,6 +177,6 @@ def _unpickle(path: Path, key: str) -> Any:
             content = _ArraysOnly(file, encoding="latin1").load()
         return content[key]
     except FileNotFoundError as error:
-        raise InputError(f"CIFAR-10 lacks the file {str(path)!r}") from error
+        raise InputError(f"CIFAR lacks the file {str(path)!r}") from error
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        raise InputError(f"{str(path)!r} is not a CIFAR-10 file with {key!r}: {error!r}") from error
+        raise InputError(f"{str(path)!r} is not a CIFAR file with {key!r}: {error!r}") from error

@@ -1,0 +1,236 @@
+"""The probe's whole path beside scikit-learn's, on the same arrays and cores, in one process after the other.
+
+    python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out probe.jsonl --rounds 3
+    python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
+    python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
+    python benchmarks/probe_path.py scaling --out probe.jsonl
+    python benchmarks/probe_path.py table   --out probe.jsonl
+
+Each appends records to ``--out``, so that a long comparison can be run in pieces; ``table`` prints what they say.
+``default`` is ``LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first.
+``tight`` tightens each strength's tolerance tenfold, going on from where it stopped, until its objective is within
+1e-4 of ours: less work than running the path at the tolerance that the worst strength needs.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.solvers import measure
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+
+# Shapes: N samples, D feature dimensions, K classes.
+
+Record = dict[str, Any]
+MATCH = 1e-4
+"""``tight`` stops when its objective is above ours by at most this share."""
+
+
+def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """All rows a final fit uses, train + val, of the only key of ``dataset``."""
+    opened = FeatureStore(store)
+    (key,) = [key for key in opened.keys() if key.dataset == dataset]  # noqa: SIM118
+    features = opened.read(key)
+    rows = features.rows("train", "val")
+    return features.features[rows].astype(np.float32), features.labels[rows].astype(np.int64), len(features.class_names)
+
+
+def ours(
+    features_ND: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    classes: int,
+    path: RegularizationPath,
+    **options: Any,
+) -> tuple[float, list[Probe]]:
+    """Seconds and probes of one whole path."""
+    began = time.perf_counter()
+    probes = fit_path(features_ND, labels_N, num_classes=classes, path=path, **options)
+    return time.perf_counter() - began, probes
+
+
+def objective(
+    features_ND: NDArray[Any], labels_N: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any], l2: float
+) -> float:
+    """Of any solution, float64."""
+    share_N = np.full(len(labels_N), 1 / len(labels_N))
+    return measure(
+        features_ND, labels_N, share_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
+    )[0]
+
+
+def sklearn_default(
+    features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], path: RegularizationPath
+) -> Iterator[Record]:
+    """A record a strength: l2, seconds, iterations, objective."""
+    model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)
+    for l2 in path.l2:
+        seconds = fit(model.set_params(C=1 / l2), features_ND, labels_N)
+        found = objective(features_ND, labels_N, model.coef_, model.intercept_, l2)
+        yield {"l2": l2, "seconds": seconds, "iterations": int(model.n_iter_[0]), "objective": found}
+
+
+def sklearn_tight(
+    features_ND: NDArray[np.float64],
+    labels_N: NDArray[np.int64],
+    path: RegularizationPath,
+    wanted: Sequence[float],
+    *,
+    limit_seconds: float,
+) -> Iterator[Record]:
+    """As ``sklearn_default``, tightened until each objective is within ``MATCH`` of ``wanted``; stops at the limit."""
+    model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=100_000)
+    spent = 0.0
+    for l2, goal in zip(path.l2, wanted, strict=True):
+        seconds, tol = 0.0, 1e-4
+        while True:
+            seconds += fit(model.set_params(C=1 / l2, tol=tol), features_ND, labels_N)
+            found = objective(features_ND, labels_N, model.coef_, model.intercept_, l2)
+            matched = found <= goal * (1 + MATCH)
+            if matched or tol < 1e-14 or spent + seconds > limit_seconds:
+                break
+            tol /= 10
+        spent += seconds
+        yield {"l2": l2, "seconds": seconds, "tol": tol, "objective": found, "matched": matched}
+        if spent > limit_seconds:
+            return
+
+
+def fit(model: LogisticRegression, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
+    """Seconds of one fit; out of iterations is what the default does at weak l2, and shows in its objective."""
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features_ND, labels_N)
+    return time.perf_counter() - began
+
+
+def synthetic(rows: int, dims: int, classes: int, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Classes that overlap, features with a spectrum falling as 1/rank, as those of networks do."""
+    rng = np.random.default_rng(seed)
+    labels_N = rng.permutation(np.arange(rows) % classes)
+    scale_D = 1 / np.sqrt(1 + np.arange(dims))
+    centres_KD = 1.5 * rng.normal(size=(classes, dims)) * (rng.random((classes, dims)) < 0.1)
+    features_ND = (rng.normal(size=(rows, dims)) + centres_KD[labels_N]) * scale_D
+    return features_ND.astype(np.float32), labels_N
+
+
+def summary(probes: Sequence[Probe], seconds: float) -> Record:
+    """What a table needs of one path."""
+    reports = [probe.report for probe in probes]
+    return {
+        "seconds": seconds,
+        "l2": [probe.l2 for probe in probes],
+        "objective": [report.objective for report in reports],
+        "gap": [report.gap for report in reports],
+        "status": [report.status for report in reports],
+        "precision": reports[0].precision,
+    }
+
+
+def scaling(sizes: Sequence[tuple[int, int, int, int]]) -> Iterator[Record]:
+    """One path a size (N, D, K, strengths)."""
+    for rows, dims, classes, strengths in sizes:
+        features_ND, labels_N = synthetic(rows, dims, classes)
+        seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath.spaced(1e-6, 1e5, strengths))
+        certified = sum(probe.report.certified for probe in probes)
+        yield {"N": rows, "D": dims, "K": classes, "strengths": strengths, "seconds": seconds, "certified": certified}
+
+
+SIZES = (
+    [(n, 1280, 10, 45) for n in (1_000, 3_000, 10_000, 30_000)]
+    + [(10_000, d, 10, 45) for d in (256, 512, 2048)]
+    + [(10_000, 1280, k, 45) for k in (2, 30, 100)]
+    + [(10_000, 1280, 10, s) for s in (5, 15, 90)]
+)
+"""Each of N, D, K and the number of strengths varied alone about (10,000, 1,280, 10, 45)."""
+
+
+def about() -> Record:
+    """Where and with what."""
+    return {"versions": library_versions(), "machine": machine(), "commit": source_commit(), "when": utc_now()}
+
+
+def append(out: Path, record: Record) -> None:
+    """One line."""
+    with out.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read(out: Path) -> list[Record]:
+    """All lines."""
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def table(records: Sequence[Record]) -> Iterator[str]:
+    """Ratios a data set, and the worst objective of scikit-learn's over ours."""
+    for dataset in dict.fromkeys(r["dataset"] for r in records if "dataset" in r):
+        mine = [r for r in records if r.get("dataset") == dataset and r["what"] == "ours"]
+        if not mine:
+            continue
+        best = min(r["seconds"] for r in mine)
+        times = ", ".join(f"{r['seconds']:.2f}" for r in mine)
+        yield f"{dataset}: ours {times} s, {' '.join(sorted(set(mine[-1]['status'])))}"
+        for what in ("default", "tight"):
+            rows = {r["l2"]: r for r in records if r.get("dataset") == dataset and r["what"] == what}
+            if rows:
+                total = sum(r["seconds"] for r in rows.values())
+                wanted = dict(zip(mine[-1]["l2"], mine[-1]["objective"], strict=True))
+                over = [row["objective"] / wanted[l2] - 1 for l2, row in rows.items()]
+                yield (
+                    f"  {what}: {len(rows)} strengths in {total:.1f} s = {total / best:.1f} x ours; "
+                    f"objective over ours from {min(over):.1e} to {max(over):.1e}"
+                )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the top of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["ours", "default", "tight", "scaling", "table"])
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--dataset")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=900.0)
+    parser.add_argument("--strengths", type=int, default=45)
+    asked = parser.parse_args(arguments)
+    if asked.what == "table":
+        print("\n".join(table(read(asked.out))))
+        return
+    append(asked.out, {"what": "about"} | about())
+    if asked.what == "scaling":
+        for record in scaling(SIZES):
+            append(asked.out, {"what": "scaling"} | record)
+        return
+    features_ND, labels_N, classes = train_features(asked.store, asked.dataset)
+    path = RegularizationPath.spaced(1e-6, 1e5, asked.strengths)
+    head = {"what": asked.what, "dataset": asked.dataset, "shape": [*features_ND.shape, classes]}
+    if asked.what == "ours":
+        for _ in range(asked.rounds):
+            seconds, probes = ours(features_ND, labels_N, classes, path)
+            append(asked.out, head | summary(probes, seconds))
+        return
+    doubled_ND = features_ND.astype(np.float64)
+    if asked.what == "default":
+        rows = sklearn_default(doubled_ND, labels_N, path)
+    else:
+        mine = [r for r in read(asked.out) if r.get("dataset") == asked.dataset and r["what"] == "ours"][-1]
+        rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=asked.limit)
+    for record in rows:
+        append(asked.out, head | record)
+
+
+if __name__ == "__main__":
+    main()

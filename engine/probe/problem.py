@@ -1,0 +1,140 @@
+"""Problem: the passes over the data that a solver asks for, here with everything in memory.
+
+``streamed.py`` holds the other implementation. A pass serves all strengths of a block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from penultimate.engine.probe.certificate import Moments, Repair, moments, repair
+from penultimate.engine.probe.design import Design
+from penultimate.engine.probe.losses import Loss, Targets
+
+# Shapes: N samples, K classes, S strengths, R columns of the turned design.
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Weights with the loss they give."""
+
+    weight_SKR: Tensor
+    """float64."""
+
+    loss_S: Tensor
+    """Mean loss, float64, without the penalty."""
+
+    moments: Moments
+    scores_SKN: Tensor | None
+    """None where scores are not kept."""
+
+    residual_SKN: Tensor | None
+
+
+class Problem(Protocol):
+    """Data, loss and targets, seen through passes."""
+
+    penalised_R: Tensor
+    """1 for weights, 0 for the bias."""
+
+    scale_R: Tensor
+    """Mean square of each column."""
+
+    bias_column: int
+    rounding: float
+    """Machine epsilon of the products."""
+
+    precision: str
+    loss: Loss
+    passes: float
+    curvature_passes: int
+
+    def start(self, weight_SKR: Tensor) -> Point:
+        """Evaluate weights."""
+        ...
+
+    def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
+        """Gradient (S, K, R) of the mean loss, float64, at the repaired dual point; resolves a norm of ``wanted``."""
+        ...
+
+    def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
+        """Hessian of the mean loss times a direction."""
+        ...
+
+    def line(self, point: Point, direction_SKR: Tensor) -> Callable[[Tensor], Point]:
+        """The points ``weight + length_S * direction``."""
+        ...
+
+
+class InMemory:
+    """Turned features, scores and residuals are kept: a step along a line costs no pass."""
+
+    def __init__(self, design: Design, loss: Loss, targets: Targets) -> None:
+        self.design, self.loss, self.targets = design, loss, targets
+        self.penalised_R, self.scale_R = design.penalised_R.double(), design.scale_R.double()
+        self.bias_column, self.precision = design.bias_column, design.precision
+        self.rounding = torch.finfo(design.matrix_NR.dtype).eps
+        self.passes = 0.0
+        self.curvature_passes = 0
+
+    def start(self, weight_SKR: Tensor) -> Point:
+        """Half a pass."""
+        self.passes += 0.5
+        scores_MN = self.design.scores(weight_SKR.flatten(0, 1))
+        return self.at(weight_SKR, scores_MN.view(*weight_SKR.shape[:2], -1))
+
+    def at(self, weight_SKR: Tensor, scores_SKN: Tensor) -> Point:
+        """Evaluate weights whose scores are known: no pass."""
+        loss_SN, residual_SKN = self.loss.evaluate(scores_SKN.clone(), self.targets)
+        found = moments(self.design, self.loss, self.targets, residual_SKN)
+        return Point(weight_SKR, self.design.mean(loss_SN), found, scores_SKN, residual_SKN)
+
+    def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
+        """Half a pass; in float64 where float32 rounding would hide a gradient as small as ``wanted``."""
+        assert point.residual_SKN is not None
+        found = repair(self.loss, point.moments)
+        residual_SKN = found.apply(self.loss, self.targets, point.residual_SKN)
+        size = float(self.design.mean(residual_SKN.square().sum(1)).sqrt().max())
+        exact = self.rounding * size * self.design.root_mean_square > wanted
+        gradient = self.design.gather(residual_SKN.flatten(0, 1), exact=exact).view(*residual_SKN.shape[:2], -1)
+        bias = residual_SKN if self.loss.smooth_bias else point.residual_SKN
+        gradient[:, :, self.bias_column] = self.design.mean(bias)
+        self.passes += 0.5
+        return gradient, found
+
+    def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
+        """One pass at the precision of Hessian products."""
+        assert point.residual_SKN is not None
+        self.curvature_passes += 1
+        scores_MN = self.design.low_scores(direction_SKR.flatten(0, 1))
+        change_SKN = self.loss.curve(point.residual_SKN, scores_MN.view_as(point.residual_SKN), self.targets)
+        return self.design.low_gather(change_SKN.flatten(0, 1)).view_as(direction_SKR)
+
+    def line(self, point: Point, direction_SKR: Tensor) -> Callable[[Tensor], Point]:
+        """Half a pass for the whole line."""
+        assert point.scores_SKN is not None
+        scores_SKN = point.scores_SKN
+        self.passes += 0.5
+        ahead_SKN = self.design.scores(direction_SKR.flatten(0, 1)).view_as(scores_SKN)
+
+        def reach(length_S: Tensor) -> Point:
+            length = length_S[:, None, None]
+            return self.at(
+                point.weight_SKR + length * direction_SKR, scores_SKN + length.to(ahead_SKN.dtype) * ahead_SKN
+            )
+
+        return reach
+
+
+def ahead(problem: InMemory, last: Point, before: Point, count: int) -> Point:
+    """The next ``count`` points of the line from ``before`` through ``last``: starts that cost no pass."""
+    assert last.scores_SKN is not None
+    assert before.scores_SKN is not None
+    steps = torch.arange(1, count + 1, dtype=torch.float64, device=last.weight_SKR.device)[:, None, None]
+    return problem.at(
+        last.weight_SKR + steps * (last.weight_SKR - before.weight_SKR),
+        last.scores_SKN + steps.to(last.scores_SKN.dtype) * (last.scores_SKN - before.scores_SKN),
+    )

@@ -1,0 +1,81 @@
+"""FeatureReader: fits and scores on rows of a stored FeatureSet, in memory or streamed, whichever the limit allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.solvers import solver_named
+from penultimate.engine.probe.streamed import RowSource, fit_streamed
+from penultimate.store.errors import InputError
+from penultimate.store.feature_set import FeatureSet
+
+# Shapes: N samples, D feature dimensions, K classes.
+
+COPIES = 4
+"""An in-memory fit holds the features, the turned ones, a low-precision copy of those, and work space."""
+
+BATCH_ROWS = 4096
+
+
+class FeatureReader:
+    """The features of one key, as fitting and scoring want them."""
+
+    def __init__(
+        self, features: FeatureSet, settings: Any, *, loss: str, device: str, memory_bytes: int | None
+    ) -> None:
+        self.features, self.solver = features, settings.solver
+        self.memory_bytes = memory_bytes
+        self.options: dict[str, Any] = {
+            "num_classes": len(features.class_names),
+            "loss": loss,
+            "tol": settings.tol,
+            "device": device,
+        }
+
+    def fit(self, rows: NDArray[np.int64], path: RegularizationPath, *, start: Probe | None = None) -> list[Probe]:
+        """A Probe a strength, fitted to these rows."""
+        labels = self.features.labels[rows]
+        if self.memory_bytes is None or COPIES * 4 * len(rows) * self.features.feature_dim <= self.memory_bytes:
+            matrix_ND = self._rows(rows)
+            return solver_named(self.solver)(
+                matrix_ND, labels, path=path, sample_weight_N=None, start=start, **self.options
+            )
+        if self.solver != "torch":
+            raise InputError(
+                f"the {self.solver} solver holds all features in memory; use solver='torch' or more memory"
+            )
+        source = RowSource(
+            num_rows=len(rows),
+            feature_dim=self.features.feature_dim,
+            batches=lambda count: (batch for _, batch in self.features.batches(count, rows=rows)),
+        )
+        return fit_streamed(source, labels, path=path, start=start, memory_bytes=self.memory_bytes, **self.options)
+
+    def scores(self, rows: NDArray[np.int64], probes: Sequence[Probe]) -> list[NDArray[np.float32]]:
+        """Decision values (N, K) of these rows by each probe; features pass by in batches."""
+        pieces: list[list[NDArray[np.float32]]] = [[] for _ in probes]
+        for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
+            self._check_finite(rows_B, batch_BD)
+            for piece, probe in zip(pieces, probes, strict=True):
+                piece.append(probe.scores(batch_BD))
+        return [np.concatenate(piece) for piece in pieces]
+
+    def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)
+        done = 0
+        for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
+            self._check_finite(rows_B, batch_BD)
+            matrix_ND[done : done + len(batch_BD)] = batch_BD
+            done += len(batch_BD)
+        return matrix_ND
+
+    def _check_finite(self, rows_B: NDArray[np.int64], batch_BD: NDArray[Any]) -> None:
+        finite_B = np.isfinite(batch_BD).all(1)
+        if not finite_B.all():
+            bad = self.features.ids[rows_B[~finite_B]]
+            named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+            raise InputError(f"features of {len(bad)} samples are NaN or infinite: {named}; extract them again")

@@ -1,0 +1,87 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from store_cases import small_job
+from trial_cases import trial_of
+
+from penultimate.cli.main import run
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.trial_log import TrialLog
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    trials = TrialLog.create(tmp_path / "trials")
+    for backbone, wrong in (("a", 10), ("b", 20)):
+        trials.append(trial_of(backbone=backbone, wrong=range(wrong)))
+    return tmp_path / "trials"
+
+
+def test_a_log_becomes_a_page_with_its_figures_beside(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(log), "-o", str(tmp_path / "out.html"), "--title", "Digits", "--resamples", "100"]) == 0
+    assert "<title>Digits</title>" in (tmp_path / "out.html").read_text()
+    assert {"figure6.png", "figure6.pdf", "figure6.csv"} <= {p.name for p in (tmp_path / "out_figures").iterdir()}
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "out.html" in err
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    opened = FeatureStore.create(tmp_path / "store.zarr")
+    rng = np.random.default_rng(0)
+    for backbone in ("tiny", "other"):
+        key = replace(small_job().key, dataset="insects", backbone=backbone)
+        with opened.writer(
+            key,
+            ids=[f"{row}.png" for row in range(120)],
+            labels=np.arange(120) % 2,
+            split=["test" if row % 3 else "train" for row in range(120)],
+            class_names=("ant", "bee"),
+            metric="top1",
+            feature_dim=4,
+            provenance={},
+            shard_rows=64,
+        ) as writer:
+            writer.append(np.arange(120), rng.normal(size=(120, 4)).astype(np.float32), {})
+    return tmp_path / "store.zarr"
+
+
+def test_figure_4_is_drawn_from_the_test_images_in_a_store(log: Path, store: Path, tmp_path: Path) -> None:
+    asked = ["--store", str(store), "--tsne", "insects", "--tsne-backbone", "tiny", "--tsne-backbone", "other"]
+    assert run(["report", str(log), "-o", str(tmp_path / "out.html"), "--resamples", "100", *asked]) == 0
+    numbers = pd.read_csv(tmp_path / "out_figures" / "figure4.csv")
+    assert numbers.groupby("space").size().to_dict() == {"tiny": 80, "other": 80}
+    assert all(int(name.removesuffix(".png")) % 3 for name in numbers["id"])
+    assert "Feature spaces of tiny and other" in (tmp_path / "out.html").read_text()
+
+
+def test_a_backbone_that_is_not_in_the_store_is_refused_with_the_nearest(
+    log: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--store", str(store), "--tsne", "insects", "--tsne-backbone", "tiny", "--tsne-backbone", "othr"]
+    assert run(["report", str(log), "-o", str(tmp_path / "out.html"), *asked]) == 2
+    assert "did you mean other?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "nowhere/out.html"], "there is no folder"),
+        (["--tsne", "digits"], "figure 4 needs --store"),
+        (["--store", "s", "--tsne", "digits", "--tsne-backbone", "a"], "--tsne-backbone twice"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", str(log), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()

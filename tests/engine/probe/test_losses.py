@@ -1,0 +1,53 @@
+"""Losses against finite differences, in float64."""
+
+import pytest
+import torch
+
+from penultimate.engine.probe.losses import LOSSES, Targets
+
+# Shapes: N samples, K classes, S strengths.
+
+S, K, N = 2, 5, 40
+
+
+def scores_and_targets() -> tuple[torch.Tensor, Targets]:
+    generator = torch.Generator().manual_seed(0)
+    index_N = torch.randint(K, (N,), generator=generator)
+    sign_KN = torch.nn.functional.one_hot(index_N, K).T.double() * 2 - 1
+    return 2 * torch.randn(S, K, N, dtype=torch.float64, generator=generator), Targets(index_N, sign_KN)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_residual_is_the_derivative_of_the_loss(name: str) -> None:
+    scores, targets = scores_and_targets()
+    direction = torch.randn(S, K, N, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _, residual = LOSSES[name].evaluate(scores.clone(), targets)
+    step = 1e-5
+    up, down = (LOSSES[name].evaluate(scores + sign * step * direction, targets)[0] for sign in (1, -1))
+    torch.testing.assert_close((residual * direction).sum(1), (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_curve_is_the_derivative_of_the_residual_and_curvature_its_diagonal(name: str) -> None:
+    scores, targets = scores_and_targets()
+    direction = torch.randn(S, K, N, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    loss = LOSSES[name]
+    _, residual = loss.evaluate(scores.clone(), targets)
+    step = 1e-6
+    up, down = (loss.evaluate(scores + sign * step * direction, targets)[1] for sign in (1, -1))
+    torch.testing.assert_close(
+        loss.curve(residual, direction.clone(), targets), (up - down) / (2 * step), atol=1e-6, rtol=1e-5
+    )
+    unit = torch.zeros_like(direction)
+    unit[:, 2] = 1
+    column = loss.curve(residual, unit, targets)[:, 2]
+    torch.testing.assert_close(loss.curvature(residual, targets)[:, 2], column)
+
+
+def test_softmax_keeps_its_relative_precision_when_a_sample_is_all_but_certain() -> None:
+    """1 - p of about 1e-13 is lost in float32 when taken as a difference."""
+    scores = torch.tensor([[[30.0], [0.0]]])
+    loss, residual = LOSSES["softmax"].evaluate(scores, Targets(torch.tensor([0]), torch.empty(0, 0)))
+    expected = float(torch.exp(torch.tensor(-30.0, dtype=torch.float64)))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert residual.flatten().tolist() == pytest.approx([-expected, expected], rel=1e-5)

@@ -1,0 +1,156 @@
+"""Figures hold the numbers they draw, say what each point is, and read without colour."""
+
+import csv
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from scipy.special import logit
+from studies import whole_figures, whole_study
+from trial_cases import trial_of
+
+from penultimate.engine.analysis.findings import find
+from penultimate.engine.report import style
+from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
+from penultimate.engine.report.figures import figures
+from penultimate.store.errors import InputError, UnknownNameError
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_whole_study_has_the_papers_figures() -> None:
+    assert list(whole_figures()) == [
+        "figure1", "figure2_finetune", "figure2_probe_loss_softmax_", "figure2_scratch", "figure3", "figure6",
+        "figure7_scratch_finetune", "figure7_probe_finetune", "figure7_scratch_probe", "figure8_inception_v3",
+        "figure9_inception_v3",
+    ]  # fmt: skip
+
+
+def test_a_single_probe_has_the_one_figure_it_is_enough_for() -> None:
+    assert [each.name for each in figures(find([trial_of()]))] == ["figure6"]
+
+
+@pytest.mark.parametrize("name", ["figure2_scratch", "figure3", "figure6", "figure7_scratch_finetune"])
+def test_a_figure_is_saved_as_png_pdf_and_its_numbers(name: str, tmp_path: Path) -> None:
+    paths = whole_figures()[name].save(tmp_path)
+    assert {f"{name}.png", f"{name}.pdf", f"{name}.csv"} <= {path.name for path in paths}
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
+    first, again = (figures(find([trial_of(), trial_of(backbone="b")]))[0] for _ in range(2))
+    for one, other in zip(first.save(tmp_path / "1"), again.save(tmp_path / "2"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert first.svg() == again.svg()
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure2_finetune", "figure6", "figure8_inception_v3"])
+def test_every_point_of_the_picture_says_what_it_is(name: str) -> None:
+    drawn = whole_figures()[name]
+    root = ElementTree.fromstring(drawn.svg())
+    points = [element for element in root.iter(f"{SVG}g") if element.get("class") == "point"]
+    titles = [point.findtext(f"{SVG}title", "") for point in points]
+    assert sorted(titles) == sorted(drawn.hover.values())
+    assert titles
+
+
+def test_points_of_several_figures_keep_their_ids_apart_on_one_page() -> None:
+    ids = [
+        element.get("id")
+        for name in ("figure2_finetune", "figure2_scratch")
+        for element in ElementTree.fromstring(whole_figures()[name].svg()).iter()
+        if element.get("class") == "point"
+    ]
+    assert len(ids) == len(set(ids))
+
+
+def test_figure_2_draws_the_accuracies_of_the_trials(tmp_path: Path) -> None:
+    whole_figures()["figure2_scratch"].save(tmp_path)
+    with (tmp_path / "figure2_scratch.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["panel"] != "average"]
+    drawn = {(row["panel"], row["model"]): float(row["accuracy"]) for row in rows}
+    final = {
+        (trial.dataset, trial.backbone): trial.value
+        for trial in whole_study()
+        if trial.method == "scratch" and trial.settings["steps"] == 16384
+    }
+    assert drawn == pytest.approx(final)
+    best = {panel: max((value, m) for (p, m), value in drawn.items() if p == panel)[1] for panel, _ in drawn}
+    assert all(row["ties_with_best"] == "True" for row in rows if best[row["panel"]] == row["model"])
+
+
+def test_figure_7_puts_points_above_the_line_where_fine_tuning_wins() -> None:
+    drawn = whole_figures()["figure7_scratch_finetune"]
+    assert drawn.caption.startswith("Fine-tuned is better in 30 of 30.")
+    axes = drawn.figure.axes[0]
+    points = [np.asarray(line.get_xydata())[0] for line in axes.get_lines() if str(line.get_gid()).startswith("n")]
+    assert len(points) == 30
+    assert all(y > x for x, y in points)
+
+
+def test_figure_9_has_the_error_over_three_subsets() -> None:
+    numbers = whole_figures()["figure9_inception_v3"].numbers[""]
+    one = numbers[(numbers.dataset == "cars") & (numbers.method == "probe") & (numbers.shots == 4)].iloc[0]
+    values = [
+        t.value for t in whole_study() if t.settings.get("shots") == 4 and (t.dataset, t.method) == ("cars", "probe")
+    ]
+    assert one.subsets == len(values) == 3
+    assert one.standard_error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+
+
+def test_logit_ticks_are_round_spread_and_inside() -> None:
+    assert style.logit_ticks(0.4, 0.97) == [0.5, 0.8, 0.9, 0.95]
+    for low, high in [(0.912, 0.934), (0.001, 0.999), (0.71, 0.805), (0.99, 0.9995), (0.0005, 0.03)]:
+        ticks = style.logit_ticks(low, high)
+        assert len(ticks) >= 2
+        assert all(low <= tick <= high for tick in ticks)
+        assert len(ticks) <= 7
+        assert np.all(np.diff(logit(ticks)) > 0)
+
+
+def test_methods_differ_in_marker_and_line_and_colours_in_lightness() -> None:
+    assert len(set(style.METHOD_MARKERS.values())) == 3
+    assert len(set(style.METHOD_LINES.values())) == 3
+    lightness = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in style.METHOD_COLOURS.values()]
+    assert np.diff(sorted(lightness)).min() > 0.15  # apart on a grey print: 0 is black, 1 white
+
+
+def test_no_two_of_seventy_names_look_alike() -> None:
+    names = [f"net{i}" for i in range(70)]
+    assert len({(style.colour_of(name, names), style.marker_of(name, names)) for name in names}) == 70
+
+
+def _space(name: str = "a", num: int = 90) -> FeatureSpace:
+    rng = np.random.default_rng(0)
+    labels = np.arange(num) % 3
+    features = rng.normal(size=(num, 5)) + 20 * np.eye(5)[labels]
+    return FeatureSpace(name=name, features_ND=features, labels_N=labels, ids_N=np.array([f"{i}" for i in range(num)]))
+
+
+def test_the_two_feature_spaces_keep_well_separated_classes_apart() -> None:
+    drawn = embedding_figure(_space(), _space("b"), ["x", "y", "z"], classes=["x", "z"], perplexity=10)
+    numbers = drawn.numbers[""]
+    assert set(numbers["class"]) == {"x", "z"}
+    assert len(numbers) == 2 * 60
+    for _, space in numbers.groupby("space"):
+        centers = space.groupby("class")[["x", "y"]].mean().to_numpy()
+        spread = space.groupby("class")[["x", "y"]].std().to_numpy().max()
+        assert np.linalg.norm(centers[0] - centers[1]) > 2 * spread
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (["xx"], UnknownNameError, "no class named 'xx'"),
+        (["x"] * 13, InputError, "at most 12"),
+        (["x"], InputError, "has 3 images of these classes"),
+    ],
+)
+def test_a_figure_of_feature_spaces_that_cannot_be_is_refused(
+    classes: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        embedding_figure(_space(num=9), _space(num=9), ["x", "y", "z"], classes=classes)

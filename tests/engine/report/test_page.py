@@ -1,0 +1,150 @@
+"""The page, read as text and rendered, sorted and filtered in headless Chromium."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from studies import whole_figures, whole_findings, whole_study
+from trial_cases import trial_of
+
+from penultimate.engine.analysis.findings import find
+from penultimate.engine.report.figures import figures
+from penultimate.engine.report.page import page
+from penultimate.engine.report.sentences import sentences
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@cache
+def _page() -> str:
+    return page(whole_findings(), [whole_figures()["figure1"], whole_figures()["figure6"]], whole_study())
+
+
+def test_the_page_needs_no_network() -> None:
+    without_names = re.sub(r'xmlns(:\w+)?="[^"]*"', "", _page())
+    assert not re.search(r"(src|href|action)\s*=\s*[\"'](?!#|data:)", without_names)
+    assert "url(http" not in without_names
+    assert "@import" not in without_names
+
+
+def test_a_name_cannot_become_markup() -> None:
+    evil = "<script>alert('x')</script>"
+    trials = [trial_of(backbone=evil, dataset="</script><b>", notes=(evil,), settings={"loss": evil}, converged=False)]
+    text = page(find(trials), figures(find(trials)), trials)
+    assert "<script>alert" not in text
+    assert text.count("</script>") == 2  # the numbers' and the page's own
+
+
+def test_every_number_of_the_findings_is_in_the_page() -> None:
+    block = re.search(r'<script type="application/json" id="numbers">(.*?)</script>', _page(), re.DOTALL)
+    assert block is not None
+    assert json.loads(block[1]) == json.loads(json.dumps(whole_findings().as_json()))
+
+
+def test_settings_and_versions_of_every_trial_are_listed() -> None:
+    assert _page().count("<details>") == len(whole_study())
+    assert all(f'id="trial-{trial.id}"' in _page() for trial in whole_study())
+
+
+def test_what_did_not_converge_is_listed_by_name() -> None:
+    doubts = _page().split('<section id="doubts">')[1].split("</section>")[0]
+    assert doubts.count(": did not converge") == 5
+    assert "untrained" in doubts
+
+
+def test_the_first_sentences_say_who_is_best_how_strong_and_how_sure() -> None:
+    said = "\n".join(sentences(whole_findings()))
+    assert "Fine-tuned: nasnet is best on average over 5 datasets" in said
+    assert re.search(r"correlate with r = 0\.\d\d \(95 % .* over networks, .* over datasets; p = .*; 6 networks", said)
+    assert "Fine-tuned is better than random initialization in 30 of 30 pairs" in said
+    assert "16.0 times the steps" in said
+    assert "5 of 245 trials did not converge" in said
+
+
+def test_a_single_dataset_names_its_best_with_its_interval_and_ties() -> None:
+    near, far = trial_of(backbone="near", wrong=range(5, 17)), trial_of(backbone="far", wrong=range(60))
+    (said,) = sentences(find([trial_of(backbone="best"), near, far]))
+    assert "best is best with 90.00 % (95 % 82.6 to 94.5)" in said
+    assert "near ties with it (exact McNemar, p > 0.05)" in said
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    text = page(find([trial_of()]), [], [trial_of()])
+    assert ">images a class</button>" not in text
+    assert ">images a class</button>" in _page()
+
+
+def _in_browser(script: str, folder: Path, *, width: int = 1200) -> tuple[object, str]:
+    """What ``script`` (the body of a function) returns in the page, and the console's messages."""
+    path = folder / "page.html"
+    driver = f"<script>document.body.dataset.got = JSON.stringify((() => {{ {script} }})());</script>"
+    path.write_text(_page().replace("</body>", f"{driver}</body>"), encoding="utf-8")
+    assert BROWSER is not None
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+            f"--window-size={width},900", f"--user-data-dir={folder / 'profile'}", path.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    got = re.search(r'<body[^>]* data-got="([^"]*)"', done.stdout)
+    assert got is not None, done.stdout[-2000:]
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return json.loads(html.unescape(got[1])), console
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+class TestInChromium:
+    def test_it_sorts_filters_and_explains_points_without_an_error(self, tmp_path: Path) -> None:
+        got, console = _in_browser(
+            """
+            const rows = () => Array.from(document.querySelectorAll("#board tbody tr")).filter((row) => !row.hidden);
+            const heads = Array.from(document.querySelectorAll("#board th button"));
+            const column = heads.findIndex((head) => head.textContent === "test %");
+            const values = () => rows().map((row) => Number(row.cells[column].dataset.sort));
+            const out = { rows: rows().length };
+            heads[column].click(); out.falling = values();
+            heads[column].click(); out.rising = values();
+            out.aria = document.querySelectorAll("#board th")[column].getAttribute("aria-sort");
+            const set = (id, value) => { const field = document.getElementById(id); field.value = value;
+              field.dispatchEvent(new Event("input")); };
+            set("text", "resnet HINGE"); out.text = rows().map((row) => row.dataset.text);
+            set("text", ""); set("dataset", "cars"); set("method", "scratch"); out.filtered = rows().length;
+            set("dataset", ""); set("method", ""); set("standing", "open");
+            out.open = rows().map((row) => row.dataset.text);
+            out.count = document.getElementById("count").textContent;
+            const point = document.querySelector("svg .point");
+            point.dispatchEvent(new PointerEvent("pointermove", { clientX: 50, clientY: 50 }));
+            const tip = document.getElementById("tip");
+            out.tip = [tip.textContent, tip.style.display, point.querySelectorAll("title").length];
+            return out;
+            """,
+            tmp_path,
+        )
+        assert isinstance(got, dict)
+        assert console == ""
+        assert got["rows"] == len(whole_study())
+        assert got["falling"] == sorted(got["falling"], reverse=True)
+        assert got["rising"] == sorted(got["rising"])
+        assert got["aria"] == "ascending"
+        assert len(got["text"]) == 5
+        assert all("resnet50" in text and "squared_hinge" in text for text in got["text"])
+        assert got["filtered"] == 8
+        assert all(text.split()[1] == "untrained" for text in got["open"])
+        assert got["count"] == f"5 of {len(whole_study())} rows"
+        assert "mean log odds" in got["tip"][0]
+        assert got["tip"][1:] == ["block", 0]
+
+    def test_on_a_phone_nothing_reaches_past_the_screen(self, tmp_path: Path) -> None:
+        got, console = _in_browser(
+            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth];", tmp_path, width=500
+        )
+        assert console == ""
+        assert isinstance(got, list)
+        assert got[0] <= got[1]
