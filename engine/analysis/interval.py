@@ -3,7 +3,7 @@
 Sampling of test images only: the spread over training runs or subsets needs several trials (see ``data_size``).
 """
 
-# Shapes: N test samples, K classes.
+# Shapes: N test samples, K classes, R resamples.
 
 from dataclasses import dataclass
 from math import nan, sqrt
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm
+
+NUM_RESAMPLES = 200
+"""Of the images, for the standard error of a mean average precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +55,51 @@ def mean_per_class_interval(
     mean = float(share_K.mean())
     spread_K = np.where(num_K > 1, share_K * (1 - share_K) / np.maximum(num_K - 1, 1), mean * (1 - mean))
     error = sqrt(float(spread_K.sum())) / len(num_K)
-    low = high = nan
-    if 0 < mean < 1 and error > 0:
-        reach = float(norm.ppf((1 + level) / 2)) * error / (mean * (1 - mean))
-        low, high = (float(expit(logit(mean) + side * reach)) for side in (-1, 1))
-    return Interval(
-        low=low, high=high, standard_error=error, level=level, method="delta method over classes, symmetric in log odds"
+    return _in_log_odds(mean, error, level, "delta method over classes, symmetric in log odds")
+
+
+def map11_interval(
+    scores_NK: NDArray[np.floating], labels_NK: NDArray[np.integer], value: float, *, seed: int, level: float = 0.95
+) -> Interval:
+    """Interval of the 11-point mean average precision ``value``: bootstrap of images, symmetric in log odds.
+
+    The standard error is the spread over ``NUM_RESAMPLES`` draws of images with replacement, 5 % of it uncertain. A
+    class without a positive in a draw is left out of it, as in the metric.
+    """
+    num_images = len(labels_NK)
+    draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
+    precision_KR = np.array(
+        [
+            _average_precision_11(scores_NK[:, k], labels_NK[:, k] > 0, draws)
+            for k in np.flatnonzero((labels_NK > 0).any(axis=0))
+        ]
     )
+    error = float(np.nanmean(precision_KR, axis=0).std(ddof=1))
+    return _in_log_odds(value, error, level, f"bootstrap of images, {NUM_RESAMPLES} samples, symmetric in log odds")
+
+
+def _average_precision_11(
+    scores_N: NDArray[np.floating], positive_N: NDArray[np.bool_], draws_RN: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """11-point interpolated average precision of each draw (counts of images); NaN without a positive."""
+    order = np.argsort(-scores_N, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
+    hits_RN = np.cumsum(draws_RN[:, order] * positive_N[order], axis=1)[:, last_of_ties]
+    taken_RN = np.cumsum(draws_RN[:, order], axis=1)[:, last_of_ties]
+    precision_RN = hits_RN / np.maximum(taken_RN, 1)
+    best_RN = np.maximum.accumulate(precision_RN[:, ::-1], axis=1)[:, ::-1]  # at this recall or a higher one
+    positives_R = hits_RN[:, -1]
+    total_R = np.zeros(len(draws_RN))
+    for tenth in range(11):
+        first_R = (10 * hits_RN < tenth * positives_R[:, None]).sum(axis=1)
+        total_R += best_RN[np.arange(len(draws_RN)), first_R]
+    return np.where(positives_R > 0, total_R / 11, nan)
+
+
+def _in_log_odds(value: float, error: float, level: float, method: str) -> Interval:
+    """``value`` +- normal quantile x ``error``, carried to log odds and back; NaN at 0, at 1 and without error."""
+    low = high = nan
+    if 0 < value < 1 and error > 0:
+        reach = float(norm.ppf((1 + level) / 2)) * error / (value * (1 - value))
+        low, high = (float(expit(logit(value) + side * reach)) for side in (-1, 1))
+    return Interval(low=low, high=high, standard_error=error, level=level, method=method)

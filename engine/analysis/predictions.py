@@ -15,7 +15,7 @@ from penultimate.engine.analysis.compare import (
     mean_per_class_differences,
     permutation_test,
 )
-from penultimate.engine.analysis.interval import Interval, mean_per_class_interval, top1_interval
+from penultimate.engine.analysis.interval import Interval, map11_interval, mean_per_class_interval, top1_interval
 from penultimate.store.errors import InputError
 from penultimate.store.layout import fixed_width
 from penultimate.store.trial import Trial
@@ -68,12 +68,14 @@ class Predictions:
         """Which samples were right; for samples of one label only."""
         return np.asarray(self.outputs == self.labels)
 
-    def interval(self) -> Interval | None:
-        """95 % interval of the trial's value over test samples; None for a metric that has none here."""
+    def interval(self, value: float, *, seed: int) -> Interval | None:
+        """95 % interval of the trial's ``value`` over test samples; None for a metric that has none here."""
         if self.metric == "top1":
             return top1_interval(self.correct_N)
         if self.metric == "mean_per_class":
             return mean_per_class_interval(self.correct_N, self.labels)
+        if self.metric == "map11":
+            return map11_interval(self.outputs, self.labels, value, seed=seed)
         return None
 
     def test_against(self, other: "Predictions", *, seed: int) -> Test | None:

@@ -77,9 +77,11 @@ class ScoreRow:
     created: str
 
 
-def score_row(trial: Trial, variant: Variant, predictions: Predictions, imagenet_top1: float | None) -> ScoreRow:
-    """The row of ``trial`` before it is compared with any other."""
-    interval = predictions.interval()
+def score_row(
+    trial: Trial, variant: Variant, predictions: Predictions, imagenet_top1: float | None, *, seed: int
+) -> ScoreRow:
+    """The row of ``trial`` before it is compared with any other; ``seed`` is that of an interval's resamples."""
+    interval = predictions.interval(trial.value, seed=seed)
     logit = log_odds(trial.value, num_test=trial.num_test)
     return ScoreRow(
         trial=trial.id,

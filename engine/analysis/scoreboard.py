@@ -76,7 +76,7 @@ def scoreboard(
     """Score ``trials`` against each other.
 
     ``imagenet`` gives ImageNet top-1 as a fraction, by digest of the weights or by backbone name; ``seed`` is that of
-    the permutation tests.
+    the permutation tests and of resampled intervals.
     """
     known = list(trials)
     names = variants(known)
@@ -85,7 +85,7 @@ def scoreboard(
     for trial, variant in zip(known, names, strict=True):
         predictions = Predictions.of(trial)
         by_name = top1.get(trial.backbone)
-        row = score_row(trial, variant, predictions, top1.get(trial.features.get("weights", ""), by_name))
+        row = score_row(trial, variant, predictions, top1.get(trial.features.get("weights", ""), by_name), seed=seed)
         comparable[row.dataset, row.images, row.method, row.metric, row.shots or 0].append((row, predictions))
     rows = tuple(row for key in sorted(comparable) for row in _compared(comparable[key], seed))
     by_method = panels(rows)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,13 +18,8 @@ from penultimate.engine.images.shards import files_in, named_files, shared_name
 from penultimate.engine.images.webdataset import load_webdataset
 from penultimate.store.errors import InputError, UnknownNameError
 
-
-class _Loader(Protocol):
-    def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet: ...
-
-
-DATASETS: dict[str, _Loader] = {name: partial(load_paper_dataset, name) for name in PAPER12}
-"""Name -> loader, from the folder that holds the dataset and the seed of its splits."""
+DATASETS = tuple(PAPER12)
+"""Datasets that are taken by name."""
 
 
 def load_images(
@@ -46,9 +40,9 @@ def load_images(
     That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
     ``shard-{0000..0009}.tar``), Parquet files with the images in them (likewise), arrays in a ``.npz`` or ``.npy``,
     or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it.
-    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests and named
-    datasets, ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files
-    contained. Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
+    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests,
+    ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files contained.
+    Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
     if not spec:
         raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
@@ -58,7 +52,7 @@ def load_images(
             raise UnknownNameError("dataset", spec, DATASETS)
         if download:
             download_dataset(spec, root)
-        return DATASETS[spec](root, seed=seed, cache=cache)
+        return load_paper_dataset(spec, root, seed=seed, cache=cache)
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""
         raise InputError(f"the dataset {spec!r} needs --root, the folder that holds it{also}")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -20,12 +21,19 @@ from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.own_sets import read_birdsnap, read_pets, read_sun397, read_voc2007
 from penultimate.engine.images.samples import Samples
-from penultimate.engine.images.sources import FileSource
+from penultimate.engine.images.sources import FileSource, SteadySource
 from penultimate.engine.images.splits import hold_out
 from penultimate.engine.images.torchvision_sets import AIRCRAFT, CARS, DTD, FLOWERS, FOOD101
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, K classes.
+
+
+class Loader(Protocol):
+    """Reads a dataset whose images are not files named by lists."""
+
+    def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet:
+        """The dataset at ``root``; ``seed`` draws the splits that are not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +61,8 @@ class PaperDataset:
     metric: str
     val_given: bool
 
-    source: Published | Callable[[Path, int, DigestCache | None], ImageSet]
-    """How it is read; a function of root and seed where its images are not files named by lists."""
+    source: Published | Loader
+    """How it is read; a function where its images are not files named by lists."""
 
     where: str
     """The publisher's page."""
@@ -78,7 +86,7 @@ def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCac
     """
     dataset = dataset_named(name)
     if not isinstance(dataset.source, Published):
-        return dataset.source(root, seed, cache)
+        return dataset.source(root, seed=seed, cache=cache)
     samples = read_samples(name, root)
     split_N = samples.split_N
     if not dataset.val_given:
@@ -141,7 +149,7 @@ def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
     """Count what is there against the published numbers; raises as ``load_paper_dataset``."""
     dataset = dataset_named(name)
     images = load_paper_dataset(name, root, seed=seed)
-    source = images.source
+    source = images.source.original if isinstance(images.source, SteadySource) else images.source
     ids = [str(id_) for id_ in images.ids_N]
     missing = [id_ for id_ in ids if not (source.root / id_).is_file()] if isinstance(source, FileSource) else []
     there_N = ~np.isin(np.array(ids), np.array(missing, dtype=str))
@@ -184,18 +192,6 @@ def _shown(images: ImageSet) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]
     return [images.labels_N == k for k in classes]
 
 
-def _caltech101(root: Path, seed: int, cache: DigestCache | None) -> ImageSet:
-    return load_caltech101(root, seed=seed, cache=cache)
-
-
-def _cifar10(root: Path, seed: int, cache: DigestCache | None) -> ImageSet:
-    return load_cifar10(root, seed=seed, cache=cache)
-
-
-def _cifar100(root: Path, seed: int, cache: DigestCache | None) -> ImageSet:
-    return load_cifar100(root, seed=seed, cache=cache)
-
-
 PAPER12: dict[str, PaperDataset] = {
     "food101": PaperDataset(
         title="Food-101",
@@ -220,7 +216,7 @@ PAPER12: dict[str, PaperDataset] = {
         test=10_000,
         metric="top1",
         val_given=False,
-        source=_cifar10,
+        source=load_cifar10,
         where="https://www.cs.toronto.edu/~kriz/cifar.html",
         layout="cifar-10-batches-py/, or train/<class>/ and test/<class>/",
         downloads=(
@@ -237,7 +233,7 @@ PAPER12: dict[str, PaperDataset] = {
         test=10_000,
         metric="top1",
         val_given=False,
-        source=_cifar100,
+        source=load_cifar100,
         where="https://www.cs.toronto.edu/~kriz/cifar.html",
         layout="cifar-100-python/{train,test,meta}",
         downloads=(
@@ -384,7 +380,7 @@ PAPER12: dict[str, PaperDataset] = {
         test=6_084,
         metric="mean_per_class",
         val_given=False,
-        source=_caltech101,
+        source=load_caltech101,
         where="https://data.caltech.edu/records/mzrjq-6wc02",
         layout="101_ObjectCategories/<class>/*.jpg, with BACKGROUND_Google",
     ),

@@ -175,7 +175,8 @@ def check_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[
 def class_counts(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """Samples of each class, (K,); one that is ``UNCOUNTED`` in a class does not have it."""
     if labels.ndim == 2:
-        return (labels == PRESENT).sum(0, dtype=np.int64)
+        present_K: NDArray[np.int64] = (labels == PRESENT).sum(0, dtype=np.int64)
+        return present_K
     count_K: NDArray[np.int64] = np.bincount(labels, minlength=num_classes)
     return count_K
 

@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from penultimate.engine.analysis.accuracy_table import read_accuracy_table as read_accuracy_table
+    from penultimate.engine.analysis.analysis import analyze as analyze
+    from penultimate.engine.analysis.scoreboard import scoreboard as scoreboard
     from penultimate.engine.images.datasets import load_images as load_images
     from penultimate.engine.images.image_set import ImageSet as ImageSet
     from penultimate.engine.images.preprocess import Preprocess as Preprocess
@@ -19,8 +22,11 @@ _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
     "ImageSet": "penultimate.engine.images.image_set",
     "Preprocess": "penultimate.engine.images.preprocess",
+    "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
     "load_images": "penultimate.engine.images.datasets",
+    "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
+    "scoreboard": "penultimate.engine.analysis.scoreboard",
     "torch_batches": "penultimate.engine.torch_features",
 }
 """Public name -> the module that defines it."""

@@ -26,8 +26,8 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 @parametrize_with_checks(
     [LogisticRegressionPath(l2=[1.0, 0.1]), LogisticRegressionPathCV(l2=[1.0, 0.1])],
     expected_failed_checks=expected_failures,
-)
-def test_passes_scikit_learns_own_checks(estimator: Any, check: Any) -> None:  # type: ignore[untyped-decorator]
+)  # type: ignore[untyped-decorator]  # scikit-learn has no types
+def test_passes_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 

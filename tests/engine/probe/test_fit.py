@@ -21,8 +21,8 @@ K = 4
 
 
 def alone(features_ND: Floats, labels: NDArray[Any], l2: float = 1.0, **options: Any) -> Probe:
-    options = {"num_classes": K, "path": RegularizationPath(l2=(l2,))} | options
-    (probe,) = fit_path(features_ND, labels, **options)
+    asked: dict[str, Any] = {"num_classes": K, "path": RegularizationPath(l2=(l2,))} | options
+    (probe,) = fit_path(features_ND, labels, **asked)
     return probe
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from penultimate.engine.analysis.compare import all_class_differences
-from penultimate.engine.probe.fit import check_labels
+from penultimate.engine.probe.fit import check_labels, fit_path
 from penultimate.engine.probe.metrics import map11
+from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
@@ -37,11 +38,19 @@ def test_a_class_shown_by_difficult_objects_alone_has_no_recall() -> None:
 
 
 def test_in_fitting_an_uncounted_sample_does_not_have_the_class() -> None:
-    labels_NK = np.array([[ABSENT, PRESENT], [UNCOUNTED, PRESENT], [PRESENT, ABSENT]], np.uint8)
-    sign_NK = check_labels(labels_NK, 3, 2, multi_label=True)
-    assert sign_NK.tolist() == [[False, True], [False, True], [True, False]]
+    rng = np.random.default_rng(0)
+    features_ND = rng.normal(size=(30, 4)).astype(np.float32)
+    absent_NK = rng.integers(2, size=(30, 2)).astype(np.uint8)
+    marked_NK = np.where(rng.random((30, 2)) < 0.2, np.where(absent_NK == ABSENT, UNCOUNTED, absent_NK), absent_NK)
+    assert (marked_NK == UNCOUNTED).any()
+    path = RegularizationPath(l2=(1.0,))
+    ((marked,), (absent,)) = (
+        fit_path(features_ND, labels_NK, num_classes=2, path=path, loss="logistic")
+        for labels_NK in (marked_NK.astype(np.uint8), absent_NK)
+    )
+    np.testing.assert_array_equal(marked.weight_KD, absent.weight_KD)
     with pytest.raises(InputError, match="of 0, 1 and 2"):
-        check_labels(labels_NK + 1, 3, 2, multi_label=True)
+        check_labels(absent_NK + 2, 30, 2, multi_label=True)
 
 
 def test_an_uncounted_entry_counts_for_neither_network() -> None:
