@@ -5,15 +5,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
+from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import extract as extract_features
+from penultimate.engine.extract import feature_key
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
+from penultimate.engine.parity import require_parity
 from penultimate.engine.share import Share
+from penultimate.engine.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -22,43 +25,25 @@ _FAILED_SHOWN = 10
 
 
 def extract(
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGES",
-            help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
-            "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`.",
-        ),
-    ],
+    images: options.Images,
     store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
-    model: Annotated[
-        list[str], typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`, or a glob; repeats.")
-    ],
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="timm: downloaded from its hub. package: an installed weight package. random: seeded by --seed. "
-            "Else a .safetensors or .pth file."
-        ),
-    ] = "timm",
-    root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
+    model: options.Models,
+    weights: options.Weights = "timm",
+    root: options.Root = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
     ] = False,
-    preprocess: Annotated[
-        PreprocessKind,
-        typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
-    ] = "paper",
-    decoder: Annotated[
-        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
-    ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="What the network computes in.")
-    ] = ("float32"),
+    preprocess: options.PreprocessOption = "paper",
+    decoder: options.DecoderName = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = None,
+    compiled: options.Compile = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    parity: Annotated[
+        bool, typer.Option("--parity/--no-parity", help="Check some images against the reference before all are run.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of random weights.")] = 0,
     val_fraction: Annotated[float, typer.Option(help="Share of a class held out for val, where no split is given.")] = (
         0.2
@@ -94,7 +79,8 @@ def extract(
     """Embed images with pretrained backbones and keep the penultimate features.
 
     Killed or interrupted, the same command goes on at the first missing shard; features that are there already
-    are not computed again. Images that cannot be decoded are recorded with their reason and left out.
+    are not computed again. Images that cannot be decoded are recorded with their reason and left out. What the
+    parity check finds is kept with the features; past its tolerance nothing is extracted.
 
     \b
     penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k
@@ -116,19 +102,41 @@ def extract(
         cache=user_cache() if cache else None,
     )
     opened = FeatureStore.create(store)
-    backbones = [
-        load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)
-        for name in match_models(model)
-    ]
+    threads = ThreadShare.of(device, decode=workers)
+    decodes = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
+    batch_size = batch_size or default_batch_size(device)
+
+    def num_to_do(backbone: TimmBackbone) -> int:
+        return 0 if opened.contains(feature_key(image_set, backbone, decodes, dtype=dtype)) else len(image_set)
+
+    backbones, reasons = options.prepared_backbones(
+        model,
+        weights=weights,
+        preprocess=preprocess,
+        device=device,
+        precision=precision,
+        seed=seed,
+        num_images=num_to_do,
+        batch_size=batch_size,
+        threads=threads,
+        compiled=compiled,
+    )
+    gates = {
+        backbone.name: require_parity(image_set, backbone, decodes, batch_size=batch_size, threads=threads).as_dict()
+        for backbone in backbones
+        if parity and num_to_do(backbone)
+    }
     with ImageProgress(image_set.name) as report:
         extracted = extract_features(
             image_set,
             backbones,
             opened,
-            decoder=make_decoder(decoder or default_decoder(), num_workers=workers),
+            decoder=decodes,
             batch_size=batch_size,
             dtype=dtype,
             share=share,
+            threads=threads,
+            notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
             report=report,
         )
     rows = [_row(features) for features in extracted]

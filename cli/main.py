@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from penultimate.cli import analyze, datasets, demo, extract, imagenet_eval, models, probe, report, show, store
+from penultimate.cli import (
+    analyze,
+    bench,
+    datasets,
+    demo,
+    extract,
+    imagenet_eval,
+    models,
+    parity,
+    probe,
+    report,
+    show,
+    store,
+    train,
+)
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -22,7 +36,10 @@ app = typer.Typer(
 )
 for verb in (
     extract.extract,
+    bench.bench,
+    parity.parity,
     probe.probe,
+    train.train,
     show.show,
     analyze.analyze,
     report.report,

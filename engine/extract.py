@@ -78,7 +78,13 @@ def extract(
     with ExitStack() as stack:
         shards = share.shards(num_shards(len(images), shard_rows))
         sinks = [
-            _Sink(backbone, stack.enter_context(_writer(store, key, images, backbone, shards, shard_rows)), dtype)
+            _Sink(
+                backbone,
+                stack.enter_context(
+                    open_writer(store, key, images, backbone, shard_range=shards, shard_rows=shard_rows)
+                ),
+                dtype,
+            )
             for key, backbone in lacking.items()
             if shards
         ]
@@ -167,9 +173,16 @@ def _runs(sinks: Sequence[_Sink], num_rows: int) -> Iterator[tuple[NDArray[np.in
             yield part, [sink for sink, lacking_M in zip(sinks, lacking_SM, strict=True) if lacking_M[part[0]]]
 
 
-def _writer(
-    store: FeatureStore, key: FeatureKey, images: ImageSet, backbone: Backbone, shards: range, shard_rows: int
+def open_writer(
+    store: FeatureStore,
+    key: FeatureKey,
+    images: ImageSet,
+    backbone: Backbone,
+    *,
+    shard_range: range | None = None,
+    shard_rows: int = SHARD_ROWS,
 ) -> FeatureWriter:
+    """A writer of ``images`` under ``key``, all shards or those given, with the provenance known before it begins."""
     provenance = {
         "images": dict(images.provenance),
         "preprocess": asdict(backbone.preprocess),
@@ -187,6 +200,6 @@ def _writer(
         metric=images.metric,
         feature_dim=backbone.feature_dim,
         provenance=provenance,
-        shard_range=shards,
+        shard_range=shard_range,
         shard_rows=shard_rows,
     )

@@ -12,7 +12,9 @@
     ├── VanishedImageError (OSError) an image is gone, or another one, since its set was digested
     ├── DecodeError (RuntimeError)   no image could be decoded
     ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
-    └── ParityError (ArithmeticError)   features too far from the reference's
+    ├── ParityError (ArithmeticError)   features too far from the reference's
+    ├── NoRunConvergedError (RuntimeError)  every training run of a grid diverged
+    └── RunInterruptedError          exit code 130: asked to stop, checkpointed; the same command goes on
 
 Each also derives from the built-in it refines. The command line prints the message, one line, and leaves
 with ``exit_code``.
@@ -82,3 +84,13 @@ class MemoryLimitError(PenultimateError, MemoryError):
 
 class ParityError(PenultimateError, ArithmeticError):
     """A decoder, resize or precision gives features further from the reference than its tolerance."""
+
+
+class NoRunConvergedError(PenultimateError, RuntimeError):
+    """There is nothing to choose from: every run of a grid diverged."""
+
+
+class RunInterruptedError(PenultimateError):
+    """A training run stopped because it was asked to, after a checkpoint."""
+
+    exit_code = 130

@@ -1,8 +1,12 @@
 """Devices and precisions by name, refused where they are not here."""
 
+from typing import Literal
+
 import torch
 
 from penultimate.store.errors import UnavailableError, UnknownNameError
+
+PrecisionName = Literal["float32", "bfloat16", "float16"]
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -55,6 +59,11 @@ def computes_natively(precision: str, device: torch.device) -> bool:
     # Ampere (8.0) is the first with bfloat16 units; below it torch.cuda.is_bf16_supported() counts emulation.
     # Volta (7.0) is the first with float16 tensor cores; every GPU of today's torch builds has float16 arithmetic.
     return precision == "float16" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def default_precision(device: str) -> PrecisionName:
+    """bfloat16 where ``device`` has units for it, else float32; benchmarks/results/precision_cpu_202611.md says why."""
+    return "bfloat16" if computes_natively("bfloat16", device_named(device)) else "float32"
 
 
 def _described(device: torch.device) -> str:

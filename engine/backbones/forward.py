@@ -31,21 +31,20 @@ class Forward:
         self._scale_C = 1.0 / (255.0 * std_C)
         self._shift_C = -mean_C / std_C
         self._size = (preprocess.height, preprocess.width, 3)
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._run: Callable[[Tensor], Tensor] = self.features
         self.fixed_rows: int | None = None
         """B of every pass; None while eager."""
 
-    @torch.inference_mode()
     def __call__(self, pixels_BHWC: Tensor) -> Tensor:
         """Features (B, D) of one pass; compiled, B is at most ``fixed_rows``."""
-        if self._compiled is None or self.fixed_rows is None:
-            return self.features(pixels_BHWC)
         rows = len(pixels_BHWC)
-        if rows < self.fixed_rows:
+        if self.fixed_rows is not None and rows < self.fixed_rows:
+            # Made outside inference mode, as full batches are: the two kinds of tensor would be two graphs.
             filled = pixels_BHWC.new_zeros((self.fixed_rows, *self._size))
             filled[:rows] = pixels_BHWC
             pixels_BHWC = filled
-        return self._compiled(pixels_BHWC)[:rows]
+        with torch.inference_mode():
+            return self._run(pixels_BHWC)[:rows]
 
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images and run one; the seconds that took.
@@ -55,9 +54,11 @@ class Forward:
         """
         if not has_compiler():
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
+        # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
+        cpu = self._device.type == "cpu"
         started = time.perf_counter()
         self.fixed_rows = rows
-        self._compiled = torch.compile(self.features, dynamic=False, options={"freezing": True})
+        self._run = torch.compile(self.features, dynamic=False, options={"freezing": True, "cpp_wrapper": cpu})
         self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         return time.perf_counter() - started
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.devices import device_named, dtype_named
+from penultimate.engine.backbones.devices import PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import load_network
@@ -23,8 +23,6 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, MemoryLimitError, UnavailableError, UnknownNameError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
-
-PrecisionName = Literal["float32", "bfloat16", "float16"]
 
 PreprocessKind = Literal["paper", "timm"]
 """The whole image to the input size, or timm's own resize and centre crop."""

@@ -5,11 +5,12 @@ Four sources: ``timm`` (its hub download, the default; the publisher's file for 
 (initialised from a seed).
 """
 
+import json
 import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,9 @@ from penultimate.store.errors import InputError, UnavailableError, UnknownNameEr
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 """Of files that hold weights; ``.pth.tar`` is what timm's trainer writes."""
+
+RUN_CONFIG = "config.json"
+"""Beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout; ``penultimate train`` writes both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,8 @@ class LoadedNetwork:
 
     model: Network
     name: str
-    """``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``, ``arch.random<seed>``."""
+    """``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
+    ``arch.<run folder>``, ``arch.random<seed>``."""
 
     digest: str
     """See ``digest_of_weights``."""
@@ -71,7 +76,7 @@ class LoadedNetwork:
 
 
 def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
-    """Build ``name`` and put ``weights`` in: ``timm``, ``package``, ``random``, or the path of a file.
+    """Build ``name`` and put ``weights`` in: ``timm``, ``package``, ``random``, or the path of a file or a run.
 
     ``seed`` decides what ``random`` draws; the others do not depend on it.
 
@@ -80,6 +85,8 @@ def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     """
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
+    if (Path(weights) / RUN_CONFIG).is_file():
+        return _from_run(name, Path(weights))
     if weights.endswith(SUFFIXES) or os.sep in weights:
         return _from_file(name, Path(weights))
     raise UnknownNameError("weights source", weights, [*_SOURCES, "or the path of a .safetensors or .pth file"])
@@ -223,6 +230,20 @@ def _from_random(name: str, seed: int) -> LoadedNetwork:
         digest=digest_of_weights(model),
         source=f"random, seed {seed}",
     )
+
+
+def _from_run(name: str, folder: Path) -> LoadedNetwork:
+    """A folder that ``penultimate train`` ended in, or any of timm's ``local-dir:`` layout.
+
+    Its own image size, mean and std come with it.
+    """
+    config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
+    if config["architecture"] != arch_of(name):
+        raise InputError(f"{folder} holds a network {config['architecture']}, not {name}; give it by --model")
+    loaded = _from_file(name, folder / "model.safetensors")
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config["pretrained_cfg"].items()}
+    loaded.model.pretrained_cfg = {**loaded.model.pretrained_cfg, **given}
+    return replace(loaded, name=f"{arch_of(name)}.{folder.resolve().name}", source=f"trained in {folder}")
 
 
 def _from_file(name: str, path: Path) -> LoadedNetwork:

@@ -15,8 +15,10 @@ def make_decoder(name: str, *, num_workers: int) -> Decoder:
     return DECODERS[name](num_workers)
 
 
-def default_decoder() -> str:
-    """``dali`` on Linux, for which alone it is published; ``pillow`` elsewhere."""
+def default_decoder(device: str = "cpu") -> str:
+    """For networks on ``device``: ``dali-gpu`` or ``dali`` on Linux, where DALI is published; ``pillow`` elsewhere."""
+    if device.startswith("cuda") and sys.platform == "linux":
+        return "dali-gpu"
     return "dali" if sys.platform == "linux" else "pillow"
 
 
@@ -35,5 +37,16 @@ def _dali(num_workers: int) -> Decoder:
     return DaliDecoder(num_workers=num_workers)
 
 
-DECODERS: dict[str, Callable[[int], Decoder]] = {"dali": _dali, "pillow": _pillow}
+def _dali_gpu(num_workers: int) -> Decoder:
+    _dali(num_workers)  # names the package where it is not installed
+    import torch
+
+    from penultimate.engine.images.dali_gpu_decoder import DaliGpuDecoder
+
+    if not torch.cuda.is_available():
+        raise UnavailableError("decoder 'dali-gpu' needs a CUDA device, and torch sees none; choose --decoder dali")
+    return DaliGpuDecoder(num_workers=num_workers)
+
+
+DECODERS: dict[str, Callable[[int], Decoder]] = {"dali": _dali, "dali-gpu": _dali_gpu, "pillow": _pillow}
 """Name -> constructor, from the number of worker threads."""

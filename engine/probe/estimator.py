@@ -13,8 +13,8 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from penultimate.engine.metrics import metric_named
 from penultimate.engine.probe.head import probabilities
-from penultimate.engine.probe.metrics import metric_named
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.solvers import solver_named

@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.proportion import proportion_confint
 
 from penultimate.engine.analysis.interval import map11_interval, mean_per_class_interval, top1_interval
-from penultimate.engine.probe.metrics import map11
+from penultimate.engine.metrics import map11
 
 
 def test_top1_is_wilsons_interval() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from penultimate.engine.analysis.compare import all_class_differences
+from penultimate.engine.metrics import map11
 from penultimate.engine.probe.fit import check_labels, fit_path
-from penultimate.engine.probe.metrics import map11
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED

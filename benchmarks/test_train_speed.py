@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from train_speed import Workload, compare
+
+
+@pytest.mark.slow
+def test_both_sides_train_and_are_timed(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            noise = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{number}.jpg")
+    work = Workload(
+        folder=tmp_path,
+        network="test_efficientnet",
+        batch_size=4,
+        size=32,
+        precision="float32",
+        workers=1,
+        timm_channels_last=True,
+    )
+    measured = compare(work, rounds=2, steps=1, warmup=1)
+    assert {name: len(rates) for name, rates in measured.items()} == {"penultimate": 2, "timm": 2}
+    assert all(rate > 0 for rates in measured.values() for rate in rates)

@@ -1,0 +1,88 @@
+"""``penultimate bench``: how fast each part of an extraction runs on one's own images, and which part holds it back."""
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from penultimate.cli import options
+from penultimate.cli.output import print_json, print_table
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.decoders import default_decoder, make_decoder
+from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.throughput import measure
+
+_COLUMNS = {
+    "model": "model",
+    "precision": "precision",
+    "decode_per_sec": "decode/s",
+    "infer_samples_per_sec": "model/s",
+    "write_per_sec": "write/s",
+    "end_to_end_per_sec": "end to end/s",
+    "end_to_end_per_sec_first_round": "first round/s",
+    "ceiling_per_sec": "ceiling/s",
+    "ratio_to_ceiling": "ratio",
+    "bottleneck": "bottleneck",
+}
+
+
+def bench(
+    images: options.Images,
+    model: options.Models,
+    weights: options.Weights = "timm",
+    root: options.Root = None,
+    preprocess: options.PreprocessOption = "paper",
+    decoder: options.DecoderName = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = None,
+    compiled: options.Compile = None,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    num_images: Annotated[int, typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds after the first, of which the median is shown.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON rows, with timm's column names.")] = False,
+) -> None:
+    """Measure decoding, the network, writing and all together, and name what holds the whole back.
+
+    The first round holds all warm-up; the other columns are medians of the rounds after it. Of several models there
+    is a row each, and one of all from one decode. Files come from the system's cache where it has them.
+
+    \b
+    penultimate bench photos/ --model resnet50.a1_in1k
+    penultimate bench photos/ --model tf_efficientnet_lite0 --weights package --device cpu --json
+    """
+    whole = load_images(images, root=root, labels=False)
+    sample = subset(whole, sample_rows(len(whole), num_images))
+    threads = ThreadShare.of(device, decode=workers)
+    batch_size = batch_size or default_batch_size(device)
+    backbones, _ = options.prepared_backbones(
+        model,
+        weights=weights,
+        preprocess=preprocess,
+        device=device,
+        precision=precision,
+        seed=seed,
+        num_images=lambda backbone: len(whole),
+        batch_size=batch_size,
+        threads=threads,
+        compiled=compiled,
+    )
+    together = [backbones] if len(backbones) > 1 else []
+    rows = [
+        measure(
+            sample,
+            chosen,
+            partial(make_decoder, decoder or default_decoder(device), num_workers=threads.decode),
+            batch_size=batch_size,
+            threads=threads,
+            shared_cores=device == "cpu",
+            num_rounds=rounds,
+        ).as_dict()
+        for chosen in [*([backbone] for backbone in backbones), *together]
+    ]
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, _COLUMNS, title=f"{len(sample):,} images of {sample.name}, batch {batch_size}, {threads}")

@@ -1,0 +1,202 @@
+"""DaliGpuDecoder: DALI decodes and resizes on the GPU, and its pixels stay there."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import torch
+import torch.utils.dlpack
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline
+from torch import Tensor
+
+from penultimate.engine.images.ahead import ahead
+from penultimate.engine.images.decoded_batch import DecodedBatch
+from penultimate.engine.images.header import Size, plain_size
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.preprocess import Placement, Preprocess
+
+# Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
+
+_INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
+"""With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
+
+_HARDWARE_SHARE = 0.9
+"""Of the images, what goes to the hardware JPEG engine where the GPU has one (A100, H100); DALI's documentation gives
+65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
+
+
+_LARGEST_SCALE = 8.0
+"""Of a side; beyond, as in a strip two pixels high, Pillow resizes: DALI's pixels were up to 10 of 255 off there."""
+
+
+class DaliGpuDecoder:
+    """Decodes with DALI's mixed decoder and resizes with DALI, on the GPU; batches are torch tensors there, uncopied.
+
+    What is not plain (``header.plain_size``), and every image of a batch that DALI refuses, is decoded and resized by
+    Pillow and copied over. Resizing differs from Pillow's in that intermediate rows are not rounded to bytes: 0.16 of
+    255 on average (CPU twin, 125 ImageNet photographs), so the name, and with it the key, is another than ``dali``.
+
+    ``device="cpu"`` runs the same graph on the CPU: the twin that tests run where there is no GPU.
+    """
+
+    name = "dali-gpu"
+
+    def __init__(self, *, num_workers: int = 1, device: str = "cuda") -> None:
+        """``num_workers`` threads read files, parse their headers and run Pillow."""
+        self.num_workers = num_workers
+        self._device = torch.device(device)
+
+    def batches(
+        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+    ) -> Iterator[DecodedBatch]:
+        """See ``Decoder.batches``; at most two batches are being read, one decoded and one taken."""
+        pipeline = _Pipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
+        batched = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+
+        def decode(rows: list["_Read"]) -> DecodedBatch:
+            return self._decode(pipeline, rows, views)
+
+        with (
+            ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="dali-gpu") as runner,
+        ):
+            read = ahead(pool, lambda row: _read(images, row, views), indices.tolist(), depth=2 * batch_size)
+            groups = ([next(read) for _ in rows] for rows in batched)
+            yield from ahead(runner, decode, groups, depth=2)
+
+    def _decode(self, pipeline: "_Pipeline", rows: list["_Read"], views: Sequence[Preprocess]) -> DecodedBatch:
+        plain = [row for row in rows if isinstance(row.content, bytes)]
+        decoded = pipeline.run([row.content for row in plain if isinstance(row.content, bytes)])
+        if decoded is None:  # one of them is damaged; Pillow tells which, and why
+            rows = [_with_pillow(row, views) if isinstance(row.content, bytes) else row for row in rows]
+            plain, decoded = [], tuple(self._empty(view) for view in views)
+        kept = [row for row in rows if not isinstance(row.content, str)]
+        return DecodedBatch(
+            indices_B=np.array([row.index for row in kept], np.int64),
+            views=tuple(
+                pixels if len(plain) == len(kept) else self._merged(kept, pixels, position)
+                for position, pixels in enumerate(decoded)
+            ),
+            failed={row.index: row.content for row in rows if isinstance(row.content, str)},
+        )
+
+    def _empty(self, view: Preprocess) -> Tensor:
+        return torch.empty((0, view.height, view.width, 3), dtype=torch.uint8, device=self._device)
+
+    def _merged(self, kept: Sequence["_Read"], decoded_PHWC: Tensor, position: int) -> Tensor:
+        """Rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
+        merged = decoded_PHWC.new_empty((len(kept), *decoded_PHWC.shape[1:]))
+        plain = [place for place, row in enumerate(kept) if isinstance(row.content, bytes)]
+        merged[torch.tensor(plain, dtype=torch.int64, device=self._device)] = decoded_PHWC
+        for place, row in enumerate(kept):
+            if isinstance(row.content, tuple):
+                merged[place] = torch.from_numpy(row.content[position])
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # the networks read it on streams of their own
+        return merged
+
+
+class _Read:
+    """One sample on its way: an encoded plain file, one array a view, or why there is neither."""
+
+    __slots__ = ("content", "index")
+
+    def __init__(self, index: int, content: bytes | tuple[NDArray[np.uint8], ...] | str) -> None:
+        self.index = index
+        self.content = content
+
+
+def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
+    try:
+        content = images.source.read(index)
+    except OSError as error:
+        return _Read(index, reason_of(error))
+    if isinstance(content, bytes):
+        size = plain_size(content)
+        if size and all(_fits(size, view.placement(size.height, size.width)) for view in views):
+            return _Read(index, content)
+    return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
+
+
+def _fits(size: Size, place: Placement) -> bool:
+    """Whether DALI resizes it as Pillow does: a much enlarged side overshoots, and Pillow clips between its passes."""
+    enlarged = max(place.height / size.height, place.width / size.width)
+    return place.height * place.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
+
+
+def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
+    from PIL import Image
+
+    try:
+        image = (
+            open_image(row.content) if isinstance(row.content, bytes) else Image.fromarray(np.asarray(row.content[0]))
+        )
+        return _Read(row.index, tuple(np.array(resize_with_pillow(image, view)) for view in views))
+    except Exception as error:  # as in PillowDecoder: each becomes this row's reason
+        return _Read(row.index, reason_of(error))
+
+
+class _Pipeline:
+    """Encoded plain files in, one uint8 tensor (B, h, w, 3) a view out, on the device; built anew if a run failed."""
+
+    def __init__(self, views: Sequence[Preprocess], *, batch_size: int, num_threads: int, device: torch.device) -> None:
+        self._views = views
+        self._batch_size = batch_size
+        self._num_threads = num_threads
+        self._device = device
+        self._pipeline: Pipeline | None = None
+
+    def run(self, encoded: Sequence[bytes]) -> tuple[Tensor, ...] | None:
+        """None if one of them cannot be decoded. The tensors are DALI's memory, which lives as long as they do."""
+        if not encoded:
+            shapes = [(0, view.height, view.width, 3) for view in self._views]
+            return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
+        sizes = [size for data in encoded if (size := plain_size(data))]
+        for number, view in enumerate(self._views):
+            places = [view.placement(*size) for size in sizes]
+            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in places])
+            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in places])
+        try:
+            outputs = self._pipeline.run()  # without a stream: returns when the pixels are there
+        except RuntimeError:
+            self._pipeline = None
+            return None
+        return tuple(torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs)
+
+    def _build(self) -> Pipeline:
+        on_gpu = self._device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=self._batch_size,
+            num_threads=self._num_threads,
+            device_id=(self._device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,  # outputs are counted references: pixels outlive the next run without a copy
+        )
+        with pipeline:
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            pixels = fn.decoders.image(
+                encoded,
+                device="mixed" if on_gpu else "cpu",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,  # chroma as libjpeg-turbo, and so Pillow, makes it
+                hw_decoder_load=_HARDWARE_SHARE,
+            )
+            pipeline.set_outputs(*(_placed(pixels, number, view) for number, view in enumerate(self._views)))
+        pipeline.build()
+        return pipeline
+
+
+def _placed(pixels: object, number: int, view: Preprocess) -> object:
+    """Resized whole and then cropped, as the sizes and corners that are fed say."""
+    size = fn.external_source(name=f"size{number}", dtype=types.FLOAT, ndim=1)
+    start = fn.external_source(name=f"start{number}", dtype=types.INT32, ndim=1)
+    resized = fn.resize(pixels, size=size, interp_type=_INTERPOLATION[view.interpolation], antialias=True)
+    return fn.slice(resized, start, [view.height, view.width], axes=(0, 1))

@@ -1,0 +1,211 @@
+"""Parity: how far a decoder, resize, precision and compiler are from the reference, on the user's own images.
+
+The reference is what papers and most scripts do: Pillow decodes and resizes, torch computes in float32, eager, on the
+CPU. Compared are the pixels a network is given, its features, and the classes its classifier predicts from them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.subset import sample_rows
+from penultimate.engine.threads import ThreadShare
+from penultimate.store.errors import DecodeError, ParityError
+
+# Shapes: S images of the sample, B of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
+
+GATE_IMAGES = 32
+"""Of the check before an extraction: under a second for a small network."""
+
+PIXEL_TOLERANCE = 1.0
+"""Largest mean distance of an image's bytes, of 255. Decoders that agree on chroma upsampling and resize with Pillow's
+filters lie 0.03 to 0.2 apart (rounding); a missing antialias or another upsampling is 2 to 10 off."""
+
+FEATURE_TOLERANCE = {"float32": 0.03, "bfloat16": 0.06, "float16": 0.03}
+"""Largest median of ||f - r|| / ||r||, f the features and r the reference's.
+
+Measured with EfficientNet-Lite0 on 64 Caltech-101 images, decoder beside precision: float32 0.003 with ``dali``, 0.020
+with ``dali-gpu``, whose resize rounds otherwise; Pillow with float16 0.004, with bfloat16 0.031. float32 and float16
+get half as much again as the worst of theirs; bfloat16, whose unit roundoff of 2^-9 fifty layers make 0.03, twice that.
+"""
+
+COSINE_TOLERANCE = {"float32": 0.99, "bfloat16": 0.985, "float16": 0.99}
+"""Smallest cosine of an image's two feature vectors that the worst image may have.
+
+0.9987 and 0.9978 in the same measurement: one image with saturated edges, where Pillow 13 resizes in another order
+(see DaliDecoder). Noise of relative size e across the vector makes it 1 - e^2/2: here e = 0.14 and 0.17, which is one
+image decoded wrongly, not rounding.
+"""
+
+
+class Checkable(Backbone, Protocol):
+    """A backbone that knows its reference and its classifier."""
+
+    @property
+    def num_classes(self) -> int:
+        """K of its classifier; 0 if there is none."""
+
+    def reference(self) -> "Checkable":
+        """The same weights on the CPU, in float32, not compiled."""
+
+    def classify(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs (B, K) of its classifier for features."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityReport:
+    """Distances of one way of computing features from the reference."""
+
+    backbone: str
+    decoder: str
+    precision: str
+
+    num_images: int
+    """S that both decoded."""
+
+    num_decoded_by_one: int
+    """Images that only one of the two decoders could decode; they are not compared, and none should be."""
+
+    pixel_distance: float
+    """Mean over images, of the mean distance of their bytes, of 255."""
+
+    pixel_distance_worst: float
+    """Of the image where it is largest."""
+
+    feature_distance: float
+    """Median over images of ||f - r|| / ||r||; NaN where a feature is not finite."""
+
+    cosine_worst: float
+    """Smallest cosine of f and r; NaN where a feature is not finite."""
+
+    num_changed_predictions: int | None
+    """Images whose most likely class changed; None where there is no classifier."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What is past its tolerance, in words; empty where all is well."""
+        feature, cosine = FEATURE_TOLERANCE[self.precision], COSINE_TOLERANCE[self.precision]
+        checks = {
+            f"mean pixel distance {self.pixel_distance:.3f} > {PIXEL_TOLERANCE}": self.pixel_distance > PIXEL_TOLERANCE,
+            f"median feature distance {self.feature_distance:.4f} > {feature}": self.feature_distance > feature,
+            f"smallest cosine {self.cosine_worst:.5f} < {cosine}": self.cosine_worst < cosine,
+            "features are not finite": isnan(self.feature_distance),
+        }
+        return [words for words, failed in checks.items() if failed]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, with ``passed``; what is not finite is None."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        finite = {name: None if isinstance(v, float) and isnan(v) else v for name, v in values.items()}
+        return finite | {"passed": not self.failures, "failures": self.failures}
+
+
+def check_parity(
+    images: ImageSet,
+    backbone: Checkable,
+    decoder: Decoder,
+    *,
+    num_images: int,
+    batch_size: int,
+    threads: ThreadShare,
+) -> ParityReport:
+    """Run ``num_images`` images, evenly spaced in the set, through both ways.
+
+    Raises DecodeError if not one of them can be decoded by both.
+    """
+    rows = sample_rows(len(images), num_images)
+    reference = backbone.reference()
+    ours, theirs = (
+        _through(images, rows, one, by, batch_size, threads)
+        for one, by in ((backbone, decoder), (reference, PillowDecoder(num_workers=threads.decode)))
+    )
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        raise DecodeError(f"not one of {len(rows)} images sampled from {images.name} can be decoded")
+    pixels_S = np.array([np.abs(ours[r].pixels - theirs[r].pixels).mean() for r in both])
+    features_SD, reference_SD = (np.stack([way[r].features for r in both]) for way in (ours, theirs))
+    distance_S, cosine_S = _distances(features_SD, reference_SD)
+    return ParityReport(
+        backbone=backbone.name,
+        decoder=decoder.name,
+        precision=backbone.precision,
+        num_images=len(both),
+        num_decoded_by_one=len(ours.keys() ^ theirs.keys()),
+        pixel_distance=float(pixels_S.mean()),
+        pixel_distance_worst=float(pixels_S.max()),
+        feature_distance=nan if np.isnan(distance_S).any() else float(np.median(distance_S)),
+        cosine_worst=float(cosine_S.min()),
+        num_changed_predictions=_num_changed(reference, features_SD, reference_SD),
+    )
+
+
+def require_parity(
+    images: ImageSet, backbone: Checkable, decoder: Decoder, *, batch_size: int, threads: ThreadShare
+) -> ParityReport:
+    """The gate before an extraction: the report of GATE_IMAGES images; ParityError if past a tolerance."""
+    report = check_parity(images, backbone, decoder, num_images=GATE_IMAGES, batch_size=batch_size, threads=threads)
+    if report.failures:
+        raise ParityError(
+            f"{backbone.name} in {backbone.precision} with decoder {decoder.name} is too far from the reference on "
+            f"{report.num_images} images ({', '.join(report.failures)}); use --precision float32 or --decoder pillow, "
+            "or --no-parity to extract all the same"
+        )
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """One image that went one way."""
+
+    pixels: NDArray[np.int16]
+    features: NDArray[np.float32]
+
+
+def _through(
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    backbone: Backbone,
+    decoder: Decoder,
+    batch_size: int,
+    threads: ThreadShare,
+) -> Mapping[int, _Passed]:
+    passed: dict[int, _Passed] = {}
+    with threads.in_force():
+        for batch in decoder.batches(images, rows, [backbone.preprocess.pixels], batch_size=batch_size):
+            (view_BHWC,) = batch.views
+            features_BD = backbone.embed(view_BHWC)
+            host_BHWC = view_BHWC if isinstance(view_BHWC, np.ndarray) else view_BHWC.cpu().numpy()
+            for row, pixels, features in zip(batch.indices_B.tolist(), host_BHWC, features_BD, strict=True):
+                passed[row] = _Passed(pixels.astype(np.int16), features)
+    return passed
+
+
+def _distances(
+    features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Relative distance and cosine of each image, NaN where a feature is not finite; two zero vectors are equal."""
+    finite_S = np.asarray(np.isfinite(features_SD).all(axis=1))
+    f_SD = np.where(finite_S[:, None], features_SD, 0).astype(np.float64)
+    r_SD = reference_SD.astype(np.float64)
+    f_S, r_S = np.linalg.norm(f_SD, axis=1), np.linalg.norm(r_SD, axis=1)
+    tiny = np.finfo(np.float64).tiny
+    cosine_S = np.where((f_S == 0) & (r_S == 0), 1.0, (f_SD * r_SD).sum(axis=1) / np.maximum(f_S * r_S, tiny))
+    distance_S = np.linalg.norm(f_SD - r_SD, axis=1) / np.maximum(r_S, tiny)
+    return np.where(finite_S, distance_S, nan), np.where(finite_S, cosine_S, nan)
+
+
+def _num_changed(
+    reference: Checkable, features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
+) -> int | None:
+    if reference.num_classes == 0:
+        return None
+    ours_S, theirs_S = (reference.classify(f).argmax(axis=1) for f in (features_SD, reference_SD))
+    return int((ours_S != theirs_S).sum())

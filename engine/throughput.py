@@ -1,0 +1,234 @@
+"""Throughput: each stage of an extraction alone, all of them together, the ceiling they imply, and what holds it back.
+
+Rates are images a second. Stages run with the threads they have in an extraction. The ceiling of stages that run on
+separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate).
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.extract import extract, feature_key, open_writer
+from penultimate.engine.images.ahead import ahead
+from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.threads import ThreadShare
+from penultimate.store.errors import DecodeError
+from penultimate.store.feature_store import FeatureStore
+
+# Shapes: N images, B images of a batch, H x W pixels, D feature dimensions.
+
+STAGES = ("decode", "model", "write")
+
+
+class Measurable(Backbone, Protocol):
+    """A backbone that can be counted."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole network."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """Images a second."""
+
+    decode: float
+    """Read, decode and resize, for every view the backbones need."""
+
+    model: float
+    """Copy in, forward and copy back, all backbones one after the other."""
+
+    write: float
+    """Features into a store, on its disk."""
+
+    end_to_end: float
+
+    def ceiling(self, *, shared_cores: bool) -> float:
+        """What the three stages allow."""
+        stages = [self.decode, self.model, self.write]
+        return 1 / sum(1 / rate for rate in stages) if shared_cores else min(stages)
+
+    @property
+    def bottleneck(self) -> str:
+        """The slowest stage."""
+        return min(STAGES, key=lambda stage: float(getattr(self, stage)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Throughput:
+    """What was measured of one set of images and backbones."""
+
+    model: str
+    """Names of the backbones."""
+
+    precision: str
+    num_images: int
+    batch_size: int
+    image_size: int
+    """Pixels of the first backbone's input height."""
+
+    parameters: int
+    shared_cores: bool
+    """Whether decoding and networks run on the same cores."""
+
+    first: Rates
+    """Of the first round: whatever must be built, compiled or touched for the first time is in it."""
+
+    rounds: tuple[Rates, ...]
+    """After it, the stages measured one after the other in each."""
+
+    @property
+    def warm(self) -> Rates:
+        """Median of the rounds, a stage at a time."""
+        return Rates(**{f: median(getattr(r, f) for r in self.rounds) for f in (*STAGES, "end_to_end")})
+
+    @property
+    def ratios(self) -> list[float]:
+        """End to end over the ceiling of the same round, increasing."""
+        return sorted(r.end_to_end / r.ceiling(shared_cores=self.shared_cores) for r in self.rounds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: timm's benchmark columns (of the model alone, warm; seconds a step in ms), then ours."""
+        warm, ratios = self.warm, self.ratios
+        return {
+            "model": self.model,
+            "infer_samples_per_sec": warm.model,
+            "infer_step_time": 1e3 * self.batch_size / warm.model,
+            "infer_batch_size": self.batch_size,
+            "infer_img_size": self.image_size,
+            "param_count": self.parameters / 1e6,
+            "precision": self.precision,
+            "images": self.num_images,
+            **_named(warm, ""),
+            **_named(self.first, "_first_round"),
+            "ceiling_per_sec": warm.ceiling(shared_cores=self.shared_cores),
+            "ceiling": "1 / sum(1 / rate)" if self.shared_cores else "min(rate)",
+            "ratio_to_ceiling": median(ratios),
+            "ratio_to_ceiling_range": [ratios[0], ratios[-1]],
+            "bottleneck": warm.bottleneck,
+            "rounds": len(self.rounds),
+        }
+
+
+def measure(
+    images: ImageSet,
+    backbones: Sequence[Measurable],
+    make_decoder: Callable[[], Decoder],
+    *,
+    batch_size: int,
+    threads: ThreadShare,
+    shared_cores: bool,
+    num_rounds: int,
+    scratch: Path | None = None,
+) -> Throughput:
+    """Measure each stage and the whole, ``num_rounds`` times after a first; ``scratch`` is where a store is written.
+
+    Raises DecodeError if no image can be decoded.
+    """
+    bench = _Bench(images, backbones, make_decoder, batch_size, threads, scratch)
+    first, *rounds = [bench.round() for _ in range(1 + num_rounds)]
+    return Throughput(
+        model=" + ".join(backbone.name for backbone in backbones),
+        precision=backbones[0].precision,
+        num_images=len(images),
+        batch_size=batch_size,
+        image_size=backbones[0].preprocess.height,
+        parameters=sum(backbone.num_parameters for backbone in backbones),
+        shared_cores=shared_cores,
+        first=first,
+        rounds=tuple(rounds),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    images: ImageSet
+    backbones: Sequence[Measurable]
+    make_decoder: Callable[[], Decoder]
+    batch_size: int
+    threads: ThreadShare
+    scratch: Path | None
+
+    def round(self) -> Rates:
+        """Every stage once, over all images."""
+        with self.threads.in_force():
+            decode, pixels = self._decode()
+            model, features = self._model(pixels)
+            write = self._write(features)
+        end_to_end = self._end_to_end()
+        num_images = len(self.images)
+        return Rates(
+            decode=num_images / decode,
+            model=num_images / model,
+            write=num_images / write,
+            end_to_end=num_images / end_to_end,
+        )
+
+    def _decode(self) -> tuple[float, list[Pixels]]:
+        """Seconds, and a batch of pixels a backbone."""
+        views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.backbones))
+        rows = np.arange(len(self.images))
+        fullest: Sequence[Pixels] = ()
+        started = time.perf_counter()
+        for batch in self.make_decoder().batches(self.images, rows, views, batch_size=self.batch_size):
+            if not fullest or len(batch.views[0]) > len(fullest[0]):
+                fullest = batch.views
+        seconds = time.perf_counter() - started
+        if not fullest or not len(fullest[0]):
+            raise DecodeError(f"not one of {len(self.images)} images of {self.images.name} can be decoded")
+        return seconds, [fullest[views.index(backbone.preprocess.pixels)] for backbone in self.backbones]
+
+    def _model(self, pixels: Sequence[Pixels]) -> tuple[float, list[NDArray[np.float32]]]:
+        """Seconds for as many images as there are, and a batch of features a backbone."""
+        batch_images = len(pixels[0])
+        full, rest = divmod(len(self.images), batch_images)
+        sizes = [batch_images] * full + ([rest] if rest else [])
+
+        def embed(size: int) -> list[NDArray[np.float32]]:
+            return [backbone.embed(view[:size]) for backbone, view in zip(self.backbones, pixels, strict=True)]
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self.threads.replicas) as replicas:
+            features, *_ = ahead(replicas, embed, sizes, depth=2 * self.threads.replicas)
+        return time.perf_counter() - started, features
+
+    def _write(self, features: Sequence[NDArray[np.float32]]) -> float:
+        rows = np.arange(len(self.images))
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            store = FeatureStore.create(Path(folder) / "store")
+            started = time.perf_counter()
+            for backbone, one in zip(self.backbones, features, strict=True):
+                key = feature_key(self.images, backbone, self.make_decoder(), dtype="float32")
+                with open_writer(store, key, self.images, backbone) as writer:
+                    for batch in np.array_split(rows, -(-len(rows) // len(one))):
+                        writer.append(batch, one[: len(batch)])
+            return time.perf_counter() - started
+
+    def _end_to_end(self) -> float:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            store = FeatureStore.create(Path(folder) / "store")
+            started = time.perf_counter()
+            extract(
+                self.images,
+                self.backbones,
+                store,
+                decoder=self.make_decoder(),
+                batch_size=self.batch_size,
+                threads=self.threads,
+            )
+            return time.perf_counter() - started
+
+
+def _named(rates: Rates, suffix: str) -> Mapping[str, float]:
+    return {f"{stage}_per_sec{suffix}": getattr(rates, stage) for stage in (*STAGES, "end_to_end")}

@@ -1,0 +1,1 @@
+"""Training networks: one Recipe a run, a grid of runs a Trial; sibling of the probe."""

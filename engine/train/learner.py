@@ -1,0 +1,113 @@
+"""Learner: a network with all that changes while it is trained, and one update of it."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork, total_loss
+from penultimate.engine.train.draws import dropout_seed
+from penultimate.engine.train.evaluate import autocast
+from penultimate.engine.train.losses import Loss
+from penultimate.engine.train.network import Normalise, Start, build_network, with_heads
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.schedule import make_optimizer, make_scheduler
+from penultimate.engine.train.world import World
+
+# Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB), K classes.
+
+
+class Learner:
+    """What a checkpoint holds, and the update. Every random number of an update is seeded by (seed, step, rank)."""
+
+    def __init__(self, start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World) -> None:
+        """Raises what ``build_network`` and ``World.wrap`` raise."""
+        self._recipe = recipe
+        self._world = world
+        network = build_network(start, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self._network = network.to(world.device).to(memory_format=layout)
+        self._trained = with_heads(self._network, recipe).to(world.device)
+        self._normalise = Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(world.device)
+        trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms
+        self._forward = cast("nn.Module", torch.compile(trained)) if recipe.compile else trained
+        self._optimizer = make_optimizer(self._trained, recipe)
+        self._loss = Loss(recipe.loss, smoothing=recipe.label_smoothing)
+        self._scheduler = make_scheduler(self._optimizer, recipe)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
+        self._average = _average(self._network, recipe)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """uint8 images (B, H, W, C) to logits (B, K): the averaged network if there is one."""
+        return nn.Sequential(self._normalise, self._kept)
+
+    @property
+    def _kept(self) -> nn.Module:
+        return self._network if self._average is None else cast("nn.Module", self._average.module)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the latest update."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
+        """Update ``step`` (from 0) on one batch; gives its loss, a scalar on the device."""
+        self._scheduler.step_update(step)
+        self._seed(step)
+        self._forward.train()
+        pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
+        with autocast(self._recipe, self._world.device):
+            outputs = self._forward(pixels_BCHW)
+        loss = self._loss_of(outputs, targets.to(self._world.device, non_blocking=True))
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update(self._network, step=step + 1)
+        return loss.detach()
+
+    def _loss_of(self, outputs: Any, targets: Tensor) -> Tensor:
+        if isinstance(self._trained, AuxiliaryNetwork):
+            return total_loss(self._loss, outputs, targets, weight=self._trained.loss_weight)
+        loss: Tensor = self._loss(outputs, targets)
+        return loss
+
+    def _seed(self, step: int) -> None:
+        """Dropout draws from torch's global generators; ``train_run`` puts their state back when it ends."""
+        seed = dropout_seed(self._recipe, step, self._world.rank)
+        torch.default_generator.manual_seed(seed)
+        if self._world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned, by timm's names, on the CPU, contiguous."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._kept.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that the following updates depend on. No generator and no schedule: both are functions of the step."""
+        return {
+            "trained": self._trained.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what ``state`` was taken from."""
+        self._trained.load_state_dict(state["trained"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+
+
+def _average(network: nn.Module, recipe: Recipe) -> Any:
+    """timm's ModelEmaV3, or None. Its decay warms up, or a run of fewer updates than 1 / (1 - decay) learns nothing."""
+    if recipe.ema_decay is None:
+        return None
+    from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+
+    return ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)

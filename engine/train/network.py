@@ -1,0 +1,128 @@
+"""The network a Recipe trains: where it starts, its new classifier, and the recipe's switches."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork
+from penultimate.engine.backbones.network import Network
+from penultimate.engine.backbones.networks import arch_of, create_network, fix_batch_norm_scale, full_name
+from penultimate.engine.backbones.weights import classifier_names, load_network
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.schedule import batch_norm_momentum, set_batch_norm_momentum
+from penultimate.store.errors import InputError
+
+# Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).
+
+InitName = Literal["pretrained", "random"]
+
+RANDOM = "random"
+"""Digest of tensors that are drawn from the recipe's seed: trials of other seeds are the same question."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Start:
+    """Where training starts: a network with its weights in place, on the CPU."""
+
+    model: Network
+    network: str
+    """Architecture, as in ``Recipe.network``."""
+
+    label: str
+    """As in ``Trial.backbone``. Fine-tuned and trained from scratch, a network has one label, so that they compare."""
+
+    digest: str
+    """As in ``Recipe.weights``: of the tensors, or RANDOM."""
+
+    source: str
+    """For people: where the tensors came from."""
+
+    pretrained: bool
+
+
+def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
+    """The network ``name`` with ``weights`` (``timm``, ``package``, a file or a run), or random ones from ``seed``.
+
+    Raises what ``load_network`` raises.
+    """
+    if init == "pretrained" and weights != "random":
+        loaded = load_network(name, weights=weights, seed=seed)
+        return Start(
+            model=loaded.model,
+            network=arch_of(name),
+            label=loaded.name,
+            digest=loaded.digest,
+            source=loaded.source,
+            pretrained=True,
+        )
+    model = create_network(name, seed=seed)
+    return Start(
+        model=model,
+        network=arch_of(name),
+        label=full_name(name, model) if weights == "timm" else name,
+        digest=RANDOM,
+        source=f"random, seed {seed}",
+        pretrained=False,
+    )
+
+
+def build_network(start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int) -> Network:
+    """A copy of ``start`` with a classifier of ``num_classes`` drawn from the seed, ready to be trained.
+
+    Raises InputError if the network refuses the recipe's image size, or learned a batch-norm scale that the recipe is
+    to do without.
+    """
+    model = create_network(recipe.network, seed=recipe.seed, num_classes=num_classes, dropout=recipe.dropout)
+    skip = classifier_names(start.model)
+    tensors = {name: t for name, t in start.model.state_dict().items() if name not in skip}
+    model.load_state_dict(tensors, strict=False)  # all but the classifier: same architecture
+    if not recipe.batch_norm_scale:
+        fix_batch_norm_scale(model, initial=not start.pretrained)
+    set_batch_norm_momentum(model, batch_norm_momentum(steps_per_epoch))
+    _pass(model, recipe, batch=1)
+    return model
+
+
+def with_heads(network: Network, recipe: Recipe) -> nn.Module:
+    """What is trained: the network, with its auxiliary heads if the recipe has them.
+
+    Raises UnknownNameError for a network without any, InputError for an image too small for them.
+    """
+    if not recipe.auxiliary_head:
+        return network
+    with_auxiliary = AuxiliaryNetwork(network, recipe.network, seed=recipe.seed)
+    trial = deepcopy(with_auxiliary).train()  # batch norm learns from what it sees
+    _pass(trial, recipe, batch=2)
+    return with_auxiliary
+
+
+def _pass(model: nn.Module, recipe: Recipe, *, batch: int) -> None:
+    height, width = recipe.preprocess.height, recipe.preprocess.width
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(batch, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts the size of transformers' inputs
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{recipe.network} refuses images of {height} x {width} pixels: {reason}") from error
+
+
+class Normalise(nn.Module):
+    """uint8 pixels (B, H, W, C) to float32 (B, C, H, W), (x / 255 - mean) / std; channels-last in memory."""
+
+    scale_C11: Tensor
+    shift_C11: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        deviation_C, mean_C = torch.tensor(std, dtype=torch.float64), torch.tensor(mean, dtype=torch.float64)
+        self.register_buffer("scale_C11", (1.0 / (255.0 * deviation_C)).float().view(3, 1, 1), persistent=False)
+        self.register_buffer("shift_C11", (-mean_C / deviation_C).float().view(3, 1, 1), persistent=False)
+
+    def forward(self, images_BHWC: Tensor) -> Tensor:
+        """BHWC memory read as BCHW is channels-last already."""
+        pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
+        return pixels_BCHW.mul_(self.scale_C11).add_(self.shift_C11)

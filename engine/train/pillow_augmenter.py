@@ -1,0 +1,46 @@
+"""PillowAugmenter: the reference twin; decodes, crops and resizes as torchvision's transforms do with Pillow images."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.pillow_decoder import open_image, reason_of
+from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch_of
+from penultimate.engine.train.draws import Draws, crop_box
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class PillowAugmenter:
+    """Decodes and augments on threads; works wherever Pillow does."""
+
+    name = "pillow"
+
+    def __init__(self, *, num_workers: int = 1) -> None:
+        """``num_workers`` threads read, decode and resize."""
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="pillow-augment")
+
+    def augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
+        """See ``Augmenter.augment``."""
+
+        def one(position: int) -> Cropped:
+            return cropped_with_pillow(images, draws, position, settings)
+
+        return batch_of(draws.step, list(self._pool.map(one, range(len(draws.rows_B)))))
+
+
+def cropped_with_pillow(images: ImageSet, draws: Draws, position: int, settings: Settings) -> Cropped:
+    """One image of an update; the crop is taken before it is resized, so nothing outside it is seen."""
+    row = int(draws.rows_B[position])
+    try:
+        data = images.source.read(row)
+        image = Image.fromarray(data) if isinstance(data, np.ndarray) else open_image(data)
+        box = crop_box(image.height, image.width, draws.crops_BA4[position], scale=settings.scale, ratio=settings.ratio)
+        crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        pixels_HWC = np.asarray(crop.resize((settings.width, settings.height), _RESAMPLING[settings.interpolation]))
+    except Exception as error:  # Pillow's plugins raise some ten kinds on bad files; each becomes this row's reason
+        return Cropped(row, reason_of(error))
+    return Cropped(row, torch.from_numpy(pixels_HWC[:, ::-1].copy() if draws.flips_B[position] else pixels_HWC.copy()))

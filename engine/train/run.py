@@ -1,0 +1,273 @@
+"""One run in its folder: begun, resumed, or found to have ended.
+
+Whatever kills it costs at most the updates since its last checkpoint; resumed, it ends with the weights of a run
+that was never stopped, bit for bit on the CPU.
+
+    <folder>/recipe.json         the Recipe
+    <folder>/log.jsonl           every event; updates that a resumed run repeats appear twice
+    <folder>/last.pt, best.pt    checkpoints: where to go on, and the best on val so far
+    <folder>/model.safetensors   what was learned, and
+    <folder>/config.json         its architecture and input: together what timm calls ``local-dir:``
+    <folder>/result.json         RunResult; written last
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penultimate.engine.images.decoders import make_decoder
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
+from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from penultimate.engine.train.draws import Draws, draw
+from penultimate.engine.train.evaluate import evaluate
+from penultimate.engine.train.interrupt import interruptible
+from penultimate.engine.train.learner import Learner
+from penultimate.engine.train.lock import locked
+from penultimate.engine.train.meters import LossMean, Pace
+from penultimate.engine.train.network import Start
+from penultimate.engine.train.observers import Observer, make_observers
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.rows import split_rows, training_rows
+from penultimate.engine.train.run_result import RunResult
+from penultimate.engine.train.trained import save_trained
+from penultimate.engine.train.world import World, share_of
+from penultimate.store.errors import RunInterruptedError
+
+# Shapes: M training images, B images of an update.
+
+Report = Callable[[Recipe, Mapping[str, Any]], None]
+"""Called with every event (see ``observers``), for the person who waits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Means:
+    """What a run uses and its outcome does not depend on."""
+
+    world: World
+    num_workers: int = 2
+    """Threads that decode."""
+
+    eval_batch_size: int = 64
+    checkpoint_every: int = 500
+    """Updates between checkpoints; evaluations do not wait for one."""
+
+    log_every: int = 50
+    """Updates between log lines, and between looks at whether the loss is still finite."""
+
+    logs: tuple[str, ...] = ()
+    """Of ``observers.OBSERVERS``; JSON lines are always written."""
+
+    report: Report = lambda recipe, row: None
+
+
+def train_run(images: ImageSet, start: Start, recipe: Recipe, folder: Path, means: Means) -> RunResult:
+    """Train ``recipe`` in ``folder``, or go on with it, or read how it ended.
+
+    Raises RunInterruptedError after a checkpoint if it was asked to stop, StoreBusyError if another process trains
+    in this folder, InputError for a checkpoint of another recipe and for what the recipe and the images do not allow,
+    StoreError if a checkpoint cannot be written.
+    """
+    ended = RunResult.read(folder)
+    if ended is not None:
+        return ended
+    rows_M = training_rows(images, recipe)
+    share_of(recipe.batch_size, means.world)
+    folder.mkdir(parents=True, exist_ok=True)
+    cuda = [means.world.device] if means.world.device.type == "cuda" else []
+    with locked(folder, alone=means.world.is_main), torch.random.fork_rng(devices=cuda):
+        run = _Run(images, start, recipe, folder, means, rows_M)
+        try:
+            return run.to_the_end()
+        finally:
+            run.close()
+
+
+class _Run:
+    """A run while it is in memory."""
+
+    def __init__(
+        self, images: ImageSet, start: Start, recipe: Recipe, folder: Path, means: Means, rows_M: NDArray[np.int64]
+    ) -> None:
+        self.images, self.start, self.recipe, self.folder, self.means = images, start, recipe, folder, means
+        self.world = means.world
+        self.rows_M = rows_M
+        self.steps_per_epoch = len(rows_M) // recipe.batch_size
+        self.val_rows = split_rows(images, "val") if "val" not in recipe.splits else np.empty(0, np.int64)
+        self.learner = Learner(
+            start,
+            recipe,
+            num_classes=len(images.class_names),
+            steps_per_epoch=self.steps_per_epoch,
+            world=self.world,
+        )
+        self.augmenter = make_augmenter(recipe.augmenter, num_workers=means.num_workers, device=self.world.device)
+        self.decoder = make_decoder(recipe.decoder, num_workers=means.num_workers)
+        self.observers: list[Observer] = []
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+        self.losses = LossMean()
+        self.seconds_before = 0.0
+        self.began = time.monotonic()
+        self._resume()
+        if self.world.is_main:
+            (folder / "recipe.json").write_text(json.dumps(recipe.as_dict(), indent=1))
+            self.observers = make_observers(means.logs, folder, recipe)
+        self.pace = Pace(self.step)
+
+    def close(self) -> None:
+        """Observers may buffer."""
+        for observer in self.observers:
+            observer.close()
+
+    def to_the_end(self) -> RunResult:
+        """Update until the budget is spent, the loss is not finite, or someone asks to stop."""
+        with interruptible() as interrupt:
+            if self.step:
+                self.tell("resumed")
+            for batch in self._batches():
+                self._update(batch)
+                if not self._looks_finite():
+                    return self._end("diverged")
+                stop = self.world.any(interrupt.asked) and self.step < self.recipe.steps
+                if stop or self._at(self.means.checkpoint_every):
+                    with self.pace.paused():
+                        self._checkpoint(LAST)
+                if stop:
+                    raise RunInterruptedError(
+                        f"stopped after {self.step} of {self.recipe.steps} updates and checkpointed in {self.folder}; "
+                        "run the same command again to go on there"
+                    )
+        return self._end("finished")
+
+    def _looks_finite(self) -> bool:
+        """Log and evaluate where it is time for it; False if either found a number that is not finite."""
+        if self._at(self.means.log_every) and not self._log():
+            return False
+        if self.recipe.evaluates_after(self.step):
+            with self.pace.paused():
+                return self._evaluate()
+        return True
+
+    def _batches(self) -> Iterator[Augmented]:
+        def draws() -> Iterator[Draws]:
+            for step in range(self.step, self.recipe.steps):
+                yield draw(self.recipe, self.rows_M, step).part(self.world.rank, self.world.size)
+
+        return augmented(self.augmenter, self.images, draws(), Settings.of(self.recipe))
+
+    def _update(self, batch: Augmented) -> None:
+        for row, reason in batch.failed.items():
+            self.left_out[str(self.images.ids_N[row])] = reason
+        targets = torch.from_numpy(self.images.labels_N[batch.rows_B])
+        self.losses.add(self.learner.update(self.step, batch.images_BHWC, targets))
+        self.step += 1
+
+    def _at(self, every: int) -> bool:
+        return self.step % every == 0
+
+    def _log(self) -> bool:
+        """Tell how it goes; False if the loss has stopped being finite."""
+        loss = self.losses.take("log", self.world)
+        self.tell(
+            "step",
+            loss=loss,
+            learning_rate=self.learner.learning_rate,
+            images_per_second=self.pace.lap(self.step) * self.recipe.batch_size,
+            seconds_left=(self.recipe.steps - self.step) / self.pace.rate(self.step),
+        )
+        return math.isfinite(loss)
+
+    def _evaluate(self) -> bool:
+        """Add a row to the history, keep the best; False if the loss has stopped being finite."""
+        row: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "learning_rate": self.learner.learning_rate,
+            "train_loss": self.losses.take("evaluation", self.world),
+        }
+        metric = f"val_{self.images.metric}"
+        if len(self.val_rows) and math.isfinite(row["train_loss"]):
+            row |= self._scores(metric)
+        if not all(math.isfinite(number) for number in row.values()):
+            return False
+        if metric in row and row[metric] > max((earlier[metric] for earlier in self.history), default=-1.0):
+            self._checkpoint(BEST)
+        self.history.append(row)
+        self.tell("evaluation", **{name: value for name, value in row.items() if name not in ("step", "epoch")})
+        return True
+
+    def _scores(self, metric: str) -> dict[str, float]:
+        found = evaluate(
+            self.learner.evaluated,
+            self.images,
+            self.val_rows,
+            self.recipe,
+            decoder=self.decoder,
+            batch_size=self.means.eval_batch_size,
+            world=self.world,
+        )
+        self.left_out |= {str(self.images.ids_N[row]): reason for row, reason in found.failed.items()}
+        return {"val_loss": found.loss, metric: found.score(self.images.metric)}
+
+    def tell(self, event: str, **numbers: float) -> None:
+        """One event to the observers and the person who waits."""
+        row = {"event": event, "step": self.step, "epoch": self.step / self.steps_per_epoch, **numbers}
+        for observer in self.observers:
+            observer.hear(row)
+        if self.world.is_main:
+            self.means.report(self.recipe, row)
+
+    def _checkpoint(self, name: str) -> None:
+        state = {
+            "step": self.step,  # also the position in the data order and of every generator: see ``draws``
+            "learner": self.learner.state(),
+            "history": self.history,
+            "left_out": self.left_out,
+            "losses": self.losses.state(self.world),
+            "wall_seconds": self._wall_seconds(),
+        }
+        if self.world.is_main:
+            save_checkpoint(self.folder / name, self.recipe, state)
+        self.world.barrier()
+
+    def _resume(self) -> None:
+        path = self.folder / LAST
+        if not path.exists():
+            return
+        state = load_checkpoint(path, self.recipe, self.world.device)
+        self.learner.restore(state["learner"])
+        self.losses.restore(state["losses"])
+        self.step, self.history, self.left_out = state["step"], state["history"], state["left_out"]
+        self.seconds_before = state["wall_seconds"]
+
+    def _wall_seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
+    def _end(self, status: Literal["finished", "diverged"]) -> RunResult:
+        if status == "finished":
+            self._checkpoint(LAST)
+        result = RunResult(
+            recipe=self.recipe.as_dict(),
+            status=status,
+            steps=self.step,
+            history=self.history,
+            left_out={name: why for part in self.world.gather(self.left_out) for name, why in part.items()},
+            wall_seconds=self._wall_seconds(),
+        )
+        if self.world.is_main:
+            if status == "finished":
+                save_trained(self.folder, self.learner.weights(), self.recipe, self.images)
+            result.write(self.folder)
+        self.tell(status)
+        self.world.barrier()
+        return result

@@ -1,0 +1,53 @@
+"""A trained network on disk: ``model.safetensors`` and ``config.json``, the layout of timm's ``local-dir:`` models."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.train.network import Normalise
+from penultimate.engine.train.recipe import Recipe
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, images: ImageSet) -> None:
+    """Write both files, each whole or not at all. Raises OSError."""
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(dict(weights), partial, metadata={"format": "pt"})
+    partial.replace(folder / WEIGHTS)
+    view = recipe.preprocess
+    config = {
+        "architecture": recipe.network,
+        "num_classes": len(images.class_names),
+        "label_names": list(images.class_names),
+        "pretrained_cfg": {
+            "tag": recipe.digest,
+            "input_size": [3, view.height, view.width],
+            "fixed_input_size": False,
+            "interpolation": view.interpolation,
+            "crop_pct": view.crop_pct,
+            "crop_mode": "squash" if view.resize == "whole" else "center",
+            "mean": list(view.mean),
+            "std": list(view.std),
+            "num_classes": len(images.class_names),
+        },
+        "recipe": recipe.as_dict(),
+    }
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    partial.replace(folder / CONFIG)
+
+
+def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> nn.Module:
+    """The network of a finished run, uint8 images (B, H, W, C) to logits (B, K)."""
+    network = create_network(recipe.network, num_classes=num_classes)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    network = network.to(device).to(memory_format=layout)
+    return nn.Sequential(Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(device), network).eval()

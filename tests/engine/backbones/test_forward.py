@@ -1,0 +1,149 @@
+"""Forward and TimmBackbone's ways of running it: compiled, filled up, halved; and when compiling pays."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from penultimate.engine.backbones import compilation, devices
+from penultimate.engine.backbones.compilation import decide_compile
+from penultimate.engine.backbones.devices import computes_natively, default_precision
+from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
+from penultimate.engine.threads import ThreadShare
+from penultimate.store.errors import MemoryLimitError, UnavailableError
+
+
+def noise(backbone: TimmBackbone, batch: int) -> NDArray[np.uint8]:
+    shape = (batch, backbone.preprocess.height, backbone.preprocess.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    images = noise(backbone, 6)
+    eager = backbone.embed(images)
+    assert backbone.compile(4) > 0
+    assert backbone.provenance["compiled"]
+    compiled = backbone.embed(images)  # a full pass of four and one of two, filled up
+    # Batch norms folded into convolutions, and sums in another order: float32 rounding through some twenty layers.
+    np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=1e-4)
+    alone = np.concatenate([backbone.embed(images[i : i + 1]) for i in range(6)])
+    # One graph and one shape: what fills the pass up can change nothing but the order within a kernel.
+    np.testing.assert_allclose(alone, compiled, rtol=1e-5, atol=1e-6)
+
+
+class OutOfMemoryAbove:
+    """A pass that runs out of memory above so many images."""
+
+    def __init__(self, backbone: TimmBackbone, limit: int) -> None:
+        self.features, self.limit = backbone._forward._run, limit
+        self.rows: list[int] = []
+
+    def __call__(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(pixels_BHWC))
+        if len(pixels_BHWC) > self.limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return self.features(pixels_BHWC)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_next_are_not_tried_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    images = noise(backbone, 10)
+    expected = backbone.embed(images)
+    scarce = OutOfMemoryAbove(backbone, 3)
+    monkeypatch.setattr(backbone._forward, "_run", scarce)
+    # Passes of another size may add in another order: float32 rounding.
+    np.testing.assert_allclose(backbone.embed(images), expected, rtol=1e-4, atol=1e-5)
+    assert scarce.rows == [10, 5, 2, 2, 2, 2, 2]
+    backbone.embed(images[:5])
+    assert scarce.rows[7:] == [2, 2, 1]
+    assert backbone.provenance["out_of_memory_above"] == 2
+
+
+def test_one_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    monkeypatch.setattr(backbone._forward, "_run", OutOfMemoryAbove(backbone, 0))
+    with pytest.raises(MemoryLimitError, match="one image through test_resnet"):
+        backbone.embed(noise(backbone, 4))
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+
+    def broken(pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(backbone._forward, "_run", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        backbone.embed(noise(backbone, 4))
+
+
+def test_the_classifier_on_features_gives_what_the_network_gives() -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    images = noise(backbone, 3)
+    np.testing.assert_array_equal(backbone.classify(backbone.embed(images)), backbone.logits(images))
+
+
+def test_the_reference_is_the_same_network_in_float32() -> None:
+    lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
+    images = noise(lower, 2)
+    exact = load_backbone("test_resnet", weights="random")
+    np.testing.assert_array_equal(lower.reference().embed(images), exact.embed(images))
+
+
+def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    monkeypatch.setattr(compilation, "has_compiler", lambda: True)
+    monkeypatch.setattr(compilation, "_eager_seconds", lambda backbone, batch_size: 0.01)
+
+    def decided(num_images: int, asked: bool | None = None) -> tuple[bool, str]:
+        decision = decide_compile(backbone, num_images, batch_size=8, replicas=2, asked=asked)
+        return decision.compile, decision.reason
+
+    # 0.3 of 0.005 s an image is saved: 25 s after 16,667 images.
+    assert not decided(16_000)[0]
+    pays, reason = decided(17_000)
+    assert pays
+    assert "17,000 images take about 85 s; compiling takes about 25 s and saves about 26 s" in reason
+    assert decided(10, asked=True)[0]
+    assert not decided(10**6, asked=False)[0]
+    assert decided(0, asked=True) == (False, f"{backbone.name}: nothing to compute")
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("test_resnet", weights="random")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not decide_compile(backbone, 10**9, batch_size=8, replicas=1, asked=None).compile
+    with pytest.raises(UnavailableError, match="C\\+\\+ compiler"):
+        backbone.compile(2)
+
+
+def test_a_precision_the_processor_would_emulate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
+    cpu = torch.device("cpu")
+    assert not computes_natively("bfloat16", cpu)
+    assert default_precision("cpu") == "float32"
+    with pytest.raises(UnavailableError, match=r"no bfloat16 units .* use --precision float32$"):
+        devices.dtype_named("bfloat16", cpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert default_precision("cpu") == "bfloat16"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_on_a_gpu_compiled_features_on_two_threads_are_the_eager_ones() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    backbone = load_backbone("test_resnet", weights="random", device="cuda", precision="bfloat16")
+    images = noise(backbone, 6)
+    eager = backbone.embed(images)
+    backbone.compile(4)
+    with ThreadShare.of("cuda").in_force():
+        compiled = backbone.embed(torch.from_numpy(images).cuda())
+    # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); fused kernels round at other places.
+    assert np.linalg.norm(compiled - eager) < 0.03 * np.linalg.norm(eager)

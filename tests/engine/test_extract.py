@@ -1,0 +1,156 @@
+"""Extraction: every row once, in its place, whatever runs beside it; resumed, and from one decode for many networks."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from penultimate.engine.extract import extract, feature_key
+from penultimate.engine.images.decoded_batch import DecodedBatch, Pixels
+from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.threads import ThreadShare
+from penultimate.store.feature_store import FeatureStore
+
+HALF = (0.5, 0.5, 0.5)
+
+
+class MeanBackbone:
+    """Mean and spread of each channel: six numbers that tell which image they are of."""
+
+    feature_dim = 6
+    precision = "float32"
+    provenance: Mapping[str, Any] = {"weights": "none"}
+
+    def __init__(self, name: str = "mean", *, size: int = 16, fail_after: int | None = None) -> None:
+        self.name = self.weights_digest = name
+        self.preprocess = Preprocess(height=size, width=size, resize="whole", mean=HALF, std=HALF)
+        self.fail_after = fail_after
+        self.num_seen = 0
+        self.threads: set[str] = set()
+        self._lock = threading.Lock()
+
+    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        with self._lock:
+            self.num_seen += len(images_BHWC)
+            self.threads.add(threading.current_thread().name)
+            if self.fail_after is not None and self.num_seen > self.fail_after:
+                raise OSError("the network went away")
+        time.sleep(0.002)
+        pixels = np.asarray(images_BHWC, np.float32)
+        return np.concatenate([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))], axis=1)
+
+
+class CountingDecoder(PillowDecoder):
+    """Pillow's, counting what was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(num_workers=2)
+        self.decoded: list[int] = []
+        self.num_views: list[int] = []
+        self.num_given = 0
+
+    def batches(
+        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+    ) -> Iterator[DecodedBatch]:
+        self.num_views.append(len(views))
+        self.decoded += indices.tolist()
+        for batch in super().batches(images, indices, views, batch_size=batch_size):
+            self.num_given += 1
+            yield batch
+
+
+@pytest.fixture
+def images(photos: Path) -> ImageSet:
+    return load_folder(photos, labels=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "store")
+
+
+def by_hand(images: ImageSet, backbone: MeanBackbone) -> NDArray[np.float32]:
+    rows = np.arange(len(images))
+    (batch,) = PillowDecoder().batches(images, rows, [backbone.preprocess], batch_size=len(images))
+    return MeanBackbone(size=backbone.preprocess.height).embed(batch.views[0])
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_rows_are_the_images_whatever_the_replicas_and_batches(
+    images: ImageSet, store: FeatureStore, replicas: int, batch_size: int
+) -> None:
+    backbone = MeanBackbone()
+    threads = ThreadShare(decode=2, replicas=replicas, per_replica=1)
+    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), batch_size=batch_size, threads=threads)
+    np.testing.assert_array_equal(features.features, by_hand(images, backbone))
+    assert features.ids.tolist() == images.ids_N.tolist()
+    assert backbone.num_seen == len(images)
+
+
+def test_many_backbones_share_one_decode_and_equal_views(images: ImageSet, store: FeatureStore) -> None:
+    backbones = [MeanBackbone("a"), MeanBackbone("b"), MeanBackbone("c", size=24)]
+    decoder = CountingDecoder()
+    for backbone, features in zip(backbones, extract(images, backbones, store, decoder=decoder), strict=True):
+        np.testing.assert_array_equal(features.features, by_hand(images, backbone))
+    assert sorted(decoder.decoded) == list(range(len(images)))
+    assert decoder.num_views == [2]
+
+
+def test_what_is_complete_is_not_computed_again(images: ImageSet, store: FeatureStore) -> None:
+    first = MeanBackbone("a")
+    extract(images, [first], store, decoder=PillowDecoder())
+    again, other = MeanBackbone("a"), MeanBackbone("b")
+    decoder = CountingDecoder()
+    extract(images, [again, other], store, decoder=decoder)
+    assert (again.num_seen, other.num_seen) == (0, len(images))
+    extract(images, [again, other], store, decoder=(idle := CountingDecoder()))
+    assert idle.decoded == []
+
+
+def test_a_failing_network_ends_the_run_and_the_next_one_completes_it(images: ImageSet, store: FeatureStore) -> None:
+    before = threading.active_count()
+    with pytest.raises(OSError, match="went away"):
+        extract(images, [MeanBackbone(fail_after=10)], store, decoder=PillowDecoder(), batch_size=4)
+    assert threading.active_count() == before
+    backbone = MeanBackbone()
+    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), batch_size=4)
+    np.testing.assert_array_equal(features.features, by_hand(images, backbone))
+
+
+def test_replicas_work_at_once_and_the_decoder_is_never_far_ahead(images: ImageSet, store: FeatureStore) -> None:
+    """Bounded whatever the number of images: at most two batches a replica, two in writing and one in hand."""
+    threads = ThreadShare(decode=1, replicas=2, per_replica=1)
+    decoder, backbone = CountingDecoder(), MeanBackbone()
+    lead: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        lead.append(decoder.num_given - done)
+        assert total == len(images)
+
+    extract(images, [backbone], store, decoder=decoder, batch_size=1, threads=threads, report=report)
+    assert len(backbone.threads) == 2
+    assert max(lead) <= 2 * threads.replicas + 3
+
+
+def test_float16_is_stored_where_it_is_asked_for(images: ImageSet, store: FeatureStore) -> None:
+    backbone = MeanBackbone()
+    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), dtype="float16")
+    np.testing.assert_array_equal(features.features, by_hand(images, backbone).astype(np.float16))
+
+
+def test_provenance_holds_the_backbones_word_and_the_callers_notes(images: ImageSet, store: FeatureStore) -> None:
+    notes = {"mean": {"parity": {"passed": True}}}
+    extract(images, [MeanBackbone()], store, decoder=PillowDecoder(), notes=notes)
+    key = feature_key(images, MeanBackbone(), PillowDecoder(), dtype="float32")
+    provenance = store.read(key).provenance
+    assert provenance["backbone"] == {"weights": "none"}
+    assert provenance["parity"] == {"passed": True}

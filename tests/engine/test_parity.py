@@ -1,0 +1,89 @@
+"""Parity: what is like the reference passes, what is not is said."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
+from penultimate.engine.images.decoded_batch import DecodedBatch
+from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.parity import check_parity, require_parity
+from penultimate.engine.threads import ThreadShare
+from penultimate.store.errors import DecodeError, ParityError
+
+THREADS = ThreadShare(decode=1, replicas=1, per_replica=1)
+
+
+class NearestDecoder(PillowDecoder):
+    """Takes every n-th pixel: what a resize without antialiasing does."""
+
+    name = "nearest"
+
+    def batches(
+        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+    ) -> Iterator[DecodedBatch]:
+        large = [replace(view, height=4 * view.height, width=4 * view.width) for view in views]
+        for batch in super().batches(images, indices, large, batch_size=batch_size):
+            yield DecodedBatch(
+                indices_B=batch.indices_B,
+                views=tuple(np.asarray(view)[:, ::4, ::4] for view in batch.views),
+                failed=batch.failed,
+            )
+
+
+@pytest.fixture
+def images(photos: Path) -> ImageSet:
+    return load_folder(photos, labels=False)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TimmBackbone:
+    return load_backbone("test_resnet", weights="random")
+
+
+def test_the_reference_is_at_no_distance_from_itself(images: ImageSet, backbone: TimmBackbone) -> None:
+    report = check_parity(images, backbone, PillowDecoder(), num_images=8, batch_size=4, threads=THREADS)
+    assert (report.num_images, report.pixel_distance, report.feature_distance) == (8, 0.0, 0.0)
+    assert report.cosine_worst == pytest.approx(1.0)
+    assert report.num_changed_predictions == 0
+    assert report.as_dict()["passed"]
+
+
+def test_the_fast_way_passes(images: ImageSet) -> None:
+    pytest.importorskip("nvidia.dali")
+    from penultimate.engine.images.dali_decoder import DaliDecoder
+
+    lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
+    report = require_parity(images, lower, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    assert report.num_images == len(images)
+    assert report.feature_distance > 0
+    assert report.num_decoded_by_one == 0
+
+
+def test_another_resize_does_not(images: ImageSet, backbone: TimmBackbone) -> None:
+    with pytest.raises(ParityError, match=r"pixel distance .* --decoder pillow"):
+        require_parity(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)
+
+
+def test_features_that_are_not_finite_do_not(
+    images: ImageSet, backbone: TimmBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = backbone.reference()
+    monkeypatch.setattr(backbone, "reference", lambda: reference)
+    monkeypatch.setattr(backbone, "embed", lambda view: np.full((len(view), backbone.feature_dim), np.inf, np.float32))
+    report = check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
+    assert "features are not finite" in report.failures
+    assert report.as_dict()["feature_distance"] is None
+
+
+def test_a_set_of_which_nothing_decodes_is_an_error(tmp_path: Path, backbone: TimmBackbone) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(DecodeError, match="not one of 1"):
+        require_parity(load_folder(tmp_path, labels=False), backbone, PillowDecoder(), batch_size=4, threads=THREADS)

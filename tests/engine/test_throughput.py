@@ -1,0 +1,62 @@
+"""Throughput: ceilings as stated, and a measurement that adds up on a tiny network."""
+
+from pathlib import Path
+
+import pytest
+
+from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.threads import ThreadShare
+from penultimate.engine.throughput import Rates, Throughput, measure
+
+
+def throughput(*rounds: Rates, shared_cores: bool = True) -> Throughput:
+    return Throughput(
+        model="a", precision="float32", num_images=10, batch_size=8, image_size=32, parameters=2_000_000,
+        shared_cores=shared_cores, first=rounds[0], rounds=rounds,
+    )  # fmt: skip
+
+
+def test_the_ceiling_is_the_slowest_stage_or_on_shared_cores_all_of_them_together() -> None:
+    rates = Rates(decode=100.0, model=25.0, write=1e9, end_to_end=19.0)
+    assert rates.ceiling(shared_cores=False) == 25.0
+    assert rates.ceiling(shared_cores=True) == pytest.approx(20.0, rel=1e-6)  # 1 / (1/100 + 1/25)
+    assert rates.bottleneck == "model"
+
+
+def test_the_ratio_is_that_of_a_round_and_the_rates_are_medians() -> None:
+    rounds = [Rates(decode=d, model=100.0, write=1e12, end_to_end=e) for d, e in ((100, 40), (300, 75), (100, 45))]
+    row = throughput(*rounds).as_dict()
+    assert row["ratio_to_ceiling"] == pytest.approx(0.9)
+    assert row["ratio_to_ceiling_range"] == pytest.approx([0.8, 1.0])
+    assert (row["decode_per_sec"], row["end_to_end_per_sec"]) == (100, 45)
+    assert (row["infer_samples_per_sec"], row["infer_step_time"], row["param_count"]) == (100.0, 80.0, 2.0)
+
+
+def test_stages_and_the_whole_are_measured_on_the_same_images(photos: Path) -> None:
+    whole = load_folder(photos, labels=False)
+    images = subset(whole, sample_rows(len(whole), 12))
+    backbones = [load_backbone("test_resnet", weights="random"), load_backbone("test_vit", weights="random")]
+    threads = ThreadShare(decode=1, replicas=1, per_replica=1)
+    measured = measure(
+        images, backbones, PillowDecoder, batch_size=4, threads=threads, shared_cores=True, num_rounds=1
+    )  # fmt: skip
+    assert measured.model == "test_resnet.random0 + test_vit.random0"
+    assert measured.num_images == 12
+    assert len(measured.rounds) == 1
+    row = measured.as_dict()
+    assert row["bottleneck"] in ("decode", "model", "write")
+    assert all(row[f"{stage}_per_sec{when}"] > 0 for stage in ("decode", "model", "write", "end_to_end")
+               for when in ("", "_first_round"))  # fmt: skip
+
+
+def test_a_subset_keeps_each_samples_own_bytes(photos: Path) -> None:
+    whole = load_folder(photos, labels=False)
+    rows = sample_rows(len(whole), 5)
+    part = subset(whole, rows)
+    assert part.ids_N.tolist() == whole.ids_N[rows].tolist()
+    assert [part.source.read(i) for i in range(5)] == [whole.source.read(int(row)) for row in rows]
+    assert part.digest != whole.digest
+    assert sample_rows(3, 5).tolist() == [0, 1, 2]

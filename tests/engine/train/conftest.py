@@ -1,0 +1,67 @@
+"""A small real task: photographs-to-be of three colours, a small real network, 32 pixels."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.train.network import Start, load_start
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.run import Means
+from penultimate.engine.train.world import World
+
+NETWORK = "test_efficientnet"
+VIEW = Preprocess(height=32, width=32, resize="whole", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products on several threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images(photos: Path) -> ImageSet:
+    """4 images a class to train on, 2 for val and 2 for test."""
+    return load_images(str(photos))
+
+
+@pytest.fixture(scope="session")
+def start() -> Start:
+    return load_start(NETWORK, init="random", weights="timm", seed=0)
+
+
+@pytest.fixture
+def recipe(images: ImageSet, start: Start) -> Recipe:
+    return Recipe(
+        network=NETWORK,
+        weights=start.digest,
+        images=images.digest,
+        steps=8,
+        batch_size=4,
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        preprocess=VIEW,
+        augmenter="pillow",
+        decoder="pillow",
+        eval_every=4,
+    )
+
+
+@pytest.fixture
+def means() -> Means:
+    return Means(world=World(rank=0, size=1, device=torch.device("cpu")), log_every=2, checkpoint_every=3)
+
+
+@pytest.fixture
+def with_dropout(recipe: Recipe) -> Recipe:
+    """Everything that draws at random or keeps a state of its own."""
+    return replace(recipe, dropout=0.3, ema_decay=0.9, warmup_steps=2, label_smoothing=0.1)

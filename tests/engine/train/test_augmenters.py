@@ -1,0 +1,126 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.train.augment import AUGMENTERS, Augmenter, Settings, augmented, make_augmenter
+from penultimate.engine.train.draws import draw
+from penultimate.engine.train.recipe import Recipe
+from penultimate.store.errors import DecodeError, UnknownNameError
+
+CPU = torch.device("cpu")
+Make = Callable[[], Augmenter]
+
+
+class AugmenterContract:
+    """What every augmenter keeps to."""
+
+    name: str
+
+    @pytest.fixture
+    def augmenter(self) -> Augmenter:
+        if self.name == "dali":
+            pytest.importorskip("nvidia.dali")
+        return make_augmenter(self.name, num_workers=2, device=CPU)
+
+    def test_rows_come_in_the_order_drawn(self, augmenter: Augmenter, images: ImageSet, recipe: Recipe) -> None:
+        draws = draw(recipe, np.arange(len(images)), 0)
+        batch = augmenter.augment(images, draws, Settings.of(recipe))
+        assert batch.rows_B == draws.rows_B.tolist()
+        assert batch.images_BHWC.shape == (4, 32, 32, 3)
+        assert batch.images_BHWC.dtype == torch.uint8
+        # write_photos tells the classes apart by the brightest channel
+        assert (
+            batch.images_BHWC.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == images.labels_N[batch.rows_B].tolist()
+        )
+
+    def test_the_same_draws_give_the_same_pixels_whatever_came_before(
+        self, augmenter: Augmenter, images: ImageSet, recipe: Recipe
+    ) -> None:
+        rows, settings = np.arange(len(images)), Settings.of(recipe)
+        straight = list(augmented(augmenter, images, (draw(recipe, rows, s) for s in range(4)), settings))
+        fresh = make_augmenter(self.name, num_workers=1, device=CPU).augment(images, draw(recipe, rows, 3), settings)
+        assert torch.equal(straight[3].images_BHWC, fresh.images_BHWC)
+
+    def test_a_flip_mirrors(self, augmenter: Augmenter, images: ImageSet, recipe: Recipe) -> None:
+        rows, settings = np.arange(len(images)), Settings.of(recipe)
+        as_is = augmenter.augment(images, draw(replace(recipe, flip=0.0), rows, 0), settings)
+        mirrored = augmenter.augment(images, draw(replace(recipe, flip=1.0), rows, 0), settings)
+        assert torch.equal(as_is.images_BHWC.flip(2), mirrored.images_BHWC)
+
+    def test_an_image_that_cannot_be_decoded_is_named_and_stood_in_for(
+        self, augmenter: Augmenter, photos: Path, recipe: Recipe
+    ) -> None:
+        bad, fake = photos / "cat" / "03.jpg", photos / "dog" / "04.jpg"
+        bad.write_bytes(bad.read_bytes()[:200])
+        fake.write_bytes(b"\xff\xd8 no image")
+        damaged = load_images(str(photos))
+        draws = draw(replace(recipe, batch_size=24), np.arange(24), 0)
+        batch = augmenter.augment(damaged, draws, Settings.of(recipe))
+        assert {str(damaged.ids_N[row]) for row in batch.failed} == {"cat/03.jpg", "dog/04.jpg"}
+        assert set(batch.rows_B) == set(range(24)) - set(batch.failed)
+        for position, row in enumerate(draws.rows_B.tolist()):
+            stand_in = position
+            while draws.rows_B[stand_in] in batch.failed:
+                stand_in -= 1
+            assert batch.rows_B[position] == draws.rows_B[stand_in], row
+
+    def test_other_kinds_of_files_are_taken_in(self, augmenter: Augmenter, photos: Path, recipe: Recipe) -> None:
+        for number, mode in enumerate(("RGBA", "P", "CMYK")):
+            path = photos / "cat" / f"{number:02d}.jpg"
+            image = Image.open(path).convert(mode)
+            path.unlink()
+            image.save(path.with_suffix(".jpg" if mode == "CMYK" else ".png"))
+        mixed = load_images(str(photos))
+        batch = augmenter.augment(mixed, draw(replace(recipe, batch_size=24), np.arange(24), 0), Settings.of(recipe))
+        assert not batch.failed
+
+    def test_a_batch_without_one_image_is_an_error(self, augmenter: Augmenter, photos: Path, recipe: Recipe) -> None:
+        for path in photos.rglob("*.jpg"):
+            path.write_bytes(b"nothing")
+        with pytest.raises(DecodeError, match="not one of the 4 images of update 1"):
+            augmenter.augment(load_images(str(photos)), draw(recipe, np.arange(24), 0), Settings.of(recipe))
+
+
+class TestPillowAugmenter(AugmenterContract):
+    name = "pillow"
+
+
+class TestDaliAugmenter(AugmenterContract):
+    name = "dali"
+
+
+def test_dali_and_pillow_give_nearly_the_same_pixels(images: ImageSet, recipe: Recipe) -> None:
+    pytest.importorskip("nvidia.dali")
+    draws, settings = draw(recipe, np.arange(len(images)), 0), Settings.of(recipe)
+    ours, reference = (
+        make_augmenter(name, num_workers=1, device=CPU).augment(images, draws, settings).images_BHWC.float()
+        for name in ("dali", "pillow")
+    )
+    # One libjpeg's rounding and one resampling's: 0.02 of 255 on average on photographs, more on noise as here.
+    assert (ours - reference).abs().mean() < 0.5
+    assert (ours - reference).abs().max() <= 8
+
+
+def test_an_unknown_augmenter_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="pillow"):
+        make_augmenter("pilow", num_workers=1, device=CPU)
+    assert set(AUGMENTERS) == {"dali", "pillow"}
+
+
+@pytest.mark.gpu
+def test_the_gpu_pipeline_gives_the_crops_of_the_cpus(images: ImageSet, recipe: Recipe) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    draws, settings = draw(recipe, np.arange(len(images)), 0), Settings.of(recipe)
+    on_gpu = make_augmenter("dali", num_workers=2, device=torch.device("cuda", 0)).augment(images, draws, settings)
+    on_cpu = make_augmenter("dali", num_workers=2, device=CPU).augment(images, draws, settings)
+    assert on_gpu.images_BHWC.is_cuda
+    # nvJPEG and fn.resize against libjpeg and torch: other rounding, the same crop and flip
+    assert (on_gpu.images_BHWC.cpu().float() - on_cpu.images_BHWC.float()).abs().mean() < 4

@@ -1,0 +1,252 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.train.checkpoint import load_checkpoint
+from penultimate.engine.train.lock import locked
+from penultimate.engine.train.network import Start, load_start
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.run import Means, train_run
+from penultimate.engine.train.run_result import RunResult
+from penultimate.store.errors import InputError, RunInterruptedError, StoreBusyError, StoreError
+
+CPU = torch.device("cpu")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Bit for bit."""
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_a_run_learns_and_leaves_all_it_promises(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    result = train_run(images, start, replace(recipe, steps=12), tmp_path / "run", means)
+    assert (result.status, result.steps) == ("finished", 12)
+    assert [row["step"] for row in result.history] == [4, 8, 12]
+    assert [row["epoch"] for row in result.history] == pytest.approx([4 / 3, 8 / 3, 4])
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert {"last.pt", "best.pt", "model.safetensors", "config.json", "result.json", "recipe.json", "log.jsonl"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "step"] == [2, 4, 6, 8, 10, 12]
+    assert events[-1]["event"] == "finished"
+    assert all(e["images_per_second"] > 0 for e in events if e["event"] == "step")
+
+
+def test_a_run_that_has_ended_is_not_run_again(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    first = train_run(images, start, recipe, tmp_path / "run", means)
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert train_run(images, start, recipe, tmp_path / "run", means) == first
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_other_ones(
+    images: ImageSet, start: Start, with_dropout: Recipe, means: Means, tmp_path: Path
+) -> None:
+    before = torch.random.get_rng_state()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_run(images, start, replace(with_dropout, seed=seed), tmp_path / name, means)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "a", tmp_path / "c")
+    assert torch.equal(torch.random.get_rng_state(), before)  # dropout drew from the global generator
+
+
+class Stop:
+    """Asks to stop after an update, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, recipe: Recipe, row: Mapping[str, Any]) -> None:
+        if row["event"] == "step" and row["step"] == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_checkpoints_says_how_to_go_on_and_loses_nothing(
+    images: ImageSet, start: Start, with_dropout: Recipe, means: Means, tmp_path: Path
+) -> None:
+    train_run(images, start, with_dropout, tmp_path / "straight", means)
+    handler = signal.getsignal(signal.SIGINT)
+    for step in (2, 6):
+        with pytest.raises(RunInterruptedError, match=rf"stopped after {step} of 8 updates.*same command"):
+            train_run(images, start, with_dropout, tmp_path / "stopped", replace(means, report=Stop(step)))
+        assert load_checkpoint(tmp_path / "stopped" / "last.pt", with_dropout, CPU)["step"] == step
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = train_run(images, start, with_dropout, tmp_path / "stopped", means)
+    assert_same_weights(tmp_path / "straight", tmp_path / "stopped")
+    assert resumed.history == RunResult.read(tmp_path / "straight").history  # type: ignore[union-attr]
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.train.network import load_start
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.run import Means, train_run
+from penultimate.engine.train.world import World
+photos, folder, recipe = sys.argv[1:]
+recipe = Recipe.from_dict(json.loads(recipe))
+start = load_start(recipe.network, init="random", weights="timm", seed=0)
+world = World(rank=0, size=1, device=torch.device("cpu"))
+def report(recipe, row):
+    print(row["event"], row["step"], flush=True)
+means = Means(world=world, log_every=1, checkpoint_every=2, report=report)
+train_run(load_images(photos), start, recipe, Path(folder), means)
+"""
+
+
+def _process(photos: Path, folder: Path, recipe: Recipe) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", SCRIPT, str(photos), str(folder), json.dumps(recipe.as_dict())]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_steps_and_resuming_gives_the_weights_of_an_uninterrupted_run(
+    images: ImageSet, photos: Path, start: Start, with_dropout: Recipe, means: Means, tmp_path: Path
+) -> None:
+    recipe = replace(with_dropout, steps=11)
+    train_run(images, start, recipe, tmp_path / "straight", means)
+    rng = np.random.default_rng(5)
+    for _ in range(2):
+        killed_at = int(rng.integers(1, 8))
+        process = _process(photos, tmp_path / "killed", recipe)
+        assert process.stdout is not None
+        heard = 0
+        for line in process.stdout:
+            heard += line.startswith("step")
+            if heard >= killed_at:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        assert process.wait() in (-signal.SIGKILL, 0)
+    process = _process(photos, tmp_path / "killed", recipe)
+    _, _ = process.communicate()
+    assert process.returncode == 0
+    assert_same_weights(tmp_path / "straight", tmp_path / "killed")
+    events = [json.loads(line)["event"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert "resumed" in events
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_the_field_that_differs(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    with pytest.raises(RunInterruptedError):
+        train_run(images, start, recipe, tmp_path, replace(means, report=Stop(2)))
+    with pytest.raises(InputError, match=r"another recipe: learning_rate 0\.05 instead of 0\.01"):
+        train_run(images, start, replace(recipe, learning_rate=0.01), tmp_path, means)
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        train_run(images, start, recipe, tmp_path, means)
+
+
+def test_no_room_for_a_checkpoint_leaves_the_one_before_it(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    with pytest.raises(RunInterruptedError):
+        train_run(images, start, recipe, tmp_path, replace(means, report=Stop(2)))
+    before = (tmp_path / "last.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # what a full disk does to a write
+    try:
+        with pytest.raises(StoreError, match=r"could not be written.*make room and run again"):
+            train_run(images, start, recipe, tmp_path, means)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+    assert train_run(images, start, recipe, tmp_path, means).status == "finished"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_early_and_is_recorded(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    result = train_run(images, start, replace(recipe, steps=50, learning_rate=1e12), tmp_path, means)
+    assert result.status == "diverged"
+    assert result.steps < 50
+    assert RunResult.read(tmp_path) == result
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    with locked(tmp_path, alone=True), pytest.raises(StoreBusyError, match="another process is training"):
+        train_run(images, start, recipe, tmp_path, means)
+
+
+def test_outside_the_main_thread_nothing_is_caught(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    results: list[RunResult] = []
+    thread = threading.Thread(
+        target=lambda: results.append(train_run(images, start, replace(recipe, steps=2), tmp_path, means))
+    )
+    thread.start()
+    thread.join()
+    assert results[0].status == "finished"
+
+
+def test_a_batch_larger_than_the_training_set_is_refused_before_anything_starts(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"batch size 13 is larger than the 12 training images.*--batch-size 12"):
+        train_run(images, start, replace(recipe, batch_size=13), tmp_path / "run", means)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_absent_from_train_is_named(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    moved = images.split_N.copy()
+    moved[(images.labels_N == 1) & (moved == "train")] = "val"
+    with pytest.raises(InputError, match="train of photos has no image of class 'dog'"):
+        train_run(replace(images, split_N=moved), start, recipe, tmp_path / "run", means)
+
+
+def test_an_image_size_the_network_refuses_is_refused_at_once(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    vit = load_start("vit_tiny_patch16_224", init="random", weights="timm", seed=0)
+    with pytest.raises(InputError, match="vit_tiny_patch16_224 refuses images of 32 x 32 pixels"):
+        train_run(images, vit, replace(recipe, network="vit_tiny_patch16_224"), tmp_path / "run", means)
+
+
+def test_images_left_out_are_in_the_result(
+    photos: Path, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    for name in ("cat/03.jpg", "owl/01.jpg"):
+        (photos / name).write_bytes(b"\xff\xd8")
+    result = train_run(load_images(str(photos)), start, replace(recipe, batch_size=6), tmp_path / "run", means)
+    assert result.status == "finished"
+    assert set(result.left_out) <= {"cat/03.jpg", "owl/01.jpg"}
