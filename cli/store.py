@@ -2,13 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from penultimate.cli.output import print_json, print_table
 from penultimate.store.errors import CorruptFeaturesError
-from penultimate.store.export import export_numpy
+from penultimate.store.export import export_csv, export_numpy
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
 from penultimate.store.verify import Finding
@@ -90,15 +90,33 @@ def rm(store: StorePath, key: Key) -> None:
 
 @app.command()
 def export(
-    store: StorePath, key: Key, folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New or empty folder.")]
+    store: StorePath,
+    key: Key,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New or empty folder; with --as, a new file.")],
+    kind: Annotated[
+        Literal["numpy", "torch", "csv"],
+        typer.Option(
+            "--as",
+            help="numpy: a folder with features.npy and metadata.parquet. torch: a dict of tensors and lists, for "
+            "torch.load. csv: row, id, label, class and split without the features.",
+        ),
+    ] = "numpy",
 ) -> None:
-    """Write one key as features.npy and metadata.parquet, in the store's row order.
+    """Write one key as plain files, in the store's row order.
 
     \b
     penultimate store export features.zarr 3fa9 exported/
+    penultimate store export features.zarr 3fa9 features.pt --as torch
+    penultimate store export features.zarr 3fa9 ids.csv --as csv
     """
     opened = FeatureStore(store)
-    typer.echo(export_numpy(opened.read(opened.find(key)), folder))
+    features = opened.read(opened.find(key))
+    if kind == "torch":
+        from penultimate.engine.torch_features import export_torch  # the other verbs here do without torch
+
+        typer.echo(export_torch(features, target))
+    else:
+        typer.echo({"numpy": export_numpy, "csv": export_csv}[kind](features, target))
 
 
 def _rows(store: FeatureStore) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""The five arrays of a key as Zarr arrays: shapes, chunks, codecs and dimension names."""
+"""The five arrays of a key as Zarr arrays: shapes, chunks, codecs, dimension names and what runs the codecs."""
 
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -11,6 +13,31 @@ from penultimate.store.objects import LocalObjects, storage_errors
 from penultimate.store.plan import Plan
 
 # Shapes: M samples of the ImageSet.
+
+CodecPipeline = Literal["zarr", "zarrs"]
+
+_PIPELINES: dict[CodecPipeline, str] = {
+    "zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "zarrs": "zarrs.ZarrsCodecPipeline",
+}
+
+
+def default_pipeline() -> CodecPipeline:
+    """For reading: ``zarrs`` where it is installed (the extra ``fast``), which takes a fraction of the time.
+
+    Figures: benchmarks/results/store_io_202611.md. Writing is left to Zarr's own: zarrs makes the same bytes, hardly
+    faster, but where the disk is full it raises a RuntimeError that does not say so to a program.
+    """
+    return "zarrs" if find_spec("zarrs") else "zarr"
+
+
+def open_features(objects: LocalObjects, path: str, *, pipeline: CodecPipeline, mode: str = "r") -> "zarr.Array[Any]":
+    """``features`` of the key at ``path``; its codecs run in ``pipeline``.
+
+    An array keeps the pipeline it was opened with, so that Zarr's configuration is as before when this returns.
+    """
+    with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):
+        return objects.open_array(f"{path}/{layout.FEATURES}", mode=mode)
 
 
 def create_features(objects: LocalObjects, plan: Plan) -> None:

@@ -1,4 +1,6 @@
-"""Export: a FeatureSet as plain files, in the layout clip-retrieval made common.
+"""Export: a FeatureSet as plain files that need no penultimate: a folder of arrays and tables, or a CSV of ids.
+
+The folder is laid out as clip-retrieval made common:
 
 <folder>/features.npy        (N, D), as stored
 <folder>/metadata.parquet    a row a row of features: row, id, label (an index, or a list of 0/1), class, split
@@ -6,9 +8,13 @@
 <folder>/provenance.json     the key, the metric, the class names and how the features came about
 """
 
+import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +27,7 @@ BATCH_ROWS = 16_384
 
 
 def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
-    """Write ``features`` into ``folder``, which must not exist or be empty (InputError); returns the folder."""
+    """Write all of ``features`` into ``folder``, which must not exist or be empty (InputError); returns the folder."""
     folder = Path(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,6 +43,51 @@ def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
         }
         (folder / "provenance.json").write_text(json.dumps(about, indent=2) + "\n")
     return folder
+
+
+def export_csv(features: FeatureSet, file: str | Path) -> Path:
+    """Write what belongs to each row, in row order, without the features; ``file`` must not exist (InputError).
+
+    Columns: row, id, label (an index, or names separated by ``|``), class (of single labels), split.
+    """
+    several = features.labels.ndim == 2
+    columns: list[list[Any]] = [
+        list(range(features.num_rows)),
+        features.ids.tolist(),
+        _label_names(features) if several else features.labels.tolist(),
+        *([] if several else [_class_of_rows(features)]),
+        features.split.tolist(),
+    ]
+    with new_file(file) as path, path.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(["row", "id", "label", *([] if several else ["class"]), "split"])
+        writer.writerows(zip(*columns, strict=True))
+    return Path(file)
+
+
+@contextmanager
+def new_file(file: str | Path) -> Iterator[Path]:
+    """Where to write what becomes ``file`` when all went well; InputError if there is one already."""
+    file = Path(file)
+    draft = file.with_name(f"{file.name}.partial")
+    with storage_errors(file):
+        if file.exists():
+            raise InputError(f"{file} exists; choose another name to export to")
+        try:
+            yield draft
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _class_of_rows(features: FeatureSet) -> list[str]:
+    """Class name of each row, empty where it is unlabelled."""
+    return [features.class_names[label] if label >= 0 else "" for label in features.labels.tolist()]
+
+
+def _label_names(features: FeatureSet) -> list[str]:
+    """The class names of each row's labels, separated by ``|``, as manifests have them."""
+    return ["|".join(np.array(features.class_names)[row == 1].tolist()) for row in features.labels]
 
 
 def _write_features(features: FeatureSet, path: Path) -> None:
@@ -60,8 +111,7 @@ def _write_tables(features: FeatureSet, folder: Path) -> None:
         "split": pa.array(features.split.tolist(), type=pa.string()),
     }
     if not several:
-        names = [features.class_names[label] for label in features.labels.tolist()]
-        columns["class"] = pa.array(names, type=pa.string())
+        columns["class"] = pa.array(_class_of_rows(features), type=pa.string())
     parquet.write_table(pa.table(columns), folder / "metadata.parquet")
     failed = {"id": list(features.failed), "reason": list(features.failed.values())}
     schema = pa.schema([("id", pa.string()), ("reason", pa.string())])

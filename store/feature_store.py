@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store import layout
+from penultimate.store.arrays import default_pipeline, open_features
 from penultimate.store.claim import EVERYTHING, Claim
 from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
@@ -215,7 +216,7 @@ class _StoredRows:
         self._objects = objects
         self._key = key
         self._shard_rows = shard_rows
-        self._array = objects.open_array(f"{key.path}/{layout.FEATURES}")
+        self._array = open_features(objects, key.path, pipeline=default_pipeline())
 
     @property
     def shape(self) -> tuple[int, ...]:

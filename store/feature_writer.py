@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store import layout
-from penultimate.store.arrays import create_features, write_column
+from penultimate.store.arrays import create_features, open_features, write_column
 from penultimate.store.claim import WHOLE_KEY, Claim
 from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.errors import DecodeError, InputError, StoreBusyError
@@ -186,7 +186,7 @@ class FeatureWriter:
                     )
                     + "; remove it with `penultimate store rm` to start it anew"
                 )
-        self._array = self._objects.open_array(f"{self._path}/{layout.FEATURES}", mode="r+")
+        self._array = open_features(self._objects, self._path, mode="r+", pipeline="zarr")
 
     def _records(self, shards: range) -> dict[int, dict[str, Any]]:
         """Commit records of those of ``shards`` that have a valid one; a shard whose record is not valid is redone."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from penultimate.engine.probe.head import Head as Head
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
     from penultimate.engine.probe.select import probe_features as probe_features
+    from penultimate.engine.torch_features import torch_batches as torch_batches
+    from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
@@ -31,11 +33,13 @@ _HOME = {
     "Preprocess": "penultimate.engine.images.preprocess",
     "RegularizationPath": "penultimate.engine.probe.path",
     "analyze": "penultimate.engine.analysis.analysis",
+    "cupy_batches": "penultimate.store.cupy_batches",
     "fit_path": "penultimate.engine.probe.fit",
     "load_images": "penultimate.engine.images.datasets",
     "probe_features": "penultimate.engine.probe.select",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
     "scoreboard": "penultimate.engine.analysis.scoreboard",
+    "torch_batches": "penultimate.engine.torch_features",
 }
 """Public name -> the module that defines it."""
 

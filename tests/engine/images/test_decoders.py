@@ -1,5 +1,6 @@
 """One contract, inherited once a decoder; then what holds for one of them alone."""
 
+import base64
 import io
 import struct
 import subprocess
@@ -29,6 +30,14 @@ from penultimate.store.errors import UnavailableError, UnknownNameError, Vanishe
 
 Photo = Callable[..., Image.Image]
 Encode = Callable[..., bytes]
+
+ARITHMETIC_JPEG = base64.b85decode(
+    rb"|JeWF01!$>Nk#wx0RR9200961|JwjV00RO70|EjA0|NsD0|NvF2n7WM1O*BQ2L=cX3JeSj3JVJj4iXRz4iOFu3lJ6%5fc;@6%`B*"
+    rb"7Z?^47!ni}6#v@*LjeN>1O)^I2?YfS6b%av6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6ciK`6cqo-"
+    rb"01*fP3;+-V0U`hb5di}c0sqVZ3IGrg1pyEd1^?Or3<CiG0ucid06zf#0NYZofRSINaupCaiqeMi<-KsO@KWmk0MxGDLBWPJPib<r"
+    rb"xA4*EJsaqoBE??+*#"
+)
+"""16 x 12 pixels (16 x, 20 y, 128), written by libjpeg 6.2 with ``arith_code``; Pillow reads but cannot write it."""
 
 HALF = (0.5, 0.5, 0.5)
 WHOLE = Preprocess(height=48, width=48, resize="whole", mean=HALF, std=HALF)
@@ -142,6 +151,8 @@ class DecoderContract:
         files = {
             "animated.gif": encode(image, "GIF", save_all=True, append_images=[photo(2), photo(3)]),
             "alpha.png": encode(Image.merge("RGBA", (*image.split(), image.convert("L"))), "PNG"),
+            "animated.webp": encode(image, "WEBP", save_all=True, append_images=[photo(2)]),
+            "arithmetic.jpg": ARITHMETIC_JPEG,
             "bitmap.bmp": encode(image, "BMP"),
             "bits1.png": encode(image.convert("1"), "PNG"),
             "cmyk.jpg": encode(image.convert("CMYK"), "JPEG"),
@@ -149,12 +160,14 @@ class DecoderContract:
             "full_chroma.jpg": encode(image, "JPEG", subsampling="4:4:4"),
             "gray.jpg": encode(image.convert("L"), "JPEG"),
             "gray.png": encode(image.convert("L"), "PNG"),
+            "one_pixel.png": encode(photo(1, 1, 1), "PNG"),
             "one_pixel.jpg": encode(photo(1, 1, 1), "JPEG"),
             "palette.png": encode(image.convert("P"), "PNG"),
             "progressive.jpg": encode(image, "JPEG", progressive=True),
             "restarts.jpg": encode(image, "JPEG", restart_marker_blocks=4),
             "rgb.jpg": encode(image, "JPEG", keep_rgb=True),
             "still.webp": encode(image, "WEBP"),
+            "strip.jpg": encode(photo(1, 9, 20_000), "JPEG"),
             "strip.png": encode(photo(1, 2, 20_000), "PNG"),
             "tagged.tif": encode(image, "TIFF"),
             "trailing.jpg": encode(image, "JPEG") + bytes(100),

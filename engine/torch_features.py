@@ -1,0 +1,53 @@
+"""Stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penultimate.store.export import new_file
+from penultimate.store.feature_set import FeatureSet
+
+# Shapes: N rows, D feature dimensions, B batch.
+
+
+def torch_batches(
+    features: FeatureSet, num_rows: int, *, rows: NDArray[np.int64] | None = None, device: str = "cpu"
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """``FeatureSet.batches`` as tensors (B, D) of the stored dtype on ``device``.
+
+    On the CPU a tensor shares the memory that Zarr decoded into; to a GPU it is copied once. Only around rows that
+    failed to decode is there one copy more, which closes the gap.
+    """
+    for rows_B, features_BD in features.batches(num_rows, rows=rows):
+        yield rows_B, _tensor(features_BD).to(device)
+
+
+def export_torch(features: FeatureSet, file: str | Path) -> Path:
+    """Write everything as one dict of tensors and plain values; ``file`` must not exist (InputError).
+
+    ``torch.load(file)`` gives, without running any code of the file's: ``features`` (N, D), ``labels`` (N,) or
+    (N, K), and lists ``ids``, ``split``, ``class_names``; ``failed`` (id -> reason), ``metric``, ``key``.
+    """
+    content = {
+        "features": _tensor(features.features),
+        "labels": _tensor(features.labels),
+        "ids": features.ids.tolist(),
+        "split": features.split.tolist(),
+        "class_names": list(features.class_names),
+        "failed": dict(features.failed),
+        "metric": features.metric,
+        "key": asdict(features.key),
+    }
+    with new_file(file) as draft:
+        torch.save(content, draft)
+    return Path(file)
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """The same memory; a copy of an array that may not be written to, which torch does not have."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -1,0 +1,62 @@
+"""Which pipeline runs the codecs is a matter of speed alone."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from store_cases import Job, small_job
+
+from penultimate.store import feature_store
+from penultimate.store.arrays import CodecPipeline, default_pipeline, open_features
+from penultimate.store.errors import CorruptFeaturesError
+from penultimate.store.feature_store import FeatureStore
+
+
+@pytest.fixture(params=["zarr", "zarrs"])
+def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CodecPipeline:
+    """The one that reads."""
+    name: CodecPipeline = request.param
+    pytest.importorskip(name)
+    monkeypatch.setattr(feature_store, "default_pipeline", lambda: name)
+    return name
+
+
+@pytest.fixture
+def job() -> Job:
+    return small_job()
+
+
+def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    job.write(store)
+    features = store.read(job.key)
+    decoded = [job.ids_M.index(id_) for id_ in features.ids.tolist()]
+    np.testing.assert_array_equal(features.features, job.features_MD[decoded])
+    streamed = np.concatenate([features_BD for _, features_BD in features.batches(7)])
+    np.testing.assert_array_equal(streamed, job.features_MD[decoded])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "removed"])
+def test_a_damaged_shard_is_noticed(pipeline: CodecPipeline, job: Job, tmp_path: Path, damage: str) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    job.write(store)
+    path = store.path / job.key.path / "features" / "c" / "1" / "0"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes({"flipped": content, "cut": content[:200]}.get(damage, b""))
+    if damage == "removed":
+        path.unlink()
+    with pytest.raises(CorruptFeaturesError, match="rows 16 to 32"):
+        list(store.read(job.key).batches(16))
+
+
+def test_zarrs_configuration_is_left_as_it_was(job: Job, tmp_path: Path) -> None:
+    before = zarr.config.get("codec_pipeline.path")
+    store = FeatureStore.create(tmp_path / "store")
+    job.write(store)
+    array = open_features(store.objects, job.key.path, pipeline="zarr")
+    assert type(array.async_array.codec_pipeline).__name__ == "BatchedCodecPipeline"
+    assert zarr.config.get("codec_pipeline.path") == before
+    assert default_pipeline() == ("zarrs" if find_spec("zarrs") else "zarr")
