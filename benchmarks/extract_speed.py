@@ -80,7 +80,7 @@ def timm_runner(images: Path, arch: str, *, precision: str, batch_size: int) -> 
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(images), transform=transform_of(arch))
-    model = timm.create_model(arch).eval()
+    model: Any = timm.create_model(arch).eval()
     workers = torch.get_num_threads()
 
     def run() -> int:
@@ -96,10 +96,11 @@ def timm_runner(images: Path, arch: str, *, precision: str, batch_size: int) -> 
 
 def transform_of(arch: str) -> Any:
     """The whole image to the network's input, as ``--preprocess paper``."""
-    import timm
+    from timm.models import get_pretrained_cfg
     from torchvision import transforms
 
-    config = timm.get_pretrained_cfg(arch)
+    config = get_pretrained_cfg(arch)
+    assert config is not None, "known to timm: the networks here are its own"
     return transforms.Compose(
         [
             transforms.Resize(config.input_size[1:], transforms.InterpolationMode.BICUBIC),

@@ -192,14 +192,14 @@ def _distances(
     features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Relative distance and cosine of each image, NaN where a feature is not finite; two zero vectors are equal."""
-    finite_S1 = np.isfinite(features_SD).all(axis=1, keepdims=True)
-    f_SD = np.where(finite_S1, features_SD, 0).astype(np.float64)
+    finite_S = np.asarray(np.isfinite(features_SD).all(axis=1))
+    f_SD = np.where(finite_S[:, None], features_SD, 0).astype(np.float64)
     r_SD = reference_SD.astype(np.float64)
     f_S, r_S = np.linalg.norm(f_SD, axis=1), np.linalg.norm(r_SD, axis=1)
     tiny = np.finfo(np.float64).tiny
     cosine_S = np.where((f_S == 0) & (r_S == 0), 1.0, (f_SD * r_SD).sum(axis=1) / np.maximum(f_S * r_S, tiny))
     distance_S = np.linalg.norm(f_SD - r_SD, axis=1) / np.maximum(r_S, tiny)
-    return np.where(finite_S1[:, 0], distance_S, nan), np.where(finite_S1[:, 0], cosine_S, nan)
+    return np.where(finite_S, distance_S, nan), np.where(finite_S, cosine_S, nan)
 
 
 def _num_changed(
