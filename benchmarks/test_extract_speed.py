@@ -29,7 +29,7 @@ def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, cont
     assert extract_speed.linked_sample(folder, 5, sample) == 5
     run = extract_speed.runner(contender, sample, "test_resnet", None)
     assert run() == 5
-    assert set(extract_speed.timed(run)) == {"cold", "warm", "cores"}
+    assert set(extract_speed.timed(run)) == {"cold", "warm", "cores", "per_core"}
 
 
 def test_precisions_are_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
