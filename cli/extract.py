@@ -14,7 +14,7 @@ from penultimate.engine.extract import feature_key
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
-from penultimate.engine.parity import require_parity
+from penultimate.engine.parity import parity_gate
 from penultimate.engine.share import Share
 from penultimate.engine.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
@@ -36,7 +36,7 @@ def extract(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = None,
+    precision: options.Precision = "float32",
     compiled: options.Compile = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: options.BatchSize = None,
@@ -80,7 +80,7 @@ def extract(
 
     Killed or interrupted, the same command goes on at the first missing shard; features that are there already
     are not computed again. Images that cannot be decoded are recorded with their reason and left out. What the
-    parity check finds is kept with the features; past its tolerance nothing is extracted.
+    parity check finds is kept with the features, and said if it is past its tolerance.
 
     \b
     penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k
@@ -122,10 +122,17 @@ def extract(
         compiled=compiled,
     )
     gates = {
-        backbone.name: require_parity(image_set, backbone, decodes, batch_size=batch_size, threads=threads)
+        backbone.name: parity_gate(image_set, backbone, decodes, batch_size=batch_size, threads=threads)
         for backbone in backbones
         if parity and num_to_do(backbone)
     }
+    for name, gate in gates.items():
+        if gate.get("failures"):
+            typer.echo(
+                f"warning: {name} is far from the reference ({', '.join(gate['failures'])}); "
+                "`penultimate parity` tells more; --precision float32 and --decoder pillow are the reference itself",
+                err=True,
+            )
     with ImageProgress(image_set.name) as report:
         extracted = extract_features(
             image_set,

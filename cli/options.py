@@ -8,7 +8,7 @@ import typer
 
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.compilation import decide_compile
-from penultimate.engine.backbones.devices import PrecisionName, default_precision
+from penultimate.engine.backbones.devices import PrecisionName
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, load_backbone
 from penultimate.engine.threads import ThreadShare
 
@@ -41,10 +41,8 @@ DecoderName = Annotated[
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")]
 Precision = Annotated[
-    PrecisionName | None,
-    typer.Option(
-        help="What the network computes in. Default: bfloat16 where the device has units for it, else float32."
-    ),
+    PrecisionName,
+    typer.Option(help="What the network computes in; `penultimate parity` tells what a faster one changes."),
 ]
 Compile = Annotated[
     bool | None,
@@ -63,7 +61,7 @@ def prepared_backbones(
     weights: str,
     preprocess: PreprocessKind,
     device: str,
-    precision: PrecisionName | None,
+    precision: PrecisionName,
     seed: int,
     num_images: Callable[[TimmBackbone], int],
     batch_size: int,
@@ -74,15 +72,12 @@ def prepared_backbones(
 
     ``num_images`` of a network is how many it is to embed; one that has none is not compiled.
     """
-    resolved = precision or default_precision(device)
     reasons = {}
     with threads.in_force():
         backbones = [
-            load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=resolved, seed=seed)
+            load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)
             for name in match_models(models)
         ]
-        if precision is None:
-            typer.echo(f"precision: {resolved}, the default on this device (--precision to choose)", err=True)
         for backbone in backbones:
             decision = decide_compile(
                 backbone, num_images(backbone), batch_size=batch_size, replicas=threads.replicas, asked=compiled

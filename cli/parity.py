@@ -33,7 +33,7 @@ def parity(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = None,
+    precision: options.Precision = "float32",
     compiled: options.Compile = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,

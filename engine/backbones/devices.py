@@ -61,10 +61,5 @@ def computes_natively(precision: str, device: torch.device) -> bool:
     return precision == "float16" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def default_precision(device: str) -> PrecisionName:
-    """bfloat16 where ``device`` has units for it, else float32; benchmarks/results/precision_cpu_202611.md says why."""
-    return "bfloat16" if computes_natively("bfloat16", device_named(device)) else "float32"
-
-
 def _described(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor"

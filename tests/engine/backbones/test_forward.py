@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones import compilation, devices
 from penultimate.engine.backbones.compilation import decide_compile
-from penultimate.engine.backbones.devices import computes_natively, default_precision
+from penultimate.engine.backbones.devices import computes_natively
 from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.threads import ThreadShare
@@ -127,11 +127,10 @@ def test_a_precision_the_processor_would_emulate_is_refused(monkeypatch: pytest.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
     cpu = torch.device("cpu")
     assert not computes_natively("bfloat16", cpu)
-    assert default_precision("cpu") == "float32"
     with pytest.raises(UnavailableError, match=r"no bfloat16 units .* use --precision float32$"):
         devices.dtype_named("bfloat16", cpu)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert default_precision("cpu") == "bfloat16"
+    assert computes_natively("bfloat16", cpu)
 
 
 @pytest.mark.gpu
