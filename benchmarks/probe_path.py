@@ -40,7 +40,10 @@ MATCH = 1e-4
 
 
 def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """All rows a final fit uses, train + val, of the only key of ``dataset``."""
+    """All rows a final fit uses, train + val, of the only key of ``dataset``; or of a folder X.npy and y.npy."""
+    if (store / "X.npy").exists():
+        labels_N = np.load(store / "y.npy").astype(np.int64)
+        return np.load(store / "X.npy").astype(np.float32), labels_N, int(labels_N.max()) + 1
     opened = FeatureStore(store)
     (key,) = [key for key in opened.keys() if key.dataset == dataset]  # noqa: SIM118
     features = opened.read(key)

@@ -122,7 +122,7 @@ def extract(
         compiled=compiled,
     )
     gates = {
-        backbone.name: require_parity(image_set, backbone, decodes, batch_size=batch_size, threads=threads).as_dict()
+        backbone.name: require_parity(image_set, backbone, decodes, batch_size=batch_size, threads=threads)
         for backbone in backbones
         if parity and num_to_do(backbone)
     }

@@ -74,21 +74,21 @@ def prepared_backbones(
 
     ``num_images`` of a network is how many it is to embed; one that has none is not compiled.
     """
-    if precision is None:
-        precision = default_precision(device)
-        typer.echo(f"precision: {precision}, the default on this device (--precision to choose)", err=True)
-    backbones, reasons = [], {}
+    resolved = precision or default_precision(device)
+    reasons = {}
     with threads.in_force():
-        for name in match_models(models):
-            backbone = load_backbone(
-                name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed
-            )
+        backbones = [
+            load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=resolved, seed=seed)
+            for name in match_models(models)
+        ]
+        if precision is None:
+            typer.echo(f"precision: {resolved}, the default on this device (--precision to choose)", err=True)
+        for backbone in backbones:
             decision = decide_compile(
                 backbone, num_images(backbone), batch_size=batch_size, replicas=threads.replicas, asked=compiled
             )
             typer.echo(decision.reason, err=True)
             if decision.compile:
                 typer.echo(f"{backbone.name}: compiled in {backbone.compile(batch_size):.0f} s", err=True)
-            backbones.append(backbone)
             reasons[backbone.name] = decision.reason
     return backbones, reasons

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
+from penultimate.store.labels import PRESENT
 
 # Shapes: N samples, K classes.
 
@@ -13,16 +14,16 @@ from penultimate.store.errors import InputError
 def shots_per_class(labels: NDArray[Any], shots: int, *, seed: int) -> NDArray[np.int64]:
     """Indices, increasing, of ``shots`` samples of each class that occurs in ``labels``, without replacement.
 
-    ``labels`` are class indices (N,), or 0/1 (N, K): then a sample may be drawn for several of its classes, and the
-    union is returned. Class k of seed s is drawn by its own generator, so that subsets nest: the samples of 2 shots are
-    among those of 5. Raises ``InputError`` naming a class with fewer samples.
+    ``labels`` are class indices (N,), or a matrix (N, K) of ``store.labels`` marks: then a sample may be drawn for
+    several of its classes, and the union is returned. Class k of seed s is drawn by its own generator, so that subsets
+    nest: the samples of 2 shots are among those of 5. Raises ``InputError`` naming a class with fewer samples.
     """
     if shots < 1:
         raise InputError(f"shots must be at least 1, got {shots}")
     classes = range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels).tolist()
     drawn = []
     for label in classes:
-        members = np.flatnonzero(labels[:, label] if labels.ndim == 2 else labels == label)
+        members = np.flatnonzero(labels[:, label] == PRESENT if labels.ndim == 2 else labels == label)
         if labels.ndim == 2 and not len(members):
             continue
         if len(members) < shots:

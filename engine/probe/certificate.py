@@ -128,10 +128,15 @@ def _simplex_shift(joint_SKK: Tensor, bias_SK: Tensor) -> Tensor:
     return shift_SK
 
 
+NEAR_BALANCE = 0.01
+"""Residuals of the squared hinge are scaled by at most this much: the gradient they then give still shows downhill."""
+
+
 def _balance_signs(found: Moments) -> Repair:
     """The positives' residuals times a factor, so that they balance the negatives'."""
     push_SK = found.bias_SK - found.pull_SK
-    usable_SK = found.pull_SK < 0
-    factor_SK = torch.where(usable_SK, -push_SK / found.pull_SK.clamp_max(-1e-300), 1.0)
+    factor_SK = -push_SK / found.pull_SK.clamp_max(-1e-300)
+    usable_S = ((factor_SK - 1).abs() <= NEAR_BALANCE).all(1)
+    factor_SK = torch.where(usable_S[:, None], factor_SK, 1.0)
     excess_S = ((factor_SK - 1).square() * found.pull_square_SK).sum(1) / 4
-    return Repair(torch.zeros_like(factor_SK), factor_SK, torch.where(usable_SK.all(1), excess_S, torch.inf))
+    return Repair(torch.zeros_like(factor_SK), factor_SK, torch.where(usable_S, excess_S, torch.inf))

@@ -21,6 +21,9 @@ from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 BLOCK_COLUMNS = 40
 """Strengths are solved side by side up to so many columns of scores: below, a product takes as long with one."""
 
+BLOCK_STRENGTHS = 4
+"""And no more than this: the line they start on is that of the last two before them."""
+
 # Shapes: N samples, D feature dimensions, K classes, A classes that have samples, S strengths, R turned columns.
 
 
@@ -89,13 +92,13 @@ def _solve_chain(
     before = last = problem.start(weight_KR[None])
     preconditioner = Preconditioner(problem)
     probes: list[Probe] = []
-    width = max(1, BLOCK_COLUMNS // len(weight_KR))
+    width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // len(weight_KR)))
     for l2_S in (path.l2[start : start + width] for start in range(0, len(path), width)):
         strengths_S = torch.tensor(l2_S, dtype=torch.float64, device=weight_KR.device)
         newton = Newton(problem, preconditioner, l2_S=strengths_S, total_weight=total, tol=tol)
         solved, reports = newton.solve(ahead(problem, last, before, len(l2_S)))
         for weight, l2, report in zip(solved.weight_SKR, l2_S, reports, strict=True):
-            probes.append(make_probe(weight, problem.design.basis, l2, report))
+            probes.append(make_probe(weight, problem.design.basis, problem.loss, l2, report))
         before = _one(solved, -2) if len(l2_S) > 1 else last
         last = _one(solved, -1)
     return probes
@@ -107,9 +110,11 @@ def _one(point: Point, s: int) -> Point:
     return replace(point, weight_SKR=point.weight_SKR[s][None], scores_SKN=point.scores_SKN[s][None])
 
 
-def make_probe(weight_KR: Tensor, basis: Basis, l2: float, report: SolveReport) -> Probe:
+def make_probe(weight_KR: Tensor, basis: Basis, loss: Loss, l2: float, report: SolveReport) -> Probe:
     """A solution in the features' own coordinates, float32."""
     weight_KD, bias_K = basis.weight(weight_KR)
+    if loss.name == "softmax":  # which does not see what all classes share: leaving it out makes ||W|| smaller
+        weight_KD, bias_K = weight_KD - weight_KD.mean(0), bias_K - bias_K.mean()
     return Probe(weight_KD=weight_KD.float().cpu().numpy(), bias_K=bias_K.float().cpu().numpy(), l2=l2, report=report)
 
 
@@ -175,9 +180,8 @@ def check_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[
 def class_counts(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """Samples of each class, (K,); one that is ``UNCOUNTED`` in a class does not have it."""
     if labels.ndim == 2:
-        present_K: NDArray[np.int64] = (labels == PRESENT).sum(0, dtype=np.int64)
-        return present_K
-    count_K: NDArray[np.int64] = np.bincount(labels, minlength=num_classes)
+        labels = labels == PRESENT
+    count_K: NDArray[np.int64] = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
     return count_K
 
 

@@ -78,7 +78,7 @@ class Preconditioner:
         if self.blocks is not None and self.fresh_products is None:
             self.fresh_products = self.products
         wasted = self.products - (self.fresh_products or 0)
-        return problem.design.share_N is None and wasted * SERVED > price
+        return problem.loss.smooth_bias and problem.design.share_N is None and wasted * SERVED > price
 
     def _diagonal(self, curvature_SK: Tensor, mu_S: Tensor) -> Apply:
         diagonal = curvature_SK[:, :, None] * self.problem.scale_R + mu_S[:, None, None] * self.problem.penalised_R

@@ -13,7 +13,7 @@ class SolveReport:
     """How one strength was solved. Objective, gradient and gap are of the *mean* loss, in nats a sample."""
 
     status: str
-    """``certified``: the stopping rule is met (see ``newton.py``); ``stalled``: rounding allows no further progress;
+    """``certified``: the gap is within the tolerance (see ``newton.py``); ``stalled``: no further progress;
     ``step_limit``: out of steps. A solver that certifies nothing says ``uncertified``."""
 
     steps: int
@@ -42,7 +42,7 @@ class SolveReport:
 
     @property
     def certified(self) -> bool:
-        """Whether the stopping rule is met."""
+        """Whether the gap is within the tolerance asked."""
         return self.status == "certified"
 
 

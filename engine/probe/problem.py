@@ -34,6 +34,10 @@ class Point:
     residual_SKN: Tensor | None
 
 
+Line = Callable[[Tensor], tuple[Point, Tensor]]
+"""Lengths (S,) -> the points there and the slopes (S,) of the mean loss along the line, float64."""
+
+
 class Problem(Protocol):
     """Data, loss and targets, seen through passes."""
 
@@ -64,8 +68,8 @@ class Problem(Protocol):
         """Hessian of the mean loss times a direction."""
         ...
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Callable[[Tensor], Point]:
-        """The points ``weight + length_S * direction``."""
+    def line(self, point: Point, direction_SKR: Tensor) -> Line:
+        """The line ``weight + length_S * direction``."""
         ...
 
 
@@ -113,18 +117,19 @@ class InMemory:
         change_SKN = self.loss.curve(point.residual_SKN, scores_MN.view_as(point.residual_SKN), self.targets)
         return self.design.low_gather(change_SKN.flatten(0, 1)).view_as(direction_SKR)
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Callable[[Tensor], Point]:
+    def line(self, point: Point, direction_SKR: Tensor) -> Line:
         """Half a pass for the whole line."""
         assert point.scores_SKN is not None
         scores_SKN = point.scores_SKN
         self.passes += 0.5
         ahead_SKN = self.design.scores(direction_SKR.flatten(0, 1)).view_as(scores_SKN)
 
-        def reach(length_S: Tensor) -> Point:
+        def reach(length_S: Tensor) -> tuple[Point, Tensor]:
             length = length_S[:, None, None]
-            return self.at(
-                point.weight_SKR + length * direction_SKR, scores_SKN + length.to(ahead_SKN.dtype) * ahead_SKN
-            )
+            there_SKN = scores_SKN + length.to(ahead_SKN.dtype) * ahead_SKN
+            reached = self.at(point.weight_SKR + length * direction_SKR, there_SKN)
+            assert reached.residual_SKN is not None
+            return reached, self.design.mean((reached.residual_SKN * ahead_SKN).sum(1))
 
         return reach
 

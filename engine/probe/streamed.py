@@ -34,7 +34,7 @@ from penultimate.engine.probe.newton import Newton
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
-from penultimate.engine.probe.problem import Point
+from penultimate.engine.probe.problem import Line, Point
 from penultimate.store.errors import InputError, UnknownNameError
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, A classes that have samples, S strengths,
@@ -119,7 +119,7 @@ def fit_streamed(
             newton = Newton(problem, Preconditioner(problem), l2_S=strengths_S, total_weight=source.num_rows, tol=tol)
             solved, reports = newton.solve(problem.start(torch.stack(weights)))
             for weight_KR, l2, report in zip(solved.weight_SKR, l2_S, reports, strict=True):
-                probes.append(make_probe(weight_KR, basis, l2, report))
+                probes.append(make_probe(weight_KR, basis, chosen, l2, report))
     return [expand(probe, active_A, count_K, chosen) for probe in probes]
 
 
@@ -205,15 +205,22 @@ class Streamed:
 
     def start(self, weight_SKR: Tensor) -> Point:
         """One pass."""
+        return self._reach(weight_SKR, torch.zeros_like(weight_SKR))[0]
+
+    def _reach(self, weight_SKR: Tensor, direction_SKR: Tensor) -> tuple[Point, Tensor]:
+        """The point and the slope of its loss in a direction."""
         self.passes += 1
-        loss_S: Tensor = torch.zeros((), dtype=torch.float64, device=weight_SKR.device)
+        weight_MD, bias_M = self._raw(direction_SKR)
+        loss_S = slope_S = torch.zeros((), dtype=torch.float64, device=weight_SKR.device)
         found: Moments | None = None
         for block, targets, loss_SB, residual_SKB in self._evaluate(weight_SKR):
+            scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
             loss_S = loss_S + block.mean(loss_SB)
+            slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
             here = moments(block, self.loss, targets, residual_SKB)
             found = here if found is None else found + here
         assert found is not None
-        return Point(weight_SKR, loss_S, found, None, None)
+        return Point(weight_SKR, loss_S, found, None, None), slope_S
 
     def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
         """One pass. ``wanted`` changes nothing: block sums are float64 anyway."""
@@ -237,9 +244,9 @@ class Streamed:
             total.add(block, self.loss.curve(residual_SKB, scores_MB.view_as(residual_SKB), targets))
         return total.turned(self.basis)
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Callable[[Tensor], Point]:
+    def line(self, point: Point, direction_SKR: Tensor) -> Line:
         """A pass a point."""
-        return lambda length_S: self.start(point.weight_SKR + length_S[:, None, None] * direction_SKR)
+        return lambda length_S: self._reach(point.weight_SKR + length_S[:, None, None] * direction_SKR, direction_SKR)
 
     def _raw(self, weight_SKR: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (M, D) and bias (M,) for centred features, float64."""

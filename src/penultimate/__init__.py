@@ -14,17 +14,29 @@ if TYPE_CHECKING:
     from penultimate.engine.images.datasets import load_images as load_images
     from penultimate.engine.images.image_set import ImageSet as ImageSet
     from penultimate.engine.images.preprocess import Preprocess as Preprocess
+    from penultimate.engine.probe.estimator import LogisticRegressionPath as LogisticRegressionPath
+    from penultimate.engine.probe.estimator import LogisticRegressionPathCV as LogisticRegressionPathCV
+    from penultimate.engine.probe.fit import fit_path as fit_path
+    from penultimate.engine.probe.head import Head as Head
+    from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
+    from penultimate.engine.probe.select import probe_features as probe_features
     from penultimate.engine.torch_features import torch_batches as torch_batches
     from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
+    "Head": "penultimate.engine.probe.head",
     "ImageSet": "penultimate.engine.images.image_set",
+    "LogisticRegressionPath": "penultimate.engine.probe.estimator",
+    "LogisticRegressionPathCV": "penultimate.engine.probe.estimator",
     "Preprocess": "penultimate.engine.images.preprocess",
+    "RegularizationPath": "penultimate.engine.probe.path",
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
+    "fit_path": "penultimate.engine.probe.fit",
     "load_images": "penultimate.engine.images.datasets",
+    "probe_features": "penultimate.engine.probe.select",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
     "scoreboard": "penultimate.engine.analysis.scoreboard",
     "torch_batches": "penultimate.engine.torch_features",

@@ -92,7 +92,7 @@ def test_all_images_undecodable_is_a_failed_run(
         (["extract", "{photos}", "--store", "{tmp}/s", "--model", "test_resnet", "--weights", "{tmp}/w.pth"], "w.pth"),
         (["extract", "{photos}", "--store", "{tmp}/s", "--model", "test_resnet", "--weights", "{tmp}/odd.pth"], "odd"),
         (["extract", "{photos}", "--store", "{tmp}/nowhere/s", *TINY], "nowhere"),
-        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--device", "cuda"], "cuda"),
+        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--device", "cuda"], "CUDA"),
         (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--test-fraction", "0.95"], "leave something for train"),
         (["extract", "{tmp}/m.csv", "--store", "{tmp}/s", *TINY], "label"),
         (["extract", "{photos}", "--stor", "{tmp}/s", *TINY], "--stor"),

@@ -15,6 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from penultimate.engine.probe.estimator import LogisticRegressionPath, LogisticRegressionPathCV
 from penultimate.store.errors import InputError, UnavailableError
 
+EXACT: dict[str, Any] = {"solver": "newton-cholesky", "tol": 1e-11, "max_iter": 10_000}
+
 
 def expected_failures(estimator: Any) -> dict[str, str]:
     """As for scikit-learn's own estimators that split their input by rows."""
@@ -23,10 +25,10 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return {}
 
 
-@parametrize_with_checks(
+@parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn ships no types
     [LogisticRegressionPath(l2=[1.0, 0.1]), LogisticRegressionPathCV(l2=[1.0, 0.1])],
     expected_failed_checks=expected_failures,
-)  # type: ignore[untyped-decorator]  # scikit-learn has no types
+)
 def test_passes_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -54,7 +56,7 @@ def test_l2_of_none_is_the_papers_45_strengths() -> None:
 def test_two_classes_are_scikit_learns_problem_at_twice_the_C() -> None:
     features_ND, labels_N = mixture(classes=2)
     model = LogisticRegressionPath(l2=0.5, tol=1e-9).fit(features_ND, labels_N)
-    theirs = LogisticRegression(C=2 / 0.5, tol=1e-10, max_iter=100_000).fit(features_ND, labels_N)
+    theirs = LogisticRegression(C=2 / 0.5, **EXACT).fit(features_ND.astype(np.float64), labels_N)
     np.testing.assert_allclose(model.predict_proba(features_ND), theirs.predict_proba(features_ND), atol=1e-4)
     np.testing.assert_allclose(model.decision_function(features_ND), theirs.decision_function(features_ND), atol=1e-3)
 
@@ -72,7 +74,7 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
     keep_N = (labels_N != 0) | (np.arange(len(labels_N)) % 5 == 0)
     features_ND, labels_N = features_ND[keep_N], labels_N[keep_N]
     model = LogisticRegressionPath(l2=1.0, class_weight="balanced", tol=1e-9).fit(features_ND, labels_N)
-    theirs = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-10, max_iter=100_000).fit(features_ND, labels_N)
+    theirs = LogisticRegression(C=1.0, class_weight="balanced", **EXACT).fit(features_ND.astype(np.float64), labels_N)
     np.testing.assert_allclose(model.coef_, theirs.coef_, atol=2e-3)
 
 

@@ -56,10 +56,13 @@ def test_a_missing_split_is_refused_with_the_counts() -> None:
 
 
 def test_samples_whose_features_are_not_finite_are_named_by_id() -> None:
-    features_ND = np.ones((3, 2), np.float32)
+    features_ND = np.ones((4, 2), np.float32)
     features_ND[1, 0] = np.nan
     features = FeatureSet.of(
-        features_ND, np.array([0, 1, 0]), ["train", "val", "test"], ids_N=["a.jpg", "b.jpg", "c.jpg"]
+        features_ND,
+        np.array([0, 1, 0, 1]),
+        ["train", "train", "val", "test"],
+        ids_N=["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
     )
     with pytest.raises(InputError, match=r"b\.jpg"):
         probe_features(features, path=PATH)

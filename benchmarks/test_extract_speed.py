@@ -1,0 +1,40 @@
+"""The speed and precision benchmarks run on a few images, so that they cannot rot."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.append(str(Path(__file__).parent))
+import extract_speed
+import precision_probe
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for label in range(2):
+        for number in range(6):
+            path = tmp_path / "photos" / str(label) / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(100 * label, 100 * label + 100, (40, 50, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("contender", ["penultimate float32 eager", "timm+DataLoader float32 batch 4"])
+def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, contender: str) -> None:
+    sample = tmp_path / "sample"
+    assert extract_speed.linked_sample(folder, 5, sample) == 5
+    run = extract_speed.runner(contender, sample, "test_resnet", None)
+    assert run() == 5
+    assert set(extract_speed.timed(run)) == {"cold", "warm", "cores", "per_core"}
+
+
+def test_precisions_are_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(folder), "--model", "test_resnet", "--weights", "random", "--strengths", "3"]
+    precision_probe.main([*arguments, "--store", str(tmp_path / "store")])
+    printed = capsys.readouterr().out
+    assert "bfloat16: test" in printed
+    assert "of predictions changed" in printed

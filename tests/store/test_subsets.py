@@ -1,0 +1,33 @@
+"""Shots: k samples a class, by seed."""
+
+import numpy as np
+import pytest
+
+from penultimate.store.errors import InputError
+from penultimate.store.labels import ABSENT, PRESENT
+from penultimate.store.subsets import shots_per_class
+
+LABELS_N = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [10, 20, 30]))
+
+
+def test_every_class_gives_as_many_samples_and_none_twice() -> None:
+    rows = shots_per_class(LABELS_N, 5, seed=0)
+    assert np.bincount(LABELS_N[rows]).tolist() == [5, 5, 5]
+    assert (np.diff(rows) > 0).all()
+
+
+def test_subsets_of_one_seed_nest_and_seeds_differ() -> None:
+    few, more = (set(shots_per_class(LABELS_N, shots, seed=1).tolist()) for shots in (2, 5))
+    assert few < more
+    assert few != set(shots_per_class(LABELS_N, 2, seed=2).tolist())
+
+
+def test_a_sample_of_several_classes_may_serve_them_all() -> None:
+    labels_NK = np.full((4, 2), ABSENT, np.uint8)
+    labels_NK[1] = PRESENT
+    assert shots_per_class(labels_NK, 1, seed=0).tolist() == [1]
+
+
+def test_a_class_with_fewer_samples_is_named() -> None:
+    with pytest.raises(InputError, match="class 0 has 10 samples"):
+        shots_per_class(LABELS_N, 11, seed=0)
