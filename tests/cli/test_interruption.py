@@ -74,9 +74,10 @@ def commits(store: Path) -> dict[Path, int]:
 
 
 def only_error(log: Path) -> str:
-    """The one line that is no report of progress."""
-    (line,) = [line for line in log.read_text().splitlines() if " images/s" not in line]
-    return line
+    """The one line that says how it ended, after what is said of progress and decisions on the way."""
+    lines = log.read_text().splitlines()
+    assert not any("Traceback" in line or line.startswith("penultimate: ") for line in lines[:-1]), lines
+    return lines[-1]
 
 
 def wait_for_commits(store: Path, number: int) -> None:
