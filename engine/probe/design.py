@@ -107,14 +107,20 @@ class Design:
             total_MR += left.double() @ right.double() if exact else left @ right
         return total_MR
 
-    def low_scores(self, direction_MR: Tensor) -> Tensor:
-        """As ``scores``, at the precision of Hessian products."""
-        scores_MN: Tensor = direction_MR.to(self.low_NR.dtype) @ self.low_NR.T
-        return scores_MN.to(self.matrix_NR.dtype)
+    def low(self, direction_MR: Tensor) -> Tensor:
+        """At the precision of Hessian products."""
+        return direction_MR.to(self.low_NR.dtype)
 
-    def low_gather(self, change_MN: Tensor) -> Tensor:
-        """As ``gather``, at the precision of Hessian products, in the main dtype."""
-        return (self.shared(change_MN).to(self.low_NR.dtype) @ self.low_NR).to(self.matrix_NR.dtype)
+    def low_scores(self, direction_MR: Tensor, rows: slice) -> Tensor:
+        """As ``scores`` of some rows, multiplied at the precision of Hessian products, in the main dtype."""
+        scores_MB: Tensor = direction_MR @ self.low_NR[rows].T
+        return scores_MB.to(self.matrix_NR.dtype)
+
+    def low_gather(self, change_MB: Tensor, rows: slice) -> Tensor:
+        """As ``gather`` of some rows, at the precision of Hessian products."""
+        if self.share_N is None:
+            return (self.low(change_MB) @ self.low_NR[rows]) / self.num_rows
+        return self.low(change_MB * self.share_N[rows].to(change_MB.dtype)) @ self.low_NR[rows]
 
     def mean(self, values_XN: Tensor) -> Tensor:
         """Weighted mean over samples (the last axis), float64."""

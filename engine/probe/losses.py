@@ -72,9 +72,11 @@ class Softmax:
     def curve(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
         """(diag(p) - p p^T) u, with u counted from the true class for the same reason."""
         index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
-        change = direction_SKN.sub_(direction_SKN.gather(1, index)).mul_(residual_SKN)
-        mean = change.sum(1, keepdim=True)
-        return change.addcmul_(residual_SKN, mean, value=-1).scatter_add_(1, index, -mean)
+        mean = (residual_SKN * direction_SKN).sum(
+            1, keepdim=True
+        )  # residuals sum to 0: the true class needs no taking off
+        change = direction_SKN.sub_(direction_SKN.gather(1, index).add_(mean)).mul_(residual_SKN)
+        return change.scatter_add_(1, index, -mean)
 
     def curvature(self, residual_SKN: Tensor, targets: Targets) -> Tensor:
         """p (1 - p) = |r| (1 - |r|), whichever of the two the residual holds."""

@@ -73,6 +73,10 @@ class Problem(Protocol):
         ...
 
 
+CACHED = 1 << 18
+"""Scores worked on at once: 1 MB of float32, half the cache of a core."""
+
+
 class InMemory:
     """Turned features, scores and residuals are kept: a step along a line costs no pass."""
 
@@ -92,9 +96,19 @@ class InMemory:
 
     def at(self, weight_SKR: Tensor, scores_SKN: Tensor) -> Point:
         """Evaluate weights whose scores are known: no pass."""
-        loss_SN, residual_SKN = self.loss.evaluate(scores_SKN.clone(), self.targets)
+        residual_SKN = torch.empty_like(scores_SKN)
+        loss_SN = scores_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
+        for rows in self._cached_rows(scores_SKN):
+            targets = self.targets.rows(rows)
+            loss_SN[:, rows], residual_SKN[:, :, rows] = self.loss.evaluate(scores_SKN[:, :, rows].clone(), targets)
         found = moments(self.design, self.loss, self.targets, residual_SKN)
         return Point(weight_SKR, self.design.mean(loss_SN), found, scores_SKN, residual_SKN)
+
+    def _cached_rows(self, scores_SKN: Tensor) -> list[slice]:
+        """Rows in pieces whose scores stay in a core's cache from one operation to the next; all at once on a GPU."""
+        rows, columns = scores_SKN.shape[2], scores_SKN.shape[0] * scores_SKN.shape[1]
+        piece = rows if scores_SKN.device.type == "cuda" else max(2048, CACHED // columns)
+        return [slice(start, start + piece) for start in range(0, rows, piece)]
 
     def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
         """Half a pass; in float64 where float32 rounding would hide a gradient as small as ``wanted``."""
@@ -113,9 +127,14 @@ class InMemory:
         """One pass at the precision of Hessian products."""
         assert point.residual_SKN is not None
         self.curvature_passes += 1
-        scores_MN = self.design.low_scores(direction_SKR.flatten(0, 1))
-        change_SKN = self.loss.curve(point.residual_SKN, scores_MN.view_as(point.residual_SKN), self.targets)
-        return self.design.low_gather(change_SKN.flatten(0, 1)).view_as(direction_SKR)
+        direction_MR = self.design.low(direction_SKR.flatten(0, 1))
+        total_MR = torch.zeros_like(direction_MR, dtype=torch.float32 if direction_MR.dtype == torch.bfloat16 else None)
+        for rows in self._cached_rows(point.residual_SKN):
+            residual_SKB = point.residual_SKN[:, :, rows]
+            scores_MB = self.design.low_scores(direction_MR, rows)
+            change_SKB = self.loss.curve(residual_SKB, scores_MB.view_as(residual_SKB), self.targets.rows(rows))
+            total_MR += self.design.low_gather(change_SKB.flatten(0, 1), rows)
+        return total_MR.view_as(direction_SKR)
 
     def line(self, point: Point, direction_SKR: Tensor) -> Line:
         """Half a pass for the whole line."""

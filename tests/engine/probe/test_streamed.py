@@ -1,5 +1,8 @@
 """The streamed path gives the in-memory answer within memory that does not grow with N."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -64,3 +67,41 @@ def test_rows_that_are_not_finite_are_named_by_their_place_in_all() -> None:
     features_ND[3999, 0] = np.nan
     with pytest.raises(InputError, match="rows 3999"):
         fit_streamed(source_of(features_ND), labels_N, num_classes=4, path=PATH, memory_bytes=MEMORY)
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.streamed import RowSource, fit_streamed
+
+rows, dims = int(sys.argv[1]), 256
+centres = np.random.default_rng(0).normal(size=(4, dims)).astype(np.float32) / 8
+labels = np.arange(rows) % 4
+
+def batches(count):
+    for start in range(0, rows, count):
+        own = labels[start : start + count]
+        yield np.random.default_rng(start).normal(size=(len(own), dims)).astype(np.float32) + centres[own]
+
+source = RowSource(num_rows=rows, feature_dim=dims, batches=batches)
+path = RegularizationPath(l2=(1e4, 1e3, 1e2))
+probes = fit_streamed(source, labels, num_classes=4, path=path, memory_bytes=24 << 20)
+assert all(probe.report.certified for probe in probes)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_n() -> None:
+    """60 MB more of features; labels and threads are allowed 12.
+
+    Blocks are mapped one by one: else glibc keeps holes between those of a first and a later size, up to a quarter of
+    what passes through.
+    """
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    few, many = (
+        int(subprocess.check_output([sys.executable, "-c", PEAK, rows], text=True, env=environment))
+        for rows in ("20000", "80000")
+    )
+    assert many - few < 12
