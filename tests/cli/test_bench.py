@@ -1,0 +1,80 @@
+"""``bench`` and ``parity``: what they print and how they leave; and what ``extract`` keeps of its gate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from penultimate.cli.main import run
+from penultimate.engine import parity
+from penultimate.engine.backbones.timm_backbone import TimmBackbone
+from penultimate.store.feature_store import FeatureStore
+
+TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
+
+
+def test_bench_prints_timms_columns_with_bottleneck_and_ratio(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(photos), *TINY, "--images", "8", "--rounds", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)
+    timms = {"model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "param_count"}
+    assert timms | {"bottleneck", "ratio_to_ceiling", "decode_per_sec", "write_per_sec"} <= row.keys()
+    assert (row["images"], row["infer_batch_size"]) == (8, 8)
+    assert "not compiled, as asked" in err
+
+
+def test_several_models_get_a_row_each_and_one_together(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = ("--model", "test_vit", "--precision", "float32")
+    assert run(["bench", str(photos), *TINY, *models, "--images", "4", "--rounds", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    alone = ["test_resnet.random0", "test_vit.random0"]
+    assert [row["model"] for row in rows] == [*alone, " + ".join(alone)]
+
+
+def test_parity_passes_the_reference_itself(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["passed"], row["num_images"], row["pixel_distance"]) == (True, 4, 0.0)
+
+
+def test_parity_past_its_tolerance_says_so_and_leaves_with_1(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.COSINE_TOLERANCE, "float32", 1.5)  # which no vectors reach
+    assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4"]) == 1
+    out, err = capsys.readouterr()
+    assert "test_resnet.random0" in out
+    assert "too far from the reference: test_resnet.random0: smallest cosine" in err
+
+
+def test_extract_keeps_its_gate_and_stops_where_it_fails(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.zarr"
+    arguments = ["extract", str(photos), "--store", str(store), *TINY, "--precision", "float32"]
+    with monkeypatch.context() as strict:
+        strict.setitem(parity.FEATURE_TOLERANCE, "float32", -1.0)
+        assert run(arguments) == 1
+        assert "--no-parity" in capsys.readouterr().err
+        assert FeatureStore(store).keys() == []
+        assert run([*arguments, "--no-parity"]) == 0
+    (key,) = FeatureStore(store).keys()
+    assert FeatureStore(store).read(key).provenance["parity"] is None
+    FeatureStore(store).delete(key)
+    assert run(arguments) == 0
+    provenance = FeatureStore(store).read(key).provenance
+    assert provenance["parity"]["passed"]
+    assert provenance["parity"]["num_images"] == 24
+    assert "not compiled, as asked" in provenance["compile"]
+    assert provenance["backbone"]["compiled"] is False
+
+
+def test_extracting_what_is_complete_neither_compiles_nor_checks(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--precision", "float32"]
+    assert run(arguments) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(TimmBackbone, "embed", None)
+    assert run([*arguments, "--compile"]) == 0
+    assert "nothing to compute" in capsys.readouterr().err
