@@ -44,7 +44,9 @@ def _dali_gpu(num_workers: int) -> Decoder:
     from penultimate.engine.images.dali_gpu_decoder import DaliGpuDecoder
 
     if not torch.cuda.is_available():
-        raise UnavailableError("decoder 'dali-gpu' needs a CUDA device, and torch sees none; choose --decoder dali")
+        raise UnavailableError(
+            "decoder 'dali-gpu' needs a CUDA device, and torch sees none; choose --decoder dali (and not --device cuda)"
+        )
     return DaliGpuDecoder(num_workers=num_workers)
 
 
