@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import Scoreboard
@@ -83,7 +83,7 @@ def _logit_axis(axes: Axes, rows: list[ScoreRow]) -> None:
         axes.set_xscale("logit")
         axes.xaxis.set_major_locator(FixedLocator(_ticks(min(bounds), max(bounds))))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

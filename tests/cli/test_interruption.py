@@ -1,5 +1,6 @@
 """Whatever ends an extraction, running it again gives the files of an uninterrupted one, and nothing is done twice."""
 
+import os
 import random
 import shutil
 import signal
@@ -20,7 +21,7 @@ from penultimate.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
-NUM_IMAGES = 72
+NUM_IMAGES = 240
 NUM_SHARDS = NUM_IMAGES // SHARD_ROWS
 BAD = ("a/007.png", "b/010.png", "c/023.png")
 
@@ -90,12 +91,19 @@ def wait_for_commits(store: Path, number: int) -> None:
 def test_killed_at_20_random_moments_it_resumes_to_the_same_files_and_computes_no_shard_twice(
     job: Job, tmp_path: Path
 ) -> None:
+    """A third of the kills fall anywhere in a run, starting up included; the others once some shards are committed."""
     moments = random.Random(0)
     kills, stores, midway = 0, 0, 0
     store, log = tmp_path / "0", tmp_path / "log"
     while kills < 20:
+        before_it = commits(store)
         process = start(job.command(store), log)
-        process.join(moments.uniform(0.0, job.seconds))
+        if moments.random() < 1 / 3:
+            process.join(moments.uniform(0.0, job.seconds))
+        else:
+            more = moments.randrange(1, NUM_SHARDS // 2)
+            while process.exitcode is None and len(commits(store)) < min(2 * NUM_SHARDS, len(before_it) + 2 * more):
+                process.join(0.005)
         if process.exitcode is None:
             done = commits(store)  # before the kill: these must survive it as they are
             process.kill()
@@ -122,7 +130,7 @@ def test_ctrl_c_stops_within_seconds_and_what_is_done_is_resumed_even_in_another
     process = start(job.command(store), log)
     wait_for_commits(store, 2)
     assert process.pid is not None
-    subprocess.run(["kill", "-INT", str(process.pid)], check=True)
+    os.kill(process.pid, signal.SIGINT)
     assert finish(process, within=10) == 130
     assert only_error(log) == "penultimate: interrupted; run the same command again to go on where it stopped"
     store = Path(shutil.move(store, tmp_path / "elsewhere"))

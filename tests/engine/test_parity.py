@@ -71,7 +71,7 @@ def test_the_fast_way_passes(images: ImageSet) -> None:
 def test_another_resize_does_not(images: ImageSet, backbone: TimmBackbone) -> None:
     gate = parity_gate(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)
     assert not gate["passed"]
-    assert any(failure.startswith("pixel distance") for failure in gate["failures"])
+    assert any("pixel distance" in failure for failure in gate["failures"])
 
 
 def test_features_that_are_not_finite_do_not(
