@@ -34,7 +34,12 @@ Report = Callable[[int, int], None]
 
 
 def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype: str) -> FeatureKey:
-    """The key under which ``extract`` keeps the features of these images through this backbone."""
+    """The key under which ``extract`` keeps the features of these images through this backbone.
+
+    Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
+    features by rounding alone (parity measures it), and a run resumed with others of them goes on where it was.
+    What was used is in the provenance.
+    """
     return FeatureKey(
         dataset=images.name,
         images=images.digest,

@@ -61,6 +61,7 @@ class TimmBackbone:
         self._forward = Forward(model, preprocess, device=self.device, dtype=dtype_named(precision, self.device))
         self._of_thread = threading.local()
         self._largest_pass: int | None = None
+        self._halving = threading.Lock()
         self._compile_seconds: float | None = None
         self.feature_dim = self._measured_dim()
 
@@ -82,7 +83,7 @@ class TimmBackbone:
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "compiled": self._forward.fixed_rows is not None,
             "compile_seconds": self._compile_seconds,
-            "out_of_memory_above": self._largest_pass,
+            "halved_to": self._largest_pass,
         }
 
     def compile(self, batch_size: int) -> float:
@@ -109,7 +110,7 @@ class TimmBackbone:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                self._halve(rows, error)
+                self._halve(self._forward.fixed_rows or rows, error)
 
     def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
         """Outputs (B, K) of the classifier that came with the weights; InputError if they had none."""
@@ -175,16 +176,20 @@ class TimmBackbone:
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
     def _halve(self, rows: int, error: Exception) -> None:
+        """Let no pass have more than half of ``rows`` from now on, unless another thread has seen to that already."""
         if rows == 1:
             raise MemoryLimitError(
                 f"not enough memory on {self.device} for one image through {self.name} "
                 f"({' '.join(str(error).split())[:160]})"
             ) from error
-        self._largest_pass = rows // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._forward.fixed_rows is not None:
-            self.compile(self._largest_pass)
+        with self._halving:
+            if self._largest_pass is not None and self._largest_pass < rows:
+                return
+            self._largest_pass = rows // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self._forward.fixed_rows is not None:
+                self.compile(self._largest_pass)
 
     def _measured_dim(self) -> int:
         black = torch.zeros((1, self.preprocess.height, self.preprocess.width, 3), dtype=torch.uint8)

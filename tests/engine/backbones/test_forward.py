@@ -62,7 +62,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_are_not_tried_whole(
     assert scarce.rows == [10, 5, 2, 2, 2, 2, 2]
     backbone.embed(images[:5])
     assert scarce.rows[7:] == [2, 2, 1]
-    assert backbone.provenance["out_of_memory_above"] == 2
+    assert backbone.provenance["halved_to"] == 2
 
 
 def test_one_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
