@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import resource
 import sys
+import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from penultimate.cli.main import run
 from penultimate.engine.extract import extract
@@ -21,9 +23,11 @@ _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(["command", "timm", "nvidia.dali.fn", "penultimate.engine.images.dali_decoder"])
 
 
-def start(arguments: list[str], log: Path, *, largest_file: int | None = None) -> ForkServerProcess:
-    """Begin ``penultimate <arguments>``; stderr goes to the end of ``log``, stdout nowhere."""
-    process = _FORK_SERVER.Process(target=_main, args=(arguments, log, largest_file))
+def start(
+    arguments: list[str], log: Path, *, largest_file: int | None = None, sync_seconds: float = 0.0
+) -> ForkServerProcess:
+    """Begin ``penultimate <arguments>``; stderr goes to the end of ``log``, stdout nowhere; a sync takes ``sync_seconds`` more."""
+    process = _FORK_SERVER.Process(target=_main, args=(arguments, log, largest_file, sync_seconds))
     process.start()
     return process
 
@@ -35,11 +39,18 @@ def finish(process: ForkServerProcess, *, within: float = 120.0) -> int:
     return process.exitcode
 
 
-def _main(arguments: list[str], log: Path, largest_file: int | None) -> None:
+def _main(arguments: list[str], log: Path, largest_file: int | None, sync_seconds: float) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sync = os.fsync
+
+    def slow_sync(fd: Any) -> None:
+        time.sleep(sync_seconds)
+        sync(fd)
+
+    os.fsync = slow_sync
     assert extract.__kwdefaults__ is not None
     extract.__kwdefaults__["shard_rows"] = SHARD_ROWS
     sys.exit(run(arguments))
