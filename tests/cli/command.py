@@ -26,7 +26,10 @@ _FORK_SERVER.set_forkserver_preload(["command", "timm", "nvidia.dali.fn", "penul
 def start(
     arguments: list[str], log: Path, *, largest_file: int | None = None, sync_seconds: float = 0.0
 ) -> ForkServerProcess:
-    """Begin ``penultimate <arguments>``; stderr goes to the end of ``log``, stdout nowhere; a sync takes ``sync_seconds`` more."""
+    """Begin ``penultimate <arguments>``; stderr goes to the end of ``log``, stdout nowhere.
+
+    ``largest_file`` bytes may be written to one file; a sync of the disk takes ``sync_seconds`` more.
+    """
     process = _FORK_SERVER.Process(target=_main, args=(arguments, log, largest_file, sync_seconds))
     process.start()
     return process
