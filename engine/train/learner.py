@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork, total_loss
+from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.train.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.losses import Loss
@@ -14,6 +15,7 @@ from penultimate.engine.train.network import Normalise, Start, build_network, wi
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.world import World
+from penultimate.store.errors import UnavailableError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB), K classes.
 
@@ -22,7 +24,7 @@ class Learner:
     """What a checkpoint holds, and the update. Every random number of an update is seeded by (seed, step, rank)."""
 
     def __init__(self, start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World) -> None:
-        """Raises what ``build_network`` and ``World.wrap`` raise."""
+        """Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work."""
         self._recipe = recipe
         self._world = world
         network = build_network(start, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
@@ -31,7 +33,7 @@ class Learner:
         self._trained = with_heads(self._network, recipe).to(world.device)
         self._normalise = Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(world.device)
         trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms
-        self._forward = cast("nn.Module", torch.compile(trained)) if recipe.compile else trained
+        self._forward = _compiled(trained) if recipe.compile else trained
         self._optimizer = make_optimizer(self._trained, recipe)
         self._loss = Loss(recipe.loss, smoothing=recipe.label_smoothing)
         self._scheduler = make_scheduler(self._optimizer, recipe)
@@ -102,6 +104,12 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.module.load_state_dict(state["average"])
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    if not has_compiler():
+        raise UnavailableError("--compile needs a C++ compiler (g++ or clang++), which is not here")
+    return cast("nn.Module", torch.compile(model))
 
 
 def _average(network: nn.Module, recipe: Recipe) -> Any:

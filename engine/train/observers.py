@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,7 +119,13 @@ def make_observers(names: tuple[str, ...], folder: Path, recipe: Recipe) -> list
     for name in names:
         if name not in OBSERVERS:
             raise UnknownNameError("log", name, OBSERVERS)
-    return [OBSERVERS[name](folder, recipe) for name in dict.fromkeys(("jsonl", *names))]
+    with ExitStack() as opened:  # those already open are closed if a later one cannot be
+        observers = []
+        for name in dict.fromkeys(("jsonl", *names)):
+            observers.append(OBSERVERS[name](folder, recipe))
+            opened.callback(observers[-1].close)
+        opened.pop_all()
+    return observers
 
 
 def _scalars(row: Row) -> dict[str, float]:

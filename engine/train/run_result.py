@@ -12,6 +12,11 @@ from penultimate.store.errors import StoreError
 _NAME = "result.json"
 
 
+def forget(folder: Path) -> None:
+    """Make a run that has ended one that has not."""
+    (folder / _NAME).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
     """One run that has ended."""

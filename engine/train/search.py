@@ -22,7 +22,7 @@ from penultimate.engine.train.network import Start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows
 from penultimate.engine.train.run import Means, train_run
-from penultimate.engine.train.run_result import RunResult
+from penultimate.engine.train.run_result import RunResult, forget
 from penultimate.engine.train.trained import WEIGHTS, load_trained
 from penultimate.store.errors import InputError, NoRunConvergedError
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
@@ -147,14 +147,17 @@ def run_search(search: Search, out: Path, means: Means, *, shard: Shard = WHOLE)
 
 def _final(search: Search, out: Path, means: Means, chosen: RunResult) -> tuple[Recipe, RunResult]:
     recipe = Recipe.from_dict(chosen.recipe)
-    if not search.retrain or not len(split_rows(search.images, "val")):
-        return recipe, chosen
-    recipe = replace(recipe, splits=("train", "val"))
-    final = train_run(search.images, search.start, recipe, search.folder(out, recipe), means)
+    if search.retrain and len(split_rows(search.images, "val")):
+        recipe = replace(recipe, splits=("train", "val"))
+    folder = search.folder(out, recipe)
+    if means.world.is_main and not (folder / WEIGHTS).exists():
+        forget(folder)  # an earlier search chose another run and kept only this one's result
+    means.world.barrier()
+    final = train_run(search.images, search.start, recipe, folder, means)
     if final.status != "finished":
         raise NoRunConvergedError(
             f"the chosen run (learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}) diverged "
-            f"after {final.steps} updates on train + val; use smaller learning rates, or --no-retrain"
+            f"after {final.steps} updates on {' + '.join(recipe.splits)}; use smaller learning rates, or --no-retrain"
         )
     return recipe, final
 
@@ -176,7 +179,7 @@ def _trial(
     search: Search, results: Sequence[RunResult], chosen: RunResult, final: RunResult, test: Evaluation
 ) -> Trial:
     metric = search.images.metric
-    runs = [*results, final] if final is not chosen else list(results)
+    runs = [*results, final] if _retrained(chosen, final) else list(results)
     return Trial(
         dataset=search.images.name,
         backbone=search.start.label,
@@ -224,7 +227,11 @@ def _history(results: Sequence[RunResult], chosen: RunResult, final: RunResult) 
         for result in results
     ]
     rows += [{**row, "phase": "chosen"} for row in chosen.history]
-    return rows + ([{**row, "phase": "retrained"} for row in final.history] if final is not chosen else [])
+    return rows + ([{**row, "phase": "retrained"} for row in final.history] if _retrained(chosen, final) else [])
+
+
+def _retrained(chosen: RunResult, final: RunResult) -> bool:
+    return chosen.recipe != final.recipe
 
 
 def _predictions(images: ImageSet, test: Evaluation) -> dict[str, NDArray[Any]]:

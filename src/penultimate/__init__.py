@@ -21,23 +21,31 @@ if TYPE_CHECKING:
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
     from penultimate.engine.probe.select import probe_features as probe_features
     from penultimate.engine.torch_features import torch_batches as torch_batches
+    from penultimate.engine.train.grid import Grid as Grid
+    from penultimate.engine.train.recipe import Recipe as Recipe
+    from penultimate.engine.train.search import Search as Search
+    from penultimate.engine.train.search import run_search as run_search
     from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
+    "Grid": "penultimate.engine.train.grid",
     "Head": "penultimate.engine.probe.head",
     "ImageSet": "penultimate.engine.images.image_set",
     "LogisticRegressionPath": "penultimate.engine.probe.estimator",
     "LogisticRegressionPathCV": "penultimate.engine.probe.estimator",
     "Preprocess": "penultimate.engine.images.preprocess",
+    "Recipe": "penultimate.engine.train.recipe",
     "RegularizationPath": "penultimate.engine.probe.path",
+    "Search": "penultimate.engine.train.search",
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
     "fit_path": "penultimate.engine.probe.fit",
     "load_images": "penultimate.engine.images.datasets",
     "probe_features": "penultimate.engine.probe.select",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
+    "run_search": "penultimate.engine.train.search",
     "scoreboard": "penultimate.engine.analysis.scoreboard",
     "torch_batches": "penultimate.engine.torch_features",
 }

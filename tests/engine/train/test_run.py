@@ -23,7 +23,14 @@ from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means, train_run
 from penultimate.engine.train.run_result import RunResult
-from penultimate.store.errors import InputError, RunInterruptedError, StoreBusyError, StoreError
+from penultimate.store.errors import (
+    InputError,
+    RunInterruptedError,
+    StoreBusyError,
+    StoreError,
+    UnavailableError,
+    UnknownNameError,
+)
 
 CPU = torch.device("cpu")
 
@@ -240,6 +247,46 @@ def test_an_image_size_the_network_refuses_is_refused_at_once(
     vit = load_start("vit_tiny_patch16_224", init="random", weights="timm", seed=0)
     with pytest.raises(InputError, match="vit_tiny_patch16_224 refuses images of 32 x 32 pixels"):
         train_run(images, vit, replace(recipe, network="vit_tiny_patch16_224"), tmp_path / "run", means)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_updates(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    large = replace(
+        recipe, steps=90, batch_size=12, eval_every=90, preprocess=replace(recipe.preprocess, height=128, width=128)
+    )
+    resident: list[int] = []
+
+    def report(_: Recipe, row: Mapping[str, Any]) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * resource.getpagesize())
+
+    train_run(images, start, large, tmp_path, replace(means, log_every=30, report=report))
+    # Sixty updates later. Kept, their pixels alone would be 60 x 12 x 128 x 128 x 3 bytes: 35 MB.
+    assert resident[2] - resident[0] < 15e6
+
+
+def test_tensorboard_gets_every_scalar(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_run(images, start, recipe, tmp_path, replace(means, logs=("tensorboard",)))
+    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in written.Scalars("evaluation/val_top1")] == [4, 8]
+    assert [event.step for event in written.Scalars("step/loss")] == [2, 4, 6, 8]
+
+
+def test_a_tracker_that_is_not_known_or_not_installed_is_refused(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(UnavailableError, match="pip install mlflow"):
+        train_run(images, start, recipe, tmp_path, replace(means, logs=("mlflow",)))
+    with pytest.raises(UnknownNameError, match="tensorboard"):
+        train_run(images, start, recipe, tmp_path, replace(means, logs=("tensorbord",)))
 
 
 def test_images_left_out_are_in_the_result(

@@ -145,6 +145,19 @@ def test_timm_itself_opens_the_folder_of_a_run(search: Search, means: Means, tmp
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
 
 
+def test_a_run_whose_weights_another_search_dropped_is_trained_again(
+    search: Search, means: Means, tmp_path: Path
+) -> None:
+    retrained = run_search(search, tmp_path, means)
+    as_chosen = run_search(replace(search, retrain=False), tmp_path, means)
+    alone = run_search(replace(search, retrain=False), tmp_path / "alone", means)
+    assert as_chosen.trial is not None
+    assert alone.trial is not None
+    assert as_chosen.trial.metrics == alone.trial.metrics
+    assert as_chosen.folder != retrained.folder
+    assert {row["phase"] for row in as_chosen.trial.history} == {"grid", "chosen"}
+
+
 def test_fine_tuned_and_from_scratch_have_one_label(search: Search) -> None:
     package = load_start("test_efficientnet", init="random", weights="package", seed=0)
     assert (package.label, package.digest) == ("test_efficientnet", "random")
