@@ -3,7 +3,7 @@
 ``streamed.py`` holds the other implementation. A pass serves all strengths of a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -153,12 +153,21 @@ class InMemory:
         return reach
 
 
-def ahead(problem: InMemory, last: Point, before: Point, count: int) -> Point:
-    """The next ``count`` points of the line from ``before`` through ``last``: starts that cost no pass."""
-    assert last.scores_SKN is not None
-    assert before.scores_SKN is not None
-    steps = torch.arange(1, count + 1, dtype=torch.float64, device=last.weight_SKR.device)[:, None, None]
+def ahead(problem: InMemory, solved: Sequence[Point], count: int) -> Point:
+    """The next ``count`` points of the line through the last two ``solved``: starts that cost no pass.
+
+    Steps shrink as the last did against the one before it, since at weak l2 a path comes to its end; they never grow.
+    """
+    weight_SKR, scores_SKN = solved[-1].weight_SKR, solved[-1].scores_SKN
+    assert scores_SKN is not None
+    before = solved[-2]
+    step = scores_SKN - before.scores_SKN
+    ratio = 1.0
+    if len(solved) > 2:
+        step_before = before.scores_SKN - solved[-3].scores_SKN
+        ratio = float(((step * step_before).sum() / step_before.square().sum()).clamp(0, 1))
+    powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step.device)
+    length_S = powers_S.cumsum(0)[:, None, None]
     return problem.at(
-        last.weight_SKR + steps * (last.weight_SKR - before.weight_SKR),
-        last.scores_SKN + steps.to(last.scores_SKN.dtype) * (last.scores_SKN - before.scores_SKN),
+        weight_SKR + length_S * (weight_SKR - before.weight_SKR), scores_SKN + length_S.to(step.dtype) * step
     )
