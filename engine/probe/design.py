@@ -25,6 +25,9 @@ SMALL = 1 << 20
 ROWS = 2048
 """Rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 20 MB."""
 
+NARROW = 64
+"""Under so many columns of scores their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""
+
 LOW_ROWS = 20_000
 """From this many rows on, the covariance is taken from bfloat16 products: it only chooses a basis."""
 
@@ -116,8 +119,9 @@ class Design:
 
     def low_scores(self, direction_MR: Tensor, rows: slice) -> Tensor:
         """As ``scores`` of some rows, multiplied at the precision of Hessian products, in the main dtype."""
-        scores_MB: Tensor = direction_MR @ self.low_NR[rows].T
-        return scores_MB.to(self.matrix_NR.dtype)
+        low_BR = self.low_NR[rows]
+        scores_MB = (low_BR @ direction_MR.T).T if len(direction_MR) < NARROW else direction_MR @ low_BR.T
+        return scores_MB.contiguous().to(self.matrix_NR.dtype)
 
     def low_gather(self, change_MB: Tensor, rows: slice) -> Tensor:
         """As ``gather`` of some rows, at the precision of Hessian products."""
