@@ -16,7 +16,7 @@ from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.parity import parity_gate
 from penultimate.engine.share import Share
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.threads import ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -104,7 +104,7 @@ def extract(
     opened = FeatureStore.create(store)
     threads = ThreadShare.of(device, decode=workers)
     decodes = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
-    batch_size = batch_size or default_batch_size(device)
+    batch_size = options.rows_a_pass(batch_size, device)
 
     def num_to_do(backbone: TimmBackbone) -> int:
         return 0 if opened.contains(feature_key(image_set, backbone, decodes, dtype=dtype)) else len(image_set)
