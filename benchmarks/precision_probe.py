@@ -50,7 +50,7 @@ def distances(features_ND: NDArray[np.float32], exact_ND: NDArray[np.float32]) -
     relative_N = np.linalg.norm(f_ND - r_ND, axis=1) / r_N
     return (
         f"cosine median {np.median(cosine_N):.6f}, least {cosine_N.min():.5f}; "
-        f"relative error median {np.median(relative_N):.5f}, most {relative_N.max():.4f}"
+        f"relative error median {np.median(relative_N):.2g}, most {relative_N.max():.2g}"
     )
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 from penultimate.engine.backbones.network import Network
@@ -59,7 +60,11 @@ class Forward:
         started = time.perf_counter()
         self.fixed_rows = rows
         self._run = torch.compile(self.features, dynamic=False, options={"freezing": True, "cpp_wrapper": cpu})
-        self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
+        # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
+        with torch._inductor.config.patch(freezing=True):
+            self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
+        if not cpu:
+            torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
         return time.perf_counter() - started
 
     def features(self, pixels_BHWC: Tensor) -> Tensor:

@@ -28,11 +28,20 @@ PreprocessKind = Literal["paper", "timm"]
 """The whole image to the input size, or timm's own resize and centre crop."""
 
 
+BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
+"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of other sizes.
+
+One rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of layers.
+Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/results/precision_202611.md``.
+"""
+
+
 class TimmBackbone:
     """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``.
 
     The features of an image do not depend on the batch it comes in, up to rounding: kernels are chosen by batch size
-    and may add in another order (float32: within 1e-4 relative). ``compile`` fixes the batch size of all passes.
+    and may add in another order. ``BATCH_TOLERANCE`` has how far, relative to the vector's norm; ``compile`` fixes the
+    batch size of all passes.
     """
 
     def __init__(
