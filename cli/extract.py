@@ -8,6 +8,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.extract import feature_key
@@ -36,7 +37,7 @@ def extract(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: options.BatchSize = None,

@@ -43,7 +43,10 @@ DecoderName = Annotated[
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")]
 Precision = Annotated[
     PrecisionName,
-    typer.Option(help="What the network computes in; `penultimate parity` tells what a faster one changes."),
+    typer.Option(
+        help="What the network computes in. float32 is on every processor; bfloat16 is faster where there are units "
+        "for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."
+    ),
 ]
 Compile = Annotated[
     bool | None,

@@ -6,6 +6,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.parity import check_parity
@@ -33,7 +34,7 @@ def parity(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,

@@ -15,6 +15,15 @@ PRECISIONS: dict[str, torch.dtype] = {
 }
 """What the network computes in. Below float32 by autocast: weights stay float32, convolutions and products do not."""
 
+DEFAULT_PRECISION: PrecisionName = "float32"
+"""What networks compute in unless asked otherwise: the one precision that every processor has, so that the same command
+gives the same key and features on any machine.
+
+bfloat16 is the faster choice where there are units for it. On Caltech-101 and CIFAR-10 it moves features by 3 % and
+changed no metric of the chosen probe by more than chance (``benchmarks/results/precision_202611.md``); on images unlike
+photographs it may do more, which ``penultimate parity`` tells.
+"""
+
 _CPU_UNITS = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
     "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),

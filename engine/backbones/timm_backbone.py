@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.devices import PrecisionName, device_named, dtype_named
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import load_network
@@ -53,7 +53,7 @@ class TimmBackbone:
         weights_source: str,
         preprocess: Preprocess,
         device: str = "cpu",
-        precision: str = "float32",
+        precision: str = DEFAULT_PRECISION,
     ) -> None:
         """Move ``model`` to ``device`` and run it once to learn its feature dimension.
 
@@ -217,7 +217,7 @@ def load_backbone(
     weights: str = "timm",
     preprocess: PreprocessKind = "paper",
     device: str = "cpu",
-    precision: PrecisionName = "float32",
+    precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
 ) -> TimmBackbone:
     """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
