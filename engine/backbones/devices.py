@@ -19,9 +19,9 @@ DEFAULT_PRECISION: PrecisionName = "float32"
 """What networks compute in unless asked otherwise: the one precision that every processor has, so that the same command
 gives the same key and features on any machine.
 
-bfloat16 is the faster choice where there are units for it, and cost no accuracy on Caltech-101 or CIFAR-10. But it moves
-features by 3 % there and by 7 % here, and changed 0.7 % and 5.5 % of the chosen probe's test predictions, half of these
-because another strength was chosen (``benchmarks/results/precision_202611.md``). So it is asked for, not given.
+bfloat16 is the faster choice where there are units for it, and cost no accuracy on Caltech-101 or CIFAR-10. But it
+moved features by 3 % on the one and 7 % on the other, and 0.6 % and 2.2 % of test predictions at the same strength,
+5.5 % where it led to another choice (``benchmarks/results/precision_202611.md``). So it is asked for, not given.
 """
 
 _CPU_UNITS = {
