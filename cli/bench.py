@@ -7,10 +7,11 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.subset import sample_rows, subset
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.threads import ThreadShare
 from penultimate.engine.throughput import measure
 
 _COLUMNS = {
@@ -35,7 +36,7 @@ def bench(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -56,7 +57,7 @@ def bench(
     whole = load_images(images, root=root, labels=False)
     sample = subset(whole, sample_rows(len(whole), num_images))
     threads = ThreadShare.of(device, decode=workers)
-    batch_size = batch_size or default_batch_size(device)
+    batch_size = options.rows_a_pass(batch_size, device)
     backbones, _ = options.prepared_backbones(
         model,
         weights=weights,

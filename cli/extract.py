@@ -8,6 +8,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import extract as extract_features
 from penultimate.engine.extract import feature_key
@@ -16,7 +17,7 @@ from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.parity import parity_gate
 from penultimate.engine.share import Share
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.threads import ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -36,7 +37,7 @@ def extract(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: options.BatchSize = None,
@@ -104,7 +105,7 @@ def extract(
     opened = FeatureStore.create(store)
     threads = ThreadShare.of(device, decode=workers)
     decodes = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
-    batch_size = batch_size or default_batch_size(device)
+    batch_size = options.rows_a_pass(batch_size, device)
 
     def num_to_do(backbone: TimmBackbone) -> int:
         return 0 if opened.contains(feature_key(image_set, backbone, decodes, dtype=dtype)) else len(image_set)

@@ -25,6 +25,7 @@ from penultimate.cli import (
     store,
     train,
 )
+from penultimate.engine.allocator import keep_freed_memory
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -79,6 +80,7 @@ def penultimate(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

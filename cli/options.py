@@ -10,7 +10,8 @@ from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.devices import PrecisionName
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, load_backbone
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.extract import rows_a_batch
+from penultimate.engine.threads import ThreadShare, default_batch_size
 
 Images = Annotated[
     str,
@@ -42,7 +43,10 @@ DecoderName = Annotated[
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")]
 Precision = Annotated[
     PrecisionName,
-    typer.Option(help="What the network computes in; `penultimate parity` tells what a faster one changes."),
+    typer.Option(
+        help="What the network computes in. float32 is on every processor; bfloat16 is faster where there are units "
+        "for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."
+    ),
 ]
 Compile = Annotated[
     bool | None,
@@ -50,9 +54,19 @@ Compile = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", "-b", min=1, help="Images a forward pass. Default: 8 on a CPU, 256 on a GPU."),
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        help="Images a forward pass, lowered to a power of two. Default: 8 on a CPU, 256 on a GPU.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads. Default: one a core.")]
+
+
+def rows_a_pass(batch_size: int | None, device: str) -> int:
+    """Images a forward pass, as ``extract`` will have them: networks are compiled for just that number."""
+    return rows_a_batch(batch_size or default_batch_size(device))
 
 
 def prepared_backbones(
