@@ -24,5 +24,6 @@ def test_both_sides_train_and_are_timed(tmp_path: Path) -> None:
         timm_channels_last=True,
     )
     measured = compare(work, rounds=2, steps=1, warmup=1)
-    assert {name: len(rates) for name, rates in measured.items()} == {"penultimate": 2, "timm": 2}
-    assert all(rate > 0 for rates in measured.values() for rate in rates)
+    assert {name: len(rates) for name, rates in measured.steps_per_second.items()} == {"penultimate": 2, "timm": 2}
+    assert all(rate > 0 for rates in measured.steps_per_second.values() for rate in rates)
+    assert all(0.1 < peak < 10 for peak in measured.peak_memory_gb.values())

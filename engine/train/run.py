@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decoders import make_decoder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.train.allocator import keep_freed_memory
 from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from penultimate.engine.train.draws import Draws, draw
@@ -83,6 +84,8 @@ def train_run(images: ImageSet, start: Start, recipe: Recipe, folder: Path, mean
     share_of(recipe.batch_size, means.world)
     folder.mkdir(parents=True, exist_ok=True)
     cuda = [means.world.device] if means.world.device.type == "cuda" else []
+    if not cuda:
+        keep_freed_memory()
     with locked(folder, alone=means.world.is_main), torch.random.fork_rng(devices=cuda):
         run = _Run(images, start, recipe, folder, means, rows_M)
         try:

@@ -32,6 +32,8 @@ from penultimate.store.trial import Trial, trial_id
 
 _CHOSEN_BY_GRID = ("learning_rate", "weight_decay", "splits")
 _ELSEWHERE_IN_TRIAL = ("network", "weights", "images", "seed")
+_WITHOUT_EFFECT = ("eval_every",)
+"""On weights and scores; budgets are evaluated at intervals of their own, and must not look like other settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +81,7 @@ class Search:
         fixed = {
             name: value
             for name, value in self.recipe.as_dict().items()
-            if name not in (*_CHOSEN_BY_GRID, *_ELSEWHERE_IN_TRIAL)
+            if name not in (*_CHOSEN_BY_GRID, *_ELSEWHERE_IN_TRIAL, *_WITHOUT_EFFECT)
         }
         return fixed | {
             "metric": self.images.metric,
