@@ -16,7 +16,9 @@ from penultimate.store.labels import PRESENT
 # Shapes: N samples, K classes.
 
 
-def shots_per_class(labels: NDArray[Any], ids_N: Sequence[str], shots: int, *, seed: int) -> NDArray[np.int64]:
+def shots_per_class(
+    labels: NDArray[Any], ids_N: Sequence[str] | NDArray[Any], shots: int, *, seed: int
+) -> NDArray[np.int64]:
     """Indices, increasing, of ``shots`` samples of each class that occurs in ``labels``, without replacement.
 
     ``labels`` are class indices (N,), or a matrix (N, K) of ``store.labels`` marks: then a sample may be drawn for
@@ -35,6 +37,6 @@ def shots_per_class(labels: NDArray[Any], ids_N: Sequence[str], shots: int, *, s
             continue
         if len(members) < shots:
             raise InputError(f"class {label} has {len(members)} samples, fewer than the {shots} shots asked for")
-        ranks = {index: xxhash.xxh3_128_hexdigest(f"{seed}/{label}/{ids_N[index]}") for index in members}
+        ranks = {index: xxhash.xxh3_128_hexdigest(f"{seed}/{label}/{ids_N[index]}".encode()) for index in members}
         drawn += sorted(members, key=ranks.__getitem__)[:shots]
     return np.unique(np.array(drawn, dtype=np.int64))

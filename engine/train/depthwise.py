@@ -17,7 +17,8 @@ def compute_depthwise_in_float32(network: nn.Module) -> None:
     """Change them in place; what they take in, give out and do in evaluation keeps its precision."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.forward = MethodType(_forward, module)  # a method, so that deepcopy binds a copy's to the copy
+            # A method, so that deepcopy binds a copy's to the copy.
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]  # one instance's, on purpose
 
 
 def _forward(module: nn.Conv2d, pixels_BCHW: Tensor) -> Tensor:

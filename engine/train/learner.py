@@ -62,6 +62,10 @@ class Learner:
         self._scheduler.step_update(step)
         self._seed(step)
         self._forward.train()
+        if (
+            images_BHWC.is_cuda
+        ):  # made on the augmenter's stream, which must not reuse their memory before this one is done
+            images_BHWC.record_stream(torch.cuda.current_stream())
         pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
         with autocast(self._recipe, self._world.device):
             outputs = self._forward(pixels_BCHW)

@@ -69,7 +69,7 @@ class Recipe:
     """Probability of a horizontal flip."""
 
     augmenter: str = "dali"
-    """What makes training images: ``dali`` or ``pillow``."""
+    """What makes training images: ``dali`` (on the device that trains) or ``pillow``."""
 
     decoder: str = "dali"
     """What makes evaluation images."""

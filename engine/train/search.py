@@ -63,6 +63,11 @@ class Search:
         return "finetune" if self.start.pretrained else "scratch"
 
     @property
+    def retrains(self) -> bool:
+        """Whether there is something to add to train, and it is to be added."""
+        return self.retrain and len(split_rows(self.images, "val")) > 0
+
+    @property
     def features(self) -> dict[str, str]:
         """As in ``Trial.features``."""
         return {
@@ -100,6 +105,13 @@ class Search:
     def recipes(self) -> list[Recipe]:
         """Of the runs to choose among."""
         return self.grid.recipes(self.recipe)
+
+    def answer(self, out: Path, trial: Trial) -> Path | None:
+        """Folder of the network that ``trial``, of this search, is about; None if it is not in ``out`` any more."""
+        splits = ("train", "val") if self.retrains else self.recipe.splits
+        rate, decay = trial.chosen["learning_rate"], trial.chosen["weight_decay"]
+        folder = self.folder(out, replace(self.recipe, splits=splits, learning_rate=rate, weight_decay=decay))
+        return folder if (folder / WEIGHTS).exists() else None
 
     def folder(self, out: Path, recipe: Recipe) -> Path:
         """Of one run."""
@@ -149,7 +161,7 @@ def run_search(search: Search, out: Path, means: Means, *, shard: Shard = WHOLE)
 
 def _final(search: Search, out: Path, means: Means, chosen: RunResult) -> tuple[Recipe, RunResult]:
     recipe = Recipe.from_dict(chosen.recipe)
-    if search.retrain and len(split_rows(search.images, "val")):
+    if search.retrains:
         recipe = replace(recipe, splits=("train", "val"))
     folder = search.folder(out, recipe)
     if means.world.is_main and not (folder / WEIGHTS).exists():

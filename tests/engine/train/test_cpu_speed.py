@@ -24,7 +24,7 @@ import torch
 from penultimate.engine.train.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(2):
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
         torch.ones(2**24)
@@ -38,7 +38,8 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
         int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
         for how in ("give back", "keep")
     )
-    # Four tensors of 64 MiB in the second round: 65,536 pages of 4 KiB, or as few as 128 of 2 MiB.
+    # Four tensors of 64 MiB in the last round: 65,536 pages of 4 KiB, or as few as 128 of 2 MiB. The heap finds its
+    # size in the rounds before: a block that is to be aligned does not always fit where the last one was.
     assert given_back >= 128
     assert kept < given_back / 10
 
