@@ -6,7 +6,9 @@ timm's ``train.py`` is not part of its wheel; its loop is built here from the pi
 network's size, mean and std, and as many decoding workers.
 
     python benchmarks/train_speed.py FOLDER --network tf_efficientnet_lite0 --precision float32 --rounds 4
+    python benchmarks/train_speed.py FOLDER --against synthetic --device cuda --network resnet50 --batch-size 256
 
+``synthetic`` is penultimate's update of one batch that lies on the device already, so that what decoding costs is seen.
 FOLDER is ``class/*.jpg``. Each side is a process of its own, as the allocator's settings and the thread pools of one
 would be the other's too; the two take turns, so that another load of the machine meets both.
 """
@@ -30,18 +32,18 @@ from torch import Tensor
 from penultimate.engine.backbones.devices import PRECISIONS
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.train.allocator import keep_freed_memory
-from penultimate.engine.train.augment import Settings, augmented, make_augmenter
+from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.draws import draw
 from penultimate.engine.train.learner import Learner
-from penultimate.engine.train.network import load_start
+from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.provenance import library_versions, machine, source_commit
 
 Update = Callable[[], None]
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,7 @@ class Workload:
 
     precision: str
     workers: int
+    device: str = "cpu"
     timm_channels_last: bool = False
     """timm's ``--channels-last``, off unless asked for; penultimate's default is on."""
 
@@ -75,13 +78,8 @@ class Workload:
         return Preprocess(height=size, width=size, resize="whole", mean=view.mean, std=view.std)
 
 
-def ours(work: Workload) -> Update:
-    """One update of penultimate a call."""
-    if work.keep_memory:
-        keep_freed_memory()
-    images = load_images(str(work.folder))
-    start = load_start(work.network, init="random", weights="timm", seed=0)
-    recipe = Recipe(
+def _recipe(work: Workload, start: Start, images: ImageSet) -> Recipe:
+    return Recipe(
         network=start.network,
         weights=start.digest,
         images=images.digest,
@@ -92,22 +90,49 @@ def ours(work: Workload) -> Update:
         compile=work.compile,
         eval_every=1,
     )
-    rows = np.arange(len(images))
-    learner = Learner(
+
+
+def _batches(work: Workload, images: ImageSet, recipe: Recipe) -> Iterator[Augmented]:
+    augmenter = make_augmenter("dali", num_workers=work.workers, device=torch.device(work.device))
+    draws = (draw(recipe, np.arange(len(images)), step) for step in range(recipe.steps))
+    return augmented(augmenter, images, draws, Settings.of(recipe))
+
+
+def _learner(work: Workload, start: Start, images: ImageSet, recipe: Recipe) -> Learner:
+    if work.keep_memory:
+        keep_freed_memory()
+    return Learner(
         start,
         recipe,
         num_classes=len(images.class_names),
-        steps_per_epoch=len(rows) // work.batch_size,
-        world=World(rank=0, size=1, device=CPU),
+        steps_per_epoch=len(images) // work.batch_size,
+        world=World(rank=0, size=1, device=torch.device(work.device)),
     )
-    augmenter = make_augmenter("dali", num_workers=work.workers, device=CPU)
-    draws = (draw(recipe, rows, step) for step in range(recipe.steps))
-    batches = augmented(augmenter, images, draws, Settings.of(recipe))
-    labels_N = images.labels_N
+
+
+def ours(work: Workload) -> Update:
+    """One update of penultimate a call."""
+    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, start, images)
+    learner, batches = _learner(work, start, images, recipe), _batches(work, images, recipe)
 
     def update() -> None:
         batch = next(batches)
-        learner.update(batch.step, batch.images_BHWC, torch.from_numpy(labels_N[batch.rows_B])).item()
+        learner.update(batch.step, batch.images_BHWC, torch.from_numpy(images.labels_N[batch.rows_B]))
+
+    return update
+
+
+def synthetic(work: Workload) -> Update:
+    """The same on one batch that is there already."""
+    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, start, images)
+    learner, batch = _learner(work, start, images, recipe), next(_batches(work, images, recipe))
+    targets = torch.from_numpy(images.labels_N[batch.rows_B]).to(work.device)
+    steps = iter(range(recipe.steps))
+
+    def update() -> None:
+        learner.update(next(steps), batch.images_BHWC, targets)
 
     return update
 
@@ -131,9 +156,9 @@ def timms(work: Workload) -> Update:
         mean=view.mean,
         std=view.std,
         num_workers=work.workers,
-        device=CPU,
+        device=torch.device(work.device),
     )
-    model = timm.create_model(work.network, num_classes=len(dataset.reader.class_to_idx))
+    model = timm.create_model(work.network, num_classes=len(dataset.reader.class_to_idx)).to(work.device)
     if work.timm_channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=0.0)
@@ -149,13 +174,12 @@ def timms(work: Workload) -> Update:
         images, targets = next(batches)
         if work.timm_channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        with torch.autocast(work.device, dtype=dtype, enabled=dtype is not torch.float32):
             loss = loss_of(trained(images), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step_update(next(done))
-        loss.item()
 
     return update
 
@@ -165,7 +189,7 @@ def _again_and_again(loader: "torch.utils.data.DataLoader[tuple[Tensor, Tensor]]
         yield from loader
 
 
-SIDES: dict[str, Callable[[Workload], Update]] = {"penultimate": ours, "timm": timms}
+SIDES: dict[str, Callable[[Workload], Update]] = {"penultimate": ours, "timm": timms, "synthetic": synthetic}
 
 
 class Side:
@@ -214,12 +238,14 @@ def _serve(name: str, work: Workload, asked: Connection) -> None:
         began = time.perf_counter()
         for _ in range(steps):
             update()
+        if work.device == "cuda":
+            torch.cuda.synchronize()
         asked.send(steps / (time.perf_counter() - began))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Each side, by name."""
+    """Of each side, by name."""
 
     steps_per_second: dict[str, list[float]]
     """A value a round."""
@@ -227,10 +253,10 @@ class Measured:
     peak_memory_gb: dict[str, float]
 
 
-def compare(work: Workload, *, rounds: int, steps: int, warmup: int) -> Measured:
+def compare(work: Workload, *, against: str, rounds: int, steps: int, warmup: int) -> Measured:
     """Both sides in turn; they alternate in going first."""
     with ExitStack() as stack:
-        sides = {name: stack.enter_context(started(name, work)) for name in SIDES}
+        sides = {name: stack.enter_context(started(name, work)) for name in ("penultimate", against)}
         for side in sides.values():
             side.steps_per_second(warmup)
         rates: dict[str, list[float]] = {name: [] for name in sides}
@@ -246,6 +272,8 @@ def main() -> None:
     """Measure one workload and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--against", choices=("timm", "synthetic"), default="timm")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--network", default="tf_efficientnet_lite0")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int)
@@ -266,14 +294,15 @@ def main() -> None:
         size=asked.size,
         precision=asked.precision,
         workers=asked.workers,
+        device=asked.device,
         timm_channels_last=asked.timm_channels_last,
         compile=asked.compile,
         keep_memory=not asked.give_memory_back,
         channels_last=not asked.contiguous,
     )
-    measured = compare(work, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
+    measured = compare(work, against=asked.against, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
     rates = measured.steps_per_second
-    ratios = [a / b for a, b in zip(rates["penultimate"], rates["timm"], strict=True)]
+    ratios = [a / b for a, b in zip(rates["penultimate"], rates[asked.against], strict=True)]
     print(
         json.dumps(
             {
