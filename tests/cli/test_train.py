@@ -116,7 +116,6 @@ def test_a_full_disk_is_one_line_and_with_more_space_it_goes_on_at_the_checkpoin
     log = tmp_path / "log"
     command = ["train", str(photos), "--out", str(small_disk / "runs"), *SMALL, "--steps", "40", "--no-retrain"]
     command += ["--checkpoint-every", "10", "--eval-every", "40"]
-    (small_disk / "ballast").write_bytes(bytes(0))
     assert finish(start(command, log)) == 1
     (error,) = [line for line in log.read_text().splitlines() if line.startswith("penultimate: ")]
     assert "could not be written" in error
