@@ -75,6 +75,9 @@ def train(
     batch_norm_scale: Annotated[
         bool, typer.Option("--batch-norm-scale/--no-batch-norm-scale", help="Whether batch norm learns its scale.")
     ] = True,
+    crop_scale: Annotated[
+        float, typer.Option("--crop-scale", help="Least share of the image's area that a random crop covers.")
+    ] = 0.08,
     ema: Annotated[
         float | None, typer.Option(help="Decay of a moving average of the weights, which is then evaluated.")
     ] = None,
@@ -83,7 +86,8 @@ def train(
     ] = "paper",
     size: Annotated[int | None, typer.Option(help="Pixels of the square input; default: the network's own.")] = None,
     decoder: Annotated[
-        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
+        Literal["dali", "dali-gpu", "pillow"] | None,
+        typer.Option(help="Default: dali-gpu with --device cuda, dali otherwise, pillow where there is no Linux."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network trains.")] = "cpu",
     precision: Annotated[
@@ -148,14 +152,16 @@ def train(
         dtype_named(precision, world.device)
         start = load_start(model, init=init, weights=weights, seed=seed)
         view = preprocess_of(start.model, preprocess)
+        decoding = decoder or default_decoder(device)
         recipe = Recipe(
             network=start.network,
             weights=start.digest,
             images=image_set.digest,
             batch_size=named.batch_size if batch_size is None else batch_size,
             preprocess=view if size is None else replace(view, height=size, width=size),
-            augmenter=decoder or default_decoder(),
-            decoder=decoder or default_decoder(),
+            crop_scale=(crop_scale, 1.0),
+            augmenter="pillow" if decoding == "pillow" else "dali",
+            decoder=decoding,
             loss=loss or ("sigmoid" if image_set.labels_N.ndim == 2 else "softmax"),
             label_smoothing=label_smoothing,
             dropout=dropout,
@@ -243,7 +249,7 @@ def _answer(searches: Sequence[Search], out: Path, trials: Path, means: Means, s
     for search in searches:
         known = {trial.id: trial for trial in log.trials()} if log.contains(search.trial_id) else {}
         if search.trial_id in known:
-            rows.append(_row(known[search.trial_id], None))
+            rows.append(_row(known[search.trial_id], search.answer(out, known[search.trial_id])))
             continue
         outcome = run_search(search, out, means, shard=shard)
         if means.world.is_main:
