@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.backbone import Backbone, Identified
 from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
@@ -30,10 +30,10 @@ from penultimate.store.provenance import library_versions, machine, source_commi
 # Shapes: N samples, B images of a batch, D feature dimensions.
 
 Report = Callable[[int, int], None]
-"""Called with (images done, images to do) after every batch."""
+"""Called with (images done, images to do) before the first batch and after every batch."""
 
 
-def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype: str) -> FeatureKey:
+def feature_key(images: ImageSet, backbone: Identified, decoder: Decoder, *, dtype: str) -> FeatureKey:
     """The key under which ``extract`` keeps the features of these images through this backbone.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
@@ -96,6 +96,8 @@ def extract(
         runs = list(_runs(sinks, len(images)))
         done, total = 0, sum(len(rows) for rows, _ in runs)
         stack.enter_context(threads.in_force())
+        if total:
+            report(0, total)
         for rows, needing in runs:
             for through in _embed_into(needing, images, rows, decoder, rows_a_batch(batch_size, shard_rows), threads):
                 done += through
