@@ -33,8 +33,8 @@ Report = Callable[[int, int], None]
 """Called with (images done, images to do) before the first batch and after every batch."""
 
 
-def feature_key(images: ImageSet, backbone: Identified, decoder: Decoder, *, dtype: str) -> FeatureKey:
-    """The key under which ``extract`` keeps the features of these images through this backbone.
+def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
+    """The key under which ``extract`` keeps the features of these images through this backbone and decoder, by name.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
     features by rounding alone (parity measures it), and a run resumed with others of them goes on where it was.
@@ -46,7 +46,7 @@ def feature_key(images: ImageSet, backbone: Identified, decoder: Decoder, *, dty
         backbone=backbone.name,
         weights=backbone.weights_digest,
         preprocess=backbone.preprocess.digest,
-        decoder=decoder.name,
+        decoder=decoder,
         precision=backbone.precision,
         dtype=dtype,
     )
@@ -78,7 +78,7 @@ def extract(
     it was when the set was digested, and OSError if the disk is full; run again to resume.
     """
     threads = threads or ThreadShare.of("cpu")
-    keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
+    keys = [feature_key(images, backbone, decoder.name, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
         shards = share.shards(num_shards(len(images), shard_rows))

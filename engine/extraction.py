@@ -60,9 +60,14 @@ class ExtractionSettings:
         """Images a forward pass."""
         return self.batch_size or default_batch_size(self.device)
 
+    @property
+    def decoder_name(self) -> str:
+        """Of the decoder asked for, or the device's."""
+        return self.decoder or default_decoder(self.device)
+
     def make_decoder(self) -> Decoder:
         """Raises what ``make_decoder`` raises."""
-        return make_decoder(self.decoder or default_decoder(self.device), num_workers=self.threads.decode)
+        return make_decoder(self.decoder_name, num_workers=self.threads.decode)
 
 
 def extract_requests(
@@ -82,7 +87,7 @@ def extract_requests(
     decoder = settings.make_decoder()
 
     def num_to_do(backbone: TimmBackbone) -> int:
-        return 0 if store.contains(feature_key(images, backbone, decoder, dtype=settings.dtype)) else len(images)
+        return 0 if store.contains(feature_key(images, backbone, decoder.name, dtype=settings.dtype)) else len(images)
 
     backbones, reasons = prepared_backbones(requests, settings, num_images=num_to_do, say=say)
     lacking = [backbone for backbone in backbones if settings.parity and num_to_do(backbone)]

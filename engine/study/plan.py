@@ -118,7 +118,8 @@ def images_request(study: Study, name: str) -> ImagesRequest:
 def make_plan(study: Study, place: Place, *, say: Callable[[str], None] = lambda line: None) -> Plan:
     """What ``study`` asks for, and what of it lies in ``place``; a dataset or network that is not here is a problem.
 
-    Reads every dataset (from what is remembered of it, where it has been seen before) and loads every network.
+    Reads every dataset (from what is remembered of it, where it has been seen before) and, if one is here, loads every
+    network.
     """
     return _Planner(study, place, say).plan()
 
@@ -147,7 +148,6 @@ class _Planner:
         pretrained = place.pretraining / "trials"
         self._ids_pretrained = TrialLog(pretrained).ids() if pretrained.exists() else frozenset()
         self._store = FeatureStore(place.store) if place.store.exists() else None
-        self._decoder = study.extraction.make_decoder()
         self._images: dict[str, ImageSet | str] = {}
         """Or why a dataset is not here."""
 
@@ -157,7 +157,8 @@ class _Planner:
             self._images[name] = _or_why(images_request(self._study, name).load)
         backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
         if self._study.probe:
-            self._features([self._identified(wanted) for wanted in backbones])
+            here = any(not isinstance(images, str) for images in self._images.values())
+            self._features([self._identified(wanted) if here else (wanted, None) for wanted in backbones])
         for wanted in backbones:
             self._trainings(wanted)
         for cells in self._plan.cells.values():  # so that a dataset is loaded once, not once a network
@@ -203,7 +204,8 @@ class _Planner:
                     for settings, _ in self._probe_settings(wanted):
                         self._add("probe", dataset, name, _setting(settings), status=status, reason=why)
                     continue
-                key = feature_key(images, identity, self._decoder, dtype=self._study.extract.dtype)
+                decoder = self._study.extraction.decoder_name
+                key = feature_key(images, identity, decoder, dtype=self._study.extract.dtype)
                 there = self._store is not None and self._store.contains(key)
                 self._add("extract", dataset, identity.name, status="there" if there else "to do")
                 lacking += [] if there else [identity]

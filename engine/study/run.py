@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from penultimate.engine.backbones.devices import device_named
 from penultimate.engine.study.cell import Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
 from penultimate.engine.study.plan import METHODS, Method, Place, Plan, Step, make_plan
@@ -54,9 +55,12 @@ class Summary:
 def run_study(study: Study, out: Path, talk: Talk, *, run_cells: RunCells | None = None) -> Summary:
     """Do what is missing of ``study`` in the folder ``out``; a cell that fails is in the summary, the others go on.
 
-    Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results.
+    Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
+    the device is not here.
     """
     place = Place(out=out)
+    device_named(study.device)
+    study.extraction.make_decoder()  # before anything is begun
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, place.study)
     TrialLog.create(place.trials)
