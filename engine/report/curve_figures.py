@@ -18,6 +18,7 @@ from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import (
     METHOD_LINES,
     doubling_axis,
+    fixed_ticks,
     inside,
     logit_axis,
     look,
@@ -102,7 +103,7 @@ def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn
     hover: dict[str, str] = {}
     with style():
         rows = ceil(len(datasets) / columns)
-        figure = Figure(figsize=(1.4 + 2.1 * columns, 0.6 + 2.4 * rows), layout="constrained")
+        figure = Figure(figsize=(1.4 + 2.1 * columns, 0.6 + 2.7 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for empty in panels[len(datasets) :]:
             empty.set_axis_off()
@@ -153,10 +154,16 @@ def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
         for curve in curves
         for side in (-1, 1)
     ]
+    classes = curves[0].num_classes
     doubling_axis(axes, np.concatenate([curve.shots_S for curve in curves]))
+    upper = axes.secondary_xaxis(
+        "top", functions=(lambda shots: np.multiply(shots, classes), lambda images: np.divide(images, classes))
+    )
+    fixed_ticks(upper.xaxis, [classes * shots for shots in axes.get_xticks()])
+    upper.set_xlabel("Training images")
     logit_axis(axes, "y", np.concatenate(reach), at_most=5)
     axes.set_xlabel("Images a class")
-    axes.set_title(f"{dataset} ({curves[0].num_classes} classes)")
+    axes.set_title(f"{dataset} ({classes} classes)")
 
 
 def _size_numbers(curve: SizeCurve) -> pd.DataFrame:

@@ -52,7 +52,7 @@ class Summary:
     """Of the study that are in the log now."""
 
 
-def run_study(study: Study, out: Path, talk: Talk, *, run_cells: RunCells | None = None) -> Summary:
+def run_study(study: Study, out: Path, talk: Talk = Talk(), *, run_cells: RunCells | None = None) -> Summary:
     """Do what is missing of ``study`` in the folder ``out``; a cell that fails is in the summary, the others go on.
 
     Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or

@@ -101,6 +101,15 @@ def test_figure_9_has_the_error_over_three_subsets() -> None:
     assert one.standard_error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
 
 
+def test_figure_9_has_all_training_images_on_its_upper_axis() -> None:
+    axes = whole_figures()["figure9_inception_v3"].figure.axes[0]
+    (upper,) = axes.child_axes
+    below, above = (np.array(one.get_xticks()) for one in (axes, upper))
+    classes = len({label for trial in whole_study() for label in trial.arrays["test_labels"].tolist()})
+    assert above.tolist() == (classes * below).tolist()
+    assert upper.get_xlabel() == "Training images"
+
+
 def test_logit_ticks_are_round_spread_and_inside() -> None:
     assert style.logit_ticks(0.4, 0.97) == [0.5, 0.8, 0.9, 0.95]
     for low, high in [(0.912, 0.934), (0.001, 0.999), (0.71, 0.805), (0.99, 0.9995), (0.0005, 0.03)]:
