@@ -42,6 +42,9 @@ class Talk:
     training: TrainReport = lambda recipe, row: None
 
 
+QUIET = Talk()
+
+
 class Cell(Protocol):
     """One thing to run."""
 
