@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from penultimate.engine.analysis.convergence import budget_curves
 from penultimate.engine.analysis.data_size import size_curves
-from penultimate.engine.study.cell import Cell, Talk
+from penultimate.engine.study.cell import QUIET, Cell, Talk
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.plan import Place, make_plan
 from penultimate.engine.study.run import Outcome, Summary, attempt, in_turn, run_study
@@ -22,7 +21,7 @@ MakeStudy = Callable[..., Study]
 
 
 def done(study: Study, out: Path, **more: Any) -> Summary:
-    return run_study(study, out, Talk(say=lambda line: None), **more)
+    return run_study(study, out, **more)
 
 
 def test_a_plan_names_every_step_before_anything_is_there(small: MakeStudy, tmp_path: Path) -> None:
@@ -90,10 +89,9 @@ class _Broken:
 
 
 def test_a_wish_to_stop_is_no_failure_of_a_cell() -> None:
-    quiet = Talk(say=lambda line: None)
     with pytest.raises(RunInterruptedError):
-        list(in_turn([_Broken("a", RunInterruptedError("stop")), _Broken("b", ValueError("not reached"))], quiet))
-    (outcome,) = in_turn([_Broken("a", InputError("two\nlines"))], quiet)
+        list(in_turn([_Broken("a", RunInterruptedError("stop")), _Broken("b", ValueError("not reached"))], QUIET))
+    (outcome,) = in_turn([_Broken("a", InputError("two\nlines"))], QUIET)
     assert (outcome.error, outcome.trace) == ("two lines", None)
 
 
@@ -180,9 +178,8 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_begun(small: MakeS
 def test_a_cell_run_twice_does_nothing_the_second_time(small: MakeStudy, tmp_path: Path) -> None:
     study, place = small(), Place(out=tmp_path)
     (cell,) = make_plan(study, place).cells["extract"]
-    quiet = Talk(say=lambda line: None)
-    cell.run(quiet)
+    cell.run(QUIET)
     shards = {path: path.stat().st_mtime_ns for path in place.store.rglob("features/c/0/0")}
-    cell.run(replace(quiet))
+    cell.run(QUIET)
     assert {path: path.stat().st_mtime_ns for path in place.store.rglob("features/c/0/0")} == shards
     assert len(shards) == 2
