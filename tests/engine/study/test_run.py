@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from penultimate.engine.analysis.convergence import budget_curves
-from penultimate.engine.analysis.data_size import size_curves
+from penultimate.engine.analysis.findings import find
 from penultimate.engine.study.cell import QUIET, Cell, Talk
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.plan import Place, make_plan
@@ -130,17 +129,19 @@ def test_a_network_that_is_trained_first_becomes_a_backbone(
 def test_what_the_trainer_logs_is_what_the_analysis_reads(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Budgets become a convergence curve, shots and seeds a data-size curve, with no name lost between them."""
+    """Budgets become a convergence curve, shots and seeds a data-size curve; neither is taken for another setting."""
     few = {**brief, "steps": [2], "batch_size": 3, "shots": [1, 2], "seeds": 2}
-    study = small(backbones=[{"model": "test_resnet", "weights": "random"}], scratch=[brief, few])
-    trials = done(study, tmp_path / "out").trials
-    (curve,) = budget_curves([trial for trial in trials if trial.settings.get("shots") is None])
+    retrained = {**brief, "retrain": True}  # as by default, and never with shots
+    study = small(backbones=[{"model": "test_resnet", "weights": "random"}], probe=(), scratch=[retrained, few])
+    found = find(done(study, tmp_path / "out").trials)
+    (curve,) = found.budget_curves
     assert (curve.method, curve.backbone) == ("scratch", "test_resnet")
     assert curve.steps_B.tolist() == [2, 4]
-    assert curve.epochs_B.tolist() == [2 / 3, 4 / 3]  # 12 training images in batches of 4
-    (sizes,) = [curve for curve in size_curves(trials) if curve.method == "scratch"]
-    assert sizes.shots_S.tolist() == [1, 2]
-    assert sizes.num_subsets_S.tolist() == [2, 2]
+    assert curve.epochs_B.tolist() == [2 / 4, 4 / 4]  # 18 images of train and val in batches of 4, the last dropped
+    (sizes,) = found.size_curves
+    assert (sizes.shots_S.tolist(), sizes.num_subsets_S.tolist()) == ([1, 2], [2, 2])
+    assert {row.variant for row in found.board.rows} == {"batch_size=3", "batch_size=4"}
+    assert {(row.steps, row.shots) for row in found.board.rows} == {(2, None), (4, None), (2, 1), (2, 2)}
 
 
 def test_only_keeps_settings_to_some_networks(small: MakeStudy, brief: dict[str, Any], tmp_path: Path) -> None:
