@@ -158,7 +158,8 @@ class _Planner:
         backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
-            self._features([self._identified(wanted) if here else (wanted, None) for wanted in backbones])
+            probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
+            self._features([self._identified(wanted) if here else (wanted, None) for wanted in probed])
         for wanted in backbones:
             self._trainings(wanted)
         for cells in self._plan.cells.values():  # so that a dataset is loaded once, not once a network

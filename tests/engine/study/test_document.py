@@ -32,6 +32,12 @@ def test_lists_multiply() -> None:
     assert all(len(each.grid) == 20 for each in settings)
 
 
+def test_a_dataset_may_be_a_path_alone() -> None:
+    study = parse_study(TEXT, ["datasets.pets=/mnt/pets", "datasets.mine=photos/mine"])
+    assert study.datasets["pets"].root == "/mnt/pets"
+    assert study.datasets["mine"].images == "photos/mine"
+
+
 def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
     study = parse_study(TEXT, ["backbones.0={model: resnet18, name: mine, pretrain: {dataset: photos}}"])
     write_study(study, tmp_path / "study.yaml")
@@ -107,6 +113,8 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("backbones.0={model: 'resnet1*', name: mine}", "name and pretrain go with one network; resnet1* is"),
         ("backbones.0={model: resnet18, pretrain: {dataset: dogs}}", "'dogs', which is none of the datasets"),
         ("backbones.0={model: resnet18, weights: timm, pretrain: {dataset: photos}}", "weights or pretrain, not both"),
+        ("datasets.photos.root=x", "datasets.photos: root goes with a dataset taken by name, and 'photos' is none"),
+        ("finetune.learning_rates=[]", "finetune.0.learning_rates: Tuple should have at least 1 item"),
         ("datasets={}", "datasets: Dictionary should have at least 1 item"),
         ("datasets=photos", "datasets: Input should be a valid dictionary"),
         ("data.x=1", "--set data.x=1"),
