@@ -14,6 +14,7 @@ from penultimate.engine.study.document import write_study
 from penultimate.engine.study.plan import METHODS, Method, Place, Plan, Step, make_plan
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import PenultimateError, RunInterruptedError
+from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 
@@ -64,6 +65,7 @@ def run_study(study: Study, out: Path, talk: Talk = QUIET, *, run_cells: RunCell
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, place.study)
     TrialLog.create(place.trials)
+    FeatureStore.create(place.store)
     forget_images()
     plan = make_plan(study, place, say=talk.say)
     before = len(plan.with_status("there"))
