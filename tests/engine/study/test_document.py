@@ -106,7 +106,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("finetune.grid=paper", "no grid named 'paper'; did you mean paper-scratch or paper-finetune"),
         (
             "probe.losses=[hinge]",
-            "probe.losses.0: Input should be 'softmax', 'logistic' or 'squared_hinge'",
+            "probe.0.losses.0: Input should be 'softmax', 'logistic' or 'squared_hinge'",
         ),
         ("probe.shots=[some]", "expected all, or a number of images a class from 1 up, got 'some'"),
         ("probe.l2=1e-3:1e-6:4", "expected 0 < low < high"),
@@ -117,7 +117,8 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("finetune.learning_rates=[]", "finetune.0.learning_rates: Tuple should have at least 1 item"),
         ("datasets={}", "datasets: Dictionary should have at least 1 item"),
         ("datasets=photos", "datasets: Input should be a valid dictionary"),
-        ("data.x=1", "--set data.x=1"),
+        ("data.x=1", "data: Input should be a valid string"),
+        ("backbones.0.weights=random", "backbones.0 is 'resnet18', which has no 'weights'"),
         ("data", "--set takes a.b=c"),
         ("data=[", "is no YAML value"),
     ],
