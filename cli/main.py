@@ -23,6 +23,7 @@ from penultimate.cli import (
     report,
     show,
     store,
+    study,
     train,
 )
 from penultimate.engine.allocator import keep_freed_memory
@@ -50,6 +51,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")
 
 # Typer carries its own copy of Click and does not export this base of all its usage errors.

@@ -40,6 +40,8 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("analyze",),
         ("report",),
         ("train",),
+        ("study", "init"),
+        ("study", "run"),
     ],
 )
 def test_every_help_shows_an_example(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
