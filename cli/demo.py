@@ -31,7 +31,7 @@ def demo(
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = write_digits(folder / "digits")
-    store, trials = folder / "features.zarr", folder / "trials"
+    store, trials = str(folder / "features.zarr"), str(folder / "trials")
     extract(str(images), store=store, model=list(_BACKBONES), weights="package", test_fraction=_TEST_FRACTION)
     extract(str(images), store=store, model=[_CONTROL], weights="random", test_fraction=_TEST_FRACTION)
     probe(store, trials=trials)

@@ -1,6 +1,5 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -26,7 +25,12 @@ _FAILED_SHOWN = 10
 
 def extract(
     images: options.Images,
-    store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store", help="The feature store: a folder, or an s3://, gs:// or az:// address; made if it is not there."
+        ),
+    ],
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,

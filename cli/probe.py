@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli.options import NewTrials, StorePlace
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
@@ -20,8 +20,8 @@ from penultimate.store.trial_log import TrialLog
 
 
 def probe(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")],
-    trials: Annotated[Path, typer.Option("--trials", help="Folder of the trial log; made if it is not there.")],
+    store: StorePlace,
+    trials: NewTrials,
     dataset: Annotated[str, typer.Option(help="Glob over the datasets in the store.")] = "*",
     backbone: Annotated[str, typer.Option(help="Glob over the backbones in the store.")] = "*",
     l2: Annotated[
@@ -79,7 +79,7 @@ def probe(
         features = opened.read(key)
         for settings in asked:
             for seed in range(seeds if settings.shots else 1):
-                found.append(_trial(features, settings, log, trials, device, seed, memory_bytes))  # noqa: PERF401
+                found.append(_trial(features, settings, log, device, seed, memory_bytes))  # noqa: PERF401
     _print(found, json=json)
 
 
@@ -104,7 +104,6 @@ def _trial(
     features: FeatureSet,
     settings: ProbeSettings,
     log: TrialLog,
-    folder: Path,
     device: str,
     seed: int,
     memory_bytes: int | None,
@@ -116,10 +115,8 @@ def _trial(
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
     typer.echo(f"{name}{few}: {len(settings.path)} strengths", err=True)
     run = run_probe(features, settings, device=device, seed=seed, memory_bytes=memory_bytes)
-    heads = folder / "heads"
-    heads.mkdir(exist_ok=True)
     head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    head.save(heads / f"{run.trial.id}.safetensors")
+    log.objects.put(f"heads/{run.trial.id}.safetensors", head.content())
     log.append(run.trial)
     for note in run.trial.notes:
         typer.echo(f"{name}{few}: {note}", err=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -196,6 +197,11 @@ class RemoteObjects(Objects):
         """See ``Objects.folders``."""
         return sorted(map(_last, self._listed(parent)["common_prefixes"]))
 
+    def walk(self, folder: str) -> list[str]:
+        """Names of all objects at any depth below ``folder``, sorted."""
+        stream = partial(obstore.list, self._client, folder or None, chunk_size=1000)
+        return sorted(meta["path"] for meta in self._requests.make(folder, lambda: stream().collect()))
+
     def modified(self, folder: str) -> dict[str, datetime]:
         """When each object directly below ``folder`` was last written, by the server's clock."""
         return {_last(found["path"]): found["last_modified"] for found in self._listed(folder)["objects"]}
@@ -209,9 +215,8 @@ class RemoteObjects(Objects):
 
     def delete_folder(self, folder: str) -> None:
         """See ``Objects.delete_folder``."""
-        found = self._requests.make(folder, lambda: obstore.list(self._client, folder, chunk_size=1000).collect())
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as pool:
-            for _ in pool.map(self.delete, [meta["path"] for meta in found]):
+            for _ in pool.map(self.delete, self.walk(folder)):
                 pass
 
     def delete_leftovers(self, folder: str) -> None:

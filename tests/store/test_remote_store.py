@@ -2,10 +2,8 @@
 
 import itertools
 import multiprocessing
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,38 +13,15 @@ import pytest
 from store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
-pytest.importorskip("moto", reason="needs moto's server")
 
-from s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy, s3_proxy
+from s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy
 
-from penultimate.store import remote_objects
 from penultimate.store.errors import InputError, NotAStoreError, StoreBusyError, StoreError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.retry import Retry
 from penultimate.store.verify import verify
 
 SCRIPT = Path(__file__).with_name("fake_extract.py")
 NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Proxy]:
-    with s3_proxy() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The server, healthy, with short pauses and patience on our side."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote_objects, "USUAL_RETRY", Retry(attempts=5, first=0.01, longest=0.05, timeout=1.0))
-    server.plan = healthy
-    server.seen.clear()
-    yield server
-    server.plan = healthy
 
 
 @pytest.fixture
