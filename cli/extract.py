@@ -5,17 +5,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.extract import extract as extract_features
-from penultimate.engine.extract import feature_key
+from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extraction import ExtractionSettings, extract_requests
 from penultimate.engine.images.datasets import load_images
-from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
-from penultimate.engine.parity import parity_gate
 from penultimate.engine.share import Share
-from penultimate.engine.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
@@ -105,49 +101,25 @@ def extract(
         multi_label=multi_label,
         cache=user_cache() if cache else None,
     )
-    opened = FeatureStore.create(store)
-    threads = ThreadShare.of(device, decode=workers)
-    decodes = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
-    batch_size = batch_size or default_batch_size(device)
-
-    def num_to_do(backbone: TimmBackbone) -> int:
-        return 0 if opened.contains(feature_key(image_set, backbone, decodes, dtype=dtype)) else len(image_set)
-
-    backbones, reasons = options.prepared_backbones(
-        model,
-        weights=weights,
-        preprocess=preprocess,
-        device=device,
-        precision=precision,
-        seed=seed,
-        num_images=num_to_do,
-        batch_size=batch_size,
-        threads=threads,
-        compiled=compiled,
-    )
-    gates = {
-        backbone.name: parity_gate(image_set, backbone, decodes, batch_size=batch_size, threads=threads)
-        for backbone in backbones
-        if parity and num_to_do(backbone)
-    }
-    for name, gate in gates.items():
-        if gate.get("failures"):
-            typer.echo(
-                f"warning: {name} is far from the reference ({', '.join(gate['failures'])}); "
-                "`penultimate parity` tells more; --precision float32 and --decoder pillow are the reference itself",
-                err=True,
-            )
+    requests = requests_of(model, weights=weights, seed=seed)
     with ImageProgress(image_set.name) as report:
-        extracted = extract_features(
+        extracted = extract_requests(
             image_set,
-            backbones,
-            opened,
-            decoder=decodes,
-            batch_size=batch_size,
-            dtype=dtype,
+            requests,
+            FeatureStore.create(store),
+            ExtractionSettings(
+                preprocess=preprocess,
+                decoder=decoder,
+                device=device,
+                precision=precision,
+                dtype=dtype,
+                compiled=compiled,
+                batch_size=batch_size,
+                workers=workers,
+                parity=parity,
+            ),
             share=share,
-            threads=threads,
-            notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
+            say=say,
             report=report,
         )
     rows = [_row(features) for features in extracted]
@@ -155,9 +127,9 @@ def extract(
         print_json(rows)
     else:
         print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
-    if len(extracted) < len(backbones):
-        waiting = len(backbones) - len(extracted)
-        typer.echo(f"part {shard} is done; {waiting} of {len(backbones)} backbones wait for other parts", err=True)
+    if len(extracted) < len(requests):
+        waiting = len(requests) - len(extracted)
+        typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
         for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
             typer.echo(f"left out {sample}: {reason}", err=True)

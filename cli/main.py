@@ -23,6 +23,7 @@ from penultimate.cli import (
     report,
     show,
     store,
+    study,
     train,
 )
 from penultimate.store.errors import PenultimateError
@@ -49,6 +50,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")
 
 # Typer carries its own copy of Click and does not export this base of all its usage errors.

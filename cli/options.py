@@ -1,16 +1,12 @@
-"""Options that several verbs share, and the backbones they ask for."""
+"""Options that several verbs share."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.devices import PrecisionName
-from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, load_backbone
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.backbones.timm_backbone import PreprocessKind
 
 Images = Annotated[
     str,
@@ -67,37 +63,3 @@ BatchSize = Annotated[
     typer.Option("--batch-size", "-b", min=1, help="Images a forward pass. Default: 8 on a CPU, 256 on a GPU."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads. Default: one a core.")]
-
-
-def prepared_backbones(
-    models: Sequence[str],
-    *,
-    weights: str,
-    preprocess: PreprocessKind,
-    device: str,
-    precision: PrecisionName,
-    seed: int,
-    num_images: Callable[[TimmBackbone], int],
-    batch_size: int,
-    threads: ThreadShare,
-    compiled: bool | None,
-) -> tuple[list[TimmBackbone], dict[str, str]]:
-    """The networks asked for, compiled where that was asked or pays; and by name, what was decided, said on stderr.
-
-    ``num_images`` of a network is how many it is to embed; one that has none is not compiled.
-    """
-    reasons = {}
-    with threads.in_force():
-        backbones = [
-            load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)
-            for name in match_models(models)
-        ]
-        for backbone in backbones:
-            decision = decide_compile(
-                backbone, num_images(backbone), batch_size=batch_size, replicas=threads.replicas, asked=compiled
-            )
-            typer.echo(decision.reason, err=True)
-            if decision.compile:
-                typer.echo(f"{backbone.name}: compiled in {backbone.compile(batch_size):.0f} s", err=True)
-            reasons[backbone.name] = decision.reason
-    return backbones, reasons

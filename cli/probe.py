@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penultimate.cli.options import NewTrials, StorePlace
-from penultimate.cli.output import print_json, print_table
-from penultimate.engine.probe.head import Head
+from penultimate.cli.output import print_json, print_table, say
+from penultimate.engine.probe.logged import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings, asked_id, run_probe
+from penultimate.engine.probe.select import ProbeSettings
 from penultimate.store.errors import InputError
-from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
@@ -72,14 +71,16 @@ def probe(
         ProbeSettings(path=path, metric=metric, loss=loss, tol=tol, solver=solver, shots=count)
         for count in parse_shots(shots)
     ]
-    memory_bytes = None if memory is None else parse_bytes(memory)
+    means = ProbeMeans(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
     log = TrialLog.create(trials)
     found = []
     for key in keys:
         features = opened.read(key)
-        for settings in asked:
-            for seed in range(seeds if settings.shots else 1):
-                found.append(_trial(features, settings, log, device, seed, memory_bytes))  # noqa: PERF401
+        found += [
+            logged_probe(features, settings, log, seed=seed, means=means, say=say)
+            for settings in asked
+            for seed in range(seeds if settings.shots else 1)
+        ]
     _print(found, json=json)
 
 
@@ -98,32 +99,6 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise InputError(f"expected a memory limit such as 500M or 4G, got {text!r}")
     return int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper())))
-
-
-def _trial(
-    features: FeatureSet,
-    settings: ProbeSettings,
-    log: TrialLog,
-    device: str,
-    seed: int,
-    memory_bytes: int | None,
-) -> Trial:
-    wanted = asked_id(features, settings, seed=seed)
-    if log.contains(wanted):
-        return next(trial for trial in log.trials() if trial.id == wanted)
-    name = f"{features.key.dataset}, {features.key.backbone}"
-    few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
-    typer.echo(f"{name}{few}: {len(settings.path)} strengths", err=True)
-    run = run_probe(features, settings, device=device, seed=seed, memory_bytes=memory_bytes)
-    head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    log.objects.put(f"heads/{run.trial.id}.safetensors", head.content())
-    log.append(run.trial)
-    for note in run.trial.notes:
-        typer.echo(f"{name}{few}: {note}", err=True)
-    typer.echo(
-        f"{name}{few}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s", err=True
-    )
-    return run.trial
 
 
 def _print(trials: Sequence[Trial], *, json: bool) -> None:

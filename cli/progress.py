@@ -40,8 +40,11 @@ class ImageProgress:
         self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images are through; the rate includes warm-up."""
+        """Show that ``done`` of ``total`` images are through; the rate is since the call with 0, warm-up included."""
         now = time.monotonic()
+        if not done:
+            self._started = now
+            return
         rate = done / max(now - self._started, 1e-9)
         if self._terminal:
             self._bar.update(self._task, completed=done, total=total, rate=f"{rate:,.1f} images/s")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.backbone import Backbone, Identified
 from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
@@ -30,11 +30,11 @@ from penultimate.store.provenance import library_versions, machine, source_commi
 # Shapes: N samples, B images of a batch, D feature dimensions.
 
 Report = Callable[[int, int], None]
-"""Called with (images done, images to do) after every batch."""
+"""Called with (images done, images to do) before the first batch and after every batch."""
 
 
-def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype: str) -> FeatureKey:
-    """The key under which ``extract`` keeps the features of these images through this backbone.
+def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
+    """The key under which ``extract`` keeps the features of these images through this backbone and decoder, by name.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
     features by rounding alone (parity measures it), and a run resumed with others of them goes on where it was.
@@ -46,7 +46,7 @@ def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype
         backbone=backbone.name,
         weights=backbone.weights_digest,
         preprocess=backbone.preprocess.digest,
-        decoder=decoder.name,
+        decoder=decoder,
         precision=backbone.precision,
         dtype=dtype,
     )
@@ -78,7 +78,7 @@ def extract(
     it was when the set was digested, and OSError if the disk is full; run again to resume.
     """
     threads = threads or ThreadShare.of("cpu")
-    keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
+    keys = [feature_key(images, backbone, decoder.name, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
         shards = share.shards(num_shards(len(images), shard_rows))
@@ -96,6 +96,8 @@ def extract(
         runs = list(_runs(sinks, len(images)))
         done, total = 0, sum(len(rows) for rows, _ in runs)
         stack.enter_context(threads.in_force())
+        if total:
+            report(0, total)
         for rows, needing in runs:
             for through in _embed_into(needing, images, rows, decoder, rows_a_batch(batch_size, shard_rows), threads):
                 done += through

@@ -75,6 +75,10 @@ class TrialLog:
         """All trials in the order they ended; of several with one id, the last. Arrays are read when asked for."""
         return [self._trial(record) for record in self._by_id().values()]
 
+    def ids(self) -> frozenset[str]:
+        """Of all trials."""
+        return frozenset(self._by_id())
+
     def contains(self, trial_id: str) -> bool:
         """Whether a trial with this id is in the log."""
         return trial_id in self._by_id()

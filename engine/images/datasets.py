@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from penultimate.engine.images import digits
 from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
@@ -20,7 +21,7 @@ from penultimate.engine.images.webdataset import load_webdataset
 from penultimate.store.address import is_address
 from penultimate.store.errors import InputError, UnknownNameError
 
-DATASETS = tuple(PAPER12)
+DATASETS = (*PAPER12, digits.NAME)
 """Datasets that are taken by name."""
 
 
@@ -40,9 +41,10 @@ def load_images(
     """The images that ``spec`` names.
 
     That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
-    ``shard-{0000..0009}.tar``), also at an ``s3://``, ``gs://`` or ``az://``
-    address, Parquet files with the images in them (those of a folder likewise), arrays in a ``.npz`` or ``.npy``,
-    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it.
+    ``shard-{0000..0009}.tar``), also at an ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images
+    in them (those of a folder likewise), arrays in a ``.npz`` or ``.npy``, or a dataset by name with its ``root``,
+    into which ``download`` fetches it first where its publisher serves it
+    (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first).
     ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests,
     ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files contained.
     Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
@@ -50,6 +52,8 @@ def load_images(
     if not spec:
         raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
     path = Path(spec)
+    if spec == digits.NAME and (root is not None or not path.exists()):
+        return digits.load_digits(root, seed=seed, cache=cache)
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)

@@ -145,10 +145,27 @@ def run_search(search: Search, out: Path, means: Means, *, shard: Shard = WHOLE)
     return Outcome(results=results, waiting=0, folder=folder, trial=trial)
 
 
-def _final(search: Search, out: Path, means: Means, chosen: RunResult) -> tuple[Recipe, RunResult]:
+def answer_folder(search: Search, out: Path) -> Path | None:
+    """Of the run whose network is the answer; None where the search has not ended.
+
+    Raises NoRunConvergedError if every run diverged.
+    """
+    ended = [RunResult.read(search.folder(out, recipe)) for recipe in search.recipes]
+    results = [result for result in ended if result is not None]
+    if len(results) < len(ended):
+        return None
+    folder = search.folder(out, _final_recipe(search, choose(results, search.images.metric)))
+    return folder if RunResult.read(folder) is not None and (folder / WEIGHTS).exists() else None
+
+
+def _final_recipe(search: Search, chosen: RunResult) -> Recipe:
     recipe = Recipe.from_dict(chosen.recipe)
-    if search.retrain and len(split_rows(search.images, "val")):
-        recipe = replace(recipe, splits=("train", "val"))
+    retrained = search.retrain and len(split_rows(search.images, "val"))
+    return replace(recipe, splits=("train", "val")) if retrained else recipe
+
+
+def _final(search: Search, out: Path, means: Means, chosen: RunResult) -> tuple[Recipe, RunResult]:
+    recipe = _final_recipe(search, chosen)
     folder = search.folder(out, recipe)
     if means.world.is_main and not (folder / WEIGHTS).exists():
         forget(folder)  # an earlier search chose another run and kept only this one's result
