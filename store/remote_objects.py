@@ -32,7 +32,7 @@ from penultimate.store.claim import Claim
 from penultimate.store.client import Client, make_client
 from penultimate.store.errors import StoreBusyError
 from penultimate.store.lease import LeaseClaim
-from penultimate.store.objects import Objects
+from penultimate.store.objects import Objects, open_objects
 from penultimate.store.requests import Requests
 from penultimate.store.retry import USUAL_RETRY, Retry
 
@@ -67,6 +67,10 @@ class RemoteObjects(Objects):
         self._requests = Requests(address, retry)
         self._client = make_client(address, retry)
         self.store: Store = _RetriedStore(self._client, self._requests)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Connections are not sent to another process, and neither are credentials: it has its own."""
+        return open_objects, (self.address,)
 
     @property
     def address(self) -> str:
