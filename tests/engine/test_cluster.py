@@ -21,6 +21,7 @@ from store_cases import array_files
 from penultimate.cli.main import run
 from penultimate.engine import cluster as cluster_module
 from penultimate.engine.cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
+from penultimate.engine.probe.head import Head
 from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial_log import TrialLog
@@ -159,8 +160,9 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
         assert (other.value, other.chosen, other.converged) == (trial.value, trial.chosen, trial.converged)
         for name in trial.arrays:
             np.testing.assert_array_equal(other.arrays[name], trial.arrays[name])
-        head = f"heads/{trial_id}.safetensors"
-        assert (tmp_path / "there" / head).read_bytes() == (tmp_path / "here" / head).read_bytes()
+        heads = [Head.load(tmp_path / name / "heads" / f"{trial_id}.safetensors") for name in ("here", "there")]
+        # A worker has one thread and this process may have more, which sum in another order: float32's rounding.
+        np.testing.assert_allclose(heads[1].weight_KD, heads[0].weight_KD, rtol=0, atol=1e-6)
     damaged = next((store / FeatureStore(store).keys()[0].path).glob("features/c/*/0"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with penultimate(*asked, "--trials", str(tmp_path / "third"), "--cluster", "local") as process:
