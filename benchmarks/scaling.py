@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -35,7 +35,7 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store import remote_objects
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import num_shards
+from penultimate.store.layout import num_shards, variable_width
 from penultimate.store.provenance import machine, source_commit
 from penultimate.store.retry import Retry
 
@@ -62,7 +62,7 @@ class Constants:
     seconds_a_row: float
     """Checksum, encode and hand over a row of 2,048 float32, without any network."""
     seconds_a_planned_image: float
-    """What each writer spends on each image of the set when it opens its part."""
+    """What a worker spends on each image of the set when it opens its first part of it."""
     bytes_an_image: float
     """Of an ImageSet of tar members, as it is sent to workers and held by each."""
     seconds_a_task: float
@@ -151,56 +151,76 @@ def simulate(job: Job, measured: Constants, assumed: Assumed) -> Simulated:
 def _simulate_set(
     job: Job, measured: Constants, assumed: Assumed, begin: float, waits: defaultdict[str, float]
 ) -> float:
-    shards = num_shards(job.set_images, job.shard_rows)
-    parts = min(shards, job.parts_a_worker * job.workers)
-    writes, reads = _Server(assumed.writes_a_second), _Server(assumed.reads_a_second)
-    driver, ledger = _Server(1 / measured.seconds_a_task), _Server(1 / assumed.request_seconds)
-    pages = -(-shards // _LIST_PAGE)
+    """When the last of a set is done. Workers take turns in the order of time: shared servers must see that order."""
+    run = _Set(job, measured, assumed, waits)
+    turns = [(begin, number, run.worker(begin)) for number in range(job.workers)]
+    ended = []
+    while turns:
+        now, number, worker = heapq.heappop(turns)
+        if (later := next(worker, None)) is None:
+            ended.append(now)
+        else:
+            heapq.heappush(turns, (later, number, worker))
+    last = run.complete(max(ended))
+    waits["last parts"] += sum(max(ended) - now for now in ended)
+    return last
 
-    def ask(now: float, requests: Mapping[str, float], cause: str) -> float:
-        """When these have been answered, one after the other; a LIST is of all records."""
-        many = {kind: count * (pages if kind == "list" else 1) for kind, count in requests.items()}
-        done = now + sum(many.values()) * assumed.request_seconds
-        done = max(done, writes.take(now, many.get("put", 0) + many.get("delete", 0)))
-        done = max(done, reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
-        waits[cause] += done - now
+
+class _Set:
+    """One set being extracted: the servers its workers share, and the parts that are left."""
+
+    def __init__(self, job: Job, measured: Constants, assumed: Assumed, waits: defaultdict[str, float]) -> None:
+        self._job, self._measured, self._assumed, self._waits = job, measured, assumed, waits
+        self._shards = num_shards(job.set_images, job.shard_rows)
+        count = min(self._shards, job.parts_a_worker * job.workers)
+        self._parts = iter((n + 1) * self._shards // count - n * self._shards // count for n in range(count))
+        self._writes, self._reads = _Server(assumed.writes_a_second), _Server(assumed.reads_a_second)
+        self._driver = _Server(1 / measured.seconds_a_task)
+        self._ledger = _Server(1 / assumed.request_seconds)
+
+    def worker(self, now: float) -> Iterator[float]:
+        """Takes parts until none is left; yields the time of whatever it does next."""
+        measured, job = self._measured, self._job
+        to_plan = measured.seconds_a_planned_image * job.set_images
+        for shards in self._parts:
+            now = yield from self._step("driver", now, self._driver.take(now, 1))
+            now, to_plan = (yield from self._step("plan of all ids", now, now + to_plan)), 0.0
+            # The claim and its release change one object, one writer after the other.
+            now = yield from self._step("ledger of claims", now, self._ledger.take(now, 2))
+            now = yield from self._step("opening parts", now, self._answered(now, measured.requests_to_open))
+            embedded = committed = now
+            for _ in range(shards):
+                embedded += job.shard_rows / self._assumed.images_a_second
+                stored = max(embedded, committed) + measured.seconds_a_row * job.shard_rows
+                yield stored
+                committed = self._answered(stored, measured.requests_a_shard)
+            now = yield from self._step("commits", embedded, committed)
+            now = yield from self._step("closing parts", now, self._answered(now, measured.requests_to_close))
+
+    def complete(self, now: float) -> float:
+        """When the last writer has read every record, 32 at once, while all others wait."""
+        records = sum(self._measured.requests_to_complete.values()) * self._shards
+        done = max(self._reads.take(now, records), now + records * self._assumed.request_seconds / 32)
+        self._waits["completion"] += self._job.workers * (done - now)
         return done
 
-    free = [(begin, worker) for worker in range(job.workers)]
-    heapq.heapify(free)
-    ended = begin
-    for part in range(parts):
-        now, worker = heapq.heappop(free)
-        sent = driver.take(now, 1)
-        waits["driver"] += sent - now
-        planned = sent + measured.seconds_a_planned_image * job.set_images
-        waits["plan of all ids"] += planned - sent
-        claimed = max(planned, ledger.take(planned, 2))  # claim and release change one object, one after the other
-        waits["ledger of claims"] += claimed - planned
-        now = ask(claimed, measured.requests_to_open, "opening parts")
-        own = (part + 1) * shards // parts - part * shards // parts
-        embedded = committed = now
-        for _ in range(own):
-            embedded += job.shard_rows / assumed.images_a_second
-            stored = max(embedded, committed) + measured.seconds_a_row * job.shard_rows
-            idle = waits["commits"]
-            committed = ask(stored, measured.requests_a_shard, "commits")
-            waits["commits"] = idle
-        waits["commits"] += committed - embedded
-        now = ask(committed, measured.requests_to_close, "closing parts")
-        ended = max(ended, now)
-        heapq.heappush(free, (now, worker))
-    records = {kind: count * shards for kind, count in measured.requests_to_complete.items()}
-    last = reads.take(ended, sum(records.values()))
-    last = max(last, ended + sum(records.values()) * assumed.request_seconds / 32)
-    waits["completion"] += job.workers * (last - ended)
-    waits["last parts"] += sum(ended - now for now, _ in free)
-    return last
+    def _step(self, cause: str, now: float, until: float) -> Generator[float, None, float]:
+        self._waits[cause] += until - now
+        yield until
+        return until
+
+    def _answered(self, now: float, requests: Mapping[str, float]) -> float:
+        """When these have been answered, one after the other; a LIST is of all records, a page at a time."""
+        pages = -(-self._shards // _LIST_PAGE)
+        many = {kind: count * (pages if kind == "list" else 1) for kind, count in requests.items()}
+        done = now + sum(many.values()) * self._assumed.request_seconds
+        done = max(done, self._writes.take(now, many.get("put", 0) + many.get("delete", 0)))
+        return max(done, self._reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
 
 
 def measure() -> Constants:
     """All constants, on this machine."""
-    small, large = _counted(shards=8), _counted(shards=24)
+    small, large = _counted(shards=16), _counted(shards=32)
     complete = {kind: (large["close last"][kind] - small["close last"][kind]) / 16 for kind in KINDS}
     return Constants(
         requests_a_shard={kind: count // 4 for kind, count in small["4 shards"].items()},
@@ -259,7 +279,7 @@ KEY = FeatureKey(
 
 def _plan(*, rows: int, dim: int = 8, shard_rows: int = 16) -> dict[str, Any]:
     return {
-        "ids": [f"shard-{row // 10_000:06d}/{row:09d}" for row in range(rows)],
+        "ids": variable_width([f"shard-{row // 10_000:06d}/{row:09d}" for row in range(rows)]),
         "labels": np.zeros(rows, np.int64),
         "split": np.full(rows, "test"),
         "class_names": ["one"],
@@ -345,7 +365,7 @@ def _image_bytes(rows: int = 100_000) -> float:
     from penultimate.engine.images.tars import LocalTar
     from penultimate.engine.images.webdataset import TarSource
 
-    ids = _plan(rows=rows)["ids"]
+    ids = _plan(rows=rows)["ids"].tolist()
     offsets = np.arange(rows, dtype=np.int64)
     source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, place="/")
     contents_N = np.full(rows, b"123456:" + b"0" * 32, "S64")
@@ -453,7 +473,7 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     from penultimate.engine.spread import extract_on
 
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
-    ids = _plan(rows=images)["ids"]
+    ids = _plan(rows=images)["ids"].tolist()
     contents_N = np.array([content_digest(image) for image in pixels], "S64")
     image_set = _set_of(ids, SteadySource(ArraySource(pixels, "memory"), ids, contents_N))
     found: dict[int, list[float]] = {count: [] for count in workers}
@@ -515,18 +535,22 @@ def tables(measured: Constants) -> str:
         share = found.waits[found.bottleneck]
         return f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {share:.3f} |"
 
-    middle = Job(workers=1000, images=billion, set_images=10_000_000, shard_rows=1024)
+    middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
     usual = Assumed(images_a_second=1000)
-    parts += ["### Workers", heading.format("workers")]
-    parts += [row(f"{n:,}", replace(middle, workers=n), usual) for n in (1, 10, 100, 300, 1000)]
-    parts += ["", "### Rows a shard, at 1,000 workers", heading.format("rows a shard")]
+    parts += ["### Workers on one set of 10,000,000 images", "", heading.format("workers")]
+    parts += [row(f"{n:,}", replace(middle, workers=n), usual) for n in (1, 4, 16, 64, 256, 1000)]
+    parts += ["", "### Rows a shard, 64 workers on a set", "", heading.format("rows a shard")]
     parts += [row(f"{n:,}", replace(middle, shard_rows=n), usual) for n in (256, 1024, 4096, 16_384)]
-    parts += ["", "### Images of one set, at 1,000 workers", heading.format("images a set")]
+    parts += ["", "### Images of one set, 64 workers on it", "", heading.format("images a set")]
     parts += [row(f"{n:,}", replace(middle, set_images=n), usual) for n in (10**6, 10**7, 10**8, 10**9)]
-    parts += ["", "### Images/s of a worker, at 1,000 workers", heading.format("images/s")]
-    parts += [row(f"{n:,}", middle, replace(usual, images_a_second=n)) for n in (100, 1000, 5000)]
-    parts += ["", "### Seconds of a request, at 1,000 workers", heading.format("seconds")]
+    parts += ["", "### Images/s of a worker, 64 workers on a set", "", heading.format("images/s")]
+    parts += [row(f"{n:,}", middle, replace(usual, images_a_second=n)) for n in (10, 100, 1000, 5000)]
+    parts += ["", "### Seconds of a request, 64 workers on a set", "", heading.format("seconds")]
     parts += [row(f"{s:g}", middle, replace(usual, request_seconds=s)) for s in (0.01, 0.05, 0.2)]
+    parts += ["", "### A billion images on 1,000 workers, as sets side by side", "", heading.format("sets at once")]
+    parts += [
+        row(f"{n:,}", replace(middle, workers=1000 // n, images=billion // n), usual) for n in (1, 4, 10, 25, 50, 100)
+    ]
     limit = usual.worker_bytes / measured.bytes_an_image
     parts += ["", f"A worker with {usual.worker_bytes / 1e9:g} GB for it holds a set of {limit:,.0f} images."]
     return "\n".join(parts)

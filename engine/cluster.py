@@ -155,8 +155,14 @@ class Shared:
     reference: Any
 
     def get(self) -> Any:
-        """The value."""
-        return ray.get(self.reference)
+        """The value; a worker that asks for the same one again is given the very same object."""
+        if self.reference not in _got:
+            _got.clear()
+            _got[self.reference] = ray.get(self.reference)
+        return _got[self.reference]
+
+
+_got: dict[Any, Any] = {}
 
 
 @contextmanager

@@ -156,6 +156,12 @@ class FeatureStore:
             feature_dim=feature_dim,
             shard_rows=shard_rows,
         )
+        return self.writer_of(plan, provenance=provenance, shard_range=shard_range)
+
+    def writer_of(
+        self, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None = None
+    ) -> FeatureWriter:
+        """As ``writer``, of a plan that was made before, whose arrays must be what they were then."""
         return FeatureWriter(self.objects, plan, provenance=provenance, shard_range=shard_range)
 
     def delete(self, key: FeatureKey) -> None:
