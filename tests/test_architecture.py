@@ -18,23 +18,31 @@ SOURCE = ROOT / "src" / "penultimate"
 FORBIDDEN = {
     "penultimate.store": ("penultimate.engine", "penultimate.cli", "torch", "timm", "nvidia"),
     "penultimate.engine": ("penultimate.cli",),
+    "penultimate.engine.backbones": ("penultimate.engine.study", "penultimate.engine.extract"),
     "penultimate.engine.images": ("penultimate.engine.backbones", "penultimate.engine.extract", "timm"),
     "penultimate.engine.probe": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
         "penultimate.engine.extract",
         "penultimate.engine.train",
+        "penultimate.engine.study",
     ),
-    "penultimate.engine.train": ("penultimate.engine.probe",),
+    "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
     "penultimate.engine.analysis": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
         "penultimate.engine.extract",
         "penultimate.engine.probe",
         "penultimate.engine.train",
+        "penultimate.engine.study",
         "torch",
     ),
-    "penultimate.engine.report": ("penultimate.engine.images", "penultimate.engine.backbones", "torch"),
+    "penultimate.engine.report": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.study",
+        "torch",
+    ),
 }
 
 # Heavy package -> the only places that may name it.
@@ -47,6 +55,7 @@ HOMES = {
     "boto3": (),
     "ray": ("penultimate.engine.cluster",),
     "matplotlib": ("penultimate.engine.report",),
+    "pydantic": ("penultimate.engine.study",),
 }
 
 

@@ -35,11 +35,14 @@ TrainMethod = Literal["pretrain", "finetune", "scratch"]
 class Talk:
     """What a person who waits is told; no part of a cell."""
 
-    say: Callable[[str], None]
+    say: Callable[[str], None] = lambda line: None
     images: Callable[[str], AbstractContextManager[Report]] = lambda title: nullcontext(lambda done, total: None)
     """Progress of an extraction, from its title."""
 
     training: TrainReport = lambda recipe, row: None
+
+
+QUIET = Talk()
 
 
 class Cell(Protocol):
@@ -101,7 +104,8 @@ class ExtractCell:
     @property
     def title(self) -> str:
         """See Cell."""
-        return f"extract {self.images.name} with {', '.join(self.names)}"
+        names = ", ".join(self.names) if len(self.names) < 4 else f"{len(self.names)} backbones"
+        return f"extract {self.images.name} with {names}"
 
     def run(self, talk: Talk) -> None:
         """See Cell."""

@@ -85,7 +85,7 @@ def _probes(plan: Plan, trials: Path) -> Iterator[Estimate]:
         if trial.method == "probe":
             logged[trial.dataset].append(trial.wall_seconds)
     everywhere = [seconds for of_dataset in logged.values() for seconds in of_dataset]
-    what = f"{len(cells)} probes"
+    what = f"probes: {len(cells)}"
     if not everywhere:
         yield Estimate(what=what, seconds=None, source="no probe is logged here to go by")
         return
@@ -117,4 +117,4 @@ def _training(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
             f"{sum(updates):,} updates, {images:,} images at {rate:,.1f}/s, measured now on a few updates; "
             "evaluations are not counted"
         )
-        yield Estimate(what=f"{method} {name}, {len(cells)} trials", seconds=images / rate, source=source)
+        yield Estimate(what=f"{method} {name}, trials: {len(cells)}", seconds=images / rate, source=source)

@@ -143,11 +143,10 @@ class _Planner:
     def __init__(self, study: Study, place: Place, say: Callable[[str], None]) -> None:
         self._study, self._place, self._say = study, place, say
         self._plan = Plan()
-        self._ids = TrialLog(place.trials).ids() if place.trials.exists() else frozenset()
+        self._ids = _logged(place.trials)
+        self._ids_pretrained = _logged(place.pretraining / "trials")
+        self._store = FeatureStore(place.store) if _holds_something(place.store) else None
         self._seen: set[str] = set()
-        pretrained = place.pretraining / "trials"
-        self._ids_pretrained = TrialLog(pretrained).ids() if pretrained.exists() else frozenset()
-        self._store = FeatureStore(place.store) if place.store.exists() else None
         self._images: dict[str, ImageSet | str] = {}
         """Or why a dataset is not here."""
 
@@ -158,7 +157,8 @@ class _Planner:
         backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
-            self._features([self._identified(wanted) if here else (wanted, None) for wanted in backbones])
+            probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
+            self._features([self._identified(wanted) if here else (wanted, None) for wanted in probed])
         for wanted in backbones:
             self._trainings(wanted)
         for cells in self._plan.cells.values():  # so that a dataset is loaded once, not once a network
@@ -311,6 +311,15 @@ def identity_of(request: BackboneRequest, study: Study) -> Identity:
         preprocess=preprocess_of(loaded.model, study.extract.preprocess),
         precision=study.extract.precision,
     )
+
+
+def _logged(trials: Path) -> frozenset[str]:
+    return TrialLog(trials).ids() if _holds_something(trials) else frozenset()
+
+
+def _holds_something(folder: Path) -> bool:
+    """A kill may have come between making a folder and its first file."""
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _for(request: BackboneRequest, trains: Sequence[Train], init: InitName, seed: int) -> list[TrainSettings]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penultimate.engine.backbones.devices import device_named
-from penultimate.engine.study.cell import Cell, Talk, forget_images
+from penultimate.engine.study.cell import QUIET, Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
 from penultimate.engine.study.plan import METHODS, Method, Place, Plan, Step, make_plan
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import PenultimateError, RunInterruptedError
+from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 
@@ -52,7 +53,7 @@ class Summary:
     """Of the study that are in the log now."""
 
 
-def run_study(study: Study, out: Path, talk: Talk, *, run_cells: RunCells | None = None) -> Summary:
+def run_study(study: Study, out: Path, talk: Talk = QUIET, *, run_cells: RunCells | None = None) -> Summary:
     """Do what is missing of ``study`` in the folder ``out``; a cell that fails is in the summary, the others go on.
 
     Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
@@ -64,6 +65,7 @@ def run_study(study: Study, out: Path, talk: Talk, *, run_cells: RunCells | None
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, place.study)
     TrialLog.create(place.trials)
+    FeatureStore.create(place.store)
     forget_images()
     plan = make_plan(study, place, say=talk.say)
     before = len(plan.with_status("there"))

@@ -48,7 +48,6 @@ def _few(value: Any) -> Any:
 
 Few = Annotated[int | Literal["all"], BeforeValidator(_few)]
 
-
 ManyShots = Annotated[tuple[Few, ...], BeforeValidator(_listed), Field(min_length=1)]
 """Training images a class, and ``all``."""
 
@@ -108,14 +107,19 @@ class Dataset(Strict):
         return at_most_per_class(found, most, seed=seed) if most else found
 
 
+_OF_THE_GRID = ("grid", "learning_rates", "weight_decays")
+
+
 class TrainFields(Strict):
     """What every training has; the fields are those of ``penultimate train``."""
 
     grid: str | None = None
     """``paper-finetune``, ``paper-scratch`` or ``quick``; None: learning rate 0.01 without weight decay."""
 
-    learning_rates: tuple[float, ...] | None = None
-    weight_decays: tuple[float, ...] | None = None
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
+    weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """In place of the grid's."""
+
     batch_size: Count | None = None
     retrain: bool = True
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -153,9 +157,6 @@ class TrainFields(Strict):
         )
 
 
-_OF_THE_GRID = ("grid", "learning_rates", "weight_decays")
-
-
 class Train(TrainFields):
     """Training trials by the paper's protocol."""
 
@@ -190,7 +191,7 @@ class Backbone(Strict):
     """One network, or several by a glob or a set."""
 
     model: str
-    """A timm name, ``arch`` or ``arch.tag``, a glob, a set such as ``kornblith16``, or a file that lists names."""
+    """A timm name, ``arch`` or ``arch.tag``, a glob, or a set such as ``kornblith16``."""
 
     weights: str | None = None
     """``timm`` (which None is), ``package``, ``random``, a .safetensors or .pth file, or the folder of a run of
@@ -305,11 +306,12 @@ class Study(Strict):
 
     @field_validator("datasets", mode="before")
     @classmethod
-    def _root_alone(cls, given: Any) -> Any:
-        """``digits: data/digits`` is short for ``digits: {root: data/digits}``."""
+    def _path_alone(cls, given: Any) -> Any:
+        """A path alone is the root of a dataset taken by name, the images of another."""
         if not isinstance(given, Mapping):
             return given
-        return {name: {"root": how} if isinstance(how, str) else how or {} for name, how in given.items()}
+        place = {name: "root" if name in DATASETS else "images" for name in given}
+        return {name: {place[name]: how} if isinstance(how, str) else how or {} for name, how in given.items()}
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -320,9 +322,12 @@ class Study(Strict):
         return [{"model": each} if isinstance(each, str) else each for each in given]
 
     @model_validator(mode="after")
-    def _asks_something(self) -> "Study":
+    def _goes_together(self) -> "Study":
         if not (self.probe or self.finetune or self.scratch):
             raise ValueError("a study needs at least one of probe, finetune and scratch")
+        for name, dataset in self.datasets.items():
+            if dataset.root is not None and (taken := dataset.images or name) not in DATASETS:
+                raise ValueError(f"datasets.{name}: root goes with a dataset taken by name, and {taken!r} is none")
         for backbone in self.backbones:
             if backbone.pretrain is not None and backbone.pretrain.dataset not in self.datasets:
                 raise ValueError(

@@ -28,7 +28,19 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     "verb",
-    [(), ("extract",), ("probe",), ("show",), ("store", "verify"), ("models",), ("demo",), ("analyze",), ("report",)],
+    [
+        (),
+        ("extract",),
+        ("probe",),
+        ("show",),
+        ("store", "verify"),
+        ("models",),
+        ("demo",),
+        ("analyze",),
+        ("report",),
+        ("study", "init"),
+        ("study", "run"),
+    ],
 )
 def test_every_help_shows_an_example(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*verb, "--help"]) == 0
