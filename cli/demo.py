@@ -27,7 +27,7 @@ def demo(
     penultimate demo
     """
     folder.mkdir(parents=True, exist_ok=True)
-    store, trials = folder / "features.zarr", folder / "trials"
+    store, trials = str(folder / "features.zarr"), str(folder / "trials")
     extract(NAME, root=folder / NAME, store=store, model=list(_BACKBONES), weights="package")
     extract(NAME, root=folder / NAME, store=store, model=[_CONTROL], weights="random")
     probe(store, trials=trials)

@@ -1,21 +1,26 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
 
 from penultimate.cli import options
+from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, needs_of, open_cluster
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.devices import DEFAULT_PRECISION
-from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.backbones.request import BackboneRequest, requests_of
 from penultimate.engine.extraction import ExtractionSettings, extract_requests
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.digest_cache import user_cache
-from penultimate.engine.share import Share
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.share import WHOLE, Share
+from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.layout import SHARD_ROWS
 
 _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""
@@ -23,7 +28,12 @@ _FAILED_SHOWN = 10
 
 def extract(
     images: options.Images,
-    store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store", help="The feature store: a folder, or an s3://, gs:// or az:// address; made if it is not there."
+        ),
+    ],
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,
@@ -64,6 +74,14 @@ def extract(
             help="Do only part I of N, from 0: N processes, each with its own part, make the same store as one.",
         ),
     ] = "0/1",
+    shard_rows: Annotated[
+        int,
+        typer.Option(
+            help="Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."
+        ),
+    ] = SHARD_ROWS,
+    cluster: ClusterOption = None,
+    task_cpus: TaskCpus = None,
     cache: Annotated[
         bool,
         typer.Option(
@@ -84,6 +102,8 @@ def extract(
     penultimate extract caltech101 --root data/caltech101 --store features.zarr \\
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
+    penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
+        --device cuda --cluster auto
     """
     share = Share.parse(shard)
     image_set = load_images(
@@ -99,26 +119,27 @@ def extract(
         cache=user_cache() if cache else None,
     )
     requests = requests_of(model, weights=weights, seed=seed)
-    with ImageProgress(image_set.name) as report:
-        extracted = extract_requests(
-            image_set,
-            requests,
-            FeatureStore.create(store),
-            ExtractionSettings(
-                preprocess=preprocess,
-                decoder=decoder,
-                device=device,
-                precision=precision,
-                dtype=dtype,
-                compiled=compiled,
-                batch_size=batch_size,
-                workers=workers,
-                parity=parity,
-            ),
-            share=share,
-            say=say,
-            report=report,
-        )
+    settings = ExtractionSettings(
+        preprocess=preprocess,
+        decoder=decoder,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        compiled=compiled,
+        batch_size=batch_size,
+        workers=workers,
+        parity=parity,
+    )
+    opened = FeatureStore.create(store)
+    if cluster is not None:
+        if share != WHOLE:
+            raise InputError("--cluster makes its own parts; leave --shard away")
+        extracted = _extract_on(cluster, image_set, requests, opened, settings, task_cpus, shard_rows)
+    else:
+        with ImageProgress(image_set.name) as report:
+            extracted = extract_requests(
+                image_set, requests, opened, settings, share=share, shard_rows=shard_rows, say=say, report=report
+            )
     rows = [_row(features) for features in extracted]
     if json:
         print_json(rows)
@@ -130,6 +151,25 @@ def extract(
     for features in extracted[:1]:
         for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
             typer.echo(f"left out {sample}: {reason}", err=True)
+
+
+def _extract_on(
+    address: str,
+    images: ImageSet,
+    requests: Sequence[BackboneRequest],
+    store: FeatureStore,
+    settings: ExtractionSettings,
+    task_cpus: int | None,
+    shard_rows: int,
+) -> list[FeatureSet]:
+    from penultimate.engine.spread import Asked, extract_on
+
+    with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
+        needs = needs_of(cluster, device=settings.device, task_cpus=task_cpus)
+        asked = Asked(requests=tuple(requests), settings=replace(settings, cores=needs.cpus))
+        return extract_on(
+            cluster, images, asked, store, needs=needs, shard_rows=shard_rows, say=say, report=progress.standing
+        )
 
 
 def _row(features: FeatureSet) -> dict[str, Any]:

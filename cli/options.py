@@ -13,7 +13,21 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGES",
         help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
-        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`.",
+        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`; "
+        "tars also at s3://, gs:// or az://, read in ranges.",
+    ),
+]
+StorePlace = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="A feature store: a folder, or an s3://, gs:// or az:// address."),
+]
+TrialsPlace = Annotated[
+    str, typer.Argument(metavar="TRIALS", help="A trial log: a folder, or an s3://, gs:// or az:// address.")
+]
+NewTrials = Annotated[
+    str,
+    typer.Option(
+        "--trials", help="The trial log: a folder, or an s3://, gs:// or az:// address; made if it is not there."
     ),
 ]
 Models = Annotated[

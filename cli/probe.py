@@ -3,24 +3,26 @@
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
+from penultimate.cli.options import NewTrials, StorePlace
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.probe.logged import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.select import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 
 
 def probe(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")],
-    trials: Annotated[Path, typer.Option("--trials", help="Folder of the trial log; made if it is not there.")],
+    store: StorePlace,
+    trials: NewTrials,
     dataset: Annotated[str, typer.Option(help="Glob over the datasets in the store.")] = "*",
     backbone: Annotated[str, typer.Option(help="Glob over the backbones in the store.")] = "*",
     l2: Annotated[
@@ -47,6 +49,8 @@ def probe(
         str | None,
         typer.Option(help="Stream features that take more than this, e.g. 500M or 4G; default: hold them."),
     ] = None,
+    cluster: ClusterOption = None,
+    task_cpus: TaskCpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
         False
     ),
@@ -61,6 +65,7 @@ def probe(
     penultimate probe features.zarr --trials trials/ --dataset caltech101 --backbone 'tf_*' --l2 1e-4:1e2:25
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
+    penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """
     opened = FeatureStore(store)
     keys = [key for key in opened.keys() if fnmatchcase(key.dataset, dataset) and fnmatchcase(key.backbone, backbone)]  # noqa: SIM118
@@ -73,15 +78,37 @@ def probe(
     ]
     means = ProbeMeans(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
     log = TrialLog.create(trials)
-    found = []
-    for key in keys:
-        features = opened.read(key)
-        found += [
-            logged_probe(features, settings, log, seed=seed, means=means, say=say)
-            for settings in asked
-            for seed in range(seeds if settings.shots else 1)
-        ]
+    pairs = tuple((settings, seed) for settings in asked for seed in range(seeds if settings.shots else 1))
+    if cluster is not None:
+        found = _probe_on(cluster, opened, keys, log, pairs, means, task_cpus)
+    else:
+        found = []
+        for key in keys:
+            features = opened.read(key)
+            found += [
+                logged_probe(features, settings, log, seed=seed, means=means, say=say) for settings, seed in pairs
+            ]
     _print(found, json=json)
+
+
+def _probe_on(
+    address: str,
+    store: FeatureStore,
+    keys: Sequence[FeatureKey],
+    log: TrialLog,
+    asked: tuple[tuple[ProbeSettings, int], ...],
+    means: ProbeMeans,
+    task_cpus: int | None,
+) -> list[Trial]:
+    from penultimate.engine.spread import ProbeTask, probe_on
+
+    tasks = [ProbeTask(store=store.address, trials=log.address, key=key, asked=asked, means=means) for key in keys]
+    with open_cluster(address) as cluster:
+        # A path keeps one core busy; the features of several, read at once, are what fills a machine's memory.
+        needs = needs_of(cluster, device=means.device, task_cpus=task_cpus, default_cpus=1)
+        ids = probe_on(cluster, tasks, needs=needs, say=say)
+    known = {trial.id: trial for trial in log.trials()}
+    return [known[trial_id] for trial_id in ids]
 
 
 def parse_shots(text: str | None) -> list[int | None]:

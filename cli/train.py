@@ -30,7 +30,10 @@ def train(
     model: Annotated[str, typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs, one below it each; made if it is not there.")],
     trials: Annotated[
-        Path | None, typer.Option("--trials", help="Folder of the trial log; default: trials in --out.")
+        str | None,
+        typer.Option(
+            "--trials", help="The trial log: a folder, or an s3://, gs:// or az:// address; default: trials in --out."
+        ),
     ] = None,
     init: Annotated[
         Literal["pretrained", "random"], typer.Option(help="Fine-tune --weights, or train from scratch.")
@@ -178,7 +181,7 @@ def train(
             logs=tuple(log or ()),
             report=TrainingProgress(),
         )
-        rows = _answer(searches, out, trials or out / "trials", means, Shard.parse(shard) if shard else WHOLE)
+        rows = _answer(searches, out, trials or str(out / "trials"), means, Shard.parse(shard) if shard else WHOLE)
     if world.is_main and json:
         print_json(rows)
     elif world.is_main:
@@ -208,7 +211,7 @@ def _numbers(text: str) -> list[int]:
         raise InputError(f"expected whole numbers with commas, such as 1,2,5,10; got {text!r}") from error
 
 
-def _answer(searches: Sequence[Search], out: Path, trials: Path, means: Means, shard: Shard) -> list[dict[str, Any]]:
+def _answer(searches: Sequence[Search], out: Path, trials: str, means: Means, shard: Shard) -> list[dict[str, Any]]:
     """Rows of the trials there are now; says on stderr what is still missing, and why."""
     if means.world.is_main:
         out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import SHARD_ROWS, num_shards
+from penultimate.store.layout import SHARD_ROWS, num_shards, variable_width
+from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 
 # Shapes: N samples, B images of a batch, D feature dimensions.
@@ -198,15 +200,20 @@ def open_writer(
         "commit": source_commit(),
         "created": utc_now(),
     }
-    return store.writer(
-        key,
-        ids=images.ids_N,
-        labels=images.labels_N,
-        split=images.split_N,
-        class_names=images.class_names,
+    plan = _plan(images, key, backbone.feature_dim, shard_rows)
+    return store.writer_of(plan, provenance=provenance, shard_range=shard_range)
+
+
+@lru_cache(maxsize=8)
+def _plan(images: ImageSet, key: FeatureKey, feature_dim: int, shard_rows: int) -> Plan:
+    """Kept, because a worker of a cluster writes one part of a set after the other; an ImageSet does not change."""
+    return Plan(
+        key=key,
+        ids_M=variable_width(images.ids_N),
+        labels_M=images.labels_N,
+        split_M=variable_width(images.split_N),
+        class_names=tuple(images.class_names),
         metric=images.metric,
-        feature_dim=backbone.feature_dim,
-        provenance=provenance,
-        shard_range=shard_range,
+        feature_dim=feature_dim,
         shard_rows=shard_rows,
     )

@@ -20,6 +20,7 @@ from penultimate.engine.share import WHOLE, Share
 from penultimate.engine.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.layout import SHARD_ROWS
 
 Say = Callable[[str], None]
 """Called with a line for the person who waits."""
@@ -47,13 +48,16 @@ class ExtractionSettings:
     workers: int | None = None
     """Decoding threads; None: one a core."""
 
+    cores: int | None = None
+    """Of which threads make use; None: all that this process may run on."""
+
     parity: bool = True
     """Whether some images are checked against the reference first."""
 
     @property
     def threads(self) -> ThreadShare:
         """Which threads do what."""
-        return ThreadShare.of(self.device, decode=self.workers)
+        return ThreadShare.of(self.device, decode=self.workers, cores=self.cores)
 
     @property
     def rows(self) -> int:
@@ -77,6 +81,7 @@ def extract_requests(
     settings: ExtractionSettings,
     *,
     share: Share = WHOLE,
+    shard_rows: int = SHARD_ROWS,
     say: Say,
     report: Report = lambda done, total: None,
 ) -> list[FeatureSet]:
@@ -91,7 +96,7 @@ def extract_requests(
 
     backbones, reasons = prepared_backbones(requests, settings, num_images=num_to_do, say=say)
     lacking = [backbone for backbone in backbones if settings.parity and num_to_do(backbone)]
-    gates = {backbone.name: _checked(images, backbone, decoder, settings, say) for backbone in lacking}
+    gates = {backbone.name: checked(images, backbone, decoder, settings, say) for backbone in lacking}
     return extract(
         images,
         backbones,
@@ -100,6 +105,7 @@ def extract_requests(
         batch_size=settings.rows,
         dtype=settings.dtype,
         share=share,
+        shard_rows=shard_rows,
         threads=settings.threads,
         notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
         report=report,
@@ -144,9 +150,10 @@ def prepared_backbones(
     return backbones, reasons
 
 
-def _checked(
+def checked(
     images: ImageSet, backbone: TimmBackbone, decoder: Decoder, settings: ExtractionSettings, say: Say
 ) -> Mapping[str, Any]:
+    """What the parity check finds; said if it is past its tolerance."""
     gate = parity_gate(images, backbone, decoder, batch_size=settings.rows, threads=settings.threads)
     if gate.get("failures"):
         say(

@@ -51,6 +51,9 @@ HOMES = {
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
     "cuml": ("penultimate.engine.probe",),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "obstore": ("penultimate.store",),
+    "boto3": (),
+    "ray": ("penultimate.engine.cluster",),
     "matplotlib": ("penultimate.engine.report",),
     "pydantic": ("penultimate.engine.study",),
 }
@@ -110,8 +113,8 @@ def test_the_walk_sees_the_imports_it_judges() -> None:
     ("statement", "absent"),
     [
         ("import penultimate", ("torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
-        ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn")),
-        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn")),
+        ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
+        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
         ("import penultimate.cli.main", ("nvidia.dali", "matplotlib", "cuml", "ray")),
     ],
 )

@@ -18,7 +18,7 @@ from penultimate.engine.images.header import Size, plain_size
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Placement, Preprocess
-from penultimate.store.errors import VanishedImageError
+from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
@@ -116,7 +116,7 @@ class _Read:
 def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
     try:
         content = images.source.read(index)
-    except VanishedImageError:  # not this image's fault: the run stops
+    except PenultimateError:  # not this image's fault: the run stops
         raise
     except OSError as error:
         return _Read(index, reason_of(error))

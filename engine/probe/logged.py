@@ -43,10 +43,8 @@ def logged_probe(
     name = f"{features.key.dataset}, {features.key.backbone}{few}"
     say(f"{name}: {len(settings.path)} strengths")
     run = run_probe(features, settings, device=means.device, seed=seed, memory_bytes=means.memory_bytes)
-    heads = log.path / HEADS
-    heads.mkdir(exist_ok=True)
     head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    head.save(heads / f"{run.trial.id}.safetensors")
+    log.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     log.append(run.trial)
     for note in run.trial.notes:
         say(f"{name}: {note}")

@@ -158,16 +158,20 @@ def ahead(problem: InMemory, solved: Sequence[Point], count: int) -> Point:
 
     Steps shrink as the last did against the one before it, since at weak l2 a path comes to its end; they never grow.
     """
-    weight_SKR, scores_SKN = solved[-1].weight_SKR, solved[-1].scores_SKN
-    assert scores_SKN is not None
-    before = solved[-2]
-    step = scores_SKN - before.scores_SKN
+    step_SKR, step_SKN = _step(solved[-2], solved[-1])
     ratio = 1.0
     if len(solved) > 2:
-        step_before = before.scores_SKN - solved[-3].scores_SKN
-        ratio = float(((step * step_before).sum() / step_before.square().sum()).clamp(0, 1))
-    powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step.device)
+        step_before_SKN = _step(solved[-3], solved[-2])[1]
+        ratio = float(((step_SKN * step_before_SKN).sum() / step_before_SKN.square().sum()).clamp(0, 1))
+    powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step_SKN.device)
     length_S = powers_S.cumsum(0)[:, None, None]
-    return problem.at(
-        weight_SKR + length_S * (weight_SKR - before.weight_SKR), scores_SKN + length_S.to(step.dtype) * step
-    )
+    last = solved[-1]
+    assert last.scores_SKN is not None
+    return problem.at(last.weight_SKR + length_S * step_SKR, last.scores_SKN + length_S.to(step_SKN.dtype) * step_SKN)
+
+
+def _step(start: Point, end: Point) -> tuple[Tensor, Tensor]:
+    """Of weights and of scores."""
+    assert start.scores_SKN is not None
+    assert end.scores_SKN is not None
+    return end.weight_SKR - start.weight_SKR, end.scores_SKN - start.scores_SKN

@@ -153,14 +153,14 @@ def logged_search(
         return Answer(trial=trial, folder=search.answer(out, trial))
     outcome = run_search(search, out, means, shard=shard)
     if means.world.is_main:
-        for line in _said(search, outcome, log.path):
+        for line in _said(search, outcome, log.objects.where()):
             say(line)
         if outcome.trial is not None:
             log.append(outcome.trial)
     return Answer(trial=outcome.trial, folder=outcome.folder)
 
 
-def _said(search: Search, outcome: Outcome, trials: Path) -> list[str]:
+def _said(search: Search, outcome: Outcome, trials: str) -> list[str]:
     name = f"{search.images.name}, {search.start.label}, {search.method}"
     if outcome.folder is None:
         left = f"{outcome.waiting} of {len(search.grid)} runs are still to be done by other shards"
