@@ -89,7 +89,8 @@ def _solve_chain(
     problem: InMemory, weight_KR: Tensor, *, path: RegularizationPath, total: float, tol: float
 ) -> list[Probe]:
     """One block of strengths after the other, each started on the line through the last two strengths."""
-    chain = 2 * [problem.start(weight_KR[None])]
+    first = problem.start(weight_KR[None])
+    chain = [first, first]
     preconditioner = Preconditioner(problem)
     probes: list[Probe] = []
     width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // len(weight_KR)))

@@ -162,7 +162,8 @@ def ahead(problem: InMemory, solved: Sequence[Point], count: int) -> Point:
     ratio = 1.0
     if len(solved) > 2:
         step_before_SKN = _step(solved[-3], solved[-2])[1]
-        ratio = float(((step_SKN * step_before_SKN).sum() / step_before_SKN.square().sum()).clamp(0, 1))
+        size = float(step_before_SKN.square().sum())
+        ratio = min(max(float((step_SKN * step_before_SKN).sum()) / size, 0.0), 1.0) if size > 0 else 1.0
     powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step_SKN.device)
     length_S = powers_S.cumsum(0)[:, None, None]
     last = solved[-1]
