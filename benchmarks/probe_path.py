@@ -263,7 +263,7 @@ def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
     if rows:
         apart = max(abs(r["val"][0] - r["val"][1]) for r in rows)
         changed = max(r["changed"] for r in rows)
-        yield f"{dataset}: val of {len(rows)} strengths within {apart:.1e} of the optimum's, {changed} predictions moved"
+        yield f"{dataset}: val of {len(rows)} strengths within {apart:.1e} of optimum's, {changed} predictions apart"
     for r in (r for r in records if "chosen" in r):
         yield (
             f"  chosen l2 {r['chosen'][0]:.3g}, by the optimum {r['chosen'][1]:.3g}; test {r['test'][0]:.5f} and "
