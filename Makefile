@@ -1,8 +1,8 @@
-# make demo | test | check; PYTHON chooses the interpreter the environment is made from.
+# make demo | test | check | browser; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint browser clean
 
 demo: .venv/installed
 	$(BIN)/penultimate demo
@@ -16,6 +16,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The report's page is tested in a headless Chromium; where none can be had, those tests skip and nothing fails.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| { export DEBIAN_FRONTEND=noninteractive; [ "$$(id -u)" = 0 ] && timeout 120 apt-get update -qq \
+	     && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null && command -v chromium; } \
+	|| echo "no Chromium here and none could be installed (Debian: apt-get install chromium); its tests will skip"
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -28,7 +28,7 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store import feature_store, feature_writer
+from penultimate.store import feature_store
 from penultimate.store.arrays import CodecPipeline, open_features
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
@@ -59,25 +59,21 @@ def pooled(num_rows: int, dim: int) -> NDArray[np.float32]:
 
 @contextmanager
 def through(pipeline: CodecPipeline) -> Iterator[None]:
-    """Within it the store reads and writes through this pipeline."""
+    """Within it the store reads through this pipeline."""
 
-    def opened(objects: Any, path: str, *, mode: str = "r", **_: Any) -> Any:
-        return open_features(objects, path, mode=mode, pipeline=pipeline)
+    def opened(objects: Any, path: str, **_: Any) -> Any:
+        return open_features(objects, path, pipeline=pipeline)
 
-    with (
-        mock.patch.object(feature_store, "open_features", opened),
-        mock.patch.object(feature_writer, "open_features", opened),
-    ):
+    with mock.patch.object(feature_store, "open_features", opened):
         yield
 
 
-def write_store(folder: Path, values_ND: NDArray[np.float32], pipeline: CodecPipeline) -> FeatureStore:
+def write_store(folder: Path, values_ND: NDArray[np.float32]) -> FeatureStore:
     """A complete key, as extraction writes it: checksums, commit records and an fsync a shard included."""
     shutil.rmtree(folder, ignore_errors=True)
     store = FeatureStore.create(folder)
     num_rows, dim = values_ND.shape
     with (
-        through(pipeline),
         store.writer(
             KEY,
             ids=[f"{row:07d}" for row in range(num_rows)],
@@ -162,17 +158,14 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path) -> str:
     with TemporaryDirectory(dir=folder) as work:
         place = Path(work)
         np.save(place / "features.npy", values_ND)
-        store = write_store(place / "store", values_ND, "zarr")
+        store = write_store(place / "store", values_ND)
         for pipeline in PIPELINES:
             assert np.array_equal(read_all(store, pipeline), values_ND)
         whole: dict[str, Contender] = {"numpy.load": lambda: np.load(place / "features.npy")}
         whole |= {f"FeatureSet.features, {name}": partial(read_all, store, name) for name in PIPELINES}
         whole |= {f"FeatureSet.batches, {name}": partial(stream, store, name) for name in PIPELINES}
         writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(place / "plain", values_ND)}
-        writes |= {
-            f"FeatureWriter, {name}": partial(write_store, place / f"written-{name}", values_ND, name)
-            for name in PIPELINES
-        }
+        writes |= {"FeatureWriter": partial(write_store, place / "written", values_ND)}
         parts = [
             table("Reading, from the page cache", rounds_of(whole, rounds), megabytes),
             table("Reading, cold", rounds_of(whole, rounds, lambda: drop_from_cache(place)), megabytes),

@@ -35,7 +35,10 @@ _SPEED_COLUMNS = {"method": "method", "curves": "curves", "steps": "steps to 90 
 
 
 def analyze(
-    runs: Annotated[Path | None, typer.Argument(metavar="[TRIALS]", help="Folder of a trial log.")] = None,
+    runs: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRIALS]", help="A trial log: a folder, or an s3://, gs:// or az:// address."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="A CSV or Parquet table instead: a row a model, a column a dataset.")
     ] = None,

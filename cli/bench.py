@@ -1,17 +1,16 @@
 """``penultimate bench``: how fast each part of an extraction runs on one's own images, and which part holds it back."""
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.backbones.devices import DEFAULT_PRECISION
+from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.datasets import load_images
-from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.subset import sample_rows, subset
-from penultimate.engine.threads import ThreadShare
 from penultimate.engine.throughput import measure
 
 _COLUMNS = {
@@ -56,28 +55,25 @@ def bench(
     """
     whole = load_images(images, root=root, labels=False)
     sample = subset(whole, sample_rows(len(whole), num_images))
-    threads = ThreadShare.of(device, decode=workers)
-    batch_size = options.rows_a_pass(batch_size, device)
-    backbones, _ = options.prepared_backbones(
-        model,
-        weights=weights,
+    settings = ExtractionSettings(
         preprocess=preprocess,
+        decoder=decoder,
         device=device,
         precision=precision,
-        seed=seed,
-        num_images=lambda backbone: len(whole),
-        batch_size=batch_size,
-        threads=threads,
         compiled=compiled,
+        batch_size=batch_size,
+        workers=workers,
     )
+    requests = requests_of(model, weights=weights, seed=seed)
+    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(whole), say=say)
     together = [backbones] if len(backbones) > 1 else []
     rows = [
         measure(
             sample,
             chosen,
-            partial(make_decoder, decoder or default_decoder(device), num_workers=threads.decode),
-            batch_size=batch_size,
-            threads=threads,
+            settings.make_decoder,
+            batch_size=settings.rows,
+            threads=settings.threads,
             shared_cores=device == "cpu",
             num_rounds=rounds,
         ).as_dict()
@@ -86,4 +82,6 @@ def bench(
     if json:
         print_json(rows)
     else:
-        print_table(rows, _COLUMNS, title=f"{len(sample):,} images of {sample.name}, batch {batch_size}, {threads}")
+        print_table(
+            rows, _COLUMNS, title=f"{len(sample):,} images of {sample.name}, batch {settings.rows}, {settings.threads}"
+        )

@@ -1,25 +1,26 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, needs_of, open_cluster
+from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.devices import DEFAULT_PRECISION
-from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.extract import extract as extract_features
-from penultimate.engine.extract import feature_key
+from penultimate.engine.backbones.request import BackboneRequest, requests_of
+from penultimate.engine.extraction import ExtractionSettings, extract_requests
 from penultimate.engine.images.datasets import load_images
-from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import user_cache
-from penultimate.engine.parity import parity_gate
-from penultimate.engine.share import Share
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.share import WHOLE, Share
+from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.layout import SHARD_ROWS
 
 _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""
@@ -27,7 +28,12 @@ _FAILED_SHOWN = 10
 
 def extract(
     images: options.Images,
-    store: Annotated[Path, typer.Option("--store", help="Folder of the feature store; made if it is not there.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store", help="The feature store: a folder, or an s3://, gs:// or az:// address; made if it is not there."
+        ),
+    ],
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,
@@ -68,6 +74,14 @@ def extract(
             help="Do only part I of N, from 0: N processes, each with its own part, make the same store as one.",
         ),
     ] = "0/1",
+    shard_rows: Annotated[
+        int,
+        typer.Option(
+            help="Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."
+        ),
+    ] = SHARD_ROWS,
+    cluster: ClusterOption = None,
+    task_cpus: TaskCpus = None,
     cache: Annotated[
         bool,
         typer.Option(
@@ -88,6 +102,8 @@ def extract(
     penultimate extract caltech101 --root data/caltech101 --store features.zarr \\
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
+    penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
+        --device cuda --cluster auto
     """
     share = Share.parse(shard)
     image_set = load_images(
@@ -102,62 +118,58 @@ def extract(
         multi_label=multi_label,
         cache=user_cache() if cache else None,
     )
-    opened = FeatureStore.create(store)
-    threads = ThreadShare.of(device, decode=workers)
-    decodes = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
-    batch_size = options.rows_a_pass(batch_size, device)
-
-    def num_to_do(backbone: TimmBackbone) -> int:
-        return 0 if opened.contains(feature_key(image_set, backbone, decodes, dtype=dtype)) else len(image_set)
-
-    backbones, reasons = options.prepared_backbones(
-        model,
-        weights=weights,
+    requests = requests_of(model, weights=weights, seed=seed)
+    settings = ExtractionSettings(
         preprocess=preprocess,
+        decoder=decoder,
         device=device,
         precision=precision,
-        seed=seed,
-        num_images=num_to_do,
-        batch_size=batch_size,
-        threads=threads,
+        dtype=dtype,
         compiled=compiled,
+        batch_size=batch_size,
+        workers=workers,
+        parity=parity,
     )
-    gates = {
-        backbone.name: parity_gate(image_set, backbone, decodes, batch_size=batch_size, threads=threads)
-        for backbone in backbones
-        if parity and num_to_do(backbone)
-    }
-    for name, gate in gates.items():
-        if gate.get("failures"):
-            typer.echo(
-                f"warning: {name} is far from the reference ({', '.join(gate['failures'])}); "
-                "`penultimate parity` tells more; --precision float32 and --decoder pillow are the reference itself",
-                err=True,
+    opened = FeatureStore.create(store)
+    if cluster is not None:
+        if share != WHOLE:
+            raise InputError("--cluster makes its own parts; leave --shard away")
+        extracted = _extract_on(cluster, image_set, requests, opened, settings, task_cpus, shard_rows)
+    else:
+        with ImageProgress(image_set.name) as report:
+            extracted = extract_requests(
+                image_set, requests, opened, settings, share=share, shard_rows=shard_rows, say=say, report=report
             )
-    with ImageProgress(image_set.name) as report:
-        extracted = extract_features(
-            image_set,
-            backbones,
-            opened,
-            decoder=decodes,
-            batch_size=batch_size,
-            dtype=dtype,
-            share=share,
-            threads=threads,
-            notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
-            report=report,
-        )
     rows = [_row(features) for features in extracted]
     if json:
         print_json(rows)
     else:
         print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
-    if len(extracted) < len(backbones):
-        waiting = len(backbones) - len(extracted)
-        typer.echo(f"part {shard} is done; {waiting} of {len(backbones)} backbones wait for other parts", err=True)
+    if len(extracted) < len(requests):
+        waiting = len(requests) - len(extracted)
+        typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
         for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
             typer.echo(f"left out {sample}: {reason}", err=True)
+
+
+def _extract_on(
+    address: str,
+    images: ImageSet,
+    requests: Sequence[BackboneRequest],
+    store: FeatureStore,
+    settings: ExtractionSettings,
+    task_cpus: int | None,
+    shard_rows: int,
+) -> list[FeatureSet]:
+    from penultimate.engine.spread import Asked, extract_on
+
+    with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
+        needs = needs_of(cluster, device=settings.device, task_cpus=task_cpus)
+        asked = Asked(requests=tuple(requests), settings=replace(settings, cores=needs.cpus))
+        return extract_on(
+            cluster, images, asked, store, needs=needs, shard_rows=shard_rows, say=say, report=progress.standing
+        )
 
 
 def _row(features: FeatureSet) -> dict[str, Any]:

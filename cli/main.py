@@ -19,10 +19,12 @@ from penultimate.cli import (
     imagenet_eval,
     models,
     parity,
+    predict,
     probe,
     report,
     show,
     store,
+    study,
     train,
 )
 from penultimate.engine.allocator import keep_freed_memory
@@ -40,6 +42,7 @@ for verb in (
     bench.bench,
     parity.parity,
     probe.probe,
+    predict.predict,
     train.train,
     show.show,
     analyze.analyze,
@@ -50,6 +53,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")
 
 # Typer carries its own copy of Click and does not export this base of all its usage errors.

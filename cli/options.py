@@ -1,24 +1,33 @@
-"""Options that several verbs share, and the backbones they ask for."""
+"""Options that several verbs share."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.devices import PrecisionName
-from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, load_backbone
-from penultimate.engine.extract import rows_a_batch
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.backbones.timm_backbone import PreprocessKind
 
 Images = Annotated[
     str,
     typer.Argument(
         metavar="IMAGES",
         help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
-        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`.",
+        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`; "
+        "tars also at s3://, gs:// or az://, read in ranges.",
+    ),
+]
+StorePlace = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="A feature store: a folder, or an s3://, gs:// or az:// address."),
+]
+TrialsPlace = Annotated[
+    str, typer.Argument(metavar="TRIALS", help="A trial log: a folder, or an s3://, gs:// or az:// address.")
+]
+NewTrials = Annotated[
+    str,
+    typer.Option(
+        "--trials", help="The trial log: a folder, or an s3://, gs:// or az:// address; made if it is not there."
     ),
 ]
 Models = Annotated[
@@ -62,42 +71,3 @@ BatchSize = Annotated[
     ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads. Default: one a core.")]
-
-
-def rows_a_pass(batch_size: int | None, device: str) -> int:
-    """Images a forward pass, as ``extract`` will have them: networks are compiled for just that number."""
-    return rows_a_batch(batch_size or default_batch_size(device))
-
-
-def prepared_backbones(
-    models: Sequence[str],
-    *,
-    weights: str,
-    preprocess: PreprocessKind,
-    device: str,
-    precision: PrecisionName,
-    seed: int,
-    num_images: Callable[[TimmBackbone], int],
-    batch_size: int,
-    threads: ThreadShare,
-    compiled: bool | None,
-) -> tuple[list[TimmBackbone], dict[str, str]]:
-    """The networks asked for, compiled where that was asked or pays; and by name, what was decided, said on stderr.
-
-    ``num_images`` of a network is how many it is to embed; one that has none is not compiled.
-    """
-    reasons = {}
-    with threads.in_force():
-        backbones = [
-            load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision, seed=seed)
-            for name in match_models(models)
-        ]
-        for backbone in backbones:
-            decision = decide_compile(
-                backbone, num_images(backbone), batch_size=batch_size, replicas=threads.replicas, asked=compiled
-            )
-            typer.echo(decision.reason, err=True)
-            if decision.compile:
-                typer.echo(f"{backbone.name}: compiled in {backbone.compile(batch_size):.0f} s", err=True)
-            reasons[backbone.name] = decision.reason
-    return backbones, reasons

@@ -1,4 +1,4 @@
-"""How verbs print data: a table for people, or one JSON value, both on stdout."""
+"""How verbs print: data on stdout, as a table for people or one JSON value; talk on stderr."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,11 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+
+def say(line: str) -> None:
+    """A line of talk."""
+    typer.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.backbones.devices import DEFAULT_PRECISION
+from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.datasets import load_images
-from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.parity import check_parity
-from penultimate.engine.threads import ThreadShare
 from penultimate.store.errors import ParityError
 
 _COLUMNS = {
@@ -53,23 +53,20 @@ def parity(
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
     image_set = load_images(images, root=root, labels=False)
-    threads = ThreadShare.of(device, decode=workers)
-    batch_size = options.rows_a_pass(batch_size, device)
-    backbones, _ = options.prepared_backbones(
-        model,
-        weights=weights,
+    settings = ExtractionSettings(
         preprocess=preprocess,
+        decoder=decoder,
         device=device,
         precision=precision,
-        seed=seed,
-        num_images=lambda backbone: len(image_set),
-        batch_size=batch_size,
-        threads=threads,
         compiled=compiled,
+        batch_size=batch_size,
+        workers=workers,
     )
-    by = make_decoder(decoder or default_decoder(device), num_workers=threads.decode)
+    requests = requests_of(model, weights=weights, seed=seed)
+    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), say=say)
+    by = settings.make_decoder()
     reports = [
-        check_parity(image_set, backbone, by, num_images=num_images, batch_size=batch_size, threads=threads)
+        check_parity(image_set, backbone, by, num_images=num_images, batch_size=settings.rows, threads=settings.threads)
         for backbone in backbones
     ]
     rows = [report.as_dict() for report in reports]

@@ -3,25 +3,26 @@
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.output import print_json, print_table
-from penultimate.engine.probe.head import Head
+from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
+from penultimate.cli.options import NewTrials, StorePlace
+from penultimate.cli.output import print_json, print_table, say
+from penultimate.engine.probe.logged import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings, asked_id, run_probe
+from penultimate.engine.probe.select import ProbeSettings
 from penultimate.store.errors import InputError
-from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 
 
 def probe(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")],
-    trials: Annotated[Path, typer.Option("--trials", help="Folder of the trial log; made if it is not there.")],
+    store: StorePlace,
+    trials: NewTrials,
     dataset: Annotated[str, typer.Option(help="Glob over the datasets in the store.")] = "*",
     backbone: Annotated[str, typer.Option(help="Glob over the backbones in the store.")] = "*",
     l2: Annotated[
@@ -48,6 +49,8 @@ def probe(
         str | None,
         typer.Option(help="Stream features that take more than this, e.g. 500M or 4G; default: hold them."),
     ] = None,
+    cluster: ClusterOption = None,
+    task_cpus: TaskCpus = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
         False
     ),
@@ -62,6 +65,7 @@ def probe(
     penultimate probe features.zarr --trials trials/ --dataset caltech101 --backbone 'tf_*' --l2 1e-4:1e2:25
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
+    penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """
     opened = FeatureStore(store)
     keys = [key for key in opened.keys() if fnmatchcase(key.dataset, dataset) and fnmatchcase(key.backbone, backbone)]  # noqa: SIM118
@@ -72,15 +76,39 @@ def probe(
         ProbeSettings(path=path, metric=metric, loss=loss, tol=tol, solver=solver, shots=count)
         for count in parse_shots(shots)
     ]
-    memory_bytes = None if memory is None else parse_bytes(memory)
+    means = ProbeMeans(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
     log = TrialLog.create(trials)
-    found = []
-    for key in keys:
-        features = opened.read(key)
-        for settings in asked:
-            for seed in range(seeds if settings.shots else 1):
-                found.append(_trial(features, settings, log, trials, device, seed, memory_bytes))  # noqa: PERF401
+    pairs = tuple((settings, seed) for settings in asked for seed in range(seeds if settings.shots else 1))
+    if cluster is not None:
+        found = _probe_on(cluster, opened, keys, log, pairs, means, task_cpus)
+    else:
+        found = []
+        for key in keys:
+            features = opened.read(key)
+            found += [
+                logged_probe(features, settings, log, seed=seed, means=means, say=say) for settings, seed in pairs
+            ]
     _print(found, json=json)
+
+
+def _probe_on(
+    address: str,
+    store: FeatureStore,
+    keys: Sequence[FeatureKey],
+    log: TrialLog,
+    asked: tuple[tuple[ProbeSettings, int], ...],
+    means: ProbeMeans,
+    task_cpus: int | None,
+) -> list[Trial]:
+    from penultimate.engine.spread import ProbeTask, probe_on
+
+    tasks = [ProbeTask(store=store.address, trials=log.address, key=key, asked=asked, means=means) for key in keys]
+    with open_cluster(address) as cluster:
+        # A path keeps one core busy; the features of several, read at once, are what fills a machine's memory.
+        needs = needs_of(cluster, device=means.device, task_cpus=task_cpus, default_cpus=1)
+        ids = probe_on(cluster, tasks, needs=needs, say=say)
+    known = {trial.id: trial for trial in log.trials()}
+    return [known[trial_id] for trial_id in ids]
 
 
 def parse_shots(text: str | None) -> list[int | None]:
@@ -98,35 +126,6 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise InputError(f"expected a memory limit such as 500M or 4G, got {text!r}")
     return int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper())))
-
-
-def _trial(
-    features: FeatureSet,
-    settings: ProbeSettings,
-    log: TrialLog,
-    folder: Path,
-    device: str,
-    seed: int,
-    memory_bytes: int | None,
-) -> Trial:
-    wanted = asked_id(features, settings, seed=seed)
-    if log.contains(wanted):
-        return next(trial for trial in log.trials() if trial.id == wanted)
-    name = f"{features.key.dataset}, {features.key.backbone}"
-    few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
-    typer.echo(f"{name}{few}: {len(settings.path)} strengths", err=True)
-    run = run_probe(features, settings, device=device, seed=seed, memory_bytes=memory_bytes)
-    heads = folder / "heads"
-    heads.mkdir(exist_ok=True)
-    head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    head.save(heads / f"{run.trial.id}.safetensors")
-    log.append(run.trial)
-    for note in run.trial.notes:
-        typer.echo(f"{name}{few}: {note}", err=True)
-    typer.echo(
-        f"{name}{few}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s", err=True
-    )
-    return run.trial
 
 
 def _print(trials: Sequence[Trial], *, json: bool) -> None:

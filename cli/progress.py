@@ -40,12 +40,19 @@ class ImageProgress:
         self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images are through; the rate includes warm-up."""
+        """Show that ``done`` of ``total`` images are through; the rate is since the call with 0, warm-up included."""
         now = time.monotonic()
-        rate = done / max(now - self._started, 1e-9)
+        if not done:
+            self._started = now
+            return
+        self.show(done, total, done / max(now - self._started, 1e-9))
+
+    def show(self, done: int, total: int, rate: float, detail: str = "") -> None:
+        """Show a state at a rate in images/s, with what else there is to say of the rate."""
+        now = time.monotonic()
         if self._terminal:
-            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:,.1f} images/s")
+            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:,.1f} images/s{detail}")
         elif now - self._last_line > _SECONDS_BETWEEN_LINES or done == total:
             self._last_line = now
-            left = f", about {(total - done) / rate:,.0f} s left" if done < total else ""
-            print(f"{self._title}: {done:,}/{total:,} images, {rate:,.1f} images/s{left}", file=sys.stderr)
+            left = f", about {(total - done) / rate:,.0f} s left" if done < total and rate else ""
+            print(f"{self._title}: {done:,}/{total:,} images, {rate:,.1f} images/s{detail}{left}", file=sys.stderr)

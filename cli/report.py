@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penultimate.cli.options import TrialsPlace
 from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.backbones.imagenet import imagenet_top1
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wa
 
 
 def report(
-    runs: Annotated[Path, typer.Argument(metavar="TRIALS", help="Folder of a trial log.")],
+    runs: TrialsPlace,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     figures: Annotated[
         Path | None,
@@ -30,7 +31,7 @@ def report(
         Path | None, typer.Option(help="CSV of model,top1 (per cent) that overrules the built-in table.")
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Feature store for figure 4, the t-SNE of two feature spaces.")
+        str | None, typer.Option(help="Feature store for figure 4, the t-SNE of two feature spaces.")
     ] = None,
     tsne: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Draw figure 4 of the test images of this dataset.")
@@ -74,7 +75,7 @@ def report(
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
 
 
-def _figure_4(store: Path, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
+def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
     """The test images' features by two backbones."""
     from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
 
@@ -96,7 +97,7 @@ def _figure_4(store: Path, dataset: str, backbones: list[str], classes: list[str
     return embedding_figure(spaces[0], spaces[1], sets[0].class_names, classes=classes, seed=seed)
 
 
-def _feature_set(opened: FeatureStore, store: Path, dataset: str, backbone: str) -> FeatureSet:
+def _feature_set(opened: FeatureStore, store: str, dataset: str, backbone: str) -> FeatureSet:
     """The one of ``backbone`` (a name or a digest) on ``dataset``."""
     keys = opened.keys()
     of_dataset = [key for key in keys if key.dataset == dataset]

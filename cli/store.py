@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli.options import StorePlace
 from penultimate.cli.output import print_json, print_table
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.export import export_csv, export_numpy
@@ -20,7 +21,6 @@ app = typer.Typer(
     help="Look after a feature store: list, describe, verify, remove, export.",
 )
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="A digest or path that `store ls` shows, or its beginning.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -28,12 +28,13 @@ _COLUMNS = ("dataset", "backbone", "digest", "rows", "total", "precision", "dtyp
 
 
 @app.command("ls")
-def list_keys(store: StorePath, json: Json = False) -> None:
+def list_keys(store: StorePlace, json: Json = False) -> None:
     """List what a store holds, and what an unfinished extract left in it.
 
     \b
     penultimate store ls features.zarr
     penultimate store ls features.zarr --json
+    penultimate store ls 's3://bucket/features?endpoint=https://minio.lab:9000'
     """
     rows = _rows(FeatureStore(store))
     if json:
@@ -43,7 +44,7 @@ def list_keys(store: StorePath, json: Json = False) -> None:
 
 
 @app.command()
-def info(store: StorePath, key: Key) -> None:
+def info(store: StorePlace, key: Key) -> None:
     """Print everything one group says of itself, as JSON: its key, its images, the versions and machine it came from.
 
     \b
@@ -54,7 +55,7 @@ def info(store: StorePath, key: Key) -> None:
 
 
 @app.command()
-def verify(store: StorePath, json: Json = False) -> None:
+def verify(store: StorePlace, json: Json = False) -> None:
     """Read every byte again and compare it with what was written; exit code 1 if anything differs.
 
     \b
@@ -76,7 +77,7 @@ def verify(store: StorePath, json: Json = False) -> None:
 
 
 @app.command()
-def rm(store: StorePath, key: Key) -> None:
+def rm(store: StorePlace, key: Key) -> None:
     """Remove one key, complete or not; refused while it is being written.
 
     \b
@@ -90,7 +91,7 @@ def rm(store: StorePath, key: Key) -> None:
 
 @app.command()
 def export(
-    store: StorePath,
+    store: StorePlace,
     key: Key,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="New or empty folder; with --as, a new file.")],
     kind: Annotated[

@@ -7,27 +7,20 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.devices import dtype_named
-from penultimate.engine.backbones.timm_backbone import preprocess_of
+from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoders import default_decoder
-from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
-from penultimate.engine.train.network import Start, load_start
-from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.grid import WHOLE, Shard
 from penultimate.engine.train.run import Means
-from penultimate.engine.train.search import Outcome, Search, run_search
+from penultimate.engine.train.search import Search
+from penultimate.engine.train.settings import Starts, TrainSettings, grid_of, logged_search
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
-
-_SINGLE = Grid(learning_rates=(0.01,), weight_decays=(0.0,), steps=20_000, batch_size=256)
-"""Without --grid."""
-
-_EVALUATIONS = 20
-"""Of a run, evenly spaced, where --eval-every is not given."""
 
 
 def train(
@@ -37,7 +30,10 @@ def train(
     model: Annotated[str, typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs, one below it each; made if it is not there.")],
     trials: Annotated[
-        Path | None, typer.Option("--trials", help="Folder of the trial log; default: trials in --out.")
+        str | None,
+        typer.Option(
+            "--trials", help="The trial log: a folder, or an s3://, gs:// or az:// address; default: trials in --out."
+        ),
     ] = None,
     init: Annotated[
         Literal["pretrained", "random"], typer.Option(help="Fine-tune --weights, or train from scratch.")
@@ -75,6 +71,9 @@ def train(
     batch_norm_scale: Annotated[
         bool, typer.Option("--batch-norm-scale/--no-batch-norm-scale", help="Whether batch norm learns its scale.")
     ] = True,
+    crop_scale: Annotated[
+        float, typer.Option("--crop-scale", help="Least share of the image's area that a random crop covers.")
+    ] = 0.08,
     ema: Annotated[
         float | None, typer.Option(help="Decay of a moving average of the weights, which is then evaluated.")
     ] = None,
@@ -83,7 +82,8 @@ def train(
     ] = "paper",
     size: Annotated[int | None, typer.Option(help="Pixels of the square input; default: the network's own.")] = None,
     decoder: Annotated[
-        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
+        Literal["dali", "dali-gpu", "pillow"] | None,
+        typer.Option(help="Default: dali-gpu with --device cuda, dali otherwise, pillow where there is no Linux."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network trains.")] = "cpu",
     precision: Annotated[
@@ -134,7 +134,7 @@ def train(
     penultimate train photos/ -m tf_efficientnet_lite0 --weights package --out runs/ --learning-rate 0.01 \\
         --steps 300 --batch-size 64 --size 96
     """
-    named = grid_named(grid) if grid else _SINGLE
+    chosen_from = grid_of(grid, learning_rate, weight_decay)
     image_set = load_images(
         images,
         root=root,
@@ -146,51 +146,34 @@ def train(
     )
     with world_from_launcher(device) as world:
         dtype_named(precision, world.device)
-        start = load_start(model, init=init, weights=weights, seed=seed)
-        view = preprocess_of(start.model, preprocess)
-        recipe = Recipe(
-            network=start.network,
-            weights=start.digest,
-            images=image_set.digest,
-            batch_size=named.batch_size if batch_size is None else batch_size,
-            preprocess=view if size is None else replace(view, height=size, width=size),
-            augmenter=decoder or default_decoder(),
-            decoder=decoder or default_decoder(),
-            loss=loss or ("sigmoid" if image_set.labels_N.ndim == 2 else "softmax"),
+        asked = TrainSettings(
+            init=init,
+            grid=chosen_from,
+            batch_size=batch_size,
+            retrain=retrain,
+            warmup_steps=warmup,
+            loss=loss,
             label_smoothing=label_smoothing,
             dropout=dropout,
             auxiliary_head=auxiliary_head,
             batch_norm_scale=batch_norm_scale,
+            ema_decay=ema,
+            preprocess=preprocess,
+            size=size,
+            decoder=decoder or default_decoder(device),
             precision=precision,
             channels_last=channels_last,
             compile=compile,
-            ema_decay=ema,
-            eval_every=1,
-            seed=seed,
+            eval_every=eval_every,
         )
-        searches = [
-            Search(
-                images=image_set,
-                start=start if start.pretrained or number == 0 else _drawn(model, weights, seed + number),
-                recipe=replace(
-                    recipe,
-                    seed=seed + number,
-                    steps=budget,
-                    shots=few,
-                    warmup_steps=warmup,
-                    eval_every=max(1, budget // _EVALUATIONS) if eval_every is None else eval_every,
-                ),
-                grid=replace(
-                    named,
-                    learning_rates=tuple(learning_rate or named.learning_rates),
-                    weight_decays=tuple(weight_decay or named.weight_decays),
-                ),
-                retrain=retrain and few is None,
-            )
-            for budget in (_numbers(budgets) if budgets else [named.steps if steps is None else steps])
+        trials_asked = [
+            replace(asked, steps=budget, shots=few, seed=seed + number)
+            for budget in (_numbers(budgets) if budgets else [steps])
             for few in (_numbers(shots) if shots else [None])
             for number in range(seeds)
         ]
+        starts = Starts(BackboneRequest(model=model, weights=weights, seed=seed))
+        searches = [settings.search(image_set, starts.of(settings)) for settings in trials_asked]
         means = Means(
             world=world,
             num_workers=workers,
@@ -198,7 +181,7 @@ def train(
             logs=tuple(log or ()),
             report=TrainingProgress(),
         )
-        rows = _answer(searches, out, trials or out / "trials", means, Shard.parse(shard) if shard else WHOLE)
+        rows = _answer(searches, out, trials or str(out / "trials"), means, Shard.parse(shard) if shard else WHOLE)
     if world.is_main and json:
         print_json(rows)
     elif world.is_main:
@@ -221,10 +204,6 @@ _COLUMNS = {
 }
 
 
-def _drawn(model: str, weights: str, seed: int) -> Start:
-    return load_start(model, init="random", weights=weights, seed=seed)
-
-
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -232,39 +211,15 @@ def _numbers(text: str) -> list[int]:
         raise InputError(f"expected whole numbers with commas, such as 1,2,5,10; got {text!r}") from error
 
 
-def _answer(searches: Sequence[Search], out: Path, trials: Path, means: Means, shard: Shard) -> list[dict[str, Any]]:
+def _answer(searches: Sequence[Search], out: Path, trials: str, means: Means, shard: Shard) -> list[dict[str, Any]]:
     """Rows of the trials there are now; says on stderr what is still missing, and why."""
     if means.world.is_main:
         out.mkdir(parents=True, exist_ok=True)
         TrialLog.create(trials)
     means.world.barrier()
     log = TrialLog(trials)
-    rows = []
-    for search in searches:
-        known = {trial.id: trial for trial in log.trials()} if log.contains(search.trial_id) else {}
-        if search.trial_id in known:
-            rows.append(_row(known[search.trial_id], None))
-            continue
-        outcome = run_search(search, out, means, shard=shard)
-        if means.world.is_main:
-            _say(search, outcome, trials)
-            if outcome.trial is not None:
-                log.append(outcome.trial)
-                rows.append(_row(outcome.trial, outcome.folder))
-    return rows
-
-
-def _say(search: Search, outcome: Outcome, trials: Path) -> None:
-    name = f"{search.images.name}, {search.start.label}, {search.method}"
-    if outcome.folder is None:
-        left = f"{outcome.waiting} of {len(search.grid)} runs are still to be done by other shards"
-        typer.echo(f"{name}: {left}; then run the same command without --shard", err=True)
-    elif outcome.trial is None:
-        typer.echo(f"{name}: no test split to score; the network is in {outcome.folder}", err=True)
-    else:
-        for note in outcome.trial.notes:
-            typer.echo(f"{name}: {note}", err=True)
-        typer.echo(f"{name}: logged in {trials}; the network is in {outcome.folder}", err=True)
+    answers = [logged_search(search, out, log, means, shard=shard, say=say) for search in searches]
+    return [_row(answer.trial, answer.folder) for answer in answers if answer.trial is not None]
 
 
 def _row(trial: Trial, folder: Path | None) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.backbone import Backbone, Identified
 from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
@@ -24,17 +25,18 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import SHARD_ROWS, num_shards
+from penultimate.store.layout import SHARD_ROWS, num_shards, variable_width
+from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 
 # Shapes: N samples, B images of a batch, D feature dimensions.
 
 Report = Callable[[int, int], None]
-"""Called with (images done, images to do) after every batch."""
+"""Called with (images done, images to do) before the first batch and after every batch."""
 
 
-def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype: str) -> FeatureKey:
-    """The key under which ``extract`` keeps the features of these images through this backbone.
+def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
+    """The key under which ``extract`` keeps the features of these images through this backbone and decoder, by name.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
     features by rounding alone (parity measures it), and a run resumed with others of them goes on where it was.
@@ -46,7 +48,7 @@ def feature_key(images: ImageSet, backbone: Backbone, decoder: Decoder, *, dtype
         backbone=backbone.name,
         weights=backbone.weights_digest,
         preprocess=backbone.preprocess.digest,
-        decoder=decoder.name,
+        decoder=decoder,
         precision=backbone.precision,
         dtype=dtype,
     )
@@ -78,7 +80,7 @@ def extract(
     it was when the set was digested, and OSError if the disk is full; run again to resume.
     """
     threads = threads or ThreadShare.of("cpu")
-    keys = [feature_key(images, backbone, decoder, dtype=dtype) for backbone in backbones]
+    keys = [feature_key(images, backbone, decoder.name, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
         shards = share.shards(num_shards(len(images), shard_rows))
@@ -96,6 +98,8 @@ def extract(
         runs = list(_runs(sinks, len(images)))
         done, total = 0, sum(len(rows) for rows, _ in runs)
         stack.enter_context(threads.in_force())
+        if total:
+            report(0, total)
         for rows, needing in runs:
             for through in _embed_into(needing, images, rows, decoder, rows_a_batch(batch_size, shard_rows), threads):
                 done += through
@@ -196,15 +200,20 @@ def open_writer(
         "commit": source_commit(),
         "created": utc_now(),
     }
-    return store.writer(
-        key,
-        ids=images.ids_N,
-        labels=images.labels_N,
-        split=images.split_N,
-        class_names=images.class_names,
+    plan = _plan(images, key, backbone.feature_dim, shard_rows)
+    return store.writer_of(plan, provenance=provenance, shard_range=shard_range)
+
+
+@lru_cache(maxsize=8)
+def _plan(images: ImageSet, key: FeatureKey, feature_dim: int, shard_rows: int) -> Plan:
+    """Kept, because a worker of a cluster writes one part of a set after the other; an ImageSet does not change."""
+    return Plan(
+        key=key,
+        ids_M=variable_width(images.ids_N),
+        labels_M=images.labels_N,
+        split_M=variable_width(images.split_N),
+        class_names=tuple(images.class_names),
         metric=images.metric,
-        feature_dim=backbone.feature_dim,
-        provenance=provenance,
-        shard_range=shard_range,
+        feature_dim=feature_dim,
         shard_rows=shard_rows,
     )

@@ -209,7 +209,7 @@ class _Bench:
             store = FeatureStore.create(Path(folder) / "store")
             started = time.perf_counter()
             for backbone, one in zip(self.backbones, features, strict=True):
-                key = feature_key(self.images, backbone, self.make_decoder(), dtype="float32")
+                key = feature_key(self.images, backbone, self.make_decoder().name, dtype="float32")
                 with open_writer(store, key, self.images, backbone) as writer:
                     for batch in np.array_split(rows, -(-len(rows) // len(one))):
                         writer.append(batch, one[: len(batch)])

@@ -1,4 +1,7 @@
-"""The five arrays of a key as Zarr arrays: shapes, chunks, codecs, dimension names and what runs the codecs."""
+"""The five arrays of a key as Zarr arrays: shapes, chunks, codecs, dimension names and what runs the codecs.
+
+They are written in memory first and put where they belong as whole objects, so that one rule holds for every write.
+"""
 
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -7,9 +10,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import collect_aiterator, sync
+from zarr.storage import MemoryStore
 
 from penultimate.store import layout
-from penultimate.store.objects import LocalObjects, storage_errors
+from penultimate.store.objects import Objects
 from penultimate.store.plan import Plan
 
 # Shapes: M samples of the ImageSet.
@@ -31,41 +37,70 @@ def default_pipeline() -> CodecPipeline:
     return "zarrs" if find_spec("zarrs") else "zarr"
 
 
-def open_features(objects: LocalObjects, path: str, *, pipeline: CodecPipeline, mode: str = "r") -> "zarr.Array[Any]":
-    """``features`` of the key at ``path``; its codecs run in ``pipeline``.
+def open_features(objects: Objects, path: str, *, pipeline: CodecPipeline) -> "zarr.Array[Any]":
+    """``features`` of the key at ``path``, to be read; its codecs run in ``pipeline``.
 
     An array keeps the pipeline it was opened with, so that Zarr's configuration is as before when this returns.
     """
     with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):
-        return objects.open_array(f"{path}/{layout.FEATURES}", mode=mode)
+        return objects.open_array(f"{path}/{layout.FEATURES}")
 
 
-def create_features(objects: LocalObjects, plan: Plan) -> None:
-    """``features`` without values yet: every shard is one object of whole chunks."""
-    objects.create_array(
-        f"{plan.key.path}/{layout.FEATURES}",
-        shape=(plan.num_rows, plan.feature_dim),
-        dtype=plan.key.dtype,
-        shards=(plan.shard_rows, plan.feature_dim),
-        chunks=(plan.chunk_rows, plan.feature_dim),
-        compressors=[Crc32cCodec()],
-        # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit, so
-        # either would lose a shard; no feature is -inf throughout.
-        fill_value=-np.inf,
-        dimension_names=layout.DIMENSIONS[layout.FEATURES],
-    )
+class ShardEncoder:
+    """Turns the rows of a shard into the bytes of its object: writes them to an array in memory and takes them out."""
+
+    def __init__(self, plan: Plan) -> None:
+        with zarr.config.set({"codec_pipeline.path": _PIPELINES["zarr"]}):
+            self._array, self._draft = array_in_memory(
+                shape=(plan.num_rows, plan.feature_dim),
+                dtype=plan.key.dtype,
+                # Every shard is one object of whole chunks.
+                shards=(plan.shard_rows, plan.feature_dim),
+                chunks=(plan.chunk_rows, plan.feature_dim),
+                compressors=[Crc32cCodec()],
+                # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit,
+                # so either would lose a shard; no feature is -inf throughout.
+                fill_value=-np.inf,
+                dimension_names=layout.DIMENSIONS[layout.FEATURES],
+            )
+
+    @property
+    def metadata(self) -> bytes:
+        """The array's ``zarr.json``."""
+        return contents(self._draft, layout.METADATA)[layout.METADATA]
+
+    def encode(self, rows: range, features_RD: NDArray[Any]) -> bytes:
+        """The object of the shard that holds ``rows``, all of them."""
+        self._array[rows.start : rows.stop] = features_RD
+        name, content = contents(self._draft, "c/").popitem()
+        sync(self._draft.delete(name))
+        return content
 
 
-def write_column(objects: LocalObjects, path: str, name: str, values_M: NDArray[Any]) -> None:
-    """One of the columns of the key at ``path``, on the disk when this returns."""
-    array = objects.create_array(
-        f"{path}/{name}",
+def column_objects(name: str, values_M: NDArray[Any]) -> dict[str, bytes]:
+    """Name below the column -> content of the objects of a column, its metadata included."""
+    array, draft = array_in_memory(
         shape=values_M.shape,
         dtype="string" if values_M.dtype.kind == "T" else values_M.dtype,
         chunks=(min(layout.COLUMN_ROWS, len(values_M)), *values_M.shape[1:]),
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=layout.DIMENSIONS[name][: values_M.ndim],
     )
-    with storage_errors(objects.root / path / name):
-        array[:] = values_M
-    objects.make_durable(f"{path}/{name}")
+    array[:] = values_M
+    return contents(draft, "")
+
+
+def array_in_memory(**options: Any) -> tuple["zarr.Array[Any]", MemoryStore]:
+    """A new array in memory, and the store that will hold its objects, under their names below the array."""
+    draft = MemoryStore()
+    return zarr.create_array(draft, config={"write_empty_chunks": True}, **options), draft
+
+
+def contents(draft: MemoryStore, prefix: str) -> dict[str, bytes]:
+    """Name -> content of what lies in a store in memory under names that begin with ``prefix``."""
+    found = {}
+    for name in sorted(collect_aiterator(draft.list_prefix(prefix))):
+        buffer = sync(draft.get(name, default_buffer_prototype()))
+        assert buffer is not None, "it was listed"
+        found[name] = buffer.to_bytes()
+    return found

@@ -1,4 +1,4 @@
-"""Claim: one writer a shard, by POSIX byte-range locks on the key's lock file; byte i stands for shard i.
+"""Claim: one writer a shard; on a local disk by POSIX byte-range locks on the key's lock file, byte i for shard i.
 
 The kernel drops a lock with its process, so a killed writer leaves none behind. POSIX locks belong to the
 process and go when it closes *any* handle of the file: within one process, all claims on a file share one handle
@@ -14,10 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from penultimate.store.errors import StoreBusyError
-from penultimate.store.objects import storage_errors
 
 WHOLE_KEY = range(2**40, 2**40 + 1)
 """The byte that stands for setting a key up and for completing it; beyond every shard."""
@@ -52,7 +51,7 @@ class _OpenLock:
         content = os.pread(self.handle, os.fstat(self.handle).st_size, 0).decode()
         for line in reversed(content.splitlines()):
             entry = json.loads(line)
-            if _overlap(range(entry["first"], entry["stop"]), shards):
+            if overlap(range(entry["first"], entry["stop"]), shards):
                 return f"process {entry['pid']} on {entry['host']}"
         return "another process, which is only just starting"
 
@@ -62,16 +61,36 @@ _guard = threading.Lock()
 os.register_at_fork(after_in_child=_open.clear)  # a forked child inherits the handles, but none of the locks
 
 
-class Claim:
-    """Sole right to some shards of a key, from construction to ``release``; also a context manager.
+class Claim(Protocol):
+    """Sole right to some shards of a key, until ``release``; also a context manager."""
 
-    Raises StoreBusyError, naming the holder, where another process or another part of this one has any of them.
+    def check(self) -> None:
+        """StoreBusyError if the right was lost meanwhile, which only a lease can be."""
+
+    def release(self) -> None:
+        """Let others have the shards; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LockClaim:
+    """A Claim by locks, from construction on.
+
+    Raises StoreBusyError, naming the holder, where another process or another part of this one has any of the shards,
+    and OSError where the lock file cannot be made.
     """
 
     def __init__(self, lock_file: Path, shards: range) -> None:
         self._shards = shards
-        with _guard, storage_errors(lock_file):
+        with _guard:
             self._lock: _OpenLock | None = _acquire(lock_file.absolute(), shards)
+
+    def check(self) -> None:
+        """See ``Claim.check``: the kernel takes no lock away."""
 
     def release(self) -> None:
         """Let others have the shards; a second call does nothing."""
@@ -115,7 +134,7 @@ def _handle_on(path: Path) -> _OpenLock:
 
 def _lock_bytes(lock: _OpenLock, shards: range) -> None:
     try:
-        if any(_overlap(shards, held) for held in lock.held):
+        if any(overlap(shards, held) for held in lock.held):
             raise BlockingIOError("held by another part of this process")
         fcntl.lockf(lock.handle, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
     except (BlockingIOError, PermissionError) as error:  # POSIX allows both EAGAIN and EACCES
@@ -138,5 +157,6 @@ def _sign(lock: _OpenLock, shards: range) -> None:
         raise
 
 
-def _overlap(a: range, b: range) -> bool:
+def overlap(a: range, b: range) -> bool:
+    """Whether two ranges of shards have any in common."""
     return a.start < b.stop and b.start < a.stop

@@ -7,7 +7,6 @@ Two kinds are Zarr groups whose one attribute is ours (the store, a complete key
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from penultimate.store.digest import digest_of
@@ -54,13 +53,13 @@ class Kind:
             raise ValueError(f"not the {self.name} that was written: a byte was changed, added or lost")
         return content
 
-    def read(self, document: bytes, path: Path) -> dict[str, Any]:
-        """``content``, but what is wrong becomes a CorruptFeaturesError that names ``path``."""
+    def read(self, document: bytes, where: str) -> dict[str, Any]:
+        """``content``, but what is wrong becomes a CorruptFeaturesError that names ``where``."""
         try:
             return self.content(document)
         except ValueError as error:
             raise CorruptFeaturesError(
-                f"{path} is {error}; remove the key with `penultimate store rm` and extract it again"
+                f"{where} is {error}; remove the key with `penultimate store rm` and extract it again"
             ) from error
 
 

@@ -13,6 +13,7 @@
     ├── DecodeError (RuntimeError)   no image could be decoded
     ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
     ├── ParityError (ArithmeticError)   features too far from the reference's
+    ├── TasksFailedError (RuntimeError)  parts of a job failed on a cluster, the others are done
     ├── NoRunConvergedError (RuntimeError)  every training run of a grid diverged
     └── RunInterruptedError          exit code 130: asked to stop, checkpointed; the same command goes on
 
@@ -84,6 +85,10 @@ class MemoryLimitError(PenultimateError, MemoryError):
 
 class ParityError(PenultimateError, ArithmeticError):
     """A decoder, resize or precision gives features further from the reference than its tolerance."""
+
+
+class TasksFailedError(PenultimateError, RuntimeError):
+    """Some tasks of a cluster failed each time they were tried; the others ended well."""
 
 
 class NoRunConvergedError(PenultimateError, RuntimeError):

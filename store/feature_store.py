@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penultimate.store import layout
 from penultimate.store.arrays import default_pipeline, open_features
-from penultimate.store.claim import EVERYTHING, Claim
+from penultimate.store.claim import EVERYTHING
 from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
     CorruptFeaturesError,
@@ -24,7 +24,7 @@ from penultimate.store.feature_set import Columns, FeatureSet
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
 from penultimate.store.layout import Strings
-from penultimate.store.objects import LocalObjects, reading, storage_errors
+from penultimate.store.objects import Objects, open_objects
 from penultimate.store.plan import Plan
 
 
@@ -40,34 +40,39 @@ class Incomplete:
 
 
 class FeatureStore:
-    """Reads the store at ``path``; ``FeatureStore.create`` makes one where there is none.
+    """Reads the store at ``place``, a folder or an ``s3://``, ``gs://`` or ``az://`` address.
 
-    Raises NotAStoreError where ``path`` holds no store, or one of a newer format.
+    ``FeatureStore.create`` makes one where there is none. Raises NotAStoreError where ``place`` holds no store, or one
+    of a newer format, UnavailableError for an address without the extra ``cloud``.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        if "://" in str(path):
-            raise InputError(f"a store is a local folder, got the address {str(path)!r}")
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise NotAStoreError(f"there is no feature store at {self.path}; `penultimate extract` makes one")
-        self.objects = LocalObjects(self.path)
+    def __init__(self, place: str | Path) -> None:
+        self.objects = open_objects(place)
         _check_is_store(self.objects)
 
     @classmethod
-    def create(cls, path: str | Path) -> Self:
-        """Open the store at ``path``, or make one where nothing lies or an empty folder does.
+    def create(cls, place: str | Path) -> Self:
+        """Open the store at ``place``, or make one where nothing lies or an empty folder does.
 
-        Its parent must exist (InputError); a folder that holds something else raises NotAStoreError.
+        A folder's parent, or the bucket, must exist (InputError); what holds something else raises NotAStoreError.
         """
-        if "://" not in str(path) and (not (folder := Path(path)).exists() or not _holds_something(folder)):
-            if not folder.absolute().parent.is_dir():
-                raise InputError(f"cannot make a store at {folder}: there is no folder {folder.absolute().parent}")
-            document = STORE.document({"format": layout.FORMAT_VERSION})
-            with storage_errors(folder):
-                folder.mkdir(exist_ok=True)
-            LocalObjects(folder).put(layout.METADATA, document)
-        return cls(path)
+        objects = open_objects(place)
+        if objects.is_vacant():
+            objects.prepare()
+            objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
+        return cls(place)
+
+    @property
+    def address(self) -> str:
+        """What opens this store again, also in another process."""
+        return self.objects.address
+
+    @property
+    def path(self) -> Path:
+        """The folder of a local store; InputError for one in a bucket."""
+        if not self.objects.is_local:
+            raise InputError(f"{self.objects.where()} is no folder")
+        return Path(self.objects.where())
 
     def keys(self) -> list[FeatureKey]:
         """Complete keys, in the order of their paths."""
@@ -101,7 +106,9 @@ class FeatureStore:
         self._check_complete(key)
         content = self._completed(key.path)
         if (there := FeatureKey(**content["key"])) != key:
-            raise CorruptFeaturesError(f"{self.path / key.path} holds the features of {there.path}; move it back there")
+            raise CorruptFeaturesError(
+                f"{self.objects.where(key.path)} holds the features of {there.path}; move it back there"
+            )
         return content
 
     def read(self, key: FeatureKey) -> FeatureSet:
@@ -149,13 +156,19 @@ class FeatureStore:
             feature_dim=feature_dim,
             shard_rows=shard_rows,
         )
+        return self.writer_of(plan, provenance=provenance, shard_range=shard_range)
+
+    def writer_of(
+        self, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None = None
+    ) -> FeatureWriter:
+        """As ``writer``, of a plan that was made before, whose arrays must be what they were then."""
         return FeatureWriter(self.objects, plan, provenance=provenance, shard_range=shard_range)
 
     def delete(self, key: FeatureKey) -> None:
         """Remove a key, complete or not; StoreBusyError while it is being written."""
         if not self.objects.names(key.path):
             raise self._unknown(key)
-        with Claim(self.path / key.path / layout.LOCK, EVERYTHING):
+        with self.objects.claim(f"{key.path}/{layout.LOCK}", EVERYTHING):
             # In this order, so that a kill in between leaves a key to resume, not one that looks complete.
             self.objects.delete(f"{key.path}/{layout.METADATA}")
             self.objects.delete_folder(f"{key.path}/{layout.COMMITS}")
@@ -163,8 +176,7 @@ class FeatureStore:
 
     def _folders(self, parent: str) -> list[str]:
         """Paths of the folders directly below ``parent``."""
-        names = [name for name in self.objects.names(parent) if name != layout.METADATA]
-        return [f"{parent}/{name}" if parent else name for name in names if (self.path / parent / name).is_dir()]
+        return [f"{parent}/{name}" if parent else name for name in self.objects.folders(parent)]
 
     def _has(self, name: str) -> bool:
         return self.objects.exists(name)
@@ -178,20 +190,22 @@ class FeatureStore:
                 raise
             key = begun.key
         if key.path != path:
-            raise CorruptFeaturesError(f"{self.path / path} holds the features of {key.path}; move it back there")
+            raise CorruptFeaturesError(
+                f"{self.objects.where(path)} holds the features of {key.path}; move it back there"
+            )
         return key
 
     def _completed(self, path: str) -> dict[str, Any]:
         document = self.objects.get(f"{path}/{layout.METADATA}")
         assert document is not None, "only asked of complete keys"
-        return FEATURE_SET.read(document, self.path / path / layout.METADATA)
+        return FEATURE_SET.read(document, self.objects.where(f"{path}/{layout.METADATA}"))
 
     def _begun(self, path: str) -> Incomplete | None:
         plan_object = f"{path}/{layout.PLAN_OBJECT}"
         if (document := self.objects.get(plan_object)) is None:
             return None
-        plan = PLAN.read(document, self.path / plan_object)
-        shards = layout.committed_shards(self.objects.names(f"{path}/{layout.COMMITS}"))
+        plan = PLAN.read(document, self.objects.where(plan_object))
+        shards = layout.committed_shards(self.objects.records(f"{path}/{layout.COMMITS}"))
         done = sum(min(plan["shard_rows"], plan["num_rows"] - shard * plan["shard_rows"]) for shard in shards)
         return Incomplete(key=FeatureKey(**plan["key"]), num_rows=plan["num_rows"], done_rows=done)
 
@@ -202,21 +216,22 @@ class FeatureStore:
             raise self._unknown(key)
         raise IncompleteFeaturesError(
             f"{key.backbone} on {key.dataset} has {begun.done_rows} of {begun.num_rows} rows at "
-            f"{self.path / key.path}; run `penultimate extract` again to resume"
+            f"{self.objects.where(key.path)}; run `penultimate extract` again to resume"
         )
 
     def _unknown(self, key: FeatureKey) -> UnknownNameError:
-        return UnknownNameError(f"key in {self.path}", key.path, [known.path for known in self.keys()])
+        return UnknownNameError(f"key in {self.objects.where()}", key.path, [known.path for known in self.keys()])
 
 
 class _StoredRows:
     """The ``features`` array of a key; a wrong checksum or a lost shard names the rows."""
 
-    def __init__(self, objects: LocalObjects, key: FeatureKey, shard_rows: int) -> None:
+    def __init__(self, objects: Objects, key: FeatureKey, shard_rows: int) -> None:
         self._objects = objects
         self._key = key
         self._shard_rows = shard_rows
-        self._array = open_features(objects, key.path, pipeline=default_pipeline())
+        # From an object store zarrs would read by itself, without our retries.
+        self._array = open_features(objects, key.path, pipeline=default_pipeline() if objects.is_local else "zarr")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -226,7 +241,7 @@ class _StoredRows:
         start, stop, _ = rows.indices(self.shape[0])
         for shard in range(start // self._shard_rows, layout.num_shards(stop, self._shard_rows)):
             self._refuse_if_lost(shard)
-        with reading(self._objects.root / self._key.path / layout.FEATURES, slice(start, stop)):
+        with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", slice(start, stop)):
             return np.asarray(self._array[start:stop])
 
     def _refuse_if_lost(self, shard: int) -> None:
@@ -234,17 +249,17 @@ class _StoredRows:
         name = layout.shard_object(shard)
         first = shard * self._shard_rows
         rows = slice(first, min(first + self._shard_rows, self.shape[0]))
-        with reading(self._objects.root / self._key.path / layout.FEATURES, rows):
+        with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", rows):
             if self._objects.is_empty(f"{self._key.path}/{name}"):
                 raise ValueError(f"{name} is missing or empty")
 
 
-def _read_columns(objects: LocalObjects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:
+def _read_columns(objects: Objects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:
     """Columns, checked as a whole: Zarr would fill a chunk that is not there."""
     columns = {}
     for name in layout.COLUMNS:
         columns[name] = objects.read_array(f"{key.path}/{name}")
-        with reading(objects.root / key.path / name):
+        with objects.reading(f"{key.path}/{name}"):
             if layout.values_checksum(columns[name]) != checksums[name]:
                 raise ValueError("values differ from their checksum")
     return Columns(
@@ -255,18 +270,14 @@ def _read_columns(objects: LocalObjects, key: FeatureKey, checksums: Mapping[str
     )
 
 
-def _check_is_store(objects: LocalObjects) -> None:
-    document = objects.get(layout.METADATA)
+def _check_is_store(objects: Objects) -> None:
+    if (document := objects.get(layout.METADATA)) is None and objects.is_vacant():
+        raise NotAStoreError(f"there is no feature store at {objects.where()}; `penultimate extract` makes one")
     try:
         version = STORE.content(document or b"")["format"]
     except ValueError as error:
-        raise NotAStoreError(f"{objects.root} is a folder but no feature store ({error})") from error
+        raise NotAStoreError(f"{objects.where()} is not empty, but no feature store ({error})") from error
     if version > layout.FORMAT_VERSION:
         raise NotAStoreError(
-            f"{objects.root} is of format {version}, this penultimate reads up to {layout.FORMAT_VERSION}; update it"
+            f"{objects.where()} is of format {version}, this penultimate reads up to {layout.FORMAT_VERSION}; update it"
         )
-
-
-def _holds_something(path: Path) -> bool:
-    with storage_errors(path):
-        return not path.is_dir() or any(path.iterdir())

@@ -17,18 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store import layout
-from penultimate.store.arrays import create_features, open_features, write_column
-from penultimate.store.claim import WHOLE_KEY, Claim
+from penultimate.store.arrays import ShardEncoder, column_objects
+from penultimate.store.claim import WHOLE_KEY
 from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.errors import DecodeError, InputError, StoreBusyError
 from penultimate.store.layout import Strings
-from penultimate.store.objects import LocalObjects, storage_errors
+from penultimate.store.objects import Objects
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import utc_now
 
 # Shapes: M samples of the ImageSet, D feature dimensions, B batch, R rows of one shard.
-
-_POLL_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -53,7 +51,7 @@ class FeatureWriter:
     """JSON-able; may be added to until the writer is closed."""
 
     def __init__(
-        self, objects: LocalObjects, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None
+        self, objects: Objects, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None
     ) -> None:
         self._objects = objects
         self._plan = plan
@@ -63,10 +61,10 @@ class FeatureWriter:
             raise InputError(f"expected a range of shards within 0 to {plan.num_shards}, got {self._shards}")
         self.provenance = dict(provenance)
         self._drafts: dict[int, _Draft] = {}
-        self._claim = Claim(objects.root / self._path / layout.LOCK, self._shards)
+        self._encoder = ShardEncoder(plan)
+        self._claim = objects.claim(f"{self._path}/{layout.LOCK}", self._shards)
         try:
-            with self._whole_key():
-                self._set_up()
+            self._set_up()
             committed = self._records(self._shards)
         except BaseException:
             self._claim.release()
@@ -132,8 +130,9 @@ class FeatureWriter:
     def close(self) -> None:
         """Complete the key if every shard of it is committed, then let go of the shards."""
         try:
-            with self._whole_key():
-                self._complete_if_all_committed()
+            if not self._missing and self._all_committed():
+                with self._whole_key():
+                    self._complete()
         finally:
             self._claim.release()
 
@@ -153,9 +152,9 @@ class FeatureWriter:
         """Only one writer at a time sets up or completes a key; the others wait for it."""
         while True:
             try:
-                claim = Claim(self._objects.root / self._path / layout.LOCK, WHOLE_KEY)
+                claim = self._objects.claim(f"{self._path}/{layout.LOCK}", WHOLE_KEY)
             except StoreBusyError:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(self._objects.poll_seconds)
                 continue
             with claim:
                 yield
@@ -164,40 +163,54 @@ class FeatureWriter:
             return
 
     def _set_up(self) -> None:
-        """Write columns and plan, or check that those that are there are the same."""
+        """Write columns and plan, unless they are there; then check that they are the same."""
         plan_object = f"{self._path}/{layout.PLAN_OBJECT}"
-        content = self._plan.content()
         if (document := self._objects.get(plan_object)) is None:
-            for parent in _parents(self._path):
-                if self._objects.get(f"{parent}/{layout.METADATA}") is None:
-                    self._objects.put(f"{parent}/{layout.METADATA}", plain_group_document())
-            write_column(self._objects, self._path, layout.IDS, self._plan.ids_M)
-            write_column(self._objects, self._path, layout.LABELS, self._plan.labels_M)
-            write_column(self._objects, self._path, layout.SPLIT, self._plan.split_M)
-            create_features(self._objects, self._plan)
-            self._objects.put(plan_object, PLAN.document(content))
-        else:
-            there = PLAN.read(document, self._objects.root / plan_object)
-            if changed := [name for name in content if content[name] != there.get(name)]:
-                raise InputError(
-                    f"{self._objects.root / self._path} was begun with "
-                    + ", ".join(
-                        f"{name} {_short(there.get(name))} and now has {_short(content[name])}" for name in changed
-                    )
-                    + "; remove it with `penultimate store rm` to start it anew"
-                )
-        self._array = open_features(self._objects, self._path, mode="r+", pipeline="zarr")
+            with self._whole_key():
+                if (document := self._objects.get(plan_object)) is None:
+                    document = self._write_plan(plan_object)
+        there, content = PLAN.read(document, self._objects.where(plan_object)), self._plan.content()
+        if changed := [name for name in content if content[name] != there.get(name)]:
+            raise InputError(
+                f"{self._objects.where(self._path)} was begun with "
+                + ", ".join(f"{name} {_short(there.get(name))} and now has {_short(content[name])}" for name in changed)
+                + "; remove it with `penultimate store rm` to start it anew"
+            )
+
+    def _write_plan(self, plan_object: str) -> bytes:
+        """Columns, then the plan that says they are there."""
+        for parent in _parents(self._path):
+            if self._objects.get(f"{parent}/{layout.METADATA}") is None:
+                self._objects.put(f"{parent}/{layout.METADATA}", plain_group_document())
+        plan = self._plan
+        for name, values_M in ((layout.IDS, plan.ids_M), (layout.LABELS, plan.labels_M), (layout.SPLIT, plan.split_M)):
+            self._write_column(name, values_M)
+        self._objects.put(f"{self._path}/{layout.FEATURES}/{layout.METADATA}", self._encoder.metadata)
+        document = PLAN.document(plan.content())
+        if self._objects.put_new(plan_object, document):
+            return document
+        raise StoreBusyError(f"{self._objects.where(self._path)} was set up by another writer meanwhile; run again")
+
+    def _write_column(self, name: str, values_M: NDArray[Any]) -> None:
+        found = column_objects(name, values_M)
+        self._objects.put_many({f"{self._path}/{name}/{part}": content for part, content in found.items()})
 
     def _records(self, shards: range) -> dict[int, dict[str, Any]]:
         """Commit records of those of ``shards`` that have a valid one; a shard whose record is not valid is redone."""
-        records = {}
-        for shard in layout.committed_shards(self._objects.names(f"{self._path}/{layout.COMMITS}")):
-            if shard not in shards:
-                continue
-            document = self._objects.get(f"{self._path}/{layout.commit_object(shard)}")
-            if document is not None and (record := self._valid_record(shard, document)) is not None:
-                records[shard] = record
-        return records
+        there = [shard for shard in self._committed_shards() if shard in shards]
+        documents = self._objects.get_many([f"{self._path}/{layout.commit_object(shard)}" for shard in there])
+        found = {
+            shard: self._valid_record(shard, document or b"") for shard, document in zip(there, documents, strict=True)
+        }
+        return {shard: record for shard, record in found.items() if record is not None}
+
+    def _committed_shards(self) -> list[int]:
+        """Shards that have a record, valid or not."""
+        return layout.committed_shards(self._objects.records(f"{self._path}/{layout.COMMITS}"))
+
+    def _all_committed(self) -> bool:
+        """Whether every shard of the key has a record: asked before the claim that only one writer can have."""
+        return self.is_complete or len(self._committed_shards()) == self._plan.num_shards
 
     def _valid_record(self, shard: int, document: bytes) -> dict[str, Any] | None:
         try:
@@ -244,11 +257,6 @@ class FeatureWriter:
 
     def _commit(self, shard: int) -> None:
         draft, rows = self._drafts[shard], self._plan.rows(shard)
-        shard_object = f"{self._path}/{layout.shard_object(shard)}"
-        self._objects.delete(shard_object)  # of a killed run; zarr would read it to fill up the last shard
-        with storage_errors(self._objects.root / shard_object):
-            self._array[rows.start : rows.stop] = draft.features_RD
-        self._objects.make_durable(shard_object)
         finite_R = np.isfinite(draft.features_RD).all(axis=1)
         record = {
             "key": self._plan.key.digest,
@@ -260,12 +268,19 @@ class FeatureWriter:
             "num_not_finite": int((~finite_R).sum()) - len(draft.failed),
             "seconds": time.perf_counter() - draft.started,
         }
-        self._objects.put(f"{self._path}/{layout.commit_object(shard)}", COMMIT.document(record))
+        self._claim.check()
+        self._objects.commit(
+            f"{self._path}/{layout.shard_object(shard)}",
+            self._encoder.encode(rows, draft.features_RD),
+            f"{self._path}/{layout.commit_object(shard)}",
+            COMMIT.document(record),
+            is_record=lambda document: self._valid_record(shard, document) is not None,
+        )
         del self._drafts[shard]
         del self._missing[shard]
 
-    def _complete_if_all_committed(self) -> None:
-        if self._missing or self.is_complete:
+    def _complete(self) -> None:
+        if self.is_complete:
             return
         records = self._records(range(self._plan.num_shards))
         if len(records) < self._plan.num_shards:
@@ -279,7 +294,7 @@ class FeatureWriter:
                 f"none of the {self._plan.num_rows} images of {self._plan.key.dataset} could be decoded; the first, "
                 f"{self._plan.ids_M[0]}: {failed_M[0]}"
             )
-        write_column(self._objects, self._path, layout.FAILED, failed_M)
+        self._write_column(layout.FAILED, failed_M)
         self._objects.delete_leftovers(self._path)
         documents = {name: self._array_document(name) for name in (layout.FEATURES, *layout.COLUMNS)}
         content = self._completed_content(records, failed_M) | {

@@ -1,6 +1,7 @@
 """Plan: what every writer of a key must agree on."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from penultimate.store.layout import Strings
 # Shapes: M samples of the ImageSet, K classes.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """What every writer of a key must agree on, now and after a restart."""
 
@@ -78,9 +79,14 @@ class Plan:
             "shard_rows": self.shard_rows,
             "class_names": list(self.class_names),
             "metric": self.metric,
-            "checksums": {
-                layout.IDS: layout.values_checksum(self.ids_M),
-                layout.LABELS: layout.values_checksum(self.labels_M),
-                layout.SPLIT: layout.values_checksum(self.split_M),
-            },
+            "checksums": dict(self._checksums),
+        }
+
+    @cached_property
+    def _checksums(self) -> dict[str, str]:
+        """Computed once: of millions of samples it takes seconds, and a worker of a cluster writes many parts."""
+        return {
+            layout.IDS: layout.values_checksum(self.ids_M),
+            layout.LABELS: layout.values_checksum(self.labels_M),
+            layout.SPLIT: layout.values_checksum(self.split_M),
         }

@@ -12,7 +12,7 @@ from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, Kind
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.objects import LocalObjects
+from penultimate.store.objects import Objects
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ def verify_key(store: FeatureStore, path: str) -> list[Finding]:
 class _Inspection:
     """One pass over one key."""
 
-    def __init__(self, objects: LocalObjects, path: str) -> None:
+    def __init__(self, objects: Objects, path: str) -> None:
         self._objects = objects
         self._path = path
         self._complete = objects.exists(f"{path}/{layout.METADATA}")
@@ -104,7 +104,7 @@ class _Inspection:
             self._add(name, "values differ from their checksum")
 
     def _shards(self, content: dict[str, Any], group: dict[str, Any] | None, *, read: bool) -> None:
-        committed = set(layout.committed_shards(self._objects.names(f"{self._path}/{layout.COMMITS}")))
+        committed = set(layout.committed_shards(self._objects.records(f"{self._path}/{layout.COMMITS}")))
         records = {}
         for shard in range(layout.num_shards(content["num_rows"], content["shard_rows"])):
             start = shard * content["shard_rows"]

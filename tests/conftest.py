@@ -1,11 +1,15 @@
 """What tests share: a folder of small photographs-to-be, and where the real data lies."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if find_spec("obstore") and find_spec("moto"):
+    from s3_fixtures import proxy, server  # noqa: F401 (fixtures for every folder of tests)
 
 CLASSES = ("cat", "dog", "owl")
 IMAGES_PER_CLASS = 8

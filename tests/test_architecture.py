@@ -18,23 +18,31 @@ SOURCE = ROOT / "src" / "penultimate"
 FORBIDDEN = {
     "penultimate.store": ("penultimate.engine", "penultimate.cli", "torch", "timm", "nvidia"),
     "penultimate.engine": ("penultimate.cli",),
+    "penultimate.engine.backbones": ("penultimate.engine.study", "penultimate.engine.extract"),
     "penultimate.engine.images": ("penultimate.engine.backbones", "penultimate.engine.extract", "timm"),
     "penultimate.engine.probe": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
         "penultimate.engine.extract",
         "penultimate.engine.train",
+        "penultimate.engine.study",
     ),
-    "penultimate.engine.train": ("penultimate.engine.probe",),
+    "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
     "penultimate.engine.analysis": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
         "penultimate.engine.extract",
         "penultimate.engine.probe",
         "penultimate.engine.train",
+        "penultimate.engine.study",
         "torch",
     ),
-    "penultimate.engine.report": ("penultimate.engine.images", "penultimate.engine.backbones", "torch"),
+    "penultimate.engine.report": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.study",
+        "torch",
+    ),
 }
 
 # Heavy package -> the only places that may name it.
@@ -43,7 +51,11 @@ HOMES = {
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
     "cuml": ("penultimate.engine.probe",),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "obstore": ("penultimate.store",),
+    "boto3": (),
+    "ray": ("penultimate.engine.cluster",),
     "matplotlib": ("penultimate.engine.report",),
+    "pydantic": ("penultimate.engine.study",),
 }
 
 
@@ -101,8 +113,8 @@ def test_the_walk_sees_the_imports_it_judges() -> None:
     ("statement", "absent"),
     [
         ("import penultimate", ("torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
-        ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn")),
-        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn")),
+        ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
+        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
         ("import penultimate.cli.main", ("nvidia.dali", "matplotlib", "cuml", "ray")),
     ],
 )

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gmean
 
 from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.variant import variants
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
 
@@ -25,11 +26,12 @@ SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BudgetCurve:
-    """Test accuracy of one backbone on one dataset by one method, at each budget."""
+    """Test accuracy of one backbone (and variant) on one dataset by one method, at each budget."""
 
     dataset: str
     images: str
     backbone: str
+    variant: str
     method: str
     steps_B: NDArray[np.float64]
     epochs_B: NDArray[np.float64]
@@ -37,6 +39,11 @@ class BudgetCurve:
     """Fractions; the mean where several seeds were trained."""
 
     num_test: int
+
+    @property
+    def line(self) -> str:
+        """``method`` or ``method (variant)``."""
+        return self.method + (f" ({self.variant})" if self.variant else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +53,7 @@ class Reached:
     dataset: str
     images: str
     backbone: str
+    variant: str
     method: str
     steps: float
     epochs: float
@@ -75,17 +83,17 @@ class Speedup:
 
 
 def budget_curves(trials: Iterable[Trial]) -> list[BudgetCurve]:
-    """The curves in ``trials``: those of trained networks with at least two budgets.
+    """The curves in ``trials``: those of networks trained on all images with at least two budgets.
 
     A trial's budget is the ``step`` and ``epoch`` of the last row of its history, where its cosine ended. Raises
     InputError for a trained network without them.
     """
-    points: defaultdict[tuple[str, str, str, str], defaultdict[tuple[float, float], list[Trial]]]
+    points: defaultdict[tuple[str, ...], defaultdict[tuple[float, float], list[Trial]]]
     points = defaultdict(lambda: defaultdict(list))
-    for trial in trials:
-        if trial.method in ("finetune", "scratch"):
-            key = (trial.dataset, trial.features["images"], trial.backbone, trial.method)
-            points[key][_budget(trial)].append(trial)
+    trained = [t for t in trials if t.method in ("finetune", "scratch") and t.settings.get("shots") is None]
+    for trial, variant in zip(trained, variants(trained), strict=True):
+        key = (trial.dataset, trial.features["images"], trial.backbone, variant.label, trial.method)
+        points[key][_budget(trial)].append(trial)
     return [_curve(key, points[key]) for key in sorted(points) if len(points[key]) > 1]
 
 
@@ -99,13 +107,14 @@ def _budget(trial: Trial) -> tuple[float, float]:
     return float(last["step"]), float(last["epoch"])
 
 
-def _curve(key: tuple[str, str, str, str], points: Mapping[tuple[float, float], Sequence[Trial]]) -> BudgetCurve:
+def _curve(key: tuple[str, ...], points: Mapping[tuple[float, float], Sequence[Trial]]) -> BudgetCurve:
     budgets = sorted(points)
-    dataset, images, backbone, method = key
+    dataset, images, backbone, variant, method = key
     return BudgetCurve(
         dataset=dataset,
         images=images,
         backbone=backbone,
+        variant=variant,
         method=method,
         steps_B=np.array([steps for steps, _ in budgets]),
         epochs_B=np.array([epochs for _, epochs in budgets]),
@@ -130,6 +139,7 @@ def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
         dataset=curve.dataset,
         images=curve.images,
         backbone=curve.backbone,
+        variant=curve.variant,
         method=curve.method,
         steps=float(curve.steps_B[first]),
         epochs=float(curve.epochs_B[first]),
@@ -156,12 +166,15 @@ def speed(curves: Sequence[Reached]) -> Speed:
 def speedup(curves: Sequence[Reached]) -> Speedup | None:
     """Scratch over fine-tuned, geometric means over what both have; None where nothing was trained both ways."""
     finetuned, from_scratch = (
-        {(c.images, c.backbone): c for c in curves if c.method == method} for method in ("finetune", "scratch")
+        {(c.images, c.backbone) for c in curves if c.method == method} for method in ("finetune", "scratch")
     )
-    both = sorted(finetuned.keys() & from_scratch.keys())
+    both = finetuned & from_scratch
     if not both:
         return None
-    tuned, scratch = speed([finetuned[key] for key in both]), speed([from_scratch[key] for key in both])
+    tuned, scratch = (
+        speed([c for c in curves if c.method == method and (c.images, c.backbone) in both])
+        for method in ("finetune", "scratch")
+    )
     return Speedup(steps=scratch.steps / tuned.steps, epochs=scratch.epochs / tuned.epochs, num_pairs=len(both))
 
 

@@ -12,6 +12,12 @@ from penultimate.store.trial import Trial
 OTHER_AXES = ("shots", "steps")
 """Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""
 
+_FOLLOWS_FROM_STEPS = ("eval_every",)
+"""By default a share of the steps, and it only says where a curve has points."""
+
+_FOLLOWS_FROM_SHOTS = ("retrain",)
+"""What was trained on k images a class is never trained again on val, which has more."""
+
 OF_THE_NETWORK = ("weights", "preprocess")
 """Fields of a FeatureKey that differ between backbones anyway: they are named only for a backbone that has several."""
 
@@ -38,11 +44,12 @@ class Variant:
 def variants(trials: Sequence[Trial]) -> list[Variant]:
     """One variant a trial.
 
-    A setting is named where two trials of the same backbone, method and images differ in it; settings that only
+    A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does not
+    differ); settings that only
     differ between datasets are not. Once named for a method, all its trials carry it; what is ``OF_THE_NETWORK`` is
     carried by the backbone that has several alone. ``OTHER_AXES`` are never named.
     """
-    asked = [{name: value for name, value in _asked(trial).items() if name not in OTHER_AXES} for trial in trials]
+    asked = [_asked(trial) for trial in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for trial, each in zip(trials, asked, strict=True):
         cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
@@ -62,9 +69,12 @@ def _label(asked: Mapping[str, Any], names: set[str]) -> str:
 
 
 def _asked(trial: Trial) -> dict[str, Any]:
-    """Settings and feature fields of a trial in one flat mapping, nested settings by dotted names."""
+    """Settings and feature fields of a trial in one flat mapping, nested settings by dotted names; axes left out."""
     features = {name: value for name, value in trial.features.items() if name not in _SAME_IN_A_CELL}
-    return features | _flat(trial.settings)
+    left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
+    if trial.settings.get("shots") is not None:
+        left_out += _FOLLOWS_FROM_SHOTS
+    return features | {name: value for name, value in _flat(trial.settings).items() if name not in left_out}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -79,7 +89,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _differing(cell: Sequence[Mapping[str, Any]]) -> set[str]:
     names = {name for asked in cell for name in asked}
-    return {name for name in names if len({json.dumps(asked.get(name), sort_keys=True) for asked in cell}) > 1}
+    return {name for name in names if len({json.dumps(a[name], sort_keys=True) for a in cell if name in a}) > 1}
 
 
 def _short(value: Any) -> str:

@@ -12,8 +12,8 @@ from penultimate.engine.images.preprocess import Preprocess
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
 
 
-class Backbone(Protocol):
-    """A frozen network as a feature extractor."""
+class Identified(Protocol):
+    """What tells a backbone's features from another's."""
 
     @property
     def name(self) -> str:
@@ -24,16 +24,20 @@ class Backbone(Protocol):
         """Digest of the tensors actually loaded."""
 
     @property
-    def feature_dim(self) -> int:
-        """D, the width of the penultimate layer."""
-
-    @property
     def preprocess(self) -> Preprocess:
         """How its input is made."""
 
     @property
     def precision(self) -> str:
         """What it computes in: ``float32``, ``bfloat16`` or ``float16``."""
+
+
+class Backbone(Identified, Protocol):
+    """A frozen network as a feature extractor."""
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the width of the penultimate layer."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
-from penultimate.engine.backbones.weights import load_network
+from penultimate.engine.backbones.weights import LoadedNetwork, load_network
 from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, MemoryLimitError, UnavailableError, UnknownNameError
@@ -226,6 +226,13 @@ def load_backbone(
     """
     dtype_named(precision, device_named(device))  # before a download, not after
     network = load_network(name, weights=weights, seed=seed)
+    return backbone_of(network, preprocess=preprocess, device=device, precision=precision)
+
+
+def backbone_of(
+    network: LoadedNetwork, *, preprocess: PreprocessKind, device: str, precision: PrecisionName
+) -> TimmBackbone:
+    """A loaded network, ready to embed. Raises what ``TimmBackbone`` raises."""
     return TimmBackbone(
         network.model,
         name=network.name,

@@ -19,7 +19,7 @@ from penultimate.engine.images.header import Size, plain_size
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.store.errors import VanishedImageError
+from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
 
@@ -176,7 +176,7 @@ class _Pipeline:
 def _load(source: ImageSource, index: int) -> _Sample:
     try:
         content = source.read(index)
-    except VanishedImageError:  # not this image's fault: the run stops
+    except PenultimateError:  # not this image's fault: the run stops
         raise
     except OSError as error:
         return _Sample(index, reason_of(error), None)

@@ -18,7 +18,7 @@ from penultimate.engine.images.header import Size, plain_size
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Placement, Preprocess
-from penultimate.store.errors import VanishedImageError
+from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
@@ -50,6 +50,8 @@ class DaliGpuDecoder:
         """``num_workers`` threads read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
         self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:  # asked here: threads of its own would say 0
+            self._device = torch.device("cuda", torch.cuda.current_device())
 
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
@@ -114,7 +116,7 @@ class _Read:
 def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
     try:
         content = images.source.read(index)
-    except VanishedImageError:  # not this image's fault: the run stops
+    except PenultimateError:  # not this image's fault: the run stops
         raise
     except OSError as error:
         return _Read(index, reason_of(error))

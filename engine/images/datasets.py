@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from penultimate.engine.images import digits
 from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
@@ -15,10 +16,12 @@ from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
 from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.engine.images.parquet_images import image_column, load_parquet_images
 from penultimate.engine.images.shards import files_in, named_files, shared_name
+from penultimate.engine.images.tars import remote_tars
 from penultimate.engine.images.webdataset import load_webdataset
+from penultimate.store.address import is_address
 from penultimate.store.errors import InputError, UnknownNameError
 
-DATASETS = tuple(PAPER12)
+DATASETS = (*PAPER12, digits.NAME)
 """Datasets that are taken by name."""
 
 
@@ -38,8 +41,10 @@ def load_images(
     """The images that ``spec`` names.
 
     That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
-    ``shard-{0000..0009}.tar``), Parquet files with the images in them (likewise), arrays in a ``.npz`` or ``.npy``,
-    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it.
+    ``shard-{0000..0009}.tar``), also at an ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images
+    in them (those of a folder likewise), arrays in a ``.npz`` or ``.npy``, or a dataset by name with its ``root``,
+    into which ``download`` fetches it first where its publisher serves it
+    (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first).
     ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests,
     ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files contained.
     Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
@@ -47,6 +52,8 @@ def load_images(
     if not spec:
         raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
     path = Path(spec)
+    if spec == digits.NAME and (root is not None or not path.exists()):
+        return digits.load_digits(root, seed=seed, cache=cache)
     if root is not None:
         if spec not in DATASETS:
             raise UnknownNameError("dataset", spec, DATASETS)
@@ -56,6 +63,10 @@ def load_images(
     if spec in DATASETS:
         also = f", or ./{spec} for the folder of that name" if path.exists() else ""
         raise InputError(f"the dataset {spec!r} needs --root, the folder that holds it{also}")
+    if is_address(spec):
+        name, tars = remote_tars(spec)
+        draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        return load_webdataset(tars, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
     draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     if (sharded := _sharded(spec)) is not None:
         name, load, files = sharded

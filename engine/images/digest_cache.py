@@ -119,6 +119,11 @@ class DigestCache:
 
 
 def user_cache() -> DigestCache:
-    """In ``$XDG_CACHE_HOME/penultimate/digests``, by default below ``~/.cache`` (XDG base directory specification)."""
+    """In ``digests`` below ``cache_folder``."""
+    return DigestCache(cache_folder() / "digests")
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/penultimate``, by default below ``~/.cache`` (XDG base directory specification)."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return DigestCache((base if base.is_absolute() else Path.home() / ".cache") / "penultimate" / "digests")
+    return (base if base.is_absolute() else Path.home() / ".cache") / "penultimate"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.digest_cache import CONTENT_DTYPE, UNKNOWN, DigestCache, Entries
 from penultimate.engine.images.image_set import ImageSource
+from penultimate.store.errors import PenultimateError
 
 # Shapes: N samples, K classes.
 
@@ -63,6 +64,8 @@ def _digest_one(source: ImageSource, index: int, known: Entries | None, found: E
             found.contents_N[index] = known.contents_N[index]
         else:
             found.contents_N[index] = content_digest(source.read(index))
+    except PenultimateError:  # not this sample's fault: its server does not answer
+        raise
     except OSError:
         return
     if stamp == UNKNOWN or stamp.is_settled():

@@ -57,7 +57,7 @@ def load_parquet_images(
     ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that cannot be read.
     Raises InputError for a file without images, a missing column and a label that is none of the class names.
     """
-    shared, names = stems(files)
+    shared, names = stems([path.resolve() for path in files])
     by_name = sorted(zip([f"{name}/" for name in names], files, strict=True))
     tables = [_Table.of(path) for _, path in by_name]
     counts = [table.num_rows for table in tables]

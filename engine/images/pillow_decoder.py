@@ -13,7 +13,7 @@ from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.store.errors import VanishedImageError
+from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
 
@@ -61,7 +61,7 @@ def _row(source: ImageSource, index: int, views: Sequence[Preprocess]) -> Row:
         data = source.read(index)
         image = Image.fromarray(data) if isinstance(data, np.ndarray) else open_image(data)
         return Row(index, tuple(np.asarray(resize_with_pillow(image, view)) for view in views))
-    except VanishedImageError:  # not this image's fault: the run stops
+    except PenultimateError:  # not this image's fault: the run stops
         raise
     except Exception as error:  # Pillow's plugins raise some ten kinds on bad files; each becomes this row's reason
         return Row(index, reason_of(error))

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from penultimate.store.errors import InputError
 
@@ -66,13 +66,13 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
-def stems(files: Sequence[Path]) -> tuple[Path, list[str]]:
-    """The folder that all files lie below, and each one's path relative to it without its suffix.
+def stems(files: Sequence[PurePath]) -> tuple[PurePath, list[str]]:
+    """The folder that all files, given by absolute paths, lie below, and each one's path from there without its suffix.
 
     InputError if two files would go by one name.
     """
-    resolved = [path.resolve() for path in files]
-    shared = Path(os.path.commonpath([path.parent for path in resolved]))
+    resolved = list(files)
+    shared = type(files[0])(os.path.commonpath([path.parent for path in resolved]))
     names = [path.relative_to(shared).with_suffix("").as_posix() for path in resolved]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.digest_cache import UNKNOWN, Stamp
 from penultimate.engine.images.digests import UNREADABLE, content_digest
 from penultimate.engine.images.image_set import ImageSource
-from penultimate.store.errors import VanishedImageError
+from penultimate.store.errors import PenultimateError, VanishedImageError
 
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
 
@@ -81,6 +81,8 @@ class SteadySource:
             raise OSError("it could not be read when the set was listed, and can be now: list the set again")
         try:
             content = self.original.read(index)
+        except PenultimateError:
+            raise
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise VanishedImageError(

@@ -1,13 +1,15 @@
 """Some samples of an ImageSet as an ImageSet: what a benchmark or a check runs on."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import Stamp
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
 from penultimate.store.digest import digest_of
+from penultimate.store.errors import InputError
 
 # Shapes: N samples of the whole set, M of the subset.
 
@@ -28,6 +30,22 @@ def subset(images: ImageSet, rows_M: NDArray[np.int64]) -> ImageSet:
         digest=digest_of([images.digest, rows_M.tolist()]),
         provenance={**images.provenance, "subset_rows": len(rows_M)},
     )
+
+
+def at_most_per_class(images: ImageSet, most: Mapping[str, int], *, seed: int) -> ImageSet:
+    """At most ``most[split]`` samples of every class, drawn by ``seed``; splits that are not in ``most`` stay whole.
+
+    Raises InputError for samples with several labels.
+    """
+    if images.labels_N.ndim == 2:
+        raise InputError(f"samples of {images.name} have several labels: there is no fixed number of them a class")
+    kept_N = ~np.isin(images.split_N, list(most))
+    for number, split in enumerate(SPLITS):
+        for label in range(len(images.class_names)) if split in most else ():
+            members = np.flatnonzero((images.split_N == split) & (images.labels_N == label))
+            kept_N[np.random.default_rng((seed, number, label)).permutation(members)[: most[split]]] = True
+    chosen = subset(images, np.flatnonzero(kept_N))
+    return replace(chosen, provenance={**chosen.provenance, "at_most_per_class": dict(most), "subset_seed": seed})
 
 
 class _Chosen:

@@ -25,7 +25,8 @@ from penultimate.engine.images.folder import IMAGE_SUFFIXES
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.labels import USUAL_DRAW, Draw, Labelling, label_indices, ordered_classes, splits_by_name
 from penultimate.engine.images.shards import stems
-from penultimate.store.errors import InputError
+from penultimate.engine.images.tars import LocalTar, RemoteTar, Tar
+from penultimate.store.errors import InputError, PenultimateError
 
 # Shapes: N samples.
 
@@ -34,7 +35,7 @@ _BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
 
 
 def load_webdataset(
-    tars: Sequence[Path],
+    files: Sequence[Path | RemoteTar],
     *,
     name: str,
     labels: bool = True,
@@ -43,16 +44,20 @@ def load_webdataset(
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images in uncompressed tars; ids are ``<tar without .tar>/<key>``, tars relative to the folder they share.
+    """Images in uncompressed tars, files or ``remote_tars``; ids are ``<tar without .tar>/<key>``.
+
+    Tars are named relative to the folder they share.
 
     The label is the text of ``.cls``, or else the field ``label_column`` of ``.json``. Splits are those that the tars'
     names tell (``train-0001.tar``), others are drawn as ``load_folder`` does; ``labels=False`` reads no labels and
     takes all as ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or
     compressed tar, a key that comes twice or has several images, and a sample without a label.
     """
-    shared, names = stems(tars)
+    tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
+    folder, names = stems([tar.path for tar in tars])
+    shared = tars[0].folder(folder)
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)), thread_name_prefix="tar") as pool:
-        indexes = list(pool.map(lambda path: _index(path, label_column if labels else None), tars))
+        indexes = list(pool.map(lambda tar: _index(tar, label_column if labels else None), tars))
     samples = sorted(
         (f"{tar}/{key}", number, sample)
         for number, (tar, index) in enumerate(zip(names, indexes, strict=True))
@@ -79,11 +84,11 @@ def load_webdataset(
             tar_N,
             np.array([sample.offset for _, _, sample in samples], np.int64),
             np.array([sample.size for _, _, sample in samples], np.int64),
-            place=str(shared),
+            place=shared,
         ),
         provenance={
             "source": "webdataset",
-            "root": str(shared),
+            "root": shared,
             "tars": len(tars),
             "keys_without_image": sum(index.without_image for index in indexes),
             "labels": label_column if labels else False,
@@ -98,7 +103,7 @@ class TarSource:
 
     def __init__(
         self,
-        tars: Sequence[Path],
+        tars: Sequence[Tar],
         tar_N: NDArray[np.int32],
         offset_N: NDArray[np.int64],
         size_N: NDArray[np.int64],
@@ -115,17 +120,16 @@ class TarSource:
     def read(self, index: int) -> bytes:
         """See ``ImageSource.read``."""
         size = int(self._size_N[index])
-        with self._path(index).open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), size, int(self._offset_N[index]))
+        content = self._tar(index).read(int(self._offset_N[index]), size)
         if len(content) < size:
-            raise OSError(f"{self._path(index)} ends within the sample")
+            raise OSError(f"{self._tar(index)} ends within the sample")
         return content
 
     def stamp(self, index: int) -> Stamp:
         """See ``ImageSource.stamp``: that of the tar."""
-        return Stamp.of(self._path(index))
+        return self._tar(index).stamp()
 
-    def _path(self, index: int) -> Path:
+    def _tar(self, index: int) -> Tar:
         return self.tars[int(self._tar_N[index])]
 
 
@@ -145,22 +149,25 @@ class _Index(NamedTuple):
     """Keys that have no image."""
 
 
-def _index(path: Path, label_column: str | None) -> _Index:
+def _index(source: Tar, label_column: str | None) -> _Index:
     """What is in one tar; labels only with a ``label_column``."""
+    path = str(source)
     try:
-        with tarfile.open(path, "r:") as tar:
+        with source.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             groups: dict[str, dict[str, tarfile.TarInfo]] = {}
             for key, extension, member in _members(tar):
                 if groups.setdefault(key, {}).setdefault(extension, member) is not member:
-                    raise InputError(f"{str(path)!r} has {key}.{extension} twice")
-            _check_end(path, tar.offset)
+                    raise InputError(f"{path!r} has {key}.{extension} twice")
+            _check_end(path, source.read(tar.offset, _BLOCK), tar.offset)
             samples = []
             for key, members in groups.items():
                 if (image := _image(path, key, members)) is not None:
                     label = None if label_column is None else _label(path, tar, members, label_column)
                     samples.append((key, _Sample(image.offset_data, image.size, label)))
+    except PenultimateError:
+        raise
     except (OSError, tarfile.TarError) as error:
-        raise InputError(f"cannot read the tar {str(path)!r}: {error}; WebDataset tars are not compressed") from error
+        raise InputError(f"cannot read the tar {path!r}: {error}; WebDataset tars are not compressed") from error
     return _Index(samples, len(groups) - len(samples))
 
 
@@ -172,27 +179,24 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]
             yield match[1], match[2].lower(), member
 
 
-def _check_end(path: Path, offset: int) -> None:
-    """InputError unless the block of zeros that ends a tar lies at ``offset``: tarfile stops at any bad header."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        block = file.read(_BLOCK)
+def _check_end(path: str, block: bytes, offset: int) -> None:
+    """InputError unless the block at ``offset`` is the zeros that end a tar: tarfile stops at any bad header."""
     if len(block) < _BLOCK or block.strip(b"\0"):
         what = "no tar header" if len(block) == _BLOCK else "the end, but no end mark: it was cut off"
-        raise InputError(f"{str(path)!r} is damaged: at byte {offset} there is {what}")
+        raise InputError(f"{path!r} is damaged: at byte {offset} there is {what}")
 
 
-def _image(path: Path, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
     """The member that is an image (``jpg``), or whose last extension is one's (``rgb.jpg``) where none is."""
     exact = [member for extension, member in members.items() if f".{extension}" in IMAGE_SUFFIXES]
     dotted = [member for extension, member in members.items() if os.path.splitext(extension)[1] in IMAGE_SUFFIXES]
     images = exact or dotted
     if len(images) > 1:
-        raise InputError(f"{str(path)!r} has several images for {key!r}: {', '.join(image.name for image in images)}")
+        raise InputError(f"{path!r} has several images for {key!r}: {', '.join(image.name for image in images)}")
     return images[0] if images else None
 
 
-def _label(path: Path, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | None:
+def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | None:
     for extension in ("cls", "json"):
         if extension not in members:
             continue
@@ -202,7 +206,7 @@ def _label(path: Path, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]
         try:
             value = json.loads(text).get(column) if extension == "json" else text.decode().strip()
         except (ValueError, AttributeError) as error:
-            raise InputError(f"{members[extension].name!r} in {str(path)!r} holds no label: {error}") from error
+            raise InputError(f"{members[extension].name!r} in {path!r} holds no label: {error}") from error
         if value not in (None, ""):
             return str(value)
     return None

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from penultimate.engine.probe.losses import LOSSES
 from penultimate.engine.probe.probe_result import Probe
@@ -75,7 +75,11 @@ class Head:
         return probabilities(self.scores(features_ND).astype(np.float64), self.loss)
 
     def save(self, path: str | Path) -> None:
-        """Write ``weight`` (K, D) and ``bias`` (K,) float32, all else as JSON in the metadata."""
+        """Write ``content`` to a file."""
+        Path(path).write_bytes(self.content())
+
+    def content(self) -> bytes:
+        """As safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, all else as JSON in the metadata."""
         about = {
             "class_names": list(self.class_names),
             "loss": self.loss,
@@ -83,11 +87,11 @@ class Head:
             "features": dict(self.features),
         }
         tensors = {"weight": np.ascontiguousarray(self.weight_KD), "bias": np.ascontiguousarray(self.bias_K)}
-        save_file(tensors, path, metadata={"format": FORMAT, "head": json.dumps(about, sort_keys=True)})
+        return save(tensors, metadata={"format": FORMAT, "head": json.dumps(about, sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote; anything else is an ``InputError``."""
+        """Read a file of what ``content`` gives; anything else is an ``InputError``."""
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}

@@ -17,6 +17,7 @@ from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.key import FeatureKey
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 from penultimate.store.subsets import shots_per_class
 from penultimate.store.trial import Trial, trial_id
@@ -55,13 +56,16 @@ class ProbeSettings:
         if not 0 < self.tol < 1:
             raise InputError(f"tol must be in (0, 1), got {self.tol!r}")
 
-    def resolved(self, features: FeatureSet) -> dict[str, Any]:
-        """JSON-able, with the defaults of ``features`` filled in: what a Trial keeps and is found by."""
-        loss = self.loss or ("logistic" if features.labels.ndim == 2 else "softmax")
+    def resolved(self, *, multi_label: bool, metric: str) -> dict[str, Any]:
+        """JSON-able, with the defaults of a dataset filled in: what a Trial keeps and is found by.
+
+        ``metric`` is the dataset's own, ``multi_label`` whether its samples have several labels.
+        """
+        loss = self.loss or ("logistic" if multi_label else "softmax")
         few = {} if self.shots is None else {"shots": self.shots}
         return few | {
             "loss": loss,
-            "metric": self.metric or features.metric,
+            "metric": self.metric or metric,
             "l2": list(self.path.l2),
             "tol": self.tol,
             "solver": self.solver,
@@ -94,9 +98,9 @@ def probe_features(
     ).trial
 
 
-def asked_id(features: FeatureSet, settings: ProbeSettings, *, seed: int = 0) -> str:
-    """The id that the Trial of ``run_probe`` will have: whether it is already logged can be asked before."""
-    return trial_id("probe", asdict(features.key), settings.resolved(features), seed)
+def asked_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
+    """The id that the Trial of ``run_probe`` will have, before there are features; the rest as in ``resolved``."""
+    return trial_id("probe", asdict(key), settings.resolved(multi_label=multi_label, metric=metric), seed)
 
 
 def run_probe(
@@ -114,12 +118,12 @@ def run_probe(
     metric does not suit the labels.
     """
     began = time.perf_counter()
-    resolved = settings.resolved(features)
+    resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
     metric = metric_named(resolved["metric"])
     _check(features, resolved["metric"])
     train, val, test = (features.rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
-        train = train[shots_per_class(features.labels[train], settings.shots, seed=seed)]
+        train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
     reader = FeatureReader(features, settings, loss=resolved["loss"], device=device, memory_bytes=memory_bytes)
     probes = reader.fit(train, settings.path)
     val_scores = reader.scores(val, probes)

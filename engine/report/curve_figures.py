@@ -18,6 +18,7 @@ from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import (
     METHOD_LINES,
     doubling_axis,
+    fixed_ticks,
     inside,
     logit_axis,
     look,
@@ -28,24 +29,24 @@ from penultimate.engine.report.style import (
 def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:
     """Figure 8 for one backbone: a column a dataset; above against epochs, below against steps."""
     datasets = sorted({curve.dataset for curve in curves})
-    methods = sorted({curve.method for curve in curves})
+    lines = sorted({curve.line for curve in curves})
     hover: dict[str, str] = {}
     with style():
         figure = Figure(figsize=(1.2 + 1.9 * len(datasets), 4.0), layout="constrained")
         panels = figure.subplots(2, len(datasets), squeeze=False)
         for d, dataset in enumerate(datasets):
             mine = [curve for curve in curves if curve.dataset == dataset]
-            for line, unit in enumerate(("epochs", "steps")):
-                axes = panels[line, d]
+            for row, unit in enumerate(("epochs", "steps")):
+                axes = panels[row, d]
                 for curve in mine:
-                    _budget_curve(axes, curve, unit, methods, f"d{d}{unit}{curve.method}", hover)
+                    _budget_curve(axes, curve, unit, lines, f"d{d}{unit}{lines.index(curve.line)}", hover)
                 doubling_axis(axes, np.concatenate([getattr(curve, f"{unit}_B") for curve in mine]), at_most=5)
                 logit_axis(axes, "y", np.concatenate([_drawable(curve) for curve in mine]), at_most=5)
                 axes.set_xlabel(f"Train {unit}")
                 if d == 0:
                     axes.set_ylabel("Accuracy (%)")
             panels[0, d].set_title(dataset)
-        _method_legend(figure, panels[0, 0], methods)
+        _method_legend(figure, panels[0, 0], lines)
     return Drawn(
         name=name,
         title=f"Accuracy against training length: {backbone}",
@@ -62,10 +63,10 @@ def _drawable(curve: BudgetCurve) -> Any:
 
 
 def _budget_curve(
-    axes: Axes, curve: BudgetCurve, unit: str, methods: Sequence[str], prefix: str, hover: dict[str, str]
+    axes: Axes, curve: BudgetCurve, unit: str, lines: Sequence[str], prefix: str, hover: dict[str, str]
 ) -> None:
     x, y = getattr(curve, f"{unit}_B"), _drawable(curve)
-    marks = look(curve.method, methods)
+    marks = look(curve.line, lines)
     axes.plot(x, y, linestyle=METHOD_LINES.get(curve.method, "solid"), color=marks["color"], zorder=1)
     first = first_to_share(curve.accuracy_B, num_test=curve.num_test)
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": marks["color"]}
@@ -74,7 +75,7 @@ def _budget_curve(
         gid = f"{prefix}b{b}"
         axes.plot([x[b]], [y[b]], **marks, linestyle="none", zorder=3, gid=gid)
         hover[gid] = (
-            f"{curve.backbone} on {curve.dataset}, {setting_name(curve.method).lower()}: "
+            f"{curve.backbone} on {curve.dataset}, {setting_name(curve.line).lower()}: "
             f"{100 * curve.accuracy_B[b]:.2f} % after {curve.steps_B[b]:,.0f} steps, "
             f"{curve.epochs_B[b]:,.1f} epochs; n = {curve.num_test:,}"
         )
@@ -85,6 +86,7 @@ def _budget_numbers(curve: BudgetCurve) -> pd.DataFrame:
         {
             "dataset": curve.dataset,
             "backbone": curve.backbone,
+            "variant": curve.variant,
             "method": curve.method,
             "steps": curve.steps_B,
             "epochs": curve.epochs_B,
@@ -102,7 +104,7 @@ def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn
     hover: dict[str, str] = {}
     with style():
         rows = ceil(len(datasets) / columns)
-        figure = Figure(figsize=(1.4 + 2.1 * columns, 0.6 + 2.4 * rows), layout="constrained")
+        figure = Figure(figsize=(1.4 + 2.1 * columns, 0.6 + 2.7 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for empty in panels[len(datasets) :]:
             empty.set_axis_off()
@@ -153,10 +155,16 @@ def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
         for curve in curves
         for side in (-1, 1)
     ]
+    classes = curves[0].num_classes
     doubling_axis(axes, np.concatenate([curve.shots_S for curve in curves]))
+    upper = axes.secondary_xaxis(
+        "top", functions=(lambda shots: np.multiply(shots, classes), lambda images: np.divide(images, classes))
+    )
+    fixed_ticks(upper.xaxis, [classes * shots for shots in axes.get_xticks()])
+    upper.set_xlabel("Training images")
     logit_axis(axes, "y", np.concatenate(reach), at_most=5)
     axes.set_xlabel("Images a class")
-    axes.set_title(f"{dataset} ({curves[0].num_classes} classes)")
+    axes.set_title(f"{dataset} ({classes} classes)")
 
 
 def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
@@ -178,7 +186,13 @@ def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
 
 def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [
-        axes.plot([], [], linestyle=METHOD_LINES.get(name, "solid"), **look(name, names), label=setting_name(name))[0]
+        axes.plot(
+            [],
+            [],
+            linestyle=METHOD_LINES.get(name.partition(" (")[0], "solid"),
+            **look(name, names),
+            label=setting_name(name),
+        )[0]
         for name in names
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

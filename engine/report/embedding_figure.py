@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.style import look, style
+from penultimate.engine.report.style import COLOURS, look, style
 from penultimate.store.errors import InputError, UnknownNameError
 
 MOST_CLASSES = 12
@@ -57,7 +58,7 @@ def embedding_figure(
         panels = figure.subplots(1, 2)
         for place, (axes, space) in enumerate(zip(panels, (first, second), strict=True)):
             numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{place}", hover))
-        handles = [panels[0].plot([], [], **look(c, chosen), linestyle="none", label=c)[0] for c in chosen]
+        handles = [panels[0].plot([], [], **_marks(c, chosen), linestyle="none", label=c)[0] for c in chosen]
         figure.legend(handles=handles, loc="outside right upper")
     return Drawn(
         name="figure4",
@@ -68,6 +69,14 @@ def embedding_figure(
         numbers={"": pd.concat(numbers)},
         hover=hover,
     )
+
+
+def _marks(name: str, chosen: Sequence[str]) -> dict[str, Any]:
+    """Hollow once the colours come again."""
+    marks = look(name, chosen)
+    if chosen.index(name) < len(COLOURS):
+        return marks | {"markeredgewidth": 0}
+    return marks | {"markeredgewidth": 0.7, "markerfacecolor": "white"}
 
 
 def _panel(
@@ -91,10 +100,7 @@ def _panel(
     for k, name in enumerate(chosen):
         mine = names == name
         gid = f"{prefix}k{k}"
-        axes.plot(
-            plane[mine, 0], plane[mine, 1], **look(name, chosen), markersize=3, markeredgewidth=0,
-             linestyle="none", gid=gid,
-        )  # fmt: skip
+        axes.plot(plane[mine, 0], plane[mine, 1], **_marks(name, chosen), markersize=3.5, linestyle="none", gid=gid)
         hover[gid] = f"{name}: {int(mine.sum())} images, {space.name}"
     axes.set_title(space.name)
     axes.set_xticks([])

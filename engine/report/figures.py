@@ -76,4 +76,4 @@ def _sizes(curves: Sequence[SizeCurve]) -> Iterator[Drawn]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")

@@ -116,11 +116,16 @@ def doubling_axis(axes: Axes, values: ArrayLike, *, at_most: int = 7) -> None:
     distinct = np.unique(np.asarray(values, dtype=np.float64))
     axes.set_xscale("log", base=2)
     step = -(-len(distinct) // at_most)
-    axes.xaxis.set_major_locator(FixedLocator(distinct[::step].tolist()))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: _short(tick)))
+    fixed_ticks(axes.xaxis, distinct[::step].tolist())
     margin = (distinct[-1] / distinct[0]) ** 0.06 if len(distinct) > 1 else 1.5
     axes.set_xlim(distinct[0] / margin, distinct[-1] * margin)
+
+
+def fixed_ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Ticks at ``values`` and nowhere else, written short."""
+    axis.set_major_locator(FixedLocator(list(values)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: _short(tick)))
 
 
 def inside(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDArray[np.float64]:

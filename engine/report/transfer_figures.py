@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,10 @@ from penultimate.engine.report.style import BLUE, GREEN, INK, PALE, inside, logi
 Ties = Mapping[tuple[str, str], bool | None]
 """(model, dataset) -> whether it ties with the best on that dataset."""
 
+_MOST_COLUMNS = 3
+_TITLE_LETTERS = 42
+"""That fit above a panel of figure 1."""
+
 _FACES = {True: GREEN, False: "white", None: PALE}
 
 _MARKS = (
@@ -31,18 +36,20 @@ _MARKS = (
 def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
     """Figure 1: mean log odds against ImageNet accuracy, a panel a setting."""
     with style():
-        figure = Figure(figsize=(3.4 * len(analyses) + 2.2, 3.3), layout="constrained")
-        grid = figure.add_gridspec(1, len(analyses) + 1, width_ratios=[3.4] * len(analyses) + [2.2])
+        names = _numbered(list(analyses.values()))
+        columns = min(_MOST_COLUMNS, len(analyses))
+        rows, key = ceil(len(analyses) / columns), _key_width(names)
+        figure = Figure(figsize=(3.4 * columns + key, 3.4 * rows), layout="constrained")
+        grid = figure.add_gridspec(rows, columns + 1, width_ratios=[3.4] * columns + [key])
         hover: dict[str, str] = {}
         numbers, lines = [], []
-        names = _numbered(list(analyses.values()))
-        for column, (setting, analysis) in enumerate(analyses.items()):
-            axes = figure.add_subplot(grid[column])
-            points, line = _average_panel(axes, analysis, names, f"c{column}-", hover)
-            axes.set_title(f"{setting_name(setting)}   {_r(analysis)}")
+        for place, (setting, analysis) in enumerate(analyses.items()):
+            axes = figure.add_subplot(grid[place // columns, place % columns])
+            points, line = _average_panel(axes, analysis, names, f"c{place}-", hover)
+            axes.set_title(f"{fill(setting_name(setting), _TITLE_LETTERS)}\n{_r(analysis)}")
             numbers.append(points.assign(setting=setting))
             lines.append(line.assign(setting=setting))
-        _key(figure.add_subplot(grid[-1]), names)
+        _key(figure.add_subplot(grid[:, -1]), names)
     return Drawn(
         name="figure1",
         title="Transfer accuracy against ImageNet accuracy, averaged over datasets",
@@ -77,10 +84,10 @@ _Drawing = tuple[Figure, pd.DataFrame, pd.DataFrame]
 
 
 def _single(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
-    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
-    grid = figure.add_gridspec(1, 2, width_ratios=[3.4, 2.2])
-    axes = figure.add_subplot(grid[0])
     names = _numbered([analysis])
+    figure = Figure(figsize=(3.4 + _key_width(names), 3.3), layout="constrained")
+    grid = figure.add_gridspec(1, 2, width_ratios=[3.4, _key_width(names)])
+    axes = figure.add_subplot(grid[0])
     points, line = _dataset_panel(axes, analysis, 0, ties, hover, names)
     axes.set_title(f"{analysis.table.datasets[0]}   {_r(analysis)}")
     axes.set_xlabel("ImageNet top-1 accuracy (%)")
@@ -93,8 +100,10 @@ def _grid(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
     datasets = analysis.table.datasets
     columns = min(4, ceil(len(datasets) ** 0.5))
     rows = max(2, ceil(len(datasets) / columns))
-    figure = Figure(figsize=(1.9 * columns + 3.8 + 2.0, 1.75 * rows), layout="constrained")
-    grid = figure.add_gridspec(rows, columns + 2, width_ratios=[1.9] * columns + [3.8, 2.0])
+    names = _numbered([analysis])
+    key = _key_width(names)
+    figure = Figure(figsize=(1.9 * columns + 3.8 + key, 1.75 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, columns + 2, width_ratios=[1.9] * columns + [3.8, key])
     drawn = []
     for d, dataset in enumerate(datasets):
         axes = figure.add_subplot(grid[d // columns, d % columns])
@@ -105,7 +114,6 @@ def _grid(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
             axes.set_xlabel("ImageNet top-1 (%)")
         axes.set_title(f"{dataset}   r = {analysis.by_dataset[dataset].pearson_r:.2f}")
     average = figure.add_subplot(grid[:, columns])
-    names = _numbered([analysis])
     drawn.append(_average_panel(average, analysis, names, "mean-", hover))
     average.set_title(f"Average of {len(datasets)} datasets   {_r(analysis)}")
     _key(figure.add_subplot(grid[:, columns + 1]), names)
@@ -205,6 +213,11 @@ def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
         model: top for each in analyses for model, top in zip(each.table.models, each.table.imagenet_M, strict=True)
     }
     return {model: number for number, model in enumerate(sorted(top1, key=lambda name: (top1[name], name)), start=1)}
+
+
+def _key_width(names: Mapping[str, int]) -> float:
+    """Inches that the longest name takes, and not less than the marks' legend does."""
+    return max(2.0, 0.4 + 0.055 * max(map(len, names)))
 
 
 def _key(axes: Axes, names: Mapping[str, int]) -> None:

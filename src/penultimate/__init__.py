@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from penultimate.engine.probe.head import Head as Head
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
     from penultimate.engine.probe.select import probe_features as probe_features
+    from penultimate.engine.study.document import read_study as read_study
+    from penultimate.engine.study.run import run_study as run_study
+    from penultimate.engine.study.study import Study as Study
     from penultimate.engine.torch_features import torch_batches as torch_batches
     from penultimate.engine.train.grid import Grid as Grid
     from penultimate.engine.train.recipe import Recipe as Recipe
@@ -39,13 +42,16 @@ _HOME = {
     "Recipe": "penultimate.engine.train.recipe",
     "RegularizationPath": "penultimate.engine.probe.path",
     "Search": "penultimate.engine.train.search",
+    "Study": "penultimate.engine.study.study",
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
     "fit_path": "penultimate.engine.probe.fit",
     "load_images": "penultimate.engine.images.datasets",
     "probe_features": "penultimate.engine.probe.select",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
+    "read_study": "penultimate.engine.study.document",
     "run_search": "penultimate.engine.train.search",
+    "run_study": "penultimate.engine.study.run",
     "scoreboard": "penultimate.engine.analysis.scoreboard",
     "torch_batches": "penultimate.engine.torch_features",
 }

@@ -1,10 +1,13 @@
 """The allocator: what was freed once is written again without asking the kernel for it."""
 
+import ctypes
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from penultimate.engine.allocator import keep_freed_memory
 
 CHILD = """
 import resource, sys
@@ -36,8 +39,6 @@ def test_blocks_that_were_freed_are_not_faulted_in_again() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from penultimate.engine import allocator
-
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.delattr(allocator.ctypes, "CDLL")
-    assert not allocator.keep_freed_memory()
+    monkeypatch.delattr(ctypes, "CDLL")
+    assert not keep_freed_memory()

@@ -150,7 +150,7 @@ def test_float16_is_stored_where_it_is_asked_for(images: ImageSet, store: Featur
 def test_provenance_holds_the_backbones_word_and_the_callers_notes(images: ImageSet, store: FeatureStore) -> None:
     notes = {"mean": {"parity": {"passed": True}}}
     extract(images, [MeanBackbone()], store, decoder=PillowDecoder(), notes=notes)
-    key = feature_key(images, MeanBackbone(), PillowDecoder(), dtype="float32")
+    key = feature_key(images, MeanBackbone(), "pillow", dtype="float32")
     provenance = store.read(key).provenance
     assert provenance["backbone"] == {"weights": "none"}
     assert provenance["parity"] == {"passed": True}

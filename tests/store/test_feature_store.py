@@ -175,8 +175,8 @@ def test_paths_that_hold_no_store_are_said_to_hold_none(tmp_path: Path) -> None:
             FeatureStore.create(tmp_path / name)
     with pytest.raises(InputError, match="there is no folder"):
         FeatureStore.create(tmp_path / "no" / "parent")
-    with pytest.raises(InputError, match="local folder"):
-        FeatureStore("s3://bucket/store")
+    with pytest.raises(InputError, match="expected a folder or an address such as s3://bucket/prefix"):
+        FeatureStore("ftp://bucket/store")
     assert not (tmp_path / "nothing").exists()
 
 

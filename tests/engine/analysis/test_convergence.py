@@ -43,6 +43,17 @@ def test_curves_come_from_the_last_row_of_each_history() -> None:
     assert (reached(curve).steps, reached(curve).at_smallest_budget) == (400, False)
 
 
+def test_subsets_are_no_budgets_and_settings_have_a_curve_each() -> None:
+    def run(step: int, **settings: object) -> Trial:
+        return trial_of(method="finetune", history=[{"step": step, "epoch": 1.0}], settings={"steps": step, **settings})
+
+    few = [run(5, shots=2, label_smoothing=0.0), run(6, shots=2, label_smoothing=0.0)]
+    smoothed = [run(step, label_smoothing=0.1, eval_every=step) for step in (10, 20)]
+    plain = [run(step, label_smoothing=0.0, eval_every=step) for step in (10, 20)]
+    curves = {curve.line: curve.steps_B.tolist() for curve in budget_curves([*few, *smoothed, *plain])}
+    assert curves == {"finetune (label_smoothing=0.0)": [10, 20], "finetune (label_smoothing=0.1)": [10, 20]}
+
+
 def test_a_single_budget_is_no_curve() -> None:
     assert budget_curves([_run("scratch", 100, 10)]) == []
 

@@ -182,7 +182,15 @@ def test_a_spec_that_names_nothing_is_explained(
         load_images(spec)
 
 
+def test_the_digits_are_written_where_they_are_not(tmp_path: Path) -> None:
+    images = load_images("digits", root=tmp_path / "somewhere")
+    assert images.name == "digits"
+    assert Counter(images.split_N.tolist()) == {"train": 400, "val": 200, "test": 400}
+    (tmp_path / "somewhere" / "0" / "0000.png").unlink()
+    assert load_images("digits", root=tmp_path / "somewhere").digest == images.digest
+
+
 def test_a_root_goes_with_a_dataset_only(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no dataset named"):
         load_images("fish", root=tmp_path)
-    assert len(DATASETS) == 12
+    assert len(DATASETS) == 12 + 1  # the paper's, and the digits

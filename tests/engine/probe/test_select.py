@@ -46,7 +46,8 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
 
 def test_the_id_is_known_before_the_run() -> None:
     features = stored()
-    assert asked_id(features, ProbeSettings(path=PATH)) == probe_features(features, path=PATH).id
+    wanted = asked_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
+    assert wanted == probe_features(features, path=PATH).id
 
 
 def test_a_missing_split_is_refused_with_the_counts() -> None:

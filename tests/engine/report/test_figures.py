@@ -22,7 +22,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_a_whole_study_has_the_papers_figures() -> None:
     assert list(whole_figures()) == [
-        "figure1", "figure2_finetune", "figure2_probe_loss_softmax_", "figure2_scratch", "figure3", "figure6",
+        "figure1", "figure2_finetune", "figure2_probe_loss_softmax", "figure2_scratch", "figure3", "figure6",
         "figure7_scratch_finetune", "figure7_probe_finetune", "figure7_scratch_probe", "figure8_inception_v3",
         "figure9_inception_v3",
     ]  # fmt: skip
@@ -99,6 +99,15 @@ def test_figure_9_has_the_error_over_three_subsets() -> None:
     ]
     assert one.subsets == len(values) == 3
     assert one.standard_error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+
+
+def test_figure_9_has_all_training_images_on_its_upper_axis() -> None:
+    axes = whole_figures()["figure9_inception_v3"].figure.axes[0]
+    (upper,) = axes.child_axes
+    below, above = (np.array(one.get_xticks()) for one in (axes, upper))
+    classes = len({label for trial in whole_study() for label in trial.arrays["test_labels"].tolist()})
+    assert above.tolist() == (classes * below).tolist()
+    assert upper.get_xlabel() == "Training images"
 
 
 def test_logit_ticks_are_round_spread_and_inside() -> None:

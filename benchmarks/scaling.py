@@ -1,0 +1,583 @@
+"""How extraction scales over workers: constants measured here, a check with a backbone that sleeps, a simulation.
+
+    python benchmarks/scaling.py constants scaling.json           # requests, bytes and seconds of the store and of Ray
+    python benchmarks/scaling.py workers scaling.json --rounds 3  # 1, 2 and 4 local workers that wait, not compute
+    python benchmarks/scaling.py simulate scaling.json            # to 1,000 workers and a billion images; Markdown
+
+Nothing here was measured on a GPU or against a real object store: images/s of a worker, seconds of a request and the
+requests a second a bucket takes are parameters of the simulation (``Assumed``), each with where it comes from.
+"""
+
+import argparse
+import heapq
+import json
+import logging
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.store import remote_objects
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
+from penultimate.store.layout import num_shards, variable_width
+from penultimate.store.provenance import machine, source_commit
+from penultimate.store.retry import Retry
+
+# Shapes: B images of a batch, D feature dimensions.
+
+KINDS = ("put", "get", "head", "list", "delete")
+_LIST_PAGE = 1000  # names of one LIST answer: Amazon S3 API reference, ListObjectsV2, MaxKeys
+_FEATURE_DIM = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """Measured by ``constants``."""
+
+    requests_a_shard: dict[str, int]
+    requests_to_open: dict[str, int]
+    """A writer of a part, of a key that was begun."""
+    requests_to_close: dict[str, int]
+    """A writer of a part that is not the last."""
+    requests_to_complete: dict[str, float]
+    """Of the last writer, for each shard of the key."""
+    bytes_a_row: float
+    bytes_a_record: float
+    seconds_a_row: float
+    """Checksum, encode and hand over a row of 2,048 float32, without any network."""
+    seconds_a_planned_image: float
+    """What a worker spends on each image of the set when it opens its first part of it."""
+    bytes_an_image: float
+    """Of an ImageSet of tar members, as it is sent to workers and held by each."""
+    seconds_a_task: float
+    """Of the driver, for each task that does nothing, with two workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed:
+    """Not measured: parameters."""
+
+    images_a_second: float
+    """Of a worker. No GPU was measured; a range is simulated."""
+    request_seconds: float = 0.05
+    """Of one small request. Amazon: "roughly 100-200 milliseconds", less for small objects close by (S3 user guide,
+    "Best practices design patterns: optimizing Amazon S3 performance"); a range is simulated."""
+    writes_a_second: float = 3500.0
+    """PUT and DELETE of one prefix: same guide."""
+    reads_a_second: float = 5500.0
+    """GET, HEAD, and here also LIST: same guide."""
+    worker_bytes: float = 32e9
+    """Memory a worker has for the image set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is simulated."""
+
+    workers: int
+    images: int
+    set_images: int
+    """Images of one set, that is, of one key; sets follow each other."""
+    shard_rows: int
+    parts_a_worker: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """What came out."""
+
+    seconds: float
+    efficiency: float
+    """Seconds if workers did nothing but embed, over seconds."""
+    waits: dict[str, float]
+    """Cause -> share of all workers' time."""
+
+    @property
+    def bottleneck(self) -> str:
+        """What most time beside embedding goes to."""
+        return max(self.waits, key=lambda cause: self.waits[cause])
+
+
+class _Server:
+    """A rate that many share: each request takes its place in one line."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._free = 0.0
+
+    def take(self, now: float, count: float) -> float:
+        """When ``count`` requests asked for at ``now`` have been let through."""
+        self._free = max(self._free, now) + count / self._rate
+        return self._free
+
+
+def simulate(job: Job, measured: Constants, assumed: Assumed) -> Simulated:
+    """Workers take parts one after the other; a part opens, embeds and commits its shards, and closes.
+
+    Commits run beside embedding, one at a time, as in ``extract``. Requests of a step follow each other, but for the
+    records a completion reads 32 at once; all of one kind share the bucket's rate. The driver sends parts one by one.
+    """
+    sets = -(-job.images // job.set_images)
+    waits: defaultdict[str, float] = defaultdict(float)
+    now = 0.0
+    for _ in range(min(sets, 3)):  # every set is as the one before: three tell what all do
+        now = _simulate_set(job, measured, assumed, now, waits)
+    seconds = now * sets / min(sets, 3)
+    ideal = sets * job.set_images / (job.workers * assumed.images_a_second)
+    total = job.workers * now
+    return Simulated(
+        seconds=seconds,
+        efficiency=ideal / seconds,
+        waits={cause: spent / total for cause, spent in waits.items()},
+    )
+
+
+def _simulate_set(
+    job: Job, measured: Constants, assumed: Assumed, begin: float, waits: defaultdict[str, float]
+) -> float:
+    """When the last of a set is done. Workers take turns in the order of time: shared servers must see that order."""
+    run = _Set(job, measured, assumed, waits)
+    turns = [(begin, number, run.worker(begin)) for number in range(job.workers)]
+    ended = []
+    while turns:
+        now, number, worker = heapq.heappop(turns)
+        if (later := next(worker, None)) is None:
+            ended.append(now)
+        else:
+            heapq.heappush(turns, (later, number, worker))
+    last = run.complete(max(ended))
+    waits["last parts"] += sum(max(ended) - now for now in ended)
+    return last
+
+
+class _Set:
+    """One set being extracted: the servers its workers share, and the parts that are left."""
+
+    def __init__(self, job: Job, measured: Constants, assumed: Assumed, waits: defaultdict[str, float]) -> None:
+        self._job, self._measured, self._assumed, self._waits = job, measured, assumed, waits
+        self._shards = num_shards(job.set_images, job.shard_rows)
+        count = min(self._shards, job.parts_a_worker * job.workers)
+        self._parts = iter((n + 1) * self._shards // count - n * self._shards // count for n in range(count))
+        self._writes, self._reads = _Server(assumed.writes_a_second), _Server(assumed.reads_a_second)
+        self._driver = _Server(1 / measured.seconds_a_task)
+        self._ledger = _Server(1 / assumed.request_seconds)
+
+    def worker(self, now: float) -> Iterator[float]:
+        """Takes parts until none is left; yields the time of whatever it does next."""
+        measured, job = self._measured, self._job
+        to_plan = measured.seconds_a_planned_image * job.set_images
+        for shards in self._parts:
+            now = yield from self._step("driver", now, self._driver.take(now, 1))
+            now, to_plan = (yield from self._step("plan of all ids", now, now + to_plan)), 0.0
+            # The claim and its release change one object, one writer after the other.
+            now = yield from self._step("ledger of claims", now, self._ledger.take(now, 2))
+            now = yield from self._step("opening parts", now, self._answered(now, measured.requests_to_open))
+            embedded = committed = now
+            for _ in range(shards):
+                embedded += job.shard_rows / self._assumed.images_a_second
+                stored = max(embedded, committed) + measured.seconds_a_row * job.shard_rows
+                yield stored
+                committed = self._answered(stored, measured.requests_a_shard)
+            now = yield from self._step("commits", embedded, committed)
+            now = yield from self._step("closing parts", now, self._answered(now, measured.requests_to_close))
+
+    def complete(self, now: float) -> float:
+        """When the last writer has read every record, 32 at once, while all others wait."""
+        records = sum(self._measured.requests_to_complete.values()) * self._shards
+        done = max(self._reads.take(now, records), now + records * self._assumed.request_seconds / 32)
+        self._waits["completion"] += self._job.workers * (done - now)
+        return done
+
+    def _step(self, cause: str, now: float, until: float) -> Generator[float, None, float]:
+        self._waits[cause] += until - now
+        yield until
+        return until
+
+    def _answered(self, now: float, requests: Mapping[str, float]) -> float:
+        """When these have been answered, one after the other; a LIST is of all records, a page at a time."""
+        pages = -(-self._shards // _LIST_PAGE)
+        many = {kind: count * (pages if kind == "list" else 1) for kind, count in requests.items()}
+        done = now + sum(many.values()) * self._assumed.request_seconds
+        done = max(done, self._writes.take(now, many.get("put", 0) + many.get("delete", 0)))
+        return max(done, self._reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
+
+
+def measure() -> Constants:
+    """All constants, on this machine."""
+    small, large = _counted(shards=16), _counted(shards=32)
+    complete = {kind: (large["close last"][kind] - small["close last"][kind]) / 16 for kind in KINDS}
+    return Constants(
+        requests_a_shard={kind: count // 4 for kind, count in small["4 shards"].items()},
+        requests_to_open=dict(small["open"]),
+        requests_to_close=dict(small["close"]),
+        requests_to_complete={kind: count for kind, count in complete.items() if count},
+        **_sizes(),
+        seconds_a_row=median(_write_seconds() for _ in range(5)),
+        seconds_a_planned_image=median(_plan_seconds() for _ in range(3)),
+        bytes_an_image=_image_bytes(),
+        seconds_a_task=_task_seconds(),
+    )
+
+
+def _counted(*, shards: int) -> dict[str, Counter[str]]:
+    """Requests of each step of two writers of one key, in memory."""
+    counts: Counter[str] = Counter()
+    steps: dict[str, Counter[str]] = {}
+
+    def step(name: str) -> None:
+        steps[name] = Counter(counts)
+        counts.clear()
+
+    with _in_memory(counts) as store:
+        plan = _plan(rows=shards * 16)
+        first = store.writer(KEY, **plan, shard_range=range(shards // 2))
+        _append(first, first.missing_rows)
+        counts.clear()
+        second = store.writer(KEY, **plan, shard_range=range(shards // 2, shards))
+        step("open")
+        _append(second, second.missing_rows[: 16 * 4])
+        step("4 shards")
+        with mock.patch.object(second, "_missing", {}):  # as of a part that is done, in a key that is not
+            second.close()
+        step("close")
+        rest = store.writer(KEY, **plan, shard_range=range(shards // 2, shards))
+        _append(rest, rest.missing_rows)
+        counts.clear()
+        rest.close()
+        step("close last")
+        first.close()
+    return steps
+
+
+KEY = FeatureKey(
+    dataset="scaling",
+    images="0",
+    backbone="sleeper",
+    weights="0",
+    preprocess="0",
+    decoder="none",
+    precision="float32",
+    dtype="float32",
+)
+
+
+def _plan(*, rows: int, dim: int = 8, shard_rows: int = 16) -> dict[str, Any]:
+    return {
+        "ids": variable_width([f"shard-{row // 10_000:06d}/{row:09d}" for row in range(rows)]),
+        "labels": np.zeros(rows, np.int64),
+        "split": np.full(rows, "test"),
+        "class_names": ["one"],
+        "metric": "top1",
+        "feature_dim": dim,
+        "provenance": {},
+        "shard_rows": shard_rows,
+    }
+
+
+def _append(writer: Any, rows: NDArray[np.int64], dim: int = 8) -> None:
+    writer.append(rows, np.ones((len(rows), dim), np.float32))
+
+
+class _in_memory:  # noqa: N801 (used as a function)
+    """A store in obstore's memory, every request counted."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+
+    def __enter__(self) -> FeatureStore:
+        import obstore
+        from obstore.store import MemoryStore
+
+        client = MemoryStore()
+
+        def counted(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def asked(*arguments: Any, **options: Any) -> Any:
+                self._counts[kind] += 1
+                return call(*arguments, **options)
+
+            return asked
+
+        calls = {"put": "put", "get": "get", "head": "head", "delete": "delete", "list_with_delimiter": "list"}
+        fake = SimpleNamespace(list=obstore.list, **{n: counted(k, getattr(obstore, n)) for n, k in calls.items()})
+        self._patches: list[Any] = [
+            mock.patch.object(remote_objects, "obstore", fake),
+            mock.patch.object(remote_objects, "make_client", return_value=client),
+            mock.patch.object(remote_objects, "USUAL_RETRY", Retry(attempts=1)),
+        ]
+        for patch in self._patches:
+            patch.start()
+        return FeatureStore.create("s3://memory/store")
+
+    def __exit__(self, *error: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+
+def _sizes() -> dict[str, float]:
+    with _in_memory(Counter()) as store:
+        rows = 1024
+        with store.writer(KEY, **_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=rows)) as writer:
+            _append(writer, writer.missing_rows, _FEATURE_DIM)
+        objects: Any = store.objects
+        shard, record = objects.head(f"{KEY.path}/features/c/0/0"), objects.head(f"{KEY.path}/features/commits/0.json")
+    return {"bytes_a_row": shard["size"] / rows, "bytes_a_record": float(record["size"])}
+
+
+def _write_seconds(rows: int = 16_384) -> float:
+    with _in_memory(Counter()) as store:
+        writer = store.writer(KEY, **_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=1024))
+        features_BD = np.random.default_rng(0).normal(size=(rows, _FEATURE_DIM)).astype(np.float32)
+        began = time.perf_counter()
+        for start in range(0, rows, 256):
+            writer.append(np.arange(start, start + 256), features_BD[start : start + 256])
+        seconds = time.perf_counter() - began
+        writer.close()
+    return seconds / rows
+
+
+def _plan_seconds(rows: int = 200_000) -> float:
+    with _in_memory(Counter()) as store:
+        plan = _plan(rows=rows, shard_rows=1024)
+        store.writer(KEY, **plan, shard_range=range(1)).close()
+        began = time.perf_counter()
+        store.writer(KEY, **plan, shard_range=range(1, 2)).close()
+        return (time.perf_counter() - began) / rows
+
+
+def _image_bytes(rows: int = 100_000) -> float:
+    from penultimate.engine.images.sources import SteadySource
+    from penultimate.engine.images.tars import LocalTar
+    from penultimate.engine.images.webdataset import TarSource
+
+    ids = _plan(rows=rows)["ids"].tolist()
+    offsets = np.arange(rows, dtype=np.int64)
+    source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, place="/")
+    contents_N = np.full(rows, b"123456:" + b"0" * 32, "S64")
+    images = _set_of(ids, SteadySource(source, ids, contents_N))
+    return len(pickle.dumps(images)) / rows
+
+
+def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
+    return ImageSet(
+        name="scaling",
+        ids_N=np.array(ids, dtype=np.dtypes.StringDType()),  # type: ignore[arg-type]  # NumPy says dtype[Any]
+        labels_N=np.full(len(ids), -1, np.int64),
+        split_N=np.full(len(ids), "test"),
+        class_names=(),
+        metric="top1",
+        source=source,
+        digest="0",
+        provenance={},
+    )
+
+
+def _task_seconds(count: int = 300) -> float:
+    from penultimate.engine.cluster import Cluster, Needs, Task
+
+    with _ray(workers=2):
+        cluster = Cluster()
+        tasks = [Task(name=str(number), call=_nothing) for number in range(count)]
+        list(cluster.run(tasks[:8], Needs(cpus=1), say=print))  # workers import what they need
+        began = time.perf_counter()
+        assert not [one for one in cluster.run(tasks, Needs(cpus=1), say=print) if one.error]
+        return (time.perf_counter() - began) / count
+
+
+def _nothing(talk: Any) -> None:
+    """A task."""
+
+
+class _ray:  # noqa: N801 (used as a function)
+    """Ray on this machine with as many one-CPU places as said, however many cores there are: they will sleep."""
+
+    def __init__(self, *, workers: int) -> None:
+        self._workers = workers
+
+    def __enter__(self) -> None:
+        import ray
+
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        ray.init(address="local", num_cpus=self._workers, **options)
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+class SleepingBackbone:
+    """Takes a fixed time an image and no core: workers share no bottleneck."""
+
+    name = weights_digest = "sleeper"
+    feature_dim = 64
+    precision = "float32"
+    preprocess = Preprocess(height=8, width=8, resize="whole", mean=(0.5,) * 3, std=(0.5,) * 3)
+    provenance: Mapping[str, Any] = {}
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        time.sleep(self._seconds * len(images_BHWC))
+        means_B3 = np.asarray(images_BHWC, np.float32).mean(axis=(1, 2))
+        return np.tile(means_B3, (1, 22))[:, : self.feature_dim]
+
+
+@dataclass(frozen=True)
+class Sleeping:
+    """The Preparation of a SleepingBackbone."""
+
+    seconds: float
+
+    def prepare(self, images: ImageSet, store: FeatureStore, say: Any) -> Any:
+        from penultimate.engine.images.pillow_decoder import PillowDecoder
+        from penultimate.engine.spread import Prepared
+        from penultimate.engine.threads import ThreadShare
+
+        return Prepared(
+            backbones=[SleepingBackbone(self.seconds)],
+            decoder=PillowDecoder(num_workers=1),
+            batch_size=32,
+            dtype="float32",
+            threads=ThreadShare(decode=1, replicas=1, per_replica=1),
+            notes={},
+        )
+
+    def check(self, prepared: Any, images: ImageSet, store: FeatureStore, say: Any) -> dict[str, Any]:
+        return {}
+
+
+def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
+    """Images/s of an extraction by so many workers, a round after the other; the store is checked each time."""
+    from penultimate.engine.cluster import Cluster, Needs
+    from penultimate.engine.images.digests import content_digest
+    from penultimate.engine.images.sources import ArraySource, SteadySource
+    from penultimate.engine.spread import extract_on
+
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
+    ids = _plan(rows=images)["ids"].tolist()
+    contents_N = np.array([content_digest(image) for image in pixels], "S64")
+    image_set = _set_of(ids, SteadySource(ArraySource(pixels, "memory"), ids, contents_N))
+    found: dict[int, list[float]] = {count: [] for count in workers}
+    for number in range(rounds):
+        for count in workers[number % len(workers) :] + workers[: number % len(workers)]:  # type: ignore[operator]
+            with _ray(workers=count), tempfile.TemporaryDirectory() as folder:
+
+                def run(name: str, images: ImageSet, count: int = count, folder: str = folder) -> float:
+                    store = FeatureStore.create(Path(folder) / name)
+                    began = time.perf_counter()
+                    (features,) = extract_on(
+                        Cluster(),
+                        images,
+                        Sleeping(seconds),
+                        store,
+                        needs=Needs(cpus=1),
+                        shard_rows=128,
+                        say=lambda line: None,
+                        report=lambda standing: None,
+                    )
+                    took = time.perf_counter() - began
+                    expected_B3 = pixels[:5].astype(np.float32).mean(axis=(1, 2))
+                    np.testing.assert_allclose(features.features[:5, :3], expected_B3, rtol=1e-6)  # float32 sums
+                    return took
+
+                run("warm", image_set if len(image_set) <= 512 else _head(image_set, pixels, contents_N))
+                found[count].append(images / run("timed", image_set))
+    return found
+
+
+def _head(images: ImageSet, pixels: NDArray[np.uint8], contents_N: NDArray[np.bytes_]) -> ImageSet:
+    """The first 512 images: every worker is begun and has imported what it needs."""
+    from penultimate.engine.images.sources import ArraySource, SteadySource
+
+    ids = images.ids_N[:512].tolist()
+    return replace(
+        _set_of(ids, SteadySource(ArraySource(pixels[:512], "memory"), ids, contents_N[:512])), digest="head"
+    )
+
+
+def _efficiencies(found: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
+    """Rate over as many times the rate of one worker, of the same round."""
+    return {
+        count: [rate / (count * one) for rate, one in zip(values, found[1], strict=True)]
+        for count, values in found.items()
+    }
+
+
+def tables(measured: Constants) -> str:
+    """The simulation as Markdown: one variable at a time around a middle."""
+    billion = 1_000_000_000
+    parts = []
+    heading = (
+        "| {} | hours | share of linear | first bottleneck | its share of workers' time |\n|---:|---:|---:|---|---:|"
+    )
+
+    def row(name: str, job: Job, assumed: Assumed) -> str:
+        found = simulate(job, measured, assumed)
+        share = found.waits[found.bottleneck]
+        return f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {share:.3f} |"
+
+    middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
+    usual = Assumed(images_a_second=1000)
+    parts += ["### Workers on one set of 10,000,000 images", "", heading.format("workers")]
+    parts += [row(f"{n:,}", replace(middle, workers=n), usual) for n in (1, 4, 16, 64, 256, 1000)]
+    parts += ["", "### Rows a shard, 64 workers on a set", "", heading.format("rows a shard")]
+    parts += [row(f"{n:,}", replace(middle, shard_rows=n), usual) for n in (256, 1024, 4096, 16_384)]
+    parts += ["", "### Images of one set, 64 workers on it", "", heading.format("images a set")]
+    parts += [row(f"{n:,}", replace(middle, set_images=n), usual) for n in (10**6, 10**7, 10**8, 10**9)]
+    parts += ["", "### Images/s of a worker, 64 workers on a set", "", heading.format("images/s")]
+    parts += [row(f"{n:,}", middle, replace(usual, images_a_second=n)) for n in (10, 100, 1000, 5000)]
+    parts += ["", "### Seconds of a request, 64 workers on a set", "", heading.format("seconds")]
+    parts += [row(f"{s:g}", middle, replace(usual, request_seconds=s)) for s in (0.01, 0.05, 0.2)]
+    parts += ["", "### A billion images on 1,000 workers, as sets side by side", "", heading.format("sets at once")]
+    parts += [
+        row(f"{n:,}", replace(middle, workers=1000 // n, images=billion // n), usual) for n in (1, 4, 10, 25, 50, 100)
+    ]
+    limit = usual.worker_bytes / measured.bytes_an_image
+    parts += ["", f"A worker with {usual.worker_bytes / 1e9:g} GB for it holds a set of {limit:,.0f} images."]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("constants", "workers", "simulate"))
+    parser.add_argument("file", type=Path, help="JSON that measurements are kept in")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--seconds", type=float, default=0.01, help="that the backbone sleeps an image")
+    options = parser.parse_args()
+    kept = json.loads(options.file.read_text()) if options.file.exists() else {}
+    about = {"machine": machine(), "commit": source_commit(), "command": " ".join(sys.argv)}
+    if options.what == "constants":
+        kept["constants"] = asdict(measure()) | {"about": about}
+    elif options.what == "workers":
+        found = rates(workers=[1, 2, 4], images=options.images, seconds=options.seconds, rounds=options.rounds)
+        kept["workers"] = {"images/s": found, "of linear": _efficiencies(found), "about": about}
+    else:
+        values = {name: value for name, value in kept["constants"].items() if name != "about"}
+        print(tables(Constants(**values)))
+        return
+    options.file.write_text(json.dumps(kept, indent=2))
+    print(json.dumps(kept[options.what], indent=2))
+
+
+if __name__ == "__main__":
+    main()

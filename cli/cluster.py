@@ -1,0 +1,66 @@
+"""``--cluster``: the options of verbs that can run on Ray, and the display of what all its workers do."""
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from penultimate.cli.progress import ImageProgress
+from penultimate.store.errors import UnavailableError
+
+if TYPE_CHECKING:  # Ray, only where a cluster was asked for
+    from penultimate.engine.cluster import Cluster, Needs, Standing
+
+_WORKERS_SHOWN = 8
+
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="auto|local|ADDRESS",
+        help="Run on Ray: on the cluster that is there or else this machine's GPUs and cores (auto), on this machine "
+        "(local), or at an address. Needs the extra `ray`.",
+    ),
+]
+TaskCpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="With --cluster: CPUs of a task. Default: a GPU's part of its machine; without GPUs, a machine."
+    ),
+]
+
+
+def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
+    """The cluster at what ``--cluster`` says; UnavailableError where Ray is not installed."""
+    try:
+        from penultimate.engine.cluster import cluster_at
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"--cluster needs the package {error.name}, which is not installed: pip install 'penultimate[ray]'"
+        ) from error
+    return cluster_at(address)
+
+
+def needs_of(cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None) -> "Needs":
+    """What a task has: a GPU if it runs on one, and CPUs as asked, by ``default_cpus``, or by the machine."""
+    from penultimate.engine.cluster import Needs
+
+    gpus = 1 if device == "cuda" else 0
+    cpus = task_cpus or default_cpus
+    return Needs(cpus=cpus, gpus=gpus) if cpus else cluster.whole_machine(gpus=gpus)
+
+
+class ClusterProgress(ImageProgress):
+    """ImageProgress of many workers: images/s of all, and of each."""
+
+    def standing(self, standing: "Standing") -> None:
+        """Show how far all are."""
+        if not standing.total or standing.done == self._shown:
+            return
+        self._shown = standing.done
+        rates = sorted(standing.rates.items())
+        each = ", ".join(f"{worker} {rate:,.1f}" for worker, rate in rates[:_WORKERS_SHOWN])
+        more = f" and {len(rates) - _WORKERS_SHOWN} more" if len(rates) > _WORKERS_SHOWN else ""
+        self.show(standing.done, standing.total, sum(standing.rates.values()), f" ({each}{more})" if rates else "")
+
+    _shown = -1

@@ -1,0 +1,197 @@
+"""``penultimate study``: a whole comparison from one YAML: planned, run past failures, resumed after anything."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.progress import ImageProgress
+from penultimate.cli.training_progress import TrainingProgress
+from penultimate.engine.study.cell import Talk
+from penultimate.engine.study.document import read_study
+from penultimate.engine.study.estimate import Estimate, estimates
+from penultimate.engine.study.plan import METHODS, Place, Plan, Status, Step, make_plan
+from penultimate.engine.study.run import Summary, run_study
+from penultimate.store.errors import InputError
+from penultimate.store.trial import Trial
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Run a study written in YAML, or begin one.")
+
+_PROBLEMS_SHOWN = 20
+
+_TRIAL_COLUMNS = {
+    "dataset": "dataset",
+    "backbone": "backbone",
+    "method": "method",
+    "setting": "setting",
+    "seed": "seed",
+    "metric": "metric",
+    "value": "test %",
+    "converged": "converged",
+}
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="File to write; one that is there is kept.")] = Path(
+        "study.yaml"
+    ),
+) -> None:
+    """Write a commented example to start from.
+
+    \b
+    penultimate study init mine.yaml
+    penultimate study run mine.yaml --dry-run
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(example())
+    except FileExistsError as error:
+        raise InputError(f"{path} is there already; name another file, or remove it") from error
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
+    say(f"{path} is written; next: penultimate study run {path} --dry-run")
+
+
+def example() -> str:
+    """The text that ``init`` writes."""
+    return files("penultimate.engine.study").joinpath("example.yaml").read_text(encoding="utf-8")
+
+
+@app.command("run")
+def run_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The YAML file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the results; default: the file's name without its ending."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A.B=C",
+            help="Change one setting, e.g. data=/mnt/datasets or probe.0.l2=0.1; repeats.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would run, what is there, and how long it will take.")
+    ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate/--no-estimate", help="With --dry-run: how long it takes, measured on a few images."),
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables; fractions, not percent.")] = (
+        False
+    ),
+) -> None:
+    """Run what is missing of a study: features once a dataset, then probes and training, then the trials' scores.
+
+    Killed, interrupted or extended, the same command goes on: what is there is found by what it was made from. What
+    fails does not stop the rest; it is listed at the end, with exit code 1. OUT holds the resolved study, the feature
+    store, the trials and the training runs.
+
+    \b
+    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --dry-run
+    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --out results/
+    penultimate report results/trials -o report.html
+    """
+    asked = read_study(study, changes or [])
+    place = Place(out=out or Path(study.stem))
+    if dry_run:
+        _show(make_plan(asked, place, say=say), place, estimate=estimate, json=json)
+        return
+    talk = Talk(say=say, images=ImageProgress, training=TrainingProgress())
+    summary = run_study(asked, place.out, talk)
+    rows = [_row(trial) for trial in summary.trials]
+    if json:
+        print_json(rows)
+    else:
+        print_table([row | {"value": f"{100 * row['value']:.2f}"} for row in rows], _TRIAL_COLUMNS)
+    _tell(summary, place)
+
+
+def _show(plan: Plan, place: Place, *, estimate: bool, json: bool) -> None:
+    found = estimates(plan, place.trials, say=say) if estimate else []
+    if json:
+        print_json({"steps": [asdict(step) for step in plan.steps], "estimates": [asdict(each) for each in found]})
+        return
+    methods = [method for method in METHODS if any(step.method == method for step in plan.steps)]
+    cells: defaultdict[tuple[str, str], defaultdict[str, list[Step]]] = defaultdict(lambda: defaultdict(list))
+    for step in plan.steps:
+        cells[step.dataset, step.backbone][step.method].append(step)
+    rows = [
+        {"dataset": dataset, "backbone": backbone, **{method: _standing(steps) for method, steps in by.items()}}
+        for (dataset, backbone), by in cells.items()
+    ]
+    print_table(rows, {name: name for name in ("dataset", "backbone", *methods)})
+    if found:
+        print_table([_estimate_row(each) for each in found], {name: name for name in ("what", "time", "from")})
+    known = [each.seconds for each in found if each.seconds is not None]
+    if known:
+        say(f"about {_duration(sum(known))} on this machine for what could be measured")
+    _tell_problems(plan.with_status("blocked"))
+
+
+def _standing(steps: Sequence[Step]) -> str:
+    """For example ``1 there, 2 to do``."""
+    counts = Counter(step.status for step in steps)
+    return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
+
+
+def _estimate_row(each: Estimate) -> dict[str, Any]:
+    return {"what": each.what, "time": "" if each.seconds is None else _duration(each.seconds), "from": each.source}
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    named = {name: trial.settings.get(name) for name in ("loss", "shots", "steps")}
+    return {
+        "dataset": trial.dataset,
+        "backbone": trial.backbone,
+        "method": trial.method,
+        "setting": ", ".join(f"{name} {value}" for name, value in named.items() if value is not None),
+        "seed": trial.seed,
+        "metric": trial.metric,
+        "value": trial.value,
+        "n_test": trial.num_test,
+        "converged": trial.converged,
+        "trial": trial.id,
+    }
+
+
+def _tell(summary: Summary, place: Place) -> None:
+    say(f"{summary.ran} cells run, {summary.there} steps were there before; results in {place.out}")
+    say(f"next: penultimate report {place.trials} -o {place.out / 'report.html'}")
+    _tell_problems(summary.problems)
+    for outcome in summary.failed:
+        say(f"failed: {outcome.cell.title}: {outcome.error}")
+    if any(outcome.trace for outcome in summary.failed):
+        say(f"what nobody foresaw is in {place.out / 'errors.log'}")
+    if summary.failed or summary.problems:
+        raise typer.Exit(code=1)
+
+
+def _tell_problems(problems: Iterable[Step]) -> None:
+    """A line a reason."""
+    by_reason: defaultdict[str, list[Step]] = defaultdict(list)
+    for step in problems:
+        by_reason[step.reason].append(step)
+    for reason, steps in list(by_reason.items())[:_PROBLEMS_SHOWN]:
+        say(f"cannot be done: {len(steps)} steps, the first {_name(steps[0])}: {reason}")
+    if len(by_reason) > _PROBLEMS_SHOWN:
+        say(f"and {len(by_reason) - _PROBLEMS_SHOWN} more reasons; --dry-run --json has all")
+
+
+def _name(step: Step) -> str:
+    return f"{step.method} {step.dataset}, {step.backbone}"

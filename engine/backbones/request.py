@@ -1,0 +1,34 @@
+"""BackboneRequest: a network and its weights as somebody asked for them, before anything is loaded."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.weights import LoadedNetwork, load_network
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneRequest:
+    """One network; small and picklable."""
+
+    model: str
+    """``arch`` or ``arch.tag``."""
+
+    weights: str = "timm"
+    """As ``load_network`` takes it: ``timm``, ``package``, ``random``, or the path of a file or a run."""
+
+    seed: int = 0
+    """Of random weights."""
+
+    name: str | None = None
+    """What people call it, in place of what ``load_network`` names the weights."""
+
+    def load(self) -> LoadedNetwork:
+        """The network with its weights in place; raises what ``load_network`` raises."""
+        loaded = load_network(self.model, weights=self.weights, seed=self.seed)
+        return loaded if self.name is None else replace(loaded, name=self.name)
+
+
+def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
+    """One request a network that the names, globs and sets match; raises what ``match_models`` raises."""
+    return [BackboneRequest(model=model, weights=weights, seed=seed) for model in match_models(patterns)]

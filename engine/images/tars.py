@@ -1,0 +1,184 @@
+"""Tars as bytes that can be read in ranges: files, and objects of an object store."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.shards import expand_braces
+from penultimate.store.address import Address
+from penultimate.store.digest import digest_of
+from penultimate.store.errors import InputError
+from penultimate.store.objects import open_objects
+
+if TYPE_CHECKING:  # it needs the extra `cloud`
+    from penultimate.store.remote_objects import RemoteObjects
+
+_READ_AHEAD = 1 << 20
+"""Bytes of one request while a tar is indexed: several headers, where the members between them are small."""
+
+
+class Tar(Protocol):
+    """One tar; several threads may read at once."""
+
+    @property
+    def path(self) -> PurePath:
+        """Absolute; tars that lie together share its beginning."""
+
+    def open(self) -> BinaryIO:
+        """To be read from the beginning, and sought in."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """That range; fewer bytes where the tar ends. OSError if it is gone."""
+
+    def stamp(self) -> Stamp:
+        """By which the tar is known again; OSError if it is gone."""
+
+    def folder(self, shared: PurePath) -> str:
+        """The place of a folder that the tar is in, for people."""
+
+
+class LocalTar:
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    @property
+    def path(self) -> PurePath:
+        """See ``Tar.path``."""
+        return self._path.resolve()
+
+    def open(self) -> BinaryIO:
+        """See ``Tar.open``."""
+        return self._path.open("rb")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``Tar.read``."""
+        with self._path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def stamp(self) -> Stamp:
+        """See ``Tar.stamp``."""
+        return Stamp.of(self._path)
+
+    def folder(self, shared: PurePath) -> str:
+        """See ``Tar.folder``."""
+        return str(shared)
+
+
+class RemoteTar:
+    """An object. StoreError, as the store raises it, where its server does not answer."""
+
+    def __init__(self, objects: "RemoteObjects", name: str) -> None:
+        self._objects = objects
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._objects.where(self._name)
+
+    @property
+    def path(self) -> PurePath:
+        """See ``Tar.path``: bucket and key."""
+        return PurePosixPath("/" + str(self).partition("://")[2])
+
+    def open(self) -> BinaryIO:
+        """See ``Tar.open``."""
+        return io.BufferedReader(_Ranges(self), _READ_AHEAD)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``Tar.read``."""
+        return self._objects.get_range(self._name, offset, size) if size else b""
+
+    def size(self) -> int:
+        """Bytes of the object; FileNotFoundError if it is gone."""
+        return int(self._head["size"])
+
+    def stamp(self) -> Stamp:
+        """See ``Tar.stamp``: the ETag stands for the inode; it changes with the content, so that times say no more."""
+        return Stamp(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
+
+    def folder(self, shared: PurePath) -> str:
+        """See ``Tar.folder``."""
+        return str(self).partition("://")[0] + "://" + str(shared).lstrip("/")
+
+    @cached_property
+    def _head(self) -> Mapping[str, Any]:
+        if (head := self._objects.head(self._name)) is None:
+            raise FileNotFoundError(f"{self} is gone")
+        # Asked once: a tar that changes later is noticed by the digests of its images.
+        return head
+
+
+class _Ranges(io.RawIOBase):
+    """A RemoteTar as a raw file: what is read is a range."""
+
+    def __init__(self, tar: RemoteTar) -> None:
+        super().__init__()
+        self._tar = tar
+        self._size = tar.size()
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # typeshed's Buffer has no length
+        size = max(0, min(len(buffer), self._size - self._position))
+        content = self._tar.read(self._position, size)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def remote_tars(spec: str) -> tuple[str, Sequence[RemoteTar]]:
+    """A name for people, and the tars that an address names: one, ``set-{000..009}.tar``, ``*.tar``, or a folder's.
+
+    ``?`` begins the address's options and is no wildcard. InputError for what is not there.
+    """
+    from penultimate.store.remote_objects import RemoteObjects
+
+    plain, _, options = spec.partition("?")
+    address = Address.parse(spec)
+    objects = open_objects(f"{address.scheme}://{address.bucket}" + (f"?{options}" if options else ""))
+    assert isinstance(objects, RemoteObjects), "it is an address"
+    names: list[str] = []
+    for wanted in expand_braces(plain.split("/", 3)[3] if plain.count("/") > 2 else ""):
+        found = _matching(objects, wanted.strip("/"))
+        if not found:
+            raise InputError(f"no tar at {address.scheme}://{address.bucket}/{wanted}")
+        names += found
+    stem = PurePosixPath(os.path.commonprefix(names)).stem.rstrip("0123456789-_. ")  # noqa: RUF071 (by character)
+    one = len(names) == 1
+    return (PurePosixPath(names[0]).stem if one else stem or address.bucket), [
+        RemoteTar(objects, name) for name in dict.fromkeys(names)
+    ]
+
+
+def _matching(objects: "RemoteObjects", wanted: str) -> list[str]:
+    """Keys of the tars that are ``wanted``, match it, or lie below it."""
+    if not set(wanted) & set("*["):
+        if wanted.endswith(".tar"):
+            return [wanted] if objects.exists(wanted) else []
+        return [name for name in objects.walk(wanted) if name.endswith(".tar")]
+    parts = wanted.split("/")
+    literal = next(number for number, part in enumerate(parts) if set(part) & set("*["))
+    return [
+        name
+        for name in objects.walk("/".join(parts[:literal]))
+        if len(name.split("/")) == len(parts) and all(map(fnmatchcase, name.split("/"), parts))
+    ]

@@ -1,0 +1,1 @@
+"""Studies: datasets x backbones x settings from one YAML, planned first, resumed after anything."""

@@ -1,0 +1,103 @@
+"""A study as a document: read from YAML, changed by ``a.b=c``, written resolved beside its results."""
+
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from penultimate.engine.study.strict import one_line
+from penultimate.engine.study.study import Study
+from penultimate.store.errors import InputError
+
+
+def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
+    """The study in a YAML file, with ``changes`` such as ``probe.0.tol=1e-3`` made to it first.
+
+    Raises InputError, one line, for a file that cannot be read, is no YAML or no study.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the study {path} cannot be read: {error}") from error
+    return parse_study(text, changes, origin=str(path))
+
+
+def parse_study(text: str, changes: Sequence[str] = (), *, origin: str = "study") -> Study:
+    """See ``read_study``."""
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{origin} holds no study: expected datasets, backbones and what to do, got {content!r}")
+    for change in changes:
+        _change(content, change)
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise one_line(error, origin=origin) from error
+
+
+def write_study(study: Study, path: Path) -> None:
+    """Every setting, defaults included, at once or not at all; reads back as an equal study. Raises OSError."""
+    partial = path.with_suffix(".partial")
+    content = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings may not name a key twice: the last would win, and nobody would know."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """See PyYAML."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Put one value in its place; mappings on the way are made, places in lists must be there."""
+    name, equals, text = change.partition("=")
+    *way, last = name.split(".")
+    if not equals or not last or not all(way):
+        raise InputError(f"--set takes a.b=c, for example probe.0.tol=1e-3, got {change!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {change}: {text!r} is no YAML value") from error
+    place: Any = content
+    for part in way:
+        place = _step(place, part, change)
+    if isinstance(place, list):
+        place[_position(place, last, change)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise InputError(f"--set {change}: {'.'.join(way)} is {place!r}, which has no {last!r}")
+
+
+def _step(place: Any, part: str, change: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, change)]
+    if not isinstance(place, dict):
+        raise InputError(f"--set {change}: there is nothing below {place!r}")
+    if place.get(part) is None:
+        place[part] = {}
+    return place[part]
+
+
+def _position(place: list[Any], part: str, change: str) -> int:
+    if not part.isdecimal() or int(part) >= len(place):
+        raise InputError(
+            f"--set {change}: {part!r} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}"
+        )
+    return int(part)

@@ -1,0 +1,120 @@
+"""How long a plan will take, from rates measured now on a few of its own images, or from what is logged already."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
+from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.study.cell import ExtractCell, ProbeCell, TrainCell
+from penultimate.engine.study.plan import Plan
+from penultimate.engine.throughput import measure
+from penultimate.engine.train.run import Means
+from penultimate.engine.train.speed import training_images_per_second
+from penultimate.engine.train.world import world_from_launcher
+from penultimate.store.errors import PenultimateError
+from penultimate.store.trial_log import TrialLog
+
+_IMAGES = 16
+"""Evenly spaced in a dataset; two batches on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """Of one part of a plan."""
+
+    what: str
+    seconds: float | None
+    """None where nothing was measured."""
+
+    source: str
+    """Where it comes from, or why there is none."""
+
+
+def estimates(plan: Plan, trials: Path, *, say: Callable[[str], None]) -> list[Estimate]:
+    """One a dataset that is to be extracted, one for all probes, one a network that is to be trained."""
+    return [*_extraction(plan, say), *_probes(plan, trials), *_training(plan, say)]
+
+
+def _extraction(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
+    """As `penultimate bench` measures it: end to end, all backbones from one decode, not compiled."""
+    loaded: dict[BackboneRequest, TimmBackbone] = {}
+    for cell in plan.cells["extract"]:
+        assert isinstance(cell, ExtractCell)
+        say(f"measuring: {cell.title}")
+        for request in cell.requests:
+            if request not in loaded:
+                loaded[request] = backbone_of(
+                    request.load(),
+                    preprocess=cell.settings.preprocess,
+                    device=cell.settings.device,
+                    precision=cell.settings.precision,
+                )
+        images = cell.images.load()
+        sample = subset(images, sample_rows(len(images), _IMAGES))
+        try:
+            rates = measure(
+                sample,
+                [loaded[request] for request in cell.requests],
+                cell.settings.make_decoder,
+                batch_size=cell.settings.rows,
+                threads=cell.settings.threads,
+                shared_cores=cell.settings.device == "cpu",
+                num_rounds=1,
+            ).warm
+        except PenultimateError as error:
+            yield Estimate(what=cell.title, seconds=None, source=str(error))
+            continue
+        source = (
+            f"{len(images):,} images at {rates.end_to_end:,.1f}/s end to end, measured now on {len(sample)} of them, "
+            f"not compiled; bottleneck: {rates.bottleneck}"
+        )
+        yield Estimate(what=cell.title, seconds=len(images) / rates.end_to_end, source=source)
+
+
+def _probes(plan: Plan, trials: Path) -> Iterator[Estimate]:
+    """From the probes of the same dataset that are logged, else from all of them."""
+    cells = [cell for cell in plan.cells["probe"] if isinstance(cell, ProbeCell)]
+    if not cells:
+        return
+    logged: defaultdict[str, list[float]] = defaultdict(list)
+    for trial in TrialLog(trials).trials() if trials.exists() else ():
+        if trial.method == "probe":
+            logged[trial.dataset].append(trial.wall_seconds)
+    everywhere = [seconds for of_dataset in logged.values() for seconds in of_dataset]
+    what = f"probes: {len(cells)}"
+    if not everywhere:
+        yield Estimate(what=what, seconds=None, source="no probe is logged here to go by")
+        return
+    seconds = sum(median(logged.get(cell.key.dataset) or everywhere) for cell in cells)
+    source = f"medians of the {len(everywhere)} probes logged here, by dataset where there is one"
+    yield Estimate(what=what, seconds=seconds, source=source)
+
+
+def _training(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
+    """One rate a network and input size, on the first dataset it is trained on."""
+    groups: defaultdict[tuple[str, BackboneRequest, int | None, str], list[TrainCell]] = defaultdict(list)
+    for method in ("pretrain", "finetune", "scratch"):
+        for cell in plan.cells[method]:
+            assert isinstance(cell, TrainCell)
+            groups[method, cell.request, cell.settings.size, cell.settings.precision].append(cell)
+    for (method, *_), cells in groups.items():
+        first = cells[0]
+        say(f"measuring: {first.title}")
+        with world_from_launcher(first.device) as world:
+            rate = training_images_per_second(first.search(), Means(world=world, num_workers=first.workers))
+        updates = [
+            (len(cell.settings.grid) + cell.settings.retrain) * (cell.settings.steps or cell.settings.grid.steps)
+            for cell in cells
+        ]
+        batches = [cell.settings.batch_size or cell.settings.grid.batch_size for cell in cells]
+        images = sum(number * batch for number, batch in zip(updates, batches, strict=True))
+        name = first.request.name or first.request.model
+        source = (
+            f"{sum(updates):,} updates, {images:,} images at {rate:,.1f}/s, measured now on a few updates; "
+            "evaluations are not counted"
+        )
+        yield Estimate(what=f"{method} {name}, trials: {len(cells)}", seconds=images / rate, source=source)

@@ -1,0 +1,341 @@
+"""Plan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.backbones.timm_backbone import preprocess_of
+from penultimate.engine.extract import feature_key
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.probe.logged import ProbeMeans
+from penultimate.engine.probe.select import ProbeSettings, asked_id
+from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
+from penultimate.engine.study.study import ALL, Backbone, Study, Train, is_for
+from penultimate.engine.threads import usable_cores
+from penultimate.engine.train.network import InitName
+from penultimate.engine.train.search import answer_folder
+from penultimate.engine.train.settings import Starts, TrainSettings
+from penultimate.store.errors import PenultimateError
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
+from penultimate.store.trial_log import TrialLog
+
+Value = TypeVar("Value")
+Status = Literal["there", "to do", "waits", "blocked"]
+"""On disk already; to be run; for a network that is trained first; or cannot be done."""
+
+Method = TrainMethod | Literal["extract", "probe"]
+METHODS: tuple[Method, ...] = ("pretrain", "extract", "probe", "finetune", "scratch")
+"""In the order they are run in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where the results of a study lie."""
+
+    out: Path
+
+    @property
+    def study(self) -> Path:
+        """The resolved study."""
+        return self.out / "study.yaml"
+
+    @property
+    def store(self) -> Path:
+        """Features."""
+        return self.out / "features.zarr"
+
+    @property
+    def trials(self) -> Path:
+        """The log that `analyze` and `report` read."""
+        return self.out / "trials"
+
+    @property
+    def runs(self) -> Path:
+        """Of fine-tuning and of training from scratch."""
+        return self.out / "runs"
+
+    @property
+    def pretraining(self) -> Path:
+        """Runs of networks that become backbones, with a trial log of their own."""
+        return self.out / "pretraining"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One trial, or the features of one backbone on one dataset."""
+
+    method: Method
+    dataset: str
+    backbone: str
+    setting: str
+    """What tells it from others of the same method, dataset and backbone."""
+
+    status: Status
+    reason: str = ""
+    """Why it waits or is blocked."""
+
+    trial: str | None = None
+    """Id of its trial, where that can be known; None for features."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Plan:
+    """Everything a study asks for."""
+
+    steps: list[Step] = field(default_factory=list)
+    cells: dict[Method, list[Cell]] = field(default_factory=lambda: {method: [] for method in METHODS})
+    """To run, in order of methods; within one they are independent. Steps that are there have no cell."""
+
+    def with_status(self, *statuses: Status) -> list[Step]:
+        """Steps that stand so."""
+        return [step for step in self.steps if step.status in statuses]
+
+    def trials(self) -> frozenset[str]:
+        """Ids of the trials the study asks for, as far as they can be known."""
+        return frozenset(step.trial for step in self.steps if step.trial is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """A backbone without its tensors: enough to name its features."""
+
+    request: BackboneRequest
+    name: str
+    weights_digest: str
+    preprocess: Preprocess
+    precision: str
+
+
+def images_request(study: Study, name: str) -> ImagesRequest:
+    """One dataset of the study."""
+    return ImagesRequest(name=name, dataset=study.datasets[name], data=study.data, seed=study.seed)
+
+
+def make_plan(study: Study, place: Place, *, say: Callable[[str], None] = lambda line: None) -> Plan:
+    """What ``study`` asks for, and what of it lies in ``place``; a dataset or network that is not here is a problem.
+
+    Reads every dataset (from what is remembered of it, where it has been seen before) and, if one is here, loads every
+    network.
+    """
+    return _Planner(study, place, say).plan()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A network the study asks for, and whether it can be used yet."""
+
+    request: BackboneRequest
+    status: Status = "to do"
+    reason: str = ""
+    trained_here: bool = False
+
+    @property
+    def name(self) -> str:
+        """As far as it is known before it is loaded."""
+        return self.request.name or self.request.model
+
+
+class _Planner:
+    def __init__(self, study: Study, place: Place, say: Callable[[str], None]) -> None:
+        self._study, self._place, self._say = study, place, say
+        self._plan = Plan()
+        self._ids = _logged(place.trials)
+        self._ids_pretrained = _logged(place.pretraining / "trials")
+        self._store = FeatureStore(place.store) if _holds_something(place.store) else None
+        self._seen: set[str] = set()
+        self._images: dict[str, ImageSet | str] = {}
+        """Or why a dataset is not here."""
+
+    def plan(self) -> Plan:
+        for name in self._study.datasets:
+            self._say(f"{name}: reading")
+            self._images[name] = _or_why(images_request(self._study, name).load)
+        backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
+        if self._study.probe:
+            here = any(not isinstance(images, str) for images in self._images.values())
+            probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
+            self._features([self._identified(wanted) if here else (wanted, None) for wanted in probed])
+        for wanted in backbones:
+            self._trainings(wanted)
+        for cells in self._plan.cells.values():  # so that a dataset is loaded once, not once a network
+            cells.sort(key=lambda cell: list(self._images).index(cell.dataset))
+        return self._plan
+
+    def _wanted(self, asked: Backbone) -> list[_Wanted]:
+        """The networks of one line."""
+        requests = asked.requests(data=self._study.data, seed=self._study.seed)
+        if asked.pretrain is None:
+            return [_Wanted(request) for request in requests]
+        (request,) = requests
+        how = asked.pretrain
+        named = replace(request, name=asked.name or f"{request.model}.{how.dataset}")
+        settings = how.asked("random", steps=how.steps, shots=ALL, seed=request.seed)
+        cell = self._train_cell(how.dataset, named, settings, "pretrain")
+        status, folder = self._training(cell, self._ids_pretrained, Starts(named))
+        if folder is not None:
+            return [_Wanted(replace(named, weights=str(folder)), trained_here=True)]
+        first = f"it is to be trained on {how.dataset} first"
+        return [_Wanted(named, "blocked" if status == "blocked" else "waits", first, trained_here=True)]
+
+    def _identified(self, wanted: _Wanted) -> tuple[_Wanted, Identity | None]:
+        request = wanted.request
+        if wanted.status != "to do":
+            return wanted, None
+        self._say(f"{request.name or request.model}: loading")
+        found = _or_why(lambda: identity_of(request, self._study))
+        if isinstance(found, str):
+            return replace(wanted, status="blocked", reason=found), None
+        return wanted, found
+
+    def _features(self, backbones: Sequence[tuple[_Wanted, Identity | None]]) -> None:
+        """Of each dataset the features of all backbones in one cell, and the probes on them."""
+        for dataset, images in self._images.items():
+            lacking = []
+            for wanted, identity in backbones:
+                if identity is None or isinstance(images, str):
+                    why = images if isinstance(images, str) else wanted.reason
+                    name = wanted.name if identity is None else identity.name
+                    status: Status = "blocked" if isinstance(images, str) else wanted.status
+                    self._add("extract", dataset, name, status=status, reason=why)
+                    for settings, _ in self._probe_settings(wanted):
+                        self._add("probe", dataset, name, _setting(settings), status=status, reason=why)
+                    continue
+                decoder = self._study.extraction.decoder_name
+                key = feature_key(images, identity, decoder, dtype=self._study.extract.dtype)
+                there = self._store is not None and self._store.contains(key)
+                self._add("extract", dataset, identity.name, status="there" if there else "to do")
+                lacking += [] if there else [identity]
+                self._probes(images, key, wanted)
+            if lacking:
+                self._plan.cells["extract"].append(self._extract_cell(dataset, lacking))
+
+    def _extract_cell(self, dataset: str, lacking: Sequence[Identity]) -> ExtractCell:
+        return ExtractCell(
+            images=images_request(self._study, dataset),
+            requests=tuple(identity.request for identity in lacking),
+            names=tuple(identity.name for identity in lacking),
+            settings=self._study.extraction,
+            store=self._place.store,
+        )
+
+    def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
+        mine = [probe for probe in self._study.probe if is_for(probe.only, wanted.request.model)]
+        return [asked for probe in mine for asked in probe.settings()]
+
+    def _probes(self, images: ImageSet, key: FeatureKey, wanted: _Wanted) -> None:
+        for settings, seed in self._probe_settings(wanted):
+            cell = ProbeCell(
+                key=key,
+                settings=settings,
+                seed=seed,
+                means=ProbeMeans(device=self._study.device),
+                store=self._place.store,
+                trials=self._place.trials,
+            )
+            multi_label = images.labels_N.ndim == 2
+            trial = asked_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
+            self._add_trial("probe", cell, key.backbone, trial, self._ids)
+
+    def _trainings(self, wanted: _Wanted) -> None:
+        """Fine-tuned where there is something to fine-tune; from scratch by name, so each network once."""
+        request, seed = wanted.request, self._study.seed
+        starts = Starts(request)
+        finetune = () if request.weights == "random" else self._study.finetune
+        for settings in _for(request, finetune, "pretrained", seed):
+            for dataset in self._images:
+                if wanted.status == "to do":
+                    self._training(self._train_cell(dataset, request, settings, "finetune"), self._ids, starts)
+                else:
+                    how = {"status": wanted.status, "reason": wanted.reason}
+                    self._add("finetune", dataset, wanted.name, _setting(settings), **how)
+        scratch = () if wanted.trained_here else self._study.scratch
+        for settings in _for(request, scratch, "random", seed):
+            for dataset in self._images:
+                self._training(self._train_cell(dataset, request, settings, "scratch"), self._ids, starts)
+
+    def _train_cell(
+        self, dataset: str, request: BackboneRequest, settings: TrainSettings, what: TrainMethod
+    ) -> TrainCell:
+        runs = self._place.pretraining if what == "pretrain" else self._place.runs
+        return TrainCell(
+            images=images_request(self._study, dataset),
+            request=request,
+            settings=settings,
+            device=self._study.device,
+            workers=self._study.workers or usable_cores(),
+            runs=runs,
+            trials=runs / "trials" if what == "pretrain" else self._place.trials,
+            what=what,
+        )
+
+    def _training(self, cell: TrainCell, ids: frozenset[str], starts: Starts) -> tuple[Status, Path | None]:
+        """How it stands, and the folder of its network if it has ended."""
+        images = self._images[cell.dataset]
+        settings = cell.settings
+        search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, starts.of(settings)))
+        if isinstance(search, str):
+            name = cell.request.name or cell.request.model
+            self._add(cell.what, cell.dataset, name, _setting(settings), status="blocked", reason=search)
+            return "blocked", None
+        self._add_trial(cell.what, cell, search.start.label, search.trial_id, ids)
+        folder = answer_folder(search, cell.runs)
+        return "to do" if folder is None else "there", folder
+
+    def _add_trial(
+        self, method: Method, cell: ProbeCell | TrainCell, backbone: str, trial: str, ids: frozenset[str]
+    ) -> None:
+        if trial in self._seen:
+            return  # the same question, asked twice: two lines of a study may have a network in common
+        self._seen.add(trial)
+        there = trial in ids
+        status: Status = "there" if there else "to do"
+        self._add(method, cell.dataset, backbone, _setting(cell.settings), status=status, trial=trial)
+        if not there:
+            self._plan.cells[method].append(cell)
+
+    def _add(self, method: Method, dataset: str, backbone: str, setting: str = "", **more: Any) -> None:
+        self._plan.steps.append(Step(method=method, dataset=dataset, backbone=backbone, setting=setting, **more))
+
+
+def identity_of(request: BackboneRequest, study: Study) -> Identity:
+    """Loads the network, and lets go of it; raises what ``load_network`` raises."""
+    loaded = request.load()
+    return Identity(
+        request=request,
+        name=loaded.name,
+        weights_digest=loaded.digest,
+        preprocess=preprocess_of(loaded.model, study.extract.preprocess),
+        precision=study.extract.precision,
+    )
+
+
+def _logged(trials: Path) -> frozenset[str]:
+    return TrialLog(trials).ids() if _holds_something(trials) else frozenset()
+
+
+def _holds_something(folder: Path) -> bool:
+    """A kill may have come between making a folder and its first file."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _for(request: BackboneRequest, trains: Sequence[Train], init: InitName, seed: int) -> list[TrainSettings]:
+    mine = [train for train in trains if is_for(train.only, request.model)]
+    return [settings for train in mine for settings in train.settings(init, seed=seed)]
+
+
+def _setting(settings: Any) -> str:
+    """Loss, shots and steps, where they are not the default."""
+    named = {name: getattr(settings, name, None) for name in ("loss", "shots", "steps")}
+    return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+
+
+def _or_why(load: Callable[[], Value]) -> Value | str:
+    """What ``load`` gives, or the line that says why it does not."""
+    try:
+        return load()
+    except PenultimateError as error:
+        return " ".join(str(error).split())

@@ -1,0 +1,343 @@
+"""Study: one complete, frozen value that says which datasets, backbones and settings are compared.
+
+A YAML file and the Python API build the same value. Lists multiply: every dataset with every backbone, every loss,
+number of shots, step budget and seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.extraction import ExtractionSettings
+from penultimate.engine.images.datasets import DATASETS, load_images
+from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.digits import NAME as DIGITS
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.subset import at_most_per_class
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.study.strict import Strict
+from penultimate.engine.train.grid import grid_named
+from penultimate.engine.train.network import InitName
+from penultimate.engine.train.recipe import LossName
+from penultimate.engine.train.settings import TrainSettings, grid_of
+
+ALL: Final = "all"
+"""In a list of shots: every training image."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _listed(value: Any) -> Any:
+    """One setting is a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _few(value: Any) -> Any:
+    if value == ALL or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"expected all, or a number of images a class from 1 up, got {value!r}")
+
+
+Few = Annotated[int | Literal["all"], BeforeValidator(_few)]
+
+ManyShots = Annotated[tuple[Few, ...], BeforeValidator(_listed), Field(min_length=1)]
+"""Training images a class, and ``all``."""
+
+
+def is_for(only: str | None, model: str) -> bool:
+    """Whether settings with this ``only`` are for ``model``."""
+    return only is None or fnmatchcase(model, only)
+
+
+def below(folder: str, path: str) -> str:
+    """``path`` below ``folder`` unless it is absolute; ``~`` is the home folder."""
+    return str(Path(folder).expanduser() / Path(path).expanduser())
+
+
+class PerClass(Strict):
+    """Samples of a class that are kept, at most; a split without a number stays whole."""
+
+    train: Count | None = None
+    val: Count | None = None
+    test: Count | None = None
+
+
+class Dataset(Strict):
+    """Where images come from; the key it stands under is its name."""
+
+    images: str | None = None
+    """A dataset's name, or below the study's ``data`` a folder, manifest, tars or arrays; None: the key it stands
+    under."""
+
+    root: str | None = None
+    """Where a dataset taken by name lies, below the study's ``data``; None: in a folder of its key's name there; the
+    digits are written where they are not."""
+
+    label_column: str = "label"
+    multi_label: bool = False
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    per_class: PerClass | None = None
+
+    def load(self, name: str, *, data: str, seed: int, cache: DigestCache | None) -> ImageSet:
+        """The images, under ``name``; raises what ``load_images`` raises."""
+        spec = self.images or name
+        taken_by_name = spec in DATASETS
+        root = Path(below(data, self.root or name)) if taken_by_name and (self.root or spec != DIGITS) else None
+        found = load_images(
+            spec if taken_by_name else below(data, spec),
+            root=root,
+            seed=seed,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            label_column=self.label_column,
+            multi_label=self.multi_label,
+            cache=cache,
+        )
+        found = replace(found, name=name)
+        most = {} if self.per_class is None else self.per_class.model_dump(exclude_none=True)
+        return at_most_per_class(found, most, seed=seed) if most else found
+
+
+_OF_THE_GRID = ("grid", "learning_rates", "weight_decays")
+
+
+class TrainFields(Strict):
+    """What every training has; the fields are those of ``penultimate train``."""
+
+    grid: str | None = None
+    """``paper-finetune``, ``paper-scratch`` or ``quick``; None: learning rate 0.01 without weight decay."""
+
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
+    weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """In place of the grid's."""
+
+    batch_size: Count | None = None
+    retrain: bool = True
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    loss: LossName | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    auxiliary_head: bool = False
+    batch_norm_scale: bool = True
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    preprocess: Literal["paper", "timm"] = "paper"
+    size: Count | None = None
+    decoder: Literal["dali", "pillow"] | None = None
+    precision: Precision = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    eval_every: Count | None = None
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            grid_named(name)
+        return name
+
+    def asked(self, init: InitName, *, steps: int | None, shots: Few, seed: int) -> TrainSettings:
+        """The settings of one trial."""
+        same = {name: getattr(self, name) for name in TrainFields.model_fields if name not in _OF_THE_GRID}
+        return TrainSettings(
+            init=init,
+            grid=grid_of(self.grid, self.learning_rates, self.weight_decays),
+            steps=steps,
+            shots=shots if isinstance(shots, int) else None,
+            seed=seed,
+            **same,
+        )
+
+
+class Train(TrainFields):
+    """Training trials by the paper's protocol."""
+
+    only: str | None = None
+    """A glob over the backbones' models that this is for; None: all."""
+
+    steps: Annotated[tuple[Count | None, ...], BeforeValidator(_listed), Field(min_length=1)] = (None,)
+    """Step budgets, each tuned on its own; None: the grid's."""
+
+    shots: ManyShots = (ALL,)
+    seeds: Count = 1
+
+    def settings(self, init: InitName, *, seed: int) -> list[TrainSettings]:
+        """One a trial: every budget with every number of shots and every seed from ``seed`` up."""
+        return [
+            self.asked(init, steps=steps, shots=shots, seed=seed + number)
+            for steps in self.steps
+            for shots in self.shots
+            for number in range(self.seeds)
+        ]
+
+
+class Pretrain(TrainFields):
+    """How a network is trained from scratch on one of the study's datasets before it is a backbone."""
+
+    dataset: str
+    steps: Count | None = None
+    """None: the grid's."""
+
+
+class Backbone(Strict):
+    """One network, or several by a glob or a set."""
+
+    model: str
+    """A timm name, ``arch`` or ``arch.tag``, a glob, or a set such as ``kornblith16``."""
+
+    weights: str | None = None
+    """``timm`` (which None is), ``package``, ``random``, a .safetensors or .pth file, or the folder of a run of
+    ``penultimate train``; files and folders below the study's ``data``."""
+
+    seed: int | None = None
+    """Of random weights; None: the study's."""
+
+    name: str | None = None
+    """What results call it; needs a ``model`` that is one network."""
+
+    pretrain: Pretrain | None = None
+    """Train it here first, from random weights; ``weights`` is then left out. Its ``name`` is the model's with that of
+    the dataset behind a dot unless another is given."""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "Backbone":
+        if self.pretrain is not None and self.weights is not None:
+            raise ValueError("a backbone has weights or pretrain, not both")
+        models = match_models([self.model])
+        if len(models) > 1 and (self.name is not None or self.pretrain is not None):
+            raise ValueError(f"name and pretrain go with one network; {self.model} is {len(models)}")
+        return self
+
+    def requests(self, *, data: str, seed: int) -> list[BackboneRequest]:
+        """One a network."""
+        weights = self.weights or "timm"
+        if weights not in ("timm", "package", "random"):
+            weights = below(data, weights)
+        seed = seed if self.seed is None else self.seed
+        return [
+            BackboneRequest(model=model, weights=weights, seed=seed, name=self.name)
+            for model in match_models([self.model])
+        ]
+
+
+class Extract(Strict):
+    """How features are made; the fields are those of ``penultimate extract``."""
+
+    preprocess: Literal["paper", "timm"] = "paper"
+    decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
+    precision: Precision = "float32"
+    dtype: Literal["float32", "float16"] = "float32"
+    compile: bool | None = None
+    batch_size: Count | None = None
+    parity: bool = True
+
+
+class Probe(Strict):
+    """Linear probes on the features; the fields are those of ``penultimate probe``."""
+
+    only: str | None = None
+    """A glob over the backbones' models that this is for; None: all."""
+
+    losses: Annotated[tuple[Literal["softmax", "logistic", "squared_hinge"] | None, ...], BeforeValidator(_listed)] = (
+        None,
+    )
+    """None: softmax, or logistic where images have several labels."""
+
+    l2: str = "1e-6:1e5:45"
+    tol: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    solver: Literal["torch", "cuml", "sklearn"] = "torch"
+    shots: ManyShots = (ALL,)
+    seeds: Count = 1
+    """Subsets drawn for each number of shots."""
+
+    @field_validator("l2")
+    @classmethod
+    def _is_a_path(cls, text: str) -> str:
+        RegularizationPath.parse(text)
+        return text
+
+    def settings(self) -> list[tuple[ProbeSettings, int]]:
+        """With the seed, one a trial."""
+        path = RegularizationPath.parse(self.l2)
+        return [
+            (
+                ProbeSettings(
+                    path=path,
+                    loss=loss,
+                    tol=self.tol,
+                    solver=self.solver,
+                    shots=shots if isinstance(shots, int) else None,
+                ),
+                seed,
+            )
+            for loss in self.losses
+            for shots in self.shots
+            for seed in range(self.seeds if isinstance(shots, int) else 1)
+        ]
+
+
+class Study(Strict):
+    """The whole of it."""
+
+    data: str = "."
+    """Folder that datasets' roots, folders of images and files of weights are below; absolute ones stay."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    workers: Count | None = None
+    """Decoding threads; None: one a core."""
+
+    seed: int = 0
+    """Of splits that are not given, random weights, subsets and training."""
+
+    datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
+    backbones: Annotated[tuple[Backbone, ...], Field(min_length=1)]
+    extract: Extract = Extract()
+    probe: Annotated[tuple[Probe, ...], BeforeValidator(_listed)] = ()
+    finetune: Annotated[tuple[Train, ...], BeforeValidator(_listed)] = ()
+    scratch: Annotated[tuple[Train, ...], BeforeValidator(_listed)] = ()
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _path_alone(cls, given: Any) -> Any:
+        """A path alone is the root of a dataset taken by name, the images of another."""
+        if not isinstance(given, Mapping):
+            return given
+        place = {name: "root" if name in DATASETS else "images" for name in given}
+        return {name: {place[name]: how} if isinstance(how, str) else how or {} for name, how in given.items()}
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _model_alone(cls, given: Any) -> Any:
+        """``resnet50`` is short for ``{model: resnet50}``."""
+        if not isinstance(given, list | tuple):
+            return given
+        return [{"model": each} if isinstance(each, str) else each for each in given]
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Study":
+        if not (self.probe or self.finetune or self.scratch):
+            raise ValueError("a study needs at least one of probe, finetune and scratch")
+        for name, dataset in self.datasets.items():
+            if dataset.root is not None and (taken := dataset.images or name) not in DATASETS:
+                raise ValueError(f"datasets.{name}: root goes with a dataset taken by name, and {taken!r} is none")
+        for backbone in self.backbones:
+            if backbone.pretrain is not None and backbone.pretrain.dataset not in self.datasets:
+                raise ValueError(
+                    f"{backbone.model} is to be trained on {backbone.pretrain.dataset!r}, which is none of the "
+                    f"datasets: {', '.join(self.datasets)}"
+                )
+        return self
+
+    @property
+    def extraction(self) -> ExtractionSettings:
+        """As the engine takes it."""
+        given = self.extract.model_dump()
+        return ExtractionSettings(device=self.device, workers=self.workers, compiled=given.pop("compile"), **given)

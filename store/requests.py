@@ -1,0 +1,104 @@
+"""Requests: what is asked of an object store, again after a pause where that may help, and its errors as ours.
+
+An error of ours names bucket and key, the HTTP status and the server's error code, and nothing else of the answer or
+of the library's message: those may repeat headers, addresses or documents that hold credentials.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from penultimate.store.address import Address
+from penultimate.store.errors import InputError, StoreError
+from penultimate.store.retry import Retry
+
+ANSWERS = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
+"""Errors that are answers: for the caller to understand, not to be tried again."""
+
+_STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+
+_Answer = TypeVar("_Answer")
+
+
+class Requests:
+    """Makes requests below one address with one Retry."""
+
+    def __init__(self, address: Address, retry: Retry) -> None:
+        self.address = address
+        self.retry = retry
+
+    def make(self, name: str, ask: Callable[[], _Answer]) -> _Answer:
+        """The answer to ``ask``; StoreError once the attempts are used up, InputError where permission lacks."""
+        for pause in self.retry.pauses():
+            try:
+                return ask()
+            except (BaseError, FileNotFoundError) as error:
+                self._refuse(name, error)
+                time.sleep(pause)
+        try:
+            return ask()
+        except (BaseError, FileNotFoundError) as error:
+            self._refuse(name, error)
+            raise self.failure(name, error) from None  # its text may hold what must not be shown
+
+    async def awaited(self, name: str, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """As ``make``, for an answer to be awaited."""
+        for pause in self.retry.pauses():
+            try:
+                return await ask()
+            except (BaseError, FileNotFoundError) as error:
+                self._refuse(name, error)
+                await asyncio.sleep(pause)
+        try:
+            return await ask()
+        except (BaseError, FileNotFoundError) as error:
+            self._refuse(name, error)
+            raise self.failure(name, error) from None
+
+    def failure(self, name: str, error: Exception) -> StoreError:
+        """What to raise when no attempt succeeded."""
+        return StoreError(
+            f"{self.address.below(name)} could not be read or written in {self.retry.attempts} attempts: "
+            f"{self._reason(error)}; run again to resume"
+        )
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        """Raise what another attempt would not change."""
+        where = self.address.below(name)
+        if (found := _CODE.search(str(error))) and found[1] in ("NoSuchBucket", "ContainerNotFound"):
+            raise InputError(
+                f"there is no bucket {self.address.scheme}://{self.address.bucket}; make it first"
+            ) from None
+        if isinstance(error, ANSWERS):
+            raise error
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+            raise InputError(
+                f"{where} cannot be used: {self._reason(error)}; check the credentials in the environment or profile, "
+                "and what they are allowed to do in this bucket"
+            ) from None
+        if isinstance(error, NotSupportedError):
+            raise InputError(f"{where} cannot be used: its server does not support what is needed") from None
+
+    def _reason(self, error: Exception) -> str:
+        text = str(error)
+        if status := _STATUS.search(text):
+            code = _CODE.search(text)
+            return f"the server answered {status[1]}" + (f" ({code[1]})" if code else "")
+        if re.search(r"timed? ?out", text, re.IGNORECASE):
+            return f"no answer within {self.retry.timeout:g} s"
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+            return "permission was denied"
+        return "the connection failed, or was lost"

@@ -1,0 +1,35 @@
+"""Tasks of the cluster's tests; workers import this file."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from penultimate.engine.cluster import Talk
+from penultimate.store.errors import InputError, StoreBusyError
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Notes each call in a file; does what ``ends`` says, call by call: ``well``, ``killed``, or the error to raise."""
+
+    calls: Path
+    ends: tuple[str, ...]
+
+    def __call__(self, talk: Talk) -> int:
+        with self.calls.open("a") as file:
+            file.write("call\n")
+        number = len(self.calls.read_text().splitlines())
+        talk.say(f"{self.calls.name} is called")
+        talk.images(0, 10)
+        how = self.ends[min(number, len(self.ends)) - 1]
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "busy":
+            raise StoreBusyError("another writer")
+        if how == "wrong":
+            raise InputError("nothing would change that")
+        if how == "broken":
+            raise ZeroDivisionError("a bug")
+        talk.images(10, 10)
+        return number

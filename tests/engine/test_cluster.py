@@ -1,0 +1,173 @@
+"""A cluster loses workers, tasks fail, and what is left behind is what one process would have left."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra `ray`")
+
+from cluster_cases import Counted
+from conftest import write_photos
+from store_cases import array_files
+
+from penultimate.cli.main import run
+from penultimate.engine import cluster as cluster_module
+from penultimate.engine.cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
+from penultimate.engine.probe.head import Head
+from penultimate.store.errors import InputError, UnavailableError
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.trial_log import TrialLog
+from penultimate.store.verify import verify
+
+pytestmark = pytest.mark.slow
+
+NEEDS = Needs(cpus=1)
+EXTRACT = ["--weights", "random", "--shard-rows", "8", "--batch-size", "8", "--workers", "1", "--no-cache"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Begun on this machine; workers find the tests' helpers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        with cluster_at("local") as found:
+            yield found
+
+
+def test_what_a_task_comes_to_whatever_happens_to_its_workers(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_BUSY_SECONDS", 3.0)  # so that it asks again every 0.1 s
+    ends = {
+        "well": ("well",),
+        "lost once": ("killed", "well"),
+        "always lost": ("killed",),
+        "bug once": ("broken", "well"),
+        "always a bug": ("broken",),
+        "wrong": ("wrong",),
+        "long busy": ("busy",) * (ATTEMPTS + 2) + ("well",),
+    }
+    tasks = [Task(name=name, call=Counted(tmp_path / name, how), num_images=20) for name, how in ends.items()]
+    lines: list[str] = []
+    standings: list[Standing] = []
+    ended = {one.task.name: one for one in cluster.run(tasks, NEEDS, say=lines.append, report=standings.append)}
+    assert {name: one.value for name, one in ended.items() if one.error is None} == {
+        "well": 1,
+        "lost once": 2,
+        "bug once": 2,
+        "long busy": ATTEMPTS + 3,
+    }
+    assert {name: (one.error, one.attempts) for name, one in ended.items() if one.error is not None} == {
+        "always lost": ("its worker was lost (WorkerCrashedError)", ATTEMPTS),
+        "always a bug": ("ZeroDivisionError: a bug", ATTEMPTS),
+        "wrong": ("nothing would change that", 1),
+    }
+    assert lines.count("well is called") == 1
+    assert f"bug once: ZeroDivisionError: a bug; again, attempt 2 of {ATTEMPTS}" in lines
+    # Of its 20 images each task finds 10 to do, which counts the others as done, and does them where it ends well.
+    assert standings[-1].total == 20 * len(tasks)
+    assert standings[-1].done >= 20 * 4
+    assert standings[-1].rates
+
+
+def test_what_no_machine_has_is_refused_before_anything_runs(cluster: Cluster, tmp_path: Path) -> None:
+    task = Task(name="never", call=Counted(tmp_path / "never", ("well",)))
+    for needs in (Needs(cpus=10_000), Needs(cpus=1, gpus=1000)):
+        with pytest.raises(UnavailableError, match=r"no machine of the cluster has them \(\d+ CPUs"):
+            list(cluster.run([task], needs, say=print))
+    assert not (tmp_path / "never").exists()
+    assert cluster.whole_machine(gpus=0).cpus == sum(1 for _ in range(cluster.places(NEEDS)))
+
+
+def test_an_address_without_a_cluster_says_so() -> None:
+    script = "from penultimate.engine.cluster import cluster_at\nwith cluster_at('nowhere'): pass"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert InputError.__name__ in found.stderr
+    assert "there is no Ray cluster at 'nowhere'" in found.stderr
+
+
+def penultimate(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "penultimate", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def busy_workers() -> list[int]:
+    """Process numbers of Ray's workers that are calling a task, this module's own cluster's apart: it is idle."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if command.startswith(b"ray::_call"):
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for workers in /proc")
+def test_an_extraction_whose_worker_is_killed_leaves_the_store_of_a_single_process(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", images_per_class=96)
+    here, there = tmp_path / "here", tmp_path / "there"
+    command = ["extract", str(photos), "--model", "test_resnet", *EXTRACT]
+    assert run([*command, "--store", str(here)]) == 0
+    with penultimate(*command, "--store", str(there), "--cluster", "local", "--task-cpus", "1") as process:
+        deadline = time.monotonic() + 120
+        while not list(there.rglob("commits/[0-9]*.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(busy_workers()[0], 9)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "its worker was lost (WorkerCrashedError); again, attempt 2 of 4" in err
+    assert "288/288 images" in err
+    assert "test_resnet" in out
+    stores = FeatureStore(here), FeatureStore(there)
+    (key,) = stores[0].keys()
+    assert stores[1].keys() == [key]
+    assert array_files(stores[1], key) == array_files(stores[0], key)
+    assert verify(stores[1]) == []
+    infos = [store.info(key) for store in stores]
+    assert infos[0]["checksums"] == infos[1]["checksums"]
+    assert infos[0]["provenance"].keys() == infos[1]["provenance"].keys()
+    assert infos[1]["provenance"]["parity"] == infos[0]["provenance"]["parity"]
+
+
+def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", images_per_class=12)
+    store = tmp_path / "store"
+    for model in ("test_resnet", "test_vit", "test_efficientnet"):
+        assert run(["extract", str(photos), "--model", model, *EXTRACT, "--store", str(store), "--no-parity"]) == 0
+    asked = ["probe", str(store), "--l2", "1e-2:1:3", "--json"]
+    assert run([*asked, "--trials", str(tmp_path / "here")]) == 0
+    with penultimate(*asked, "--trials", str(tmp_path / "there"), "--cluster", "local") as process:
+        out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert len(json.loads(out)) == 3
+    logs: list[dict[str, Any]] = [{t.id: t for t in TrialLog(tmp_path / name).trials()} for name in ("here", "there")]
+    assert logs[0].keys() == logs[1].keys()
+    for trial_id, trial in logs[0].items():
+        other = logs[1][trial_id]
+        assert (other.value, other.chosen, other.converged) == (trial.value, trial.chosen, trial.converged)
+        for name in trial.arrays:
+            np.testing.assert_array_equal(other.arrays[name], trial.arrays[name])
+        heads = [Head.load(tmp_path / name / "heads" / f"{trial_id}.safetensors") for name in ("here", "there")]
+        # A worker has one thread and this process may have more, which sum in another order: float32's rounding.
+        np.testing.assert_allclose(heads[1].weight_KD, heads[0].weight_KD, rtol=0, atol=1e-6)
+    damaged = next((store / FeatureStore(store).keys()[0].path).glob("features/c/*/0"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with penultimate(*asked, "--trials", str(tmp_path / "third"), "--cluster", "local") as process:
+        _, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "1 of 3 tasks failed, the others are done" in err
+    assert "does not hold what was written" in err
+    assert len(TrialLog(tmp_path / "third").trials()) == 2

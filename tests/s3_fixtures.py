@@ -1,0 +1,30 @@
+"""Fixtures of the tests that need a server of objects; the conftest beside imports them."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from s3_server import ENVIRONMENT, Proxy, healthy, s3_proxy
+
+from penultimate.store import remote_objects
+from penultimate.store.retry import Retry
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Proxy]:
+    with s3_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The server, healthy, with short pauses and patience on our side."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote_objects, "USUAL_RETRY", Retry(attempts=5, first=0.01, longest=0.05, timeout=1.0))
+    server.plan = healthy
+    server.seen.clear()
+    yield server
+    server.plan = healthy

@@ -1,0 +1,225 @@
+"""A feature store and a trial log in S3 are those of a local folder, whatever the network does meanwhile."""
+
+import itertools
+import multiprocessing
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job
+
+pytest.importorskip("obstore", reason="needs the extra `cloud`")
+
+from s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy
+
+from penultimate.store.errors import InputError, NotAStoreError, StoreBusyError, StoreError
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.verify import verify
+
+SCRIPT = Path(__file__).with_name("fake_extract.py")
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def place(proxy: Proxy) -> str:
+    """An address where nothing lies yet."""
+    return f"s3://{BUCKET}/test {next(NUMBERS)}/store?endpoint={proxy.endpoint}"
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return small_job()
+
+
+@pytest.fixture(scope="module")
+def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Objects of the arrays in a local store."""
+    store = FeatureStore.create(tmp_path_factory.mktemp("local") / "store")
+    job.write(store)
+    return array_files(store, job.key)
+
+
+def array_objects(store: FeatureStore, job: Job) -> dict[str, bytes]:
+    """As ``array_files``, by the store's own eyes."""
+    found: dict[str, bytes] = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        inside = set(store.objects.folders(f"{job.key.path}/{folder}".rstrip("/")))
+        for name in store.objects.names(f"{job.key.path}/{folder}".rstrip("/")):
+            path = f"{folder}/{name}".lstrip("/")
+            if name in inside:
+                folders.append(path)
+            elif "/" in path and not path.startswith("features/commits/"):
+                content = store.objects.get(f"{job.key.path}/{path}")
+                assert content is not None
+                found[path] = content
+    return found
+
+
+def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(place: str, job: Job, expected: dict[str, bytes]) -> None:
+    store = FeatureStore.create(place)
+    job.write(store)
+    assert array_objects(FeatureStore(place), job) == expected
+    assert verify(store) == []
+    features = FeatureStore(store.address).read(job.key)
+    np.testing.assert_array_equal(features.features, job.features_MD[[*range(3), *range(4, 49)]])
+    assert FeatureStore(place).keys() == [job.key]
+    store.delete(job.key)
+    assert store.keys() == []
+    assert store.objects.names("") == ["zarr.json"] or store.objects.folders(job.key.path) == []
+
+
+FAULTS = [
+    ("500", ("PUT", "GET", "HEAD", "DELETE")),
+    ("503", ("PUT", "GET", "HEAD", "DELETE")),
+    ("cut upload", ("PUT",)),
+    ("cut answer", ("PUT", "GET", "DELETE")),
+    ("half answer", ("GET",)),
+]
+
+
+@pytest.mark.parametrize(("fault", "methods"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_faults_on_the_way_change_nothing(
+    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes], fault: str, methods: tuple[str, ...]
+) -> None:
+    proxy.plan = every(3, fault, *methods)
+    store = FeatureStore.create(place)
+    job.write(store)
+    read = store.read(job.key).features
+    assert verify(store) == []
+    proxy.plan = healthy
+    assert array_objects(store, job) == expected
+    assert len(read) == NUM_ROWS - 2
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(
+    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes]
+) -> None:
+    store = FeatureStore.create(place)
+    proxy.plan = every(15, "hang", "PUT")
+    job.write(store)
+    proxy.plan = healthy
+    assert array_objects(store, job) == expected
+
+
+@pytest.mark.parametrize("fault", ["503", "cut upload", "cut answer"])
+def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_resumes(
+    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes], fault: str
+) -> None:
+    store = FeatureStore.create(place)
+    proxy.plan = lambda method, path: fault if "/features/c/2/0" in path and method == "PUT" else None
+    with pytest.raises(StoreError, match=rf"s3://{BUCKET}/test \d+/store/.*/features/c/2/0 could not .* in 5 attempts"):
+        job.write(store)
+    tries = [path for method, path in proxy.seen if method == "PUT" and "/features/c/2/0" in path]
+    assert len(tries) == 5
+    proxy.plan = healthy
+    proxy.seen.clear()
+    with job.writer(store) as writer:
+        assert writer.missing_shards == (2, 3)
+        job.append(writer, writer.missing_rows)
+    written = {path.partition("/features/c/")[2] for method, path in proxy.seen if method == "PUT"} - {""}
+    assert written == {"2/0", "3/0"}  # nothing was done twice
+    assert array_objects(store, job) == expected
+    assert verify(store) == []
+
+
+def test_a_refused_request_says_so_at_once_and_shows_no_credentials(proxy: Proxy, place: str, job: Job) -> None:
+    store = FeatureStore.create(place)
+    proxy.plan = lambda method, path: "403" if method == "PUT" else None
+    proxy.seen.clear()
+    with pytest.raises(InputError, match=r"403 Forbidden \(SignatureDoesNotMatch\); check the credentials") as caught:
+        job.write(store)
+    assert sum(method == "PUT" for method, _ in proxy.seen) == 1
+    assert caught.value.__cause__ is None
+    assert ENVIRONMENT["AWS_ACCESS_KEY_ID"] not in repr(caught.value)
+
+
+def test_a_bucket_or_store_that_is_not_there_is_said_to_be_missing(proxy: Proxy, place: str) -> None:
+    with pytest.raises(NotAStoreError, match="there is no feature store at s3://"):
+        FeatureStore(place)
+    with pytest.raises(InputError, match="there is no bucket s3://nowhere"):
+        FeatureStore.create(f"s3://nowhere/store?endpoint={proxy.endpoint}")
+    with pytest.raises(InputError, match="an address must not hold credentials") as caught:
+        FeatureStore(f"s3://{ENVIRONMENT['AWS_ACCESS_KEY_ID']}:{SECRET}@{BUCKET}/store")
+    assert SECRET not in str(caught.value)
+
+
+def test_one_shard_has_one_writer(place: str, job: Job) -> None:
+    store = FeatureStore.create(place)
+    with job.writer(store, shard_range=range(2)) as first:
+        with pytest.raises(StoreBusyError, match=r"is being written by process \d+ on"):
+            job.writer(store)
+        with job.writer(FeatureStore(place), shard_range=range(2, 4)) as second:
+            job.append(second, second.missing_rows)
+        assert store.keys() == []
+        job.append(first, first.missing_rows)
+    assert store.keys() == [job.key]
+    assert verify(store) == []
+
+
+def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
+    place: str, job: Job, expected: dict[str, bytes]
+) -> None:
+    store = FeatureStore.create(place)
+    pipe: Any = subprocess.PIPE
+    command = [sys.executable, str(SCRIPT), place, "0", "4"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment(), text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "missing 0 1 2 3\n"
+        for _ in range(6):
+            assert process.stdout.readline().startswith("done")
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.kill()
+    (begun,) = store.incomplete()
+    assert SHARD_ROWS <= begun.done_rows < begun.num_rows
+    with job.writer(store) as writer:  # at once: this machine knows that the holder is gone
+        assert writer.missing_shards[0] == begun.done_rows // SHARD_ROWS
+        job.append(writer, writer.missing_rows)
+    assert array_objects(store, job) == expected
+    assert verify(store) == []
+
+
+def _append(place: str, seed: int) -> None:
+    from test_trial_log import trial
+
+    from penultimate.store.trial_log import TrialLog
+
+    log = TrialLog(place)
+    for number in range(3):
+        log.append(trial(seed=10 * seed + number))
+
+
+def test_trials_in_a_bucket_come_back_as_from_a_folder_also_from_two_writers_through_faults(
+    proxy: Proxy, place: str, tmp_path: Path
+) -> None:
+    from test_trial_log import same, trial
+
+    from penultimate.store.trial_log import TrialLog
+
+    with pytest.raises(NotAStoreError, match="there is no trial log at s3://"):
+        TrialLog(place)
+    logs = [TrialLog.create(place), TrialLog.create(tmp_path / "log")]
+    trials = [trial(), trial(seed=1), trial(value=0.75)]
+    proxy.plan = every(4, "cut answer", "PUT")
+    for log in logs:
+        for one in trials:
+            log.append(one)
+    assert all(same(*pair) for pair in zip(*(log.trials() for log in logs), strict=True))
+    assert TrialLog(place).torn_bytes == 0
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append, args=(place, seed)) for seed in (2, 3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert sorted(found.seed for found in logs[0].trials()) == [0, 1, 20, 21, 22, 30, 31, 32]
+    with pytest.raises(InputError, match="cannot be written down"):
+        logs[0].append(replace(trial(), value=float("nan")))
