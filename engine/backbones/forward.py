@@ -49,8 +49,12 @@ class Forward:
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images and run one; the seconds that took.
 
-        Weights are frozen into the graph: batch norms are folded into convolutions and weights laid out as the
-        kernels want them. Raises UnavailableError without a C++ compiler, which torch's compiler needs.
+        In float32 weights are frozen into the graph: batch norms are folded into convolutions and weights laid out as
+        the kernels want them. Below it they are not, although that gives half as many images a second again: folded
+        biases are rounded too, which moved bfloat16 features of photographs by 5.9 % instead of 3.3 % and past the
+        parity check (``benchmarks/results/extract_cpu_202611.md``).
+
+        Raises UnavailableError without a C++ compiler, which torch's compiler needs.
         """
         if not has_compiler():
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
@@ -60,9 +64,10 @@ class Forward:
         cpu = self._device.type == "cpu"
         started = time.perf_counter()
         self.fixed_rows = rows
-        self._run = torch.compile(self.features, dynamic=False, options={"freezing": True, "cpp_wrapper": cpu})
+        frozen = self._dtype == torch.float32
+        self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
-        with inductor.patch(freezing=True):
+        with inductor.patch(freezing=frozen):
             self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         if not cpu:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
