@@ -53,7 +53,7 @@ class Experiment:
     size: int = 32
     """Pixels."""
 
-    steps: int = 800
+    steps: int = 400
     batch_size: int = 64
     learning_rate: float = 0.1
     weight_decay: float = 5e-5

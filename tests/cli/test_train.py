@@ -84,14 +84,14 @@ def _wait_for(log: Path, text: str) -> None:
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(photos: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--steps", "400", "--eval-every", "20"]
+    command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--steps", "150", "--eval-every", "20"]
     process = start(command, log)
-    _wait_for(log, " 20/400: train loss")
+    _wait_for(log, " 20/150: train loss")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     assert finish(process, within=20) == 130
     (error,) = [line for line in log.read_text().splitlines() if line.startswith("penultimate: ")]
-    assert "of 400 updates and checkpointed" in error
+    assert "of 150 updates and checkpointed" in error
     assert error.endswith("run the same command again to go on there")
     assert finish(start(command, log)) == 0
     assert ": resumed" in log.read_text()
