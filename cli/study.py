@@ -93,7 +93,7 @@ def run_command(
 
     Killed, interrupted or extended, the same command goes on: what is there is found by what it was made from. What
     fails does not stop the rest; it is listed at the end, with exit code 1. OUT holds the resolved study, the feature
-    store, the trials and the training runs.
+    store (or `store:` names one to share), the trials and the training runs.
 
     \b
     penultimate study run examples/caltech-lite.yaml --set data=../shared/data --dry-run
@@ -101,7 +101,7 @@ def run_command(
     penultimate report results/trials -o report.html
     """
     asked = read_study(study, changes or [])
-    place = Place(out=out or Path(study.stem))
+    place = Place.of(asked, out or Path(study.stem))
     if dry_run:
         _show(make_plan(asked, place, say=say), place, estimate=estimate, json=json)
         return

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
@@ -37,16 +37,18 @@ class Place:
     """Where the results of a study lie."""
 
     out: Path
+    store: Path
+    """Features."""
+
+    @classmethod
+    def of(cls, study: Study, out: Path) -> Self:
+        """The folder ``out``, and the store that the study names or one in it."""
+        return cls(out=out, store=out / "features.zarr" if study.store is None else Path(study.store).expanduser())
 
     @property
     def study(self) -> Path:
         """The resolved study."""
         return self.out / "study.yaml"
-
-    @property
-    def store(self) -> Path:
-        """Features."""
-        return self.out / "features.zarr"
 
     @property
     def trials(self) -> Path:

@@ -59,7 +59,7 @@ def run_study(study: Study, out: Path, talk: Talk = QUIET, *, run_cells: RunCell
     Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
     the device is not here.
     """
-    place = Place(out=out)
+    place = Place.of(study, out)
     device_named(study.device)
     study.extraction.make_decoder()  # before anything is begun
     out.mkdir(parents=True, exist_ok=True)

@@ -290,6 +290,9 @@ class Study(Strict):
     data: str = "."
     """Folder that datasets' roots, folders of images and files of weights are below; absolute ones stay."""
 
+    store: str | None = None
+    """Folder of a feature store that several studies share; None: one of its own, among the results."""
+
     device: Literal["cpu", "cuda"] = "cpu"
     workers: Count | None = None
     """Decoding threads; None: one a core."""
