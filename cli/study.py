@@ -96,8 +96,8 @@ def run_command(
     store (or `store:` names one to share), the trials and the training runs.
 
     \b
-    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --dry-run
-    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --out results/
+    penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --dry-run
+    penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --out results/
     penultimate report results/trials -o report.html
     """
     asked = read_study(study, changes or [])
