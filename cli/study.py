@@ -15,7 +15,8 @@ from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.study.cell import Talk
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.estimate import Estimate, estimates
-from penultimate.engine.study.plan import METHODS, Place, Plan, Status, Step, make_plan
+from penultimate.engine.study.place import Place
+from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
 from penultimate.engine.study.run import Summary, run_study
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
