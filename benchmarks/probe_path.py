@@ -3,13 +3,15 @@
     python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out probe.jsonl --rounds 3
     python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
     python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
+    python benchmarks/probe_path.py choice  --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 23
     python benchmarks/probe_path.py scaling --out probe.jsonl
     python benchmarks/probe_path.py table   --out probe.jsonl
 
 Each appends records to ``--out``, so that a long comparison can be run in pieces; ``table`` prints what they say.
 ``default`` is ``LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first.
 ``tight`` tightens each strength's tolerance tenfold, going on from where it stopped, until its objective is within
-1e-4 of ours: less work than running the path at the tolerance that the worst strength needs.
+1e-4 of ours: less work than running the path at the tolerance that the worst strength needs. ``choice`` compares what
+is chosen on val, and its test score, with the optimum that scikit-learn's ``newton-cg`` finds at a tolerance of 1e-8.
 """
 
 import argparse
@@ -26,10 +28,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from penultimate.engine.allocator import keep_freed_memory
+from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.solvers import measure
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 
@@ -112,6 +116,59 @@ def sklearn_tight(
             return
 
 
+def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: float) -> Iterator[Record]:
+    """A record a strength, train to val, until ``limit_seconds`` of scikit-learn; then one of the choice and test.
+
+    A strength at which scikit-learn warns that it has not converged is none to compare with, and is left out of the
+    choice of both.
+    """
+    metric = METRICS[features.metric]
+    train, val, test = (features.rows(split) for split in ("train", "val", "test"))
+    exact = LogisticRegression(solver="newton-cg", warm_start=True, max_iter=1000, tol=1e-8)
+    classes, labels, found, spent = len(features.class_names), features.labels, [], 0.0
+    probes = fit_path(features.features[train], labels[train], num_classes=classes, path=path)
+    for probe in probes:
+        began = time.perf_counter()
+        converged = fits(exact.set_params(C=1 / probe.l2), features.features[train], labels[train])
+        spent += time.perf_counter() - began
+        ours_NK, exact_NK = probe.scores(features.features[val]), decisions(exact, features.features[val])
+        values = metric(ours_NK, labels[val]), metric(exact_NK, labels[val])
+        changed = int((ours_NK.argmax(1) != exact_NK.argmax(1)).sum())
+        yield {"l2": probe.l2, "converged": converged, "val": values, "changed": changed, "seconds": spent}
+        if converged:
+            found.append((probe.l2, *values))
+        if spent > limit_seconds:
+            break
+    (ours_l2, _, _), (exact_l2, _, _) = max(found, key=lambda row: row[1]), max(found, key=lambda row: row[2])
+    both = np.union1d(train, val)
+    (final,) = fit_path(
+        features.features[both], labels[both], num_classes=classes, path=RegularizationPath(l2=(ours_l2,))
+    )
+    converged = fits(exact.set_params(C=1 / exact_l2), features.features[both], labels[both])
+    ours_NK, exact_NK = final.scores(features.features[test]), decisions(exact, features.features[test])
+    yield {
+        "chosen": (ours_l2, exact_l2),
+        "converged": converged,
+        "test": (metric(ours_NK, labels[test]), metric(exact_NK, labels[test])),
+        "changed": int((ours_NK.argmax(1) != exact_NK.argmax(1)).sum()),
+        "num_test": len(test),
+    }
+
+
+def decisions(model: LogisticRegression, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scores (N, K) in float64; every class is in train."""
+    scores_NK: NDArray[np.float64] = features_ND.astype(np.float64) @ model.coef_.T + model.intercept_
+    return scores_NK
+
+
+def fits(model: LogisticRegression, features_ND: NDArray[np.float32], labels_N: NDArray[np.integer[Any]]) -> bool:
+    """Fit in float64; whether it converged."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model.fit(features_ND.astype(np.float64), labels_N)
+    return not any(issubclass(warning.category, ConvergenceWarning) for warning in warned)
+
+
 def fit(model: LogisticRegression, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
     """Seconds of one fit; out of iterations is what the default does at weak l2, and shows in its objective."""
     began = time.perf_counter()
@@ -181,6 +238,7 @@ def read(out: Path) -> list[Record]:
 def table(records: Sequence[Record]) -> Iterator[str]:
     """Ratios a data set, and the worst objective of scikit-learn's over ours."""
     for dataset in dict.fromkeys(r["dataset"] for r in records if "dataset" in r):
+        yield from compared(dataset, [r for r in records if r.get("dataset") == dataset and r["what"] == "choice"])
         mine = [r for r in records if r.get("dataset") == dataset and r["what"] == "ours"]
         if not mine:
             continue
@@ -199,10 +257,24 @@ def table(records: Sequence[Record]) -> Iterator[str]:
                 )
 
 
+def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
+    """What ``choice`` found."""
+    rows = [r for r in records if "val" in r and r["converged"]]
+    if rows:
+        apart = max(abs(r["val"][0] - r["val"][1]) for r in rows)
+        changed = max(r["changed"] for r in rows)
+        yield f"{dataset}: val of {len(rows)} strengths within {apart:.1e} of optimum's, {changed} predictions apart"
+    for r in (r for r in records if "chosen" in r):
+        yield (
+            f"  chosen l2 {r['chosen'][0]:.3g}, by the optimum {r['chosen'][1]:.3g}; test {r['test'][0]:.5f} and "
+            f"{r['test'][1]:.5f}, {r['changed']} of {r['num_test']} predictions apart"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ours", "default", "tight", "scaling", "table"])
+    parser.add_argument("what", choices=["ours", "default", "tight", "choice", "scaling", "table"])
     parser.add_argument("--store", type=Path)
     parser.add_argument("--dataset")
     parser.add_argument("--out", type=Path, required=True)
@@ -219,8 +291,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for record in scaling(SIZES):
             append(asked.out, {"what": "scaling"} | record)
         return
-    features_ND, labels_N, classes = train_features(asked.store, asked.dataset)
     path = RegularizationPath.spaced(1e-6, 1e5, asked.strengths)
+    if asked.what == "choice":
+        opened = FeatureStore(asked.store)
+        (key,) = [key for key in opened.keys() if key.dataset == asked.dataset]  # noqa: SIM118
+        for record in choice(opened.read(key), path, limit_seconds=asked.limit):
+            append(asked.out, {"what": "choice", "dataset": asked.dataset} | record)
+        return
+    features_ND, labels_N, classes = train_features(asked.store, asked.dataset)
     head = {"what": asked.what, "dataset": asked.dataset, "shape": [*features_ND.shape, classes]}
     if asked.what == "ours":
         for _ in range(asked.rounds):

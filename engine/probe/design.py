@@ -38,19 +38,19 @@ class Basis:
 
     mean_D: Tensor
     turn_DR: Tensor
-    """Orthonormal columns, without bias and padding."""
+    """Orthonormal columns, without bias and padding; float64, as weights are."""
 
     def weight(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (M, D) and bias (M,) for the features as they were, from weights for the turned design."""
         rank = self.turn_DR.shape[1]
-        weight_MD = weight_MR[:, :rank].double() @ self.turn_DR.double().T
+        weight_MD = weight_MR[:, :rank].double() @ self.turn_DR.T
         return weight_MD, weight_MR[:, rank].double() - weight_MD @ self.mean_D.double()
 
     def turned(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
         """The reverse of ``weight``, into ``out_KR``; the part of the weights that no feature sees is dropped."""
         rank = self.turn_DR.shape[1]
         weight_KD = weight_KD.to(out_KR)
-        out_KR[:, :rank] = weight_KD @ self.turn_DR.double()
+        out_KR[:, :rank] = weight_KD @ self.turn_DR
         out_KR[:, rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
 
 
@@ -167,7 +167,7 @@ def turn(features_ND: Tensor, share_N: Tensor | None) -> tuple[Basis, Tensor]:
         span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
         turn_DR = span_DN @ _principal(centred_ND @ span_DN, share_N)
     turned_NR: Tensor = centred_ND @ turn_DR
-    return Basis(mean_D, turn_DR), turned_NR
+    return Basis(mean_D, turn_DR.double()), turned_NR
 
 
 def _principal(centred_NR: Tensor, share_N: Tensor | None) -> Tensor:

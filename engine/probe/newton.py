@@ -20,7 +20,7 @@ would share, never enters the gradient.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class Newton:
         self.exact = problem.rounding < 1e-12
         self.mu_S = l2_S.double() / total_weight
         self.mu_SKR = self.mu_S[:, None, None] * problem.penalised_R
+        self.working_mu_SKR = self.mu_SKR.to(preconditioner.dtype)
 
     def solve(self, point: Point) -> tuple[Point, list[SolveReport]]:
         """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
@@ -129,12 +130,13 @@ class Newton:
         def precondition(residual_SKR: Tensor) -> Tensor:
             return self._spread(inverse(residual_SKR))
 
+        scaled = precondition(gradient.to(self.preconditioner.dtype))
         return _Slope(
             gradient_SKR=gradient,
             precondition=precondition,
             shift_SK=repaired.shift_SK,
             gap_S=norm_S / (2 * self.mu_S) + repaired.excess_S,
-            model_S=((gradient * precondition(gradient)).sum((1, 2)) + repaired.excess_S) / 2,
+            model_S=((gradient * scaled).sum((1, 2)) + repaired.excess_S) / 2,
         )
 
     def _direction(self, point: Point, slope: _Slope, allowed_S: Tensor, *, frozen_S: Tensor) -> Solution:
@@ -147,17 +149,14 @@ class Newton:
             return meets_rule_S | (size_S <= self.problem.loss.forcing**2 * first_S)
 
         def multiply(direction_SKR: Tensor) -> Tensor:
-            return self._spread(self.problem.hessian(point, direction_SKR)) + self.mu_SKR * direction_SKR
+            product_SKR = self.problem.hessian(point, direction_SKR).to(direction_SKR.dtype)
+            return self._spread(product_SKR) + self.working_mu_SKR * direction_SKR
 
-        solution = conjugate_gradients(
-            multiply,
-            slope.precondition,
-            -slope.gradient_SKR,
-            enough=enough,
-            frozen_S=frozen_S,
-        )
-        solution.direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
-        return solution
+        rhs_SKR = -slope.gradient_SKR.to(self.preconditioner.dtype)
+        solution = conjugate_gradients(multiply, slope.precondition, rhs_SKR, enough=enough, frozen_S=frozen_S)
+        direction_SKR = solution.direction_SKR.double()
+        direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
+        return replace(solution, direction_SKR=direction_SKR)
 
     def _advance(self, point: Point, objective_S: Tensor, slope: _Slope, direction_SKR: Tensor) -> Point:
         """Full steps, shortened where the objective has not fallen enough (Armijo, 1e-4) or rises steeply again.

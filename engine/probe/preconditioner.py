@@ -48,6 +48,9 @@ class Preconditioner:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.dtype = torch.float64 if problem.rounding < 1e-12 else torch.float32
+        """What conjugate gradients work in: their products carry the rounding of bfloat16 or float32 anyway."""
+
         self.blocks: _Blocks | None = None
         self.fresh_products: int | None = None
         """Hessian products of the first block of strengths the matrices served."""
@@ -64,10 +67,10 @@ class Preconditioner:
             return self._diagonal(point.moments.curvature_SK, mu_S)
         if first and middle * STALE < self.blocks.mu:
             self._invert(middle)
-        inverse_KRR = self.blocks.inverse_KRR
+        inverse_KRR = self.blocks.inverse_KRR.to(self.dtype)
 
         def apply(residual_SKR: Tensor) -> Tensor:
-            return torch.bmm(inverse_KRR, residual_SKR.permute(1, 2, 0).to(inverse_KRR.dtype)).permute(2, 0, 1).double()
+            return torch.bmm(inverse_KRR, residual_SKR.permute(1, 2, 0)).permute(2, 0, 1)
 
         return apply
 
@@ -83,7 +86,7 @@ class Preconditioner:
     def _diagonal(self, curvature_SK: Tensor, mu_S: Tensor) -> Apply:
         diagonal = curvature_SK[:, :, None] * self.problem.scale_R + mu_S[:, None, None] * self.problem.penalised_R
         floor = 1e-12 * diagonal.amax(2, keepdim=True)
-        inverse = 1 / torch.maximum(diagonal, floor.clamp_min(1e-300))
+        inverse = (1 / torch.maximum(diagonal, floor.clamp_min(1e-300))).to(self.dtype)
         return lambda residual_SKR: inverse * residual_SKR
 
     def _build(self, problem: InMemory, point: Point, mu: float) -> None:

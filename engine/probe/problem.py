@@ -73,8 +73,8 @@ class Problem(Protocol):
         ...
 
 
-CACHED = 1 << 18
-"""Scores worked on at once: 1 MB of float32, half the cache of a core."""
+CACHED = 1 << 19
+"""Scores worked on at once: 2 MB of float32, the second-level cache of a core."""
 
 
 class InMemory:

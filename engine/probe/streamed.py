@@ -237,6 +237,7 @@ class Streamed:
     def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
         """One pass, in which the residuals are made again."""
         self.curvature_passes += 1
+        direction_SKR = direction_SKR.double()
         weight_MD, bias_M = self._raw(direction_SKR)
         total = _Gathered(direction_SKR, self.source.feature_dim)
         for block, targets, _, residual_SKB in self._evaluate(point.weight_SKR):

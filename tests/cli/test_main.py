@@ -40,6 +40,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("analyze",),
         ("report",),
         ("train",),
+        ("predict",),
         ("study", "init"),
         ("study", "run"),
     ],
