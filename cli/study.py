@@ -15,7 +15,8 @@ from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.study.cell import Talk
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.estimate import Estimate, estimates
-from penultimate.engine.study.plan import METHODS, Place, Plan, Status, Step, make_plan
+from penultimate.engine.study.place import Place
+from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
 from penultimate.engine.study.run import Summary, run_study
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
@@ -93,15 +94,15 @@ def run_command(
 
     Killed, interrupted or extended, the same command goes on: what is there is found by what it was made from. What
     fails does not stop the rest; it is listed at the end, with exit code 1. OUT holds the resolved study, the feature
-    store, the trials and the training runs.
+    store (or `store:` names one to share), the trials and the training runs.
 
     \b
-    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --dry-run
-    penultimate study run examples/caltech-lite.yaml --set data=../shared/data --out results/
+    penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --dry-run
+    penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --out results/
     penultimate report results/trials -o report.html
     """
     asked = read_study(study, changes or [])
-    place = Place(out=out or Path(study.stem))
+    place = Place.of(asked, out or Path(study.stem))
     if dry_run:
         _show(make_plan(asked, place, say=say), place, estimate=estimate, json=json)
         return

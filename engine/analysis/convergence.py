@@ -60,6 +60,9 @@ class Reached:
     at_smallest_budget: bool
     """True: it may have been reached sooner than the smallest budget tried; the figure is an upper bound."""
 
+    at_largest_budget: bool
+    """True: the odds may go on rising beyond the largest budget tried, and with them the threshold."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
@@ -144,6 +147,7 @@ def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
         steps=float(curve.steps_B[first]),
         epochs=float(curve.epochs_B[first]),
         at_smallest_budget=first == 0,
+        at_largest_budget=first == len(curve.steps_B) - 1,
     )
 
 

@@ -45,7 +45,8 @@ def _best_on_average(method: str, contenders: Sequence[Contender]) -> str:
 def _best_on(rows: Sequence[ScoreRow]) -> str:
     best, ties = rows[0], [_name(row) for row in rows[1:] if row.ties_with_best]
     sure = "" if best.interval is None else f" (95 % {100 * best.interval[0]:.1f} to {100 * best.interval[1]:.1f})"
-    said = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} is best with {100 * best.value:.2f} %{sure}"
+    does = "is best with" if len({_name(row) for row in rows}) > 1 else "scores"
+    said = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
     tests = {row.test for row in rows if row.test}
     return said + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
 
@@ -108,6 +109,12 @@ def _speed(found: Findings) -> Iterator[str]:
             "times the epochs of fine-tuning to reach 90 % of the best odds (geometric means over "
             f"{found.speedup.num_pairs} pairs of network and dataset)."
         )
+        open_ended = sum(each.at_largest_budget for each in found.reached)
+        if open_ended:
+            yield (
+                f"{open_ended} of {len(found.reached)} curves reach that at their largest budget alone: with more they "
+                "may go on rising, so this is no estimate of when they stop."
+            )
 
 
 def _doubts(found: Findings) -> Iterator[str]:

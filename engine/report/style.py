@@ -136,4 +136,4 @@ def inside(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDAr
 def _short(number: float) -> str:
     if number >= 10_000:
         return f"{number / 1000:.3g}k"
-    return f"{number:.4g}"
+    return f"{number:.4g}" if number >= 1000 else f"{number:.3g}"

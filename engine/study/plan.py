@@ -13,7 +13,9 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.logged import ProbeMeans
 from penultimate.engine.probe.select import ProbeSettings, asked_id
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
-from penultimate.engine.study.study import ALL, Backbone, Study, Train, is_for
+from penultimate.engine.study.place import Place
+from penultimate.engine.study.settings import ALL, Train, is_for
+from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.threads import usable_cores
 from penultimate.engine.train.network import InitName
 from penultimate.engine.train.search import answer_folder
@@ -30,38 +32,6 @@ Status = Literal["there", "to do", "waits", "blocked"]
 Method = TrainMethod | Literal["extract", "probe"]
 METHODS: tuple[Method, ...] = ("pretrain", "extract", "probe", "finetune", "scratch")
 """In the order they are run in."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where the results of a study lie."""
-
-    out: Path
-
-    @property
-    def study(self) -> Path:
-        """The resolved study."""
-        return self.out / "study.yaml"
-
-    @property
-    def store(self) -> Path:
-        """Features."""
-        return self.out / "features.zarr"
-
-    @property
-    def trials(self) -> Path:
-        """The log that `analyze` and `report` read."""
-        return self.out / "trials"
-
-    @property
-    def runs(self) -> Path:
-        """Of fine-tuning and of training from scratch."""
-        return self.out / "runs"
-
-    @property
-    def pretraining(self) -> Path:
-        """Runs of networks that become backbones, with a trial log of their own."""
-        return self.out / "pretraining"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

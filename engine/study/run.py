@@ -11,7 +11,8 @@ from pathlib import Path
 from penultimate.engine.backbones.devices import device_named
 from penultimate.engine.study.cell import QUIET, Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
-from penultimate.engine.study.plan import METHODS, Method, Place, Plan, Step, make_plan
+from penultimate.engine.study.place import Place
+from penultimate.engine.study.plan import METHODS, Method, Plan, Step, make_plan
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import PenultimateError, RunInterruptedError
 from penultimate.store.feature_store import FeatureStore
@@ -59,7 +60,7 @@ def run_study(study: Study, out: Path, talk: Talk = QUIET, *, run_cells: RunCell
     Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
     the device is not here.
     """
-    place = Place(out=out)
+    place = Place.of(study, out)
     device_named(study.device)
     study.extraction.make_decoder()  # before anything is begun
     out.mkdir(parents=True, exist_ok=True)

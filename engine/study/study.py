@@ -6,13 +6,13 @@ number of shots, step budget and seed.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.devices import PrecisionName
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.extraction import ExtractionSettings
 from penultimate.engine.images.datasets import DATASETS, load_images
@@ -20,41 +20,8 @@ from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.digits import NAME as DIGITS
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.subset import at_most_per_class
-from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.study.settings import Count, Pretrain, Probe, Train, listed
 from penultimate.engine.study.strict import Strict
-from penultimate.engine.train.grid import grid_named
-from penultimate.engine.train.network import InitName
-from penultimate.engine.train.recipe import LossName
-from penultimate.engine.train.settings import TrainSettings, grid_of
-
-ALL: Final = "all"
-"""In a list of shots: every training image."""
-
-Precision = Literal["float32", "bfloat16", "float16"]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _listed(value: Any) -> Any:
-    """One setting is a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _few(value: Any) -> Any:
-    if value == ALL or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError(f"expected all, or a number of images a class from 1 up, got {value!r}")
-
-
-Few = Annotated[int | Literal["all"], BeforeValidator(_few)]
-
-ManyShots = Annotated[tuple[Few, ...], BeforeValidator(_listed), Field(min_length=1)]
-"""Training images a class, and ``all``."""
-
-
-def is_for(only: str | None, model: str) -> bool:
-    """Whether settings with this ``only`` are for ``model``."""
-    return only is None or fnmatchcase(model, only)
 
 
 def below(folder: str, path: str) -> str:
@@ -107,86 +74,6 @@ class Dataset(Strict):
         return at_most_per_class(found, most, seed=seed) if most else found
 
 
-_OF_THE_GRID = ("grid", "learning_rates", "weight_decays")
-
-
-class TrainFields(Strict):
-    """What every training has; the fields are those of ``penultimate train``."""
-
-    grid: str | None = None
-    """``paper-finetune``, ``paper-scratch`` or ``quick``; None: learning rate 0.01 without weight decay."""
-
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
-    weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    """In place of the grid's."""
-
-    batch_size: Count | None = None
-    retrain: bool = True
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    loss: LossName | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    auxiliary_head: bool = False
-    batch_norm_scale: bool = True
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    preprocess: Literal["paper", "timm"] = "paper"
-    size: Count | None = None
-    decoder: Literal["dali", "pillow"] | None = None
-    precision: Precision = "float32"
-    channels_last: bool = True
-    compile: bool = False
-    eval_every: Count | None = None
-
-    @field_validator("grid")
-    @classmethod
-    def _grid_is_known(cls, name: str | None) -> str | None:
-        if name is not None:
-            grid_named(name)
-        return name
-
-    def asked(self, init: InitName, *, steps: int | None, shots: Few, seed: int) -> TrainSettings:
-        """The settings of one trial."""
-        same = {name: getattr(self, name) for name in TrainFields.model_fields if name not in _OF_THE_GRID}
-        return TrainSettings(
-            init=init,
-            grid=grid_of(self.grid, self.learning_rates, self.weight_decays),
-            steps=steps,
-            shots=shots if isinstance(shots, int) else None,
-            seed=seed,
-            **same,
-        )
-
-
-class Train(TrainFields):
-    """Training trials by the paper's protocol."""
-
-    only: str | None = None
-    """A glob over the backbones' models that this is for; None: all."""
-
-    steps: Annotated[tuple[Count | None, ...], BeforeValidator(_listed), Field(min_length=1)] = (None,)
-    """Step budgets, each tuned on its own; None: the grid's."""
-
-    shots: ManyShots = (ALL,)
-    seeds: Count = 1
-
-    def settings(self, init: InitName, *, seed: int) -> list[TrainSettings]:
-        """One a trial: every budget with every number of shots and every seed from ``seed`` up."""
-        return [
-            self.asked(init, steps=steps, shots=shots, seed=seed + number)
-            for steps in self.steps
-            for shots in self.shots
-            for number in range(self.seeds)
-        ]
-
-
-class Pretrain(TrainFields):
-    """How a network is trained from scratch on one of the study's datasets before it is a backbone."""
-
-    dataset: str
-    steps: Count | None = None
-    """None: the grid's."""
-
-
 class Backbone(Strict):
     """One network, or several by a glob or a set."""
 
@@ -233,55 +120,11 @@ class Extract(Strict):
 
     preprocess: Literal["paper", "timm"] = "paper"
     decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
-    precision: Precision = "float32"
+    precision: PrecisionName = "float32"
     dtype: Literal["float32", "float16"] = "float32"
     compile: bool | None = None
     batch_size: Count | None = None
     parity: bool = True
-
-
-class Probe(Strict):
-    """Linear probes on the features; the fields are those of ``penultimate probe``."""
-
-    only: str | None = None
-    """A glob over the backbones' models that this is for; None: all."""
-
-    losses: Annotated[tuple[Literal["softmax", "logistic", "squared_hinge"] | None, ...], BeforeValidator(_listed)] = (
-        None,
-    )
-    """None: softmax, or logistic where images have several labels."""
-
-    l2: str = "1e-6:1e5:45"
-    tol: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    solver: Literal["torch", "cuml", "sklearn"] = "torch"
-    shots: ManyShots = (ALL,)
-    seeds: Count = 1
-    """Subsets drawn for each number of shots."""
-
-    @field_validator("l2")
-    @classmethod
-    def _is_a_path(cls, text: str) -> str:
-        RegularizationPath.parse(text)
-        return text
-
-    def settings(self) -> list[tuple[ProbeSettings, int]]:
-        """With the seed, one a trial."""
-        path = RegularizationPath.parse(self.l2)
-        return [
-            (
-                ProbeSettings(
-                    path=path,
-                    loss=loss,
-                    tol=self.tol,
-                    solver=self.solver,
-                    shots=shots if isinstance(shots, int) else None,
-                ),
-                seed,
-            )
-            for loss in self.losses
-            for shots in self.shots
-            for seed in range(self.seeds if isinstance(shots, int) else 1)
-        ]
 
 
 class Study(Strict):
@@ -289,6 +132,9 @@ class Study(Strict):
 
     data: str = "."
     """Folder that datasets' roots, folders of images and files of weights are below; absolute ones stay."""
+
+    store: str | None = None
+    """Folder of a feature store that several studies share; None: one of its own, among the results."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     workers: Count | None = None
@@ -300,9 +146,9 @@ class Study(Strict):
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
     backbones: Annotated[tuple[Backbone, ...], Field(min_length=1)]
     extract: Extract = Extract()
-    probe: Annotated[tuple[Probe, ...], BeforeValidator(_listed)] = ()
-    finetune: Annotated[tuple[Train, ...], BeforeValidator(_listed)] = ()
-    scratch: Annotated[tuple[Train, ...], BeforeValidator(_listed)] = ()
+    probe: Annotated[tuple[Probe, ...], BeforeValidator(listed)] = ()
+    finetune: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
+    scratch: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -41,6 +41,7 @@ def test_curves_come_from_the_last_row_of_each_history() -> None:
     assert curve.accuracy_B == pytest.approx([0.5, 0.9, 0.91])
     # 0.9 x 0.91 / 0.09 = 9.1 > 0.9 / 0.1 = 9.
     assert (reached(curve).steps, reached(curve).at_smallest_budget) == (400, False)
+    assert reached(curve).at_largest_budget
 
 
 def test_subsets_are_no_budgets_and_settings_have_a_curve_each() -> None:

@@ -63,7 +63,13 @@ def test_the_first_sentences_say_who_is_best_how_strong_and_how_sure() -> None:
     assert re.search(r"correlate with r = 0\.\d\d \(95 % .* over networks, .* over datasets; p = .*; 6 networks", said)
     assert "Fine-tuned is better than random initialization in 30 of 30 pairs" in said
     assert "16.0 times the steps" in said
+    assert "10 of 10 curves reach that at their largest budget alone" in said
     assert "5 of 245 trials did not converge" in said
+
+
+def test_a_lone_network_is_best_of_nothing() -> None:
+    (said,) = sentences(find([trial_of(backbone="lone")]))
+    assert "lone scores 90.00 %" in said
 
 
 def test_a_single_dataset_names_its_best_with_its_interval_and_ties() -> None:

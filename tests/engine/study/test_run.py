@@ -10,7 +10,8 @@ import pytest
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.study.cell import QUIET, Cell, Talk
 from penultimate.engine.study.document import read_study
-from penultimate.engine.study.plan import Place, make_plan
+from penultimate.engine.study.place import Place
+from penultimate.engine.study.plan import Plan, make_plan
 from penultimate.engine.study.run import Outcome, Summary, attempt, in_turn, run_study
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError, RunInterruptedError, UnavailableError
@@ -23,8 +24,12 @@ def done(study: Study, out: Path, **more: Any) -> Summary:
     return run_study(study, out, **more)
 
 
+def planned(study: Study, out: Path) -> Plan:
+    return make_plan(study, Place.of(study, out))
+
+
 def test_a_plan_names_every_step_before_anything_is_there(small: MakeStudy, tmp_path: Path) -> None:
-    plan = make_plan(small(probe={"l2": "0.1", "shots": [1, 2], "seeds": 2}), Place(out=tmp_path / "out"))
+    plan = planned(small(probe={"l2": "0.1", "shots": [1, 2], "seeds": 2}), tmp_path / "out")
     counted = [(step.method, step.backbone, step.status) for step in plan.steps]
     assert counted.count(("extract", "test_resnet.random0", "to do")) == 1
     assert counted.count(("probe", "test_resnet.random0", "to do")) == 4
@@ -40,6 +45,14 @@ def test_each_dataset_is_extracted_once_and_what_is_there_is_not_done_again(smal
     assert (again.ran, again.there) == (0, 4)
     assert (tmp_path / "out" / "trials" / "trials.jsonl").read_bytes() == records
     assert read_study(tmp_path / "out" / "study.yaml") == small()
+
+
+def test_two_studies_may_share_a_store(small: MakeStudy, tmp_path: Path) -> None:
+    shared = str(tmp_path / "features.zarr")
+    assert done(small(store=shared), tmp_path / "first").ran == 3
+    second = done(small(store=shared, probe={"l2": "1"}), tmp_path / "second")
+    assert (second.ran, second.there) == (2, 2)
+    assert not (tmp_path / "second" / "features.zarr").exists()
 
 
 def test_a_study_that_grew_does_what_is_new(small: MakeStudy, tmp_path: Path) -> None:
@@ -112,7 +125,7 @@ def test_a_network_that_is_trained_first_becomes_a_backbone(
 ) -> None:
     how = {**brief, "steps": 4, "dataset": "photos"}
     study = small(backbones=[{"model": "test_resnet", "pretrain": how}], finetune=brief, scratch=brief)
-    waiting = make_plan(study, Place(out=tmp_path / "out"))
+    waiting = planned(study, tmp_path / "out")
     assert {step.method: step.status for step in waiting.steps} == {
         "pretrain": "to do", "extract": "waits", "probe": "waits", "finetune": "waits",
     }  # fmt: skip
@@ -146,7 +159,7 @@ def test_what_the_trainer_logs_is_what_the_analysis_reads(
 
 def test_only_keeps_settings_to_some_networks(small: MakeStudy, brief: dict[str, Any], tmp_path: Path) -> None:
     study = small(probe={"l2": "1", "only": "test_res*"}, scratch={**brief, "only": "test_eff*"})
-    plan = make_plan(study, Place(out=tmp_path / "out"))
+    plan = planned(study, tmp_path / "out")
     assert {(step.method, step.backbone) for step in plan.steps} == {
         ("extract", "test_resnet.random0"), ("probe", "test_resnet.random0"), ("scratch", "test_efficientnet"),
     }  # fmt: skip
@@ -174,11 +187,11 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_begun(small: MakeS
     with pytest.raises(UnavailableError, match="CUDA"):
         done(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert make_plan(study, Place(out=tmp_path / "out")).cells["extract"]  # to plan for another machine is allowed
+    assert planned(study, tmp_path / "out").cells["extract"]  # to plan for another machine is allowed
 
 
 def test_a_cell_run_twice_does_nothing_the_second_time(small: MakeStudy, tmp_path: Path) -> None:
-    study, place = small(), Place(out=tmp_path)
+    study, place = small(), Place.of(small(), tmp_path)
     (cell,) = make_plan(study, place).cells["extract"]
     cell.run(QUIET)
     shards = {path: path.stat().st_mtime_ns for path in place.store.rglob("features/c/0/0")}
