@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
-from cluster_cases import Counted
+from cluster_cases import Counted, Ranked
 from conftest import write_photos
 from store_cases import array_files
 
@@ -22,7 +22,8 @@ from penultimate.cli.main import run
 from penultimate.engine import cluster as cluster_module
 from penultimate.engine.cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.probe.head import Head
-from penultimate.store.errors import InputError, UnavailableError
+from penultimate.engine.study.spread import under_torchrun
+from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial_log import TrialLog
 from penultimate.store.verify import verify
@@ -45,7 +46,7 @@ def cluster() -> Iterator[Cluster]:
 def test_what_a_task_comes_to_whatever_happens_to_its_workers(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_BUSY_SECONDS", 3.0)  # so that it asks again every 0.1 s
+    monkeypatch.setattr(cluster_module, "_BUSY_PAUSE_SECONDS", 0.1)
     ends = {
         "well": ("well",),
         "lost once": ("killed", "well"),
@@ -94,9 +95,42 @@ def test_an_address_without_a_cluster_says_so() -> None:
     assert "there is no Ray cluster at 'nowhere'" in found.stderr
 
 
-def penultimate(*arguments: str) -> "subprocess.Popen[str]":
+def test_a_cell_on_several_gpus_runs_under_torchrun_and_fails_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    under_torchrun(Ranked(tmp_path), processes=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
+    with pytest.raises(TasksFailedError, match=r"torchrun with 1 processes: .*InputError: no such cell"):
+        under_torchrun(Ranked(tmp_path, problem="no such cell"), processes=1)
+
+
+def test_a_study_on_a_cluster_comes_to_the_trials_of_a_single_process(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", images_per_class=12)
+    study = {
+        "data": "..",
+        "datasets": {"photos": {}},
+        "extract": {"decoder": "pillow", "compile": False},
+        "workers": 1,
+        "backbones": [{"model": "test_resnet", "weights": "random"}, {"model": "test_vit", "weights": "random"}],
+        "probe": {"l2": "0.01:100:3"},
+    }
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "study.yaml").write_text(json.dumps(study))  # JSON is YAML
+    command = ["study", "run", "study.yaml", "--json", "--out"]
+    found = {}
+    for name, more in (("here", ()), ("there", ("--cluster", "local", "--task-cpus", "1"))):
+        with penultimate(*command, name, *more, cwd=tmp_path / "cwd") as process:
+            out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        found[name] = sorted(json.loads(out), key=lambda row: str(row["trial"]))
+    assert found["there"] == found["here"]
+    assert len(found["here"]) == 2
+
+
+def penultimate(*arguments: str, cwd: Path | None = None) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "penultimate", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
 
 
 def busy_workers() -> list[int]:
