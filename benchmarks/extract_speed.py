@@ -48,6 +48,7 @@ def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Calla
 
 
 def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: bool) -> Callable[[], int]:
+    from penultimate.engine.allocator import keep_freed_memory
     from penultimate.engine.backbones.timm_backbone import load_backbone
     from penultimate.engine.extract import extract
     from penultimate.engine.images.decoders import default_decoder, make_decoder
@@ -55,6 +56,7 @@ def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: boo
     from penultimate.engine.threads import ThreadShare, default_batch_size
     from penultimate.store.feature_store import FeatureStore
 
+    keep_freed_memory()  # as the command line does
     threads, batch_size = ThreadShare.of("cpu"), default_batch_size("cpu")
     backbone = load_backbone(arch, weights="random", precision=precision)
     image_set = load_folder(images, labels=False)

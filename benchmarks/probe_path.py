@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from penultimate.engine.allocator import keep_freed_memory
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
@@ -212,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.what == "table":
         print("\n".join(table(read(asked.out))))
         return
+    keep_freed_memory()  # as the command line does, for both sides
     append(asked.out, {"what": "about"} | about())
     if asked.what == "scaling":
         for record in scaling(SIZES):

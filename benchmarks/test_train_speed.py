@@ -7,7 +7,8 @@ from train_speed import Workload, compare
 
 
 @pytest.mark.slow
-def test_both_sides_train_and_are_timed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("against", ["timm", "synthetic"])
+def test_both_sides_train_and_are_timed(against: str, tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali")
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
@@ -23,6 +24,7 @@ def test_both_sides_train_and_are_timed(tmp_path: Path) -> None:
         workers=1,
         timm_channels_last=True,
     )
-    measured = compare(work, rounds=2, steps=1, warmup=1)
-    assert {name: len(rates) for name, rates in measured.items()} == {"penultimate": 2, "timm": 2}
-    assert all(rate > 0 for rates in measured.values() for rate in rates)
+    measured = compare(work, against=against, rounds=2, steps=1, warmup=1)
+    assert {name: len(rates) for name, rates in measured.steps_per_second.items()} == {"penultimate": 2, against: 2}
+    assert all(rate > 0 for rates in measured.steps_per_second.values() for rate in rates)
+    assert all(0.1 < peak < 10 for peak in measured.peak_memory_gb.values())

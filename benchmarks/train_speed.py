@@ -6,36 +6,44 @@ timm's ``train.py`` is not part of its wheel; its loop is built here from the pi
 network's size, mean and std, and as many decoding workers.
 
     python benchmarks/train_speed.py FOLDER --network tf_efficientnet_lite0 --precision float32 --rounds 4
+    python benchmarks/train_speed.py FOLDER --against synthetic --device cuda --network resnet50 --batch-size 256
 
-FOLDER is ``class/*.jpg``. The two take turns, so that another load of the machine meets both.
+``synthetic`` is penultimate's update of one batch that lies on the device already, so that what decoding costs is seen.
+FOLDER is ``class/*.jpg``. Each side is a process of its own, as the allocator's settings and the thread pools of one
+would be the other's too; the two take turns, so that another load of the machine meets both.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from penultimate.engine.allocator import keep_freed_memory
 from penultimate.engine.backbones.devices import PRECISIONS
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.train.augment import Settings, augmented, make_augmenter
+from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.draws import draw
 from penultimate.engine.train.learner import Learner
-from penultimate.engine.train.network import load_start
+from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.provenance import library_versions, machine, source_commit
 
 Update = Callable[[], None]
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +58,18 @@ class Workload:
 
     precision: str
     workers: int
-    timm_channels_last: bool
+    device: str = "cpu"
+    timm_channels_last: bool = False
     """timm's ``--channels-last``, off unless asked for; penultimate's default is on."""
+
+    compile: bool = False
+    """Both sides' ``torch.compile``: timm's ``--torchcompile``."""
+
+    keep_memory: bool = True
+    """Whether penultimate's side keeps the memory it frees, as it does in use; off to see what that is worth."""
+
+    channels_last: bool = True
+    """penultimate's layout."""
 
     def view(self) -> Preprocess:
         """Height, width, mean and std of the input."""
@@ -60,35 +78,61 @@ class Workload:
         return Preprocess(height=size, width=size, resize="whole", mean=view.mean, std=view.std)
 
 
-def ours(work: Workload) -> Update:
-    """One update of penultimate a call."""
-    images = load_images(str(work.folder))
-    start = load_start(work.network, init="random", weights="timm", seed=0)
-    recipe = Recipe(
+def _recipe(work: Workload, start: Start, images: ImageSet) -> Recipe:
+    return Recipe(
         network=start.network,
         weights=start.digest,
         images=images.digest,
         batch_size=work.batch_size,
         preprocess=work.view(),
         precision=work.precision,
+        channels_last=work.channels_last,
+        compile=work.compile,
         eval_every=1,
     )
-    rows = np.arange(len(images))
-    learner = Learner(
+
+
+def _batches(work: Workload, images: ImageSet, recipe: Recipe) -> Iterator[Augmented]:
+    augmenter = make_augmenter("dali", num_workers=work.workers, device=torch.device(work.device))
+    draws = (draw(recipe, np.arange(len(images)), step) for step in range(recipe.steps))
+    return augmented(augmenter, images, draws, Settings.of(recipe))
+
+
+def _learner(work: Workload, start: Start, images: ImageSet, recipe: Recipe) -> Learner:
+    if work.keep_memory:
+        keep_freed_memory()
+    return Learner(
         start,
         recipe,
         num_classes=len(images.class_names),
-        steps_per_epoch=len(rows) // work.batch_size,
-        world=World(rank=0, size=1, device=CPU),
+        steps_per_epoch=len(images) // work.batch_size,
+        world=World(rank=0, size=1, device=torch.device(work.device)),
     )
-    augmenter = make_augmenter("dali", num_workers=work.workers, device=CPU)
-    draws = (draw(recipe, rows, step) for step in range(recipe.steps))
-    batches = augmented(augmenter, images, draws, Settings.of(recipe))
-    labels_N = images.labels_N
+
+
+def ours(work: Workload) -> Update:
+    """One update of penultimate a call."""
+    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, start, images)
+    learner, batches = _learner(work, start, images, recipe), _batches(work, images, recipe)
 
     def update() -> None:
         batch = next(batches)
-        learner.update(batch.step, batch.images_BHWC, torch.from_numpy(labels_N[batch.rows_B])).item()
+        learner.update(batch.step, batch.images_BHWC, torch.from_numpy(images.labels_N[batch.rows_B]))
+
+    return update
+
+
+def synthetic(work: Workload) -> Update:
+    """The same on one batch that is there already."""
+    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, start, images)
+    learner, batch = _learner(work, start, images, recipe), next(_batches(work, images, recipe))
+    targets = torch.from_numpy(images.labels_N[batch.rows_B]).to(work.device)
+    steps = iter(range(recipe.steps))
+
+    def update() -> None:
+        learner.update(next(steps), batch.images_BHWC, targets)
 
     return update
 
@@ -112,13 +156,14 @@ def timms(work: Workload) -> Update:
         mean=view.mean,
         std=view.std,
         num_workers=work.workers,
-        device=CPU,
+        device=torch.device(work.device),
     )
-    model = timm.create_model(work.network, num_classes=len(dataset.reader.class_to_idx))
+    model = timm.create_model(work.network, num_classes=len(dataset.reader.class_to_idx)).to(work.device)
     if work.timm_channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=0.0)
     scheduler, _ = create_scheduler_v2(optimizer, num_epochs=20_000, step_on_epochs=False, updates_per_epoch=1)
+    trained = torch.compile(model) if work.compile else model
     loss_of = torch.nn.CrossEntropyLoss()
     dtype = PRECISIONS[work.precision]
     model.train()
@@ -129,13 +174,12 @@ def timms(work: Workload) -> Update:
         images, targets = next(batches)
         if work.timm_channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
-            loss = loss_of(model(images), targets)
+        with torch.autocast(work.device, dtype=dtype, enabled=dtype is not torch.float32):
+            loss = loss_of(trained(images), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step_update(next(done))
-        loss.item()
 
     return update
 
@@ -145,36 +189,100 @@ def _again_and_again(loader: "torch.utils.data.DataLoader[tuple[Tensor, Tensor]]
         yield from loader
 
 
-def steps_per_second(update: Update, steps: int) -> float:
-    """Of ``steps`` updates in a row."""
-    began = time.perf_counter()
-    for _ in range(steps):
-        update()
-    return steps / (time.perf_counter() - began)
+SIDES: dict[str, Callable[[Workload], Update]] = {"penultimate": ours, "timm": timms, "synthetic": synthetic}
 
 
-def compare(work: Workload, *, rounds: int, steps: int, warmup: int) -> dict[str, list[float]]:
-    """Steps a second of each side, a value a round; the sides alternate in going first."""
-    sides = {"penultimate": ours(work), "timm": timms(work)}
-    for update in sides.values():
-        steps_per_second(update, warmup)
-    measured: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        for name in sorted(sides, reverse=number % 2 == 1):
-            measured[name].append(steps_per_second(sides[name], steps))
-    return measured
+class Side:
+    """One side in its own process."""
+
+    def __init__(self, name: str, asked: Connection) -> None:
+        self.name = name
+        self._asked = asked
+
+    def steps_per_second(self, steps: int) -> float:
+        """Of ``steps`` updates in a row."""
+        self._asked.send(steps)
+        return float(self._asked.recv())
+
+    def peak_memory_gb(self) -> float:
+        """The largest resident memory of its process so far, its workers' not counted."""
+        self._asked.send(None)
+        return float(self._asked.recv())
+
+
+@contextmanager
+def started(name: str, work: Workload) -> Iterator[Side]:
+    """The side of that name, building its network as it starts."""
+    context = multiprocessing.get_context("spawn")
+    asked, answered = context.Pipe()
+    process = context.Process(target=_serve, args=(name, work, answered))
+    process.start()
+    answered.close()  # so that a side that died is an EOFError here
+    try:
+        yield Side(name, asked)
+    finally:
+        asked.close()
+        process.join()
+
+
+def _serve(name: str, work: Workload, asked: Connection) -> None:
+    update = SIDES[name](work)
+    while True:
+        try:
+            steps = asked.recv()
+        except EOFError:
+            return
+        if steps is None:
+            asked.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+            continue
+        began = time.perf_counter()
+        for _ in range(steps):
+            update()
+        if work.device == "cuda":
+            torch.cuda.synchronize()
+        asked.send(steps / (time.perf_counter() - began))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Of each side, by name."""
+
+    steps_per_second: dict[str, list[float]]
+    """A value a round."""
+
+    peak_memory_gb: dict[str, float]
+
+
+def compare(work: Workload, *, against: str, rounds: int, steps: int, warmup: int) -> Measured:
+    """Both sides in turn; they alternate in going first."""
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(started(name, work)) for name in ("penultimate", against)}
+        for side in sides.values():
+            side.steps_per_second(warmup)
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds):
+            for name in sorted(sides, reverse=number % 2 == 1):
+                rates[name].append(sides[name].steps_per_second(steps))
+        return Measured(
+            steps_per_second=rates, peak_memory_gb={name: side.peak_memory_gb() for name, side in sides.items()}
+        )
 
 
 def main() -> None:
     """Measure one workload and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--against", choices=("timm", "synthetic"), default="timm")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--network", default="tf_efficientnet_lite0")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timm-channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--give-memory-back", action="store_true")
+    parser.add_argument("--contiguous", action="store_true")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=3)
@@ -186,19 +294,23 @@ def main() -> None:
         size=asked.size,
         precision=asked.precision,
         workers=asked.workers,
+        device=asked.device,
         timm_channels_last=asked.timm_channels_last,
+        compile=asked.compile,
+        keep_memory=not asked.give_memory_back,
+        channels_last=not asked.contiguous,
     )
-    measured = compare(work, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
-    ratios = [a / b for a, b in zip(measured["penultimate"], measured["timm"], strict=True)]
+    measured = compare(work, against=asked.against, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
+    rates = measured.steps_per_second
+    ratios = [a / b for a, b in zip(rates["penultimate"], rates[asked.against], strict=True)]
     print(
         json.dumps(
             {
-                "network": work.network,
+                **asdict(work),
+                "folder": work.folder.name,
                 "size": work.view().height,
-                "batch_size": work.batch_size,
-                "precision": work.precision,
-                "timm_channels_last": work.timm_channels_last,
-                "steps_per_second": measured,
+                "steps_per_second": rates,
+                "peak_memory_gb": measured.peak_memory_gb,
                 "ratio_median": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
                 "versions": library_versions(),

@@ -6,6 +6,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.datasets import load_images
@@ -34,7 +35,7 @@ def bench(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,

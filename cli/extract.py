@@ -10,6 +10,7 @@ from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, needs_of, open_cluster
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION
 from penultimate.engine.backbones.request import BackboneRequest, requests_of
 from penultimate.engine.extraction import ExtractionSettings, extract_requests
 from penultimate.engine.images.datasets import load_images
@@ -42,7 +43,7 @@ def extract(
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "float32",
+    precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
     batch_size: options.BatchSize = None,

@@ -9,7 +9,7 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.devices import PrecisionName
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.engine.backbones.imagenet_eval import ImageNetScore, imagenet_images
 from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
@@ -38,7 +38,7 @@ def imagenet_eval(
         Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
-    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = "float32",
+    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = DEFAULT_PRECISION,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
     output: Annotated[

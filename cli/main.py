@@ -19,6 +19,7 @@ from penultimate.cli import (
     imagenet_eval,
     models,
     parity,
+    predict,
     probe,
     report,
     show,
@@ -26,6 +27,7 @@ from penultimate.cli import (
     study,
     train,
 )
+from penultimate.engine.allocator import keep_freed_memory
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 
@@ -40,6 +42,7 @@ for verb in (
     bench.bench,
     parity.parity,
     probe.probe,
+    predict.predict,
     train.train,
     show.show,
     analyze.analyze,
@@ -81,6 +84,7 @@ def penultimate(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

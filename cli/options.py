@@ -52,7 +52,10 @@ DecoderName = Annotated[
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")]
 Precision = Annotated[
     PrecisionName,
-    typer.Option(help="What the network computes in; `penultimate parity` tells what a faster one changes."),
+    typer.Option(
+        help="What the network computes in. float32 is on every processor; bfloat16 is faster where there are units "
+        "for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."
+    ),
 ]
 Compile = Annotated[
     bool | None,
@@ -60,6 +63,11 @@ Compile = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", "-b", min=1, help="Images a forward pass. Default: 8 on a CPU, 256 on a GPU."),
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        help="Images a forward pass, lowered to a power of two. Default: 8 on a CPU, 256 on a GPU.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads. Default: one a core.")]

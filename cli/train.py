@@ -12,6 +12,7 @@ from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.devices import dtype_named
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.decoders import default_decoder
 from penultimate.engine.train.grid import WHOLE, Shard
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.search import Search
@@ -70,6 +71,9 @@ def train(
     batch_norm_scale: Annotated[
         bool, typer.Option("--batch-norm-scale/--no-batch-norm-scale", help="Whether batch norm learns its scale.")
     ] = True,
+    crop_scale: Annotated[
+        float, typer.Option("--crop-scale", help="Least share of the image's area that a random crop covers.")
+    ] = 0.08,
     ema: Annotated[
         float | None, typer.Option(help="Decay of a moving average of the weights, which is then evaluated.")
     ] = None,
@@ -78,7 +82,8 @@ def train(
     ] = "paper",
     size: Annotated[int | None, typer.Option(help="Pixels of the square input; default: the network's own.")] = None,
     decoder: Annotated[
-        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
+        Literal["dali", "dali-gpu", "pillow"] | None,
+        typer.Option(help="Default: dali-gpu with --device cuda, dali otherwise, pillow where there is no Linux."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network trains.")] = "cpu",
     precision: Annotated[
@@ -155,7 +160,7 @@ def train(
             ema_decay=ema,
             preprocess=preprocess,
             size=size,
-            decoder=decoder,
+            decoder=decoder or default_decoder(device),
             precision=precision,
             channels_last=channels_last,
             compile=compile,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from penultimate.engine.backbones.compilation import decide_compile
-from penultimate.engine.backbones.devices import PrecisionName, device_named, dtype_named
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, backbone_of
-from penultimate.engine.extract import Report, extract, feature_key
+from penultimate.engine.extract import Report, extract, feature_key, rows_a_batch
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
@@ -35,7 +35,7 @@ class ExtractionSettings:
     """None: the default of the device."""
 
     device: str = "cpu"
-    precision: PrecisionName = "float32"
+    precision: PrecisionName = DEFAULT_PRECISION
     dtype: Literal["float32", "float16"] = "float32"
     """What is stored."""
 
@@ -61,8 +61,8 @@ class ExtractionSettings:
 
     @property
     def rows(self) -> int:
-        """Images a forward pass."""
-        return self.batch_size or default_batch_size(self.device)
+        """Images a forward pass, as ``extract`` will have them: networks are compiled for just that number."""
+        return rows_a_batch(self.batch_size or default_batch_size(self.device))
 
     @property
     def decoder_name(self) -> str:

@@ -15,6 +15,15 @@ PRECISIONS: dict[str, torch.dtype] = {
 }
 """What the network computes in. Below float32 by autocast: weights stay float32, convolutions and products do not."""
 
+DEFAULT_PRECISION: PrecisionName = "float32"
+"""What networks compute in unless asked otherwise: the one precision that every processor has, so that the same command
+gives the same key and features on any machine.
+
+bfloat16 is the faster choice where there are units for it, and cost no accuracy on Caltech-101 or CIFAR-10. But it
+moved features by 3 % on the one and 7 % on the other, and 0.6 % and 2.2 % of test predictions at the same strength,
+5.5 % where it led to another choice (``benchmarks/results/precision_202611.md``). So it is asked for, not given.
+"""
+
 _CPU_UNITS = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
     "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),

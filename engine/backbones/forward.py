@@ -54,12 +54,18 @@ class Forward:
         """
         if not has_compiler():
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
+        from torch._inductor import config as inductor  # the compiler takes seconds to import
+
         # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
         cpu = self._device.type == "cpu"
         started = time.perf_counter()
         self.fixed_rows = rows
         self._run = torch.compile(self.features, dynamic=False, options={"freezing": True, "cpp_wrapper": cpu})
-        self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
+        # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
+        with inductor.patch(freezing=True):
+            self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
+        if not cpu:
+            torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
         return time.perf_counter() - started
 
     def features(self, pixels_BHWC: Tensor) -> Tensor:

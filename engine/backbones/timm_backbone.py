@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.devices import PrecisionName, device_named, dtype_named
+from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import LoadedNetwork, load_network
@@ -28,11 +28,20 @@ PreprocessKind = Literal["paper", "timm"]
 """The whole image to the input size, or timm's own resize and centre crop."""
 
 
+BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
+"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of other sizes.
+
+One rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of layers.
+Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/results/precision_202611.md``.
+"""
+
+
 class TimmBackbone:
     """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``.
 
     The features of an image do not depend on the batch it comes in, up to rounding: kernels are chosen by batch size
-    and may add in another order (float32: within 1e-4 relative). ``compile`` fixes the batch size of all passes.
+    and may add in another order. ``BATCH_TOLERANCE`` has how far, relative to the vector's norm; ``compile`` fixes the
+    batch size of all passes.
     """
 
     def __init__(
@@ -44,7 +53,7 @@ class TimmBackbone:
         weights_source: str,
         preprocess: Preprocess,
         device: str = "cpu",
-        precision: str = "float32",
+        precision: str = DEFAULT_PRECISION,
     ) -> None:
         """Move ``model`` to ``device`` and run it once to learn its feature dimension.
 
@@ -208,7 +217,7 @@ def load_backbone(
     weights: str = "timm",
     preprocess: PreprocessKind = "paper",
     device: str = "cpu",
-    precision: PrecisionName = "float32",
+    precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
 ) -> TimmBackbone:
     """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.

@@ -50,6 +50,8 @@ class DaliGpuDecoder:
         """``num_workers`` threads read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
         self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:  # asked here: threads of its own would say 0
+            self._device = torch.device("cuda", torch.cuda.current_device())
 
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int

@@ -111,13 +111,24 @@ class Newton:
     def _objective(self, point: Point) -> Tensor:
         return point.loss_S + (self.mu_SKR * point.weight_SKR.square()).sum((1, 2)) / 2
 
+    def _spread(self, values_SKR: Tensor) -> Tensor:
+        """Without what all classes share, where the loss does not see it.
+
+        There the Hessian is mu alone: rounding of a product, let in, would be divided by mu and drown the rest of CG.
+        """
+        return values_SKR - values_SKR.mean(1, keepdim=True) if self.problem.loss.shared_null else values_SKR
+
     def _slope(self, point: Point, objective_S: Tensor, *, first: bool) -> _Slope:
         """The gradient at the repaired dual point: that of the objective once the bias has moved to its best."""
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
         gradient, repaired = self.problem.dual_gradient(point, wanted)
-        gradient = gradient + self.mu_SKR * point.weight_SKR
+        gradient = self._spread(gradient + self.mu_SKR * point.weight_SKR)
         norm_S = (gradient.square() * self.problem.penalised_R).sum((1, 2))
-        precondition = self.preconditioner.at(point, self.mu_S, first=first)
+        inverse = self.preconditioner.at(point, self.mu_S, first=first)
+
+        def precondition(residual_SKR: Tensor) -> Tensor:
+            return self._spread(inverse(residual_SKR))
+
         return _Slope(
             gradient_SKR=gradient,
             precondition=precondition,
@@ -135,8 +146,11 @@ class Newton:
             meets_rule_S = (gap_S <= allowed_S / 4) & (distance_S <= CLOSE * allowed_S / 4)
             return meets_rule_S | (size_S <= self.problem.loss.forcing**2 * first_S)
 
+        def multiply(direction_SKR: Tensor) -> Tensor:
+            return self._spread(self.problem.hessian(point, direction_SKR)) + self.mu_SKR * direction_SKR
+
         solution = conjugate_gradients(
-            lambda direction_SKR: self.problem.hessian(point, direction_SKR) + self.mu_SKR * direction_SKR,
+            multiply,
             slope.precondition,
             -slope.gradient_SKR,
             enough=enough,

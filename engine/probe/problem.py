@@ -3,7 +3,7 @@
 ``streamed.py`` holds the other implementation. A pass serves all strengths of a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -153,12 +153,26 @@ class InMemory:
         return reach
 
 
-def ahead(problem: InMemory, last: Point, before: Point, count: int) -> Point:
-    """The next ``count`` points of the line from ``before`` through ``last``: starts that cost no pass."""
+def ahead(problem: InMemory, solved: Sequence[Point], count: int) -> Point:
+    """The next ``count`` points of the line through the last two ``solved``: starts that cost no pass.
+
+    Steps shrink as the last did against the one before it, since at weak l2 a path comes to its end; they never grow.
+    """
+    step_SKR, step_SKN = _step(solved[-2], solved[-1])
+    ratio = 1.0
+    if len(solved) > 2:
+        step_before_SKN = _step(solved[-3], solved[-2])[1]
+        size = float(step_before_SKN.square().sum())
+        ratio = min(max(float((step_SKN * step_before_SKN).sum()) / size, 0.0), 1.0) if size > 0 else 1.0
+    powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step_SKN.device)
+    length_S = powers_S.cumsum(0)[:, None, None]
+    last = solved[-1]
     assert last.scores_SKN is not None
-    assert before.scores_SKN is not None
-    steps = torch.arange(1, count + 1, dtype=torch.float64, device=last.weight_SKR.device)[:, None, None]
-    return problem.at(
-        last.weight_SKR + steps * (last.weight_SKR - before.weight_SKR),
-        last.scores_SKN + steps.to(last.scores_SKN.dtype) * (last.scores_SKN - before.scores_SKN),
-    )
+    return problem.at(last.weight_SKR + length_S * step_SKR, last.scores_SKN + length_S.to(step_SKN.dtype) * step_SKN)
+
+
+def _step(start: Point, end: Point) -> tuple[Tensor, Tensor]:
+    """Of weights and of scores."""
+    assert start.scores_SKN is not None
+    assert end.scores_SKN is not None
+    return end.weight_SKR - start.weight_SKR, end.scores_SKN - start.scores_SKN

@@ -123,7 +123,7 @@ def run_probe(
     _check(features, resolved["metric"])
     train, val, test = (features.rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
-        train = train[shots_per_class(features.labels[train], settings.shots, seed=seed)]
+        train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
     reader = FeatureReader(features, settings, loss=resolved["loss"], device=device, memory_bytes=memory_bytes)
     probes = reader.fit(train, settings.path)
     val_scores = reader.scores(val, probes)

@@ -23,7 +23,7 @@ from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch
 from penultimate.engine.train.draws import Box, Draws, crop_box
 from penultimate.engine.train.pillow_augmenter import cropped_with_pillow
 
-# Shapes: B images of a batch, H x W pixels of the network's input, h x w of a crop, C = 3 channels (RGB).
+# Shapes: B images of a batch, P of them plain, H x W pixels of the input, h x w of a crop, C = 3 channels (RGB).
 
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 
@@ -53,9 +53,19 @@ class DaliAugmenter:
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="dali-augment")
         self._pipelines: dict[tuple[int, Settings], Pipeline] = {}
+        # Of its own: on the default one, every copy would wait for the updates that are queued there.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
-        """See ``Augmenter.augment``."""
+        """See ``Augmenter.augment``; when it returns, the pixels are there for any stream."""
+        if self._stream is None:
+            return self._augment(images, draws, settings)
+        with torch.cuda.stream(self._stream):
+            batch = self._augment(images, draws, settings)
+        self._stream.synchronize()
+        return batch
+
+    def _augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
 
         def read(position: int) -> _Plain | str | None:
             return _read(images, draws, position, settings)
@@ -97,7 +107,9 @@ class DaliAugmenter:
         if self._device.type == "cuda":
             pipeline.feed_input("flip", [np.array(image.flip, np.int32) for image in images])
             (resized,) = pipeline.run()
-            return list(torch.utils.dlpack.from_dlpack(resized.as_tensor()).clone().unbind())  # DALI reuses its memory
+            pixels_PHWC = torch.utils.dlpack.from_dlpack(resized.as_tensor()).clone()
+            torch.cuda.current_stream().synchronize()  # DALI reuses its memory once ``resized`` is gone
+            return list(pixels_PHWC.unbind())
         (crops,) = pipeline.run()
 
         def finish(position: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.train.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.losses import Loss
@@ -28,6 +29,8 @@ class Learner:
         self._recipe = recipe
         self._world = world
         network = build_network(start, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
+        if world.device.type == "cpu" and recipe.precision != "float32":
+            compute_depthwise_in_float32(network)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._network = network.to(world.device).to(memory_format=layout)
         self._trained = with_heads(self._network, recipe).to(world.device)
@@ -59,6 +62,10 @@ class Learner:
         self._scheduler.step_update(step)
         self._seed(step)
         self._forward.train()
+        if (
+            images_BHWC.is_cuda
+        ):  # made on the augmenter's stream, which must not reuse their memory before this one is done
+            images_BHWC.record_stream(torch.cuda.current_stream())
         pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
         with autocast(self._recipe, self._world.device):
             outputs = self._forward(pixels_BCHW)

@@ -69,7 +69,7 @@ class Recipe:
     """Probability of a horizontal flip."""
 
     augmenter: str = "dali"
-    """What makes training images: ``dali`` or ``pillow``."""
+    """What makes training images: ``dali`` (on the device that trains) or ``pillow``."""
 
     decoder: str = "dali"
     """What makes evaluation images."""
@@ -90,7 +90,8 @@ class Recipe:
     """Whether batch norm learns its scale; False fixes it at 1."""
 
     precision: str = "float32"
-    """What the network computes in; below float32 by autocast, weights stay float32."""
+    """What the network computes in; below float32 by autocast, weights stay float32, and on a CPU so does the training
+    of depthwise convolutions (``depthwise``)."""
 
     channels_last: bool = True
     compile: bool = False

@@ -22,7 +22,7 @@ def training_rows(images: ImageSet, recipe: Recipe) -> NDArray[np.int64]:
         raise InputError(f"{images.name} has several labels an image, which softmax cannot learn; use --loss sigmoid")
     rows_M = split_rows(images, *recipe.splits)
     if recipe.shots is not None:
-        rows_M = rows_M[shots_per_class(images.labels_N[rows_M], recipe.shots, seed=recipe.seed)]
+        rows_M = rows_M[shots_per_class(images.labels_N[rows_M], images.ids_N[rows_M], recipe.shots, seed=recipe.seed)]
     _check_classes(images, rows_M, recipe)
     if len(rows_M) < recipe.batch_size:
         raise InputError(

@@ -32,6 +32,8 @@ from penultimate.store.trial import Trial, trial_id
 
 _CHOSEN_BY_GRID = ("learning_rate", "weight_decay", "splits")
 _ELSEWHERE_IN_TRIAL = ("network", "weights", "images", "seed")
+_WITHOUT_EFFECT = ("eval_every",)
+"""On weights and scores; budgets are evaluated at intervals of their own, and must not look like other settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,6 +63,11 @@ class Search:
         return "finetune" if self.start.pretrained else "scratch"
 
     @property
+    def retrains(self) -> bool:
+        """Whether there is something to add to train, and it is to be added."""
+        return self.retrain and len(split_rows(self.images, "val")) > 0
+
+    @property
     def features(self) -> dict[str, str]:
         """As in ``Trial.features``."""
         return {
@@ -79,7 +86,7 @@ class Search:
         fixed = {
             name: value
             for name, value in self.recipe.as_dict().items()
-            if name not in (*_CHOSEN_BY_GRID, *_ELSEWHERE_IN_TRIAL)
+            if name not in (*_CHOSEN_BY_GRID, *_ELSEWHERE_IN_TRIAL, *_WITHOUT_EFFECT)
         }
         return fixed | {
             "metric": self.images.metric,
@@ -98,6 +105,13 @@ class Search:
     def recipes(self) -> list[Recipe]:
         """Of the runs to choose among."""
         return self.grid.recipes(self.recipe)
+
+    def answer(self, out: Path, trial: Trial) -> Path | None:
+        """Folder of the network that ``trial``, of this search, is about; None if it is not in ``out`` any more."""
+        splits = ("train", "val") if self.retrains else self.recipe.splits
+        rate, decay = trial.chosen["learning_rate"], trial.chosen["weight_decay"]
+        folder = self.folder(out, replace(self.recipe, splits=splits, learning_rate=rate, weight_decay=decay))
+        return folder if (folder / WEIGHTS).exists() else None
 
     def folder(self, out: Path, recipe: Recipe) -> Path:
         """Of one run."""
@@ -160,8 +174,9 @@ def answer_folder(search: Search, out: Path) -> Path | None:
 
 def _final_recipe(search: Search, chosen: RunResult) -> Recipe:
     recipe = Recipe.from_dict(chosen.recipe)
-    retrained = search.retrain and len(split_rows(search.images, "val"))
-    return replace(recipe, splits=("train", "val")) if retrained else recipe
+    if search.retrains:
+        recipe = replace(recipe, splits=("train", "val"))
+    return recipe
 
 
 def _final(search: Search, out: Path, means: Means, chosen: RunResult) -> tuple[Recipe, RunResult]:

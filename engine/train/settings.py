@@ -95,7 +95,7 @@ class TrainSettings:
             batch_size=self.grid.batch_size if self.batch_size is None else self.batch_size,
             warmup_steps=self.warmup_steps,
             preprocess=view if self.size is None else replace(view, height=self.size, width=self.size),
-            augmenter=decoder,
+            augmenter="pillow" if decoder == "pillow" else "dali",
             decoder=decoder,
             loss=self.loss or ("sigmoid" if images.labels_N.ndim == 2 else "softmax"),
             label_smoothing=self.label_smoothing,
@@ -138,7 +138,7 @@ class Answer:
     """None while other shards are waited for, and where there is no test split to score."""
 
     folder: Path | None
-    """Of the run whose network is the answer; None where the trial was logged already."""
+    """Of the run whose network is the answer; None where it is not there, or not any more."""
 
 
 def logged_search(
@@ -149,7 +149,8 @@ def logged_search(
     Only the main process of a world writes and talks. Raises what ``run_search`` raises.
     """
     if log.contains(search.trial_id):
-        return Answer(trial=next(trial for trial in log.trials() if trial.id == search.trial_id), folder=None)
+        trial = next(trial for trial in log.trials() if trial.id == search.trial_id)
+        return Answer(trial=trial, folder=search.answer(out, trial))
     outcome = run_search(search, out, means, shard=shard)
     if means.world.is_main:
         for line in _said(search, outcome, log.objects.where()):

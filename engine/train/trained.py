@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -12,14 +13,22 @@ from penultimate.engine.backbones.networks import create_network
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.network import Normalise
 from penultimate.engine.train.recipe import Recipe
+from penultimate.store.errors import StoreError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, images: ImageSet) -> None:
-    """Write both files, each whole or not at all. Raises OSError."""
+    """Write both files, each whole or not at all. Raises StoreError or OSError."""
     partial = folder / f"{WEIGHTS}.partial"
-    save_file(dict(weights), partial, metadata={"format": "pt"})
+    try:
+        save_file(dict(weights), partial, metadata={"format": "pt"})
+    except SafetensorError as error:  # its own kind for a full disk
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"{folder / WEIGHTS} could not be written ({error}); the last checkpoint is untouched; "
+            "make room and run again"
+        ) from error
     partial.replace(folder / WEIGHTS)
     view = recipe.preprocess
     config = {

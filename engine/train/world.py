@@ -84,6 +84,8 @@ def world_from_launcher(device: str) -> Iterator[World]:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError(f"no CUDA device: torch {torch.__version__} sees none; use --device cpu")
+    # Every update has the shapes of the first, so that trying cuDNN's algorithms out pays, as in timm's train.py.
+    torch.backends.cudnn.benchmark = device == "cuda"
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(rank=0, size=1, device=torch.device(device, 0) if device == "cuda" else torch.device(device))

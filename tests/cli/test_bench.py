@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from penultimate.cli.main import run
 from penultimate.engine import parity
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
+from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.store.feature_store import FeatureStore
 
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
@@ -79,3 +82,26 @@ def test_extracting_what_is_complete_neither_compiles_nor_checks(
     monkeypatch.setattr(TimmBackbone, "embed", None)
     assert run([*arguments, "--compile"]) == 0
     assert "nothing to compute" in capsys.readouterr().err
+
+
+def test_a_network_is_compiled_for_the_rows_that_its_passes_have(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+    passed: list[int] = []
+    embed = TimmBackbone.embed
+
+    def compile_for(backbone: TimmBackbone, rows: int) -> float:
+        compiled.append(rows)
+        return 0.0
+
+    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> NDArray[np.float32]:
+        passed.append(len(images_BHWC))
+        return embed(backbone, images_BHWC)
+
+    monkeypatch.setattr(TimmBackbone, "compile", compile_for)
+    monkeypatch.setattr(TimmBackbone, "embed", counted)
+    six = (*TINY, "--compile", "--batch-size", "6", "--no-parity")
+    assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *six]) == 0
+    assert compiled == [4]  # the largest divisor of a shard's rows that is no more than 6
+    assert [rows for rows in passed if rows] == [4] * 6

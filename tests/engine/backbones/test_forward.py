@@ -33,6 +33,11 @@ def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
     alone = np.concatenate([backbone.embed(images[i : i + 1]) for i in range(6)])
     # One graph and one shape: what fills the pass up can change nothing but the order within a kernel.
     np.testing.assert_allclose(alone, compiled, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        for weight in backbone.model.parameters():
+            weight.zero_()
+    # Weights are part of the graph: were they still its inputs, nothing would be folded or laid out beforehand.
+    np.testing.assert_array_equal(backbone.embed(images), compiled)
 
 
 class OutOfMemoryAbove:

@@ -124,3 +124,23 @@ def test_the_gpu_pipeline_gives_the_crops_of_the_cpus(images: ImageSet, recipe: 
     assert on_gpu.images_BHWC.is_cuda
     # nvJPEG and fn.resize against libjpeg and torch: other rounding, the same crop and flip
     assert (on_gpu.images_BHWC.cpu().float() - on_cpu.images_BHWC.float()).abs().mean() < 4
+
+
+@pytest.mark.gpu
+def test_pixels_on_the_gpu_are_not_overwritten_while_updates_are_queued(images: ImageSet, recipe: Recipe) -> None:
+    """Its CPU twin: test_the_same_draws_give_the_same_pixels_whatever_came_before."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    gpu, rows, settings = torch.device("cuda", 0), np.arange(len(images)), Settings.of(recipe)
+    busy = torch.randn((4096, 4096), device=gpu)
+    seen = []
+    draws = (draw(recipe, rows, step) for step in range(12))
+    for batch in augmented(make_augmenter("dali", num_workers=2, device=gpu), images, draws, settings):
+        for _ in range(20):  # keeps the default stream behind the augmenter's
+            busy = (busy @ busy).clamp_(-1, 1)
+        batch.images_BHWC.record_stream(torch.cuda.current_stream())  # as Learner.update does
+        seen.append(batch.images_BHWC.float().sum(dim=(1, 2, 3)))
+    fresh = make_augmenter("dali", num_workers=2, device=gpu)
+    for step, sums in enumerate(seen):
+        again = fresh.augment(images, draw(recipe, rows, step), settings).images_BHWC
+        assert torch.equal(sums, again.float().sum(dim=(1, 2, 3)))

@@ -23,6 +23,7 @@ from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means, train_run
 from penultimate.engine.train.run_result import RunResult
+from penultimate.engine.train.trained import save_trained
 from penultimate.store.errors import (
     InputError,
     RunInterruptedError,
@@ -193,6 +194,25 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before_it(
     assert (tmp_path / "last.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.partial"))
     assert train_run(images, start, recipe, tmp_path, means).status == "finished"
+
+
+def test_no_room_for_the_trained_network_leaves_the_checkpoint_it_can_be_had_from(
+    images: ImageSet, start: Start, recipe: Recipe, means: Means, tmp_path: Path
+) -> None:
+    train_run(images, start, recipe, tmp_path / "straight", means)
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "last.pt").write_bytes((tmp_path / "straight" / "last.pt").read_bytes())
+    weights = load_file(tmp_path / "straight" / "model.safetensors")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # what a full disk does to a write
+    try:
+        with pytest.raises(StoreError, match=r"model\.safetensors could not be written.*make room and run again"):
+            save_trained(tmp_path / "stopped", weights, recipe, images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["last.pt"]
+    train_run(images, start, recipe, tmp_path / "stopped", means)
+    assert_same_weights(tmp_path / "straight", tmp_path / "stopped")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_early_and_is_recorded(

@@ -1,0 +1,72 @@
+"""``penultimate predict``: a saved head applied to images."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from penultimate.cli import options
+from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.progress import ImageProgress
+from penultimate.engine.classify import Classified, classify
+from penultimate.engine.extraction import ExtractionSettings
+from penultimate.engine.images.datasets import load_images
+from penultimate.engine.probe.head import Head, probabilities
+
+
+def predict(
+    images: options.Images,
+    head: Annotated[Path, typer.Option(help="What `probe` wrote: TRIALS/heads/TRIAL.safetensors.")],
+    weights: options.Weights = "timm",
+    root: options.Root = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Keep the features in this store, so that they are made once only.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes an image, best first.")] = 1,
+    decoder: options.DecoderName = None,
+    device: options.Device = "cpu",
+    compiled: options.Compile = None,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
+        False
+    ),
+) -> None:
+    """Classify images with a head that `probe` saved, through the backbone, preprocess and precision it was fitted on.
+
+    A row an image and class, best first: probability (of one class against the rest where images have several), or
+    the score of a squared hinge, which has no probabilities. Images that cannot be decoded are named on stderr.
+
+    \b
+    penultimate predict new/ --head trials/heads/0123456789abcdef.safetensors
+    penultimate predict new/ --head head.safetensors --weights package --top 5 --json
+    """
+    fitted = Head.load(head)
+    image_set = load_images(images, root=root, labels=False)
+    settings = ExtractionSettings(
+        decoder=decoder, device=device, compiled=compiled, batch_size=batch_size, workers=workers
+    )
+    with ImageProgress(image_set.name) as report:
+        found = classify(image_set, fitted, weights=weights, settings=settings, store=store, say=say, report=report)
+    rows = _rows(found, fitted, top)
+    value = "score" if fitted.loss == "squared_hinge" else "probability"
+    if json:
+        print_json(rows)
+    else:
+        shown = [row | {value: f"{row[value]:.4f}"} for row in rows]
+        print_table(shown, {"id": "image", "class": "class", value: value})
+    for id_, reason in found.failed.items():
+        say(f"left out {id_}: {reason}")
+
+
+def _rows(found: Classified, head: Head, top: int) -> list[dict[str, Any]]:
+    hinge = head.loss == "squared_hinge"
+    value_NK = found.scores_NK if hinge else probabilities(found.scores_NK.astype(np.float64), head.loss)
+    best_NT = np.argsort(-found.scores_NK, axis=1, kind="stable")[:, :top]
+    name = "score" if hinge else "probability"
+    return [
+        {"id": str(id_), "class": head.class_names[k], name: float(value_NK[n, k])}
+        for n, id_ in enumerate(found.ids_N)
+        for k in best_NT[n]
+    ]

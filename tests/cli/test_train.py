@@ -1,0 +1,125 @@
+"""``penultimate train`` as it is typed: its wrong inputs, Ctrl-C, a full disk, and what a second asking says."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import finish, start
+
+from penultimate.cli.main import run
+
+SMALL = (
+    "--model", "test_resnet", "--init", "random", "--size", "32", "--batch-size", "4", "--decoder", "pillow",
+    "--workers", "1", "--learning-rate", "0.05",
+)  # fmt: skip
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line of stderr, the only one that is an error."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if line.startswith("penultimate: ")] == lines[-1:]
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "code"),
+    [
+        (["--steps", "4", "--batch-size", "13"], "batch size 13 is larger than the 12 training images", 2),
+        (["--steps", "4", "--model", "vit_tiny_patch16_224"], "refuses images of 32 x 32 pixels", 2),
+        (["--steps", "4", "--grid", "quik"], "quick", 2),
+        (["--steps", "40", "--learning-rate", "1e12"], "all 2 runs diverged (learning rates", 1),
+        (["--steps", "4", "--shots", "9"], "fewer than the 9 shots asked for", 2),
+        (["--steps", "4", "--shard", "3/2"], "3/2", 2),
+        (["--budgets", "4;8"], "whole numbers with commas", 2),
+        (["--steps", "4", "--auxiliary-head"], "auxiliary heads", 2),
+        (["--steps", "4", "--warmup", "4"], "warmup_steps must be in [0, 4)", 2),
+        (["--steps", "0"], "steps must be at least 1", 2),
+        (["--steps", "4", "--crop-scale", "1.5"], "crop_scale", 2),
+        (["--steps", "4", "--log", "tensorbord"], "tensorboard", 2),
+    ],
+)
+def test_wrong_input_is_one_line(
+    options: list[str], expected: str, code: int, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SMALL if expected != "all 2 runs diverged (learning rates" else (*SMALL[:-1], "1e11")
+    assert run(["train", str(photos), "--out", str(tmp_path / "runs"), *small, *options]) == code
+    assert expected in _error(capsys)
+
+
+def test_asked_again_nothing_is_trained_and_the_row_still_says_where_the_network_is(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--steps", "4", "--json"]
+    assert run(command) == 0
+    (first,) = json.loads(capsys.readouterr().out)
+    weights = Path(first["run"]) / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert run(command) == 0
+    (again,) = json.loads(capsys.readouterr().out)
+    assert again == first
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_budgets_differ_in_their_steps_alone(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the analysis reads them as one curve."""
+    command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--no-retrain", "--json"]
+    assert run([*command, "--budgets", "2,40"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["steps"] for row in rows] == [2, 40]
+    assert {name for name in rows[0] if rows[0][name] != rows[1][name]} <= {"steps", "value", "trial", "run"}
+
+
+def _wait_for(log: Path, text: str) -> None:
+    until = time.monotonic() + 60
+    while not log.exists() or text not in log.read_text():
+        assert time.monotonic() < until, f"{text!r} was never said"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--steps", "400", "--eval-every", "20"]
+    process = start(command, log)
+    _wait_for(log, " 20/400: train loss")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, within=20) == 130
+    (error,) = [line for line in log.read_text().splitlines() if line.startswith("penultimate: ")]
+    assert "of 400 updates and checkpointed" in error
+    assert error.endswith("run the same command again to go on there")
+    assert finish(start(command, log)) == 0
+    assert ": resumed" in log.read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB, where one checkpoint of two fits; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_with_more_space_it_goes_on_at_the_checkpoint_before(
+    photos: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    log = tmp_path / "log"
+    command = ["train", str(photos), "--out", str(small_disk / "runs"), *SMALL, "--steps", "40", "--no-retrain"]
+    command += ["--checkpoint-every", "10", "--eval-every", "40"]
+    assert finish(start(command, log)) == 1
+    (error,) = [line for line in log.read_text().splitlines() if line.startswith("penultimate: ")]
+    assert "could not be written" in error
+    assert "the one before it is untouched" in error
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert finish(start(command, log)) == 0
+    assert ": resumed" in log.read_text()
