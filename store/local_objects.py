@@ -70,8 +70,11 @@ class LocalObjects(Objects):
         with self.errors(name):
             return sync(self.store.exists(name))
 
-    def is_empty(self, name: str) -> bool:
-        """See ``Objects.is_empty``."""
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """See ``Objects.lost``."""
+        return [name for name in names if self._is_lost(name)]
+
+    def _is_lost(self, name: str) -> bool:
         with self.errors(name):
             return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
 

@@ -69,8 +69,8 @@ class Objects(ABC):
         """Whether there is such an object."""
 
     @abstractmethod
-    def is_empty(self, name: str) -> bool:
-        """Whether there is no such object or one without content."""
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """Those of the objects that are not there, or have no content; asked for several at once, as ``get_many``."""
 
     @abstractmethod
     def put(self, name: str, content: bytes | memoryview) -> None:

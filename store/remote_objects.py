@@ -130,9 +130,11 @@ class RemoteObjects(Objects):
         """See ``Objects.exists``."""
         return self.head(name) is not None
 
-    def is_empty(self, name: str) -> bool:
-        """See ``Objects.is_empty``."""
-        return (found := self.head(name)) is None or found["size"] == 0
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """See ``Objects.lost``."""
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="head") as pool:
+            found = pool.map(self.head, names)
+            return [name for name, head in zip(names, found, strict=True) if head is None or head["size"] == 0]
 
     def put(self, name: str, content: bytes | memoryview) -> None:
         """See ``Objects.put``."""
