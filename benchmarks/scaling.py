@@ -67,6 +67,8 @@ class Constants:
     """Of an ImageSet of tar members, as it is sent to workers and held by each."""
     seconds_a_task: float
     """Of the driver, for each task that does nothing, with two workers."""
+    spread: dict[str, list[float]]
+    """Least and most of those in seconds, over the rounds; the values are medians."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,20 +220,24 @@ class _Set:
         return max(done, self._reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
 
 
-def measure() -> Constants:
+def measure(rounds: int) -> Constants:
     """All constants, on this machine."""
     small, large = _counted(shards=16), _counted(shards=32)
     complete = {kind: (large["close last"][kind] - small["close last"][kind]) / 16 for kind in KINDS}
+    timed = {
+        "seconds_a_row": [_write_seconds() for _ in range(rounds)],
+        "seconds_a_planned_image": [_plan_seconds() for _ in range(rounds)],
+        "seconds_a_task": _task_seconds(rounds),
+    }
     return Constants(
-        requests_a_shard={kind: count // 4 for kind, count in small["4 shards"].items()},
+        requests_a_shard={kind: count // 4 for kind, count in small["4 shards"].items() if count},
         requests_to_open=dict(small["open"]),
         requests_to_close=dict(small["close"]),
         requests_to_complete={kind: count for kind, count in complete.items() if count},
         **_sizes(),
-        seconds_a_row=median(_write_seconds() for _ in range(5)),
-        seconds_a_planned_image=median(_plan_seconds() for _ in range(3)),
         bytes_an_image=_image_bytes(),
-        seconds_a_task=_task_seconds(),
+        **{name: median(seconds) for name, seconds in timed.items()},
+        spread={name: [min(seconds), max(seconds)] for name, seconds in timed.items()},
     )
 
 
@@ -387,16 +393,19 @@ def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
     )
 
 
-def _task_seconds(count: int = 300) -> float:
+def _task_seconds(rounds: int, count: int = 100) -> list[float]:
     from penultimate.engine.cluster import Cluster, Needs, Task
 
+    found = []
     with _ray(workers=2):
         cluster = Cluster()
         tasks = [Task(name=str(number), call=_nothing) for number in range(count)]
         list(cluster.run(tasks[:8], Needs(cpus=1), say=print))  # workers import what they need
-        began = time.perf_counter()
-        assert not [one for one in cluster.run(tasks, Needs(cpus=1), say=print) if one.error]
-        return (time.perf_counter() - began) / count
+        for _ in range(rounds):
+            began = time.perf_counter()
+            assert not [one for one in cluster.run(tasks, Needs(cpus=1), say=print) if one.error]
+            found.append((time.perf_counter() - began) / count)
+    return found
 
 
 def _nothing(talk: Any) -> None:
@@ -567,7 +576,7 @@ def main() -> None:
     kept = json.loads(options.file.read_text()) if options.file.exists() else {}
     about = {"machine": machine(), "commit": source_commit(), "command": " ".join(sys.argv)}
     if options.what == "constants":
-        kept["constants"] = asdict(measure()) | {"about": about}
+        kept["constants"] = asdict(measure(options.rounds)) | {"about": about}
     elif options.what == "workers":
         found = rates(workers=[1, 2, 4], images=options.images, seconds=options.seconds, rounds=options.rounds)
         kept["workers"] = {"images/s": found, "of linear": _efficiencies(found), "about": about}

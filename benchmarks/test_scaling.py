@@ -21,6 +21,7 @@ FREE = Constants(
     seconds_a_planned_image=0.0,
     bytes_an_image=150.0,
     seconds_a_task=1e-9,
+    spread={},
 )
 JOB = Job(workers=4, images=1_024_000, set_images=1_024_000, shard_rows=1000)
 INSTANT = Assumed(images_a_second=1000.0, request_seconds=1e-9)

@@ -41,11 +41,13 @@ def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
     return cluster_at(address)
 
 
-def needs_of(cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None) -> "Needs":
-    """What a task has: a GPU if it runs on one, and CPUs as asked, by ``default_cpus``, or by the machine."""
+def needs_of(
+    cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None, task_gpus: int = 1
+) -> "Needs":
+    """What a task has: GPUs if it runs on them, and CPUs as asked, by ``default_cpus``, or by the machine."""
     from penultimate.engine.cluster import Needs
 
-    gpus = 1 if device == "cuda" else 0
+    gpus = task_gpus if device == "cuda" else 0
     cpus = task_cpus or default_cpus
     return Needs(cpus=cpus, gpus=gpus) if cpus else cluster.whole_machine(gpus=gpus)
 

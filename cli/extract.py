@@ -166,7 +166,9 @@ def _extract_on(
 
     with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
         needs = needs_of(cluster, device=settings.device, task_cpus=task_cpus)
-        asked = Asked(requests=tuple(requests), settings=replace(settings, cores=needs.cpus))
+        asked = Asked(
+            requests=tuple(requests), settings=replace(settings, cores=needs.cpus), workers=cluster.places(needs)
+        )
         return extract_on(
             cluster, images, asked, store, needs=needs, shard_rows=shard_rows, say=say, report=progress.standing
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.training_progress import TrainingProgress
@@ -18,6 +19,7 @@ from penultimate.engine.study.estimate import Estimate, estimates
 from penultimate.engine.study.place import Place
 from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
 from penultimate.engine.study.run import Summary, run_study
+from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
 
@@ -86,6 +88,11 @@ def run_command(
         bool,
         typer.Option("--estimate/--no-estimate", help="With --dry-run: how long it takes, measured on a few images."),
     ] = True,
+    cluster: ClusterOption = None,
+    task_cpus: TaskCpus = None,
+    task_gpus: Annotated[
+        int, typer.Option(min=1, help="With --cluster and a study on GPUs: GPUs of a task; training uses all of them.")
+    ] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables; fractions, not percent.")] = (
         False
     ),
@@ -99,6 +106,7 @@ def run_command(
     \b
     penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --dry-run
     penultimate study run examples/caltech-lite.yaml --set data=/mnt/datasets --out results/
+    penultimate study run examples/kornblith2019.yaml --cluster auto --task-gpus 4
     penultimate report results/trials -o report.html
     """
     asked = read_study(study, changes or [])
@@ -107,13 +115,24 @@ def run_command(
         _show(make_plan(asked, place, say=say), place, estimate=estimate, json=json)
         return
     talk = Talk(say=say, images=ImageProgress, training=TrainingProgress())
-    summary = run_study(asked, place.out, talk)
+    if cluster is not None:
+        summary = _run_on(cluster, asked, place, talk, task_cpus, task_gpus)
+    else:
+        summary = run_study(asked, place.out, talk)
     rows = [_row(trial) for trial in summary.trials]
     if json:
         print_json(rows)
     else:
         print_table([row | {"value": f"{100 * row['value']:.2f}"} for row in rows], _TRIAL_COLUMNS)
     _tell(summary, place)
+
+
+def _run_on(address: str, study: Study, place: Place, talk: Talk, task_cpus: int | None, task_gpus: int) -> Summary:
+    from penultimate.engine.study.spread import cells_on
+
+    with open_cluster(address) as cluster:
+        needs = needs_of(cluster, device=study.device, task_cpus=task_cpus, task_gpus=task_gpus)
+        return run_study(study, place.out, talk, run_cells=cells_on(cluster, needs))
 
 
 def _show(plan: Plan, place: Place, *, estimate: bool, json: bool) -> None:

@@ -26,6 +26,9 @@ ATTEMPTS = 4
 _BUSY_SECONDS = 150.0
 """How long a task waits for the claim of a writer that is gone: two and a half leases of an object store."""
 
+_BUSY_PAUSE_SECONDS = 5.0
+"""Between its calls meanwhile."""
+
 _POLL_SECONDS = 0.5
 
 
@@ -128,7 +131,10 @@ class Cluster:
         self.places(needs)
         board = ray.remote(_Board).options(num_cpus=0).remote()
         call = ray.remote(_call).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)
-        waiting = {call.remote(task.call, board, number): _Attempt(task, number) for number, task in enumerate(tasks)}
+        here = os.getcwd()
+        waiting = {
+            call.remote(task.call, board, number, here): _Attempt(task, number) for number, task in enumerate(tasks)
+        }
         try:
             while waiting:
                 ended, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
@@ -139,7 +145,7 @@ class Cluster:
                         yield outcome
                         continue
                     say(f"{attempt.task.name}: {attempt.error}; again, attempt {attempt.number + 1} of {ATTEMPTS}")
-                    again = call.remote(attempt.task.call, board, attempt.place, attempt.pause)
+                    again = call.remote(attempt.task.call, board, attempt.place, here, attempt.pause)
                     waiting[again] = attempt.next()
             _show(board, tasks, say, report)
         finally:
@@ -216,7 +222,7 @@ class _Attempt:
         self.error = returned.error
         if returned.is_busy:
             self.began = self.began or time.monotonic()
-            self.pause = _BUSY_SECONDS / 30
+            self.pause = _BUSY_PAUSE_SECONDS
             again = time.monotonic() - self.began < _BUSY_SECONDS
         else:
             again = not returned.is_final and self.number < ATTEMPTS
@@ -237,11 +243,12 @@ class _Returned:
     is_busy: bool = False
 
 
-def _call(call: Callable[[Talk], Any], board: Any, place: int, pause: float = 0.0) -> _Returned:
-    """On a worker."""
+def _call(call: Callable[[Talk], Any], board: Any, place: int, folder: str, pause: float = 0.0) -> _Returned:
+    """On a worker, in the folder that relative paths are meant from."""
     time.sleep(pause)
     talk = _Teller(board, place)
     try:
+        os.chdir(folder)
         value = call(talk)
     except StoreBusyError as error:
         return _Returned(error=_line(error), is_busy=True)

@@ -65,11 +65,18 @@ class Asked:
 
     requests: tuple[BackboneRequest, ...]
     settings: ExtractionSettings
+    workers: int = 1
+    """Who share the images: whether compiling pays depends on what one of them embeds."""
 
     def prepare(self, images: ImageSet, store: FeatureStore, say: Say) -> Prepared:
         """See ``Preparation.prepare``."""
         settings = self.settings
-        backbones, reasons = prepared_backbones(self.requests, settings, num_images=lambda _: len(images), say=say)
+
+        def num_to_do(backbone: TimmBackbone) -> int:
+            key = feature_key(images, backbone, settings.decoder_name, dtype=settings.dtype)
+            return 0 if store.contains(key) else len(images) // self.workers
+
+        backbones, reasons = prepared_backbones(self.requests, settings, num_images=num_to_do, say=say)
         return Prepared(
             backbones=backbones,
             decoder=settings.make_decoder(),

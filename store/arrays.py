@@ -69,12 +69,14 @@ class ShardEncoder:
         """The array's ``zarr.json``."""
         return contents(self._draft, layout.METADATA)[layout.METADATA]
 
-    def encode(self, rows: range, features_RD: NDArray[Any]) -> bytes:
-        """The object of the shard that holds ``rows``, all of them."""
+    def encode(self, rows: range, features_RD: NDArray[Any]) -> memoryview:
+        """The object of the shard that holds ``rows``, all of them; not copied."""
         self._array[rows.start : rows.stop] = features_RD
-        name, content = contents(self._draft, "c/").popitem()
+        (name,) = collect_aiterator(self._draft.list_prefix("c/"))
+        buffer = sync(self._draft.get(name, default_buffer_prototype()))
+        assert buffer is not None, "it was just written"
         sync(self._draft.delete(name))
-        return content
+        return np.asarray(buffer.as_numpy_array()).data
 
 
 def column_objects(name: str, values_M: NDArray[Any]) -> dict[str, bytes]:

@@ -239,19 +239,18 @@ class _StoredRows:
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
-        for shard in range(start // self._shard_rows, layout.num_shards(stop, self._shard_rows)):
-            self._refuse_if_lost(shard)
+        self._refuse_if_lost(range(start // self._shard_rows, layout.num_shards(stop, self._shard_rows)))
         with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", slice(start, stop)):
             return np.asarray(self._array[start:stop])
 
-    def _refuse_if_lost(self, shard: int) -> None:
+    def _refuse_if_lost(self, shards: range) -> None:
         """Zarr would fill the rows of a shard that is not there, or is empty, with NaN."""
-        name = layout.shard_object(shard)
-        first = shard * self._shard_rows
-        rows = slice(first, min(first + self._shard_rows, self.shape[0]))
-        with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", rows):
-            if self._objects.is_empty(f"{self._key.path}/{name}"):
-                raise ValueError(f"{name} is missing or empty")
+        shard_of = {f"{self._key.path}/{layout.shard_object(shard)}": shard for shard in shards}
+        for name in self._objects.lost(list(shard_of)):
+            first = shard_of[name] * self._shard_rows
+            rows = slice(first, min(first + self._shard_rows, self.shape[0]))
+            with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", rows):
+                raise ValueError(f"{layout.shard_object(shard_of[name])} is missing or empty")
 
 
 def _read_columns(objects: Objects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:

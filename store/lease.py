@@ -95,7 +95,8 @@ class LeaseClaim:
 
     def _refuse_if_alive(self, others: list[dict[str, Any]]) -> None:
         written = self._objects.modified(f"{self._lock}.leases")
-        now = written[self._entry["token"]]
+        if (now := written.get(self._entry["token"])) is None:
+            raise StoreBusyError(f"{self._objects.where(self._lock)} was removed by another writer; run again")
         for entry in others:
             last = written.get(entry["token"])
             if last is not None and (now - last).total_seconds() <= self._seconds and not _is_gone(entry):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
@@ -69,15 +70,18 @@ class LocalObjects(Objects):
         with self.errors(name):
             return sync(self.store.exists(name))
 
-    def is_empty(self, name: str) -> bool:
-        """See ``Objects.is_empty``."""
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """See ``Objects.lost``."""
+        return [name for name in names if self._is_lost(name)]
+
+    def _is_lost(self, name: str) -> bool:
         with self.errors(name):
             return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | memoryview) -> None:
         """See ``Objects.put``."""
         with self.errors(name):
-            sync(self.store.set(name, default_buffer_prototype().buffer.from_bytes(content)))
+            sync(self.store.set(name, default_buffer_prototype().buffer.from_array_like(np.frombuffer(content, "B"))))
         self.make_durable(name)
 
     def put_new(self, name: str, content: bytes) -> bool:
@@ -93,7 +97,13 @@ class LocalObjects(Objects):
             self.put(name, content)
 
     def commit(
-        self, shard: str, content: bytes, record: str, document: bytes, *, is_record: Callable[[bytes], bool]
+        self,
+        shard: str,
+        content: bytes | memoryview,
+        record: str,
+        document: bytes,
+        *,
+        is_record: Callable[[bytes], bool],
     ) -> None:
         """See ``Objects.commit``: the kernel ends a claim with its process, so that nobody else can be writing here."""
         self.put(shard, content)

@@ -69,11 +69,11 @@ class Objects(ABC):
         """Whether there is such an object."""
 
     @abstractmethod
-    def is_empty(self, name: str) -> bool:
-        """Whether there is no such object or one without content."""
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """Those of the objects that are not there, or have no content; asked for several at once, as ``get_many``."""
 
     @abstractmethod
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | memoryview) -> None:
         """Write or replace one object."""
 
     @abstractmethod
@@ -86,7 +86,13 @@ class Objects(ABC):
 
     @abstractmethod
     def commit(
-        self, shard: str, content: bytes, record: str, document: bytes, *, is_record: Callable[[bytes], bool]
+        self,
+        shard: str,
+        content: bytes | memoryview,
+        record: str,
+        document: bytes,
+        *,
+        is_record: Callable[[bytes], bool],
     ) -> None:
         """Write a shard, then its commit record, so that a record never speaks of other bytes than those of its shard.
 

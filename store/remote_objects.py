@@ -130,11 +130,13 @@ class RemoteObjects(Objects):
         """See ``Objects.exists``."""
         return self.head(name) is not None
 
-    def is_empty(self, name: str) -> bool:
-        """See ``Objects.is_empty``."""
-        return (found := self.head(name)) is None or found["size"] == 0
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """See ``Objects.lost``."""
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="head") as pool:
+            found = pool.map(self.head, names)
+            return [name for name, head in zip(names, found, strict=True) if head is None or head["size"] == 0]
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | memoryview) -> None:
         """See ``Objects.put``."""
         self._requests.make(name, lambda: obstore.put(self._client, name, content, use_multipart=False))
 
@@ -142,7 +144,7 @@ class RemoteObjects(Objects):
         """See ``Objects.put_new``."""
         return self.put_if(name, content, None) is not None
 
-    def put_if(self, name: str, content: bytes, seen: Version | None) -> Version | None:
+    def put_if(self, name: str, content: bytes | memoryview, seen: Version | None) -> Version | None:
         """Write an object if it is still the version ``seen``, or still absent; the new version, or None if it is not.
 
         A put whose answer was lost is made again and then refused because of itself: the content that is there tells.
@@ -165,7 +167,13 @@ class RemoteObjects(Objects):
                 pass
 
     def commit(
-        self, shard: str, content: bytes, record: str, document: bytes, *, is_record: Callable[[bytes], bool]
+        self,
+        shard: str,
+        content: bytes | memoryview,
+        record: str,
+        document: bytes,
+        *,
+        is_record: Callable[[bytes], bool],
     ) -> None:
         """See ``Objects.commit``, and the top of this file for why."""
         seen: Version | None = None  # the usual case needs no look: the conditions of the puts say if it is not so

@@ -126,7 +126,7 @@ class _Inspection:
         if not read:
             return
         name = layout.shard_object(shard)
-        if self._objects.is_empty(f"{self._path}/{name}"):
+        if self._objects.lost([f"{self._path}/{name}"]):
             self._add(name, "is missing or empty", rows)
             return
         try:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
-from cluster_cases import Counted
+from cluster_cases import Counted, Ranked
 from conftest import write_photos
 from store_cases import array_files
 
@@ -22,7 +22,12 @@ from penultimate.cli.main import run
 from penultimate.engine import cluster as cluster_module
 from penultimate.engine.cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.probe.head import Head
-from penultimate.store.errors import InputError, UnavailableError
+from penultimate.engine.probe.logged import ProbeMeans
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.spread import ProbeTask, probe_on
+from penultimate.engine.study.spread import under_torchrun
+from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial_log import TrialLog
 from penultimate.store.verify import verify
@@ -45,7 +50,7 @@ def cluster() -> Iterator[Cluster]:
 def test_what_a_task_comes_to_whatever_happens_to_its_workers(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_BUSY_SECONDS", 3.0)  # so that it asks again every 0.1 s
+    monkeypatch.setattr(cluster_module, "_BUSY_PAUSE_SECONDS", 0.1)
     ends = {
         "well": ("well",),
         "lost once": ("killed", "well"),
@@ -94,9 +99,44 @@ def test_an_address_without_a_cluster_says_so() -> None:
     assert "there is no Ray cluster at 'nowhere'" in found.stderr
 
 
-def penultimate(*arguments: str) -> "subprocess.Popen[str]":
+def test_a_cell_on_several_gpus_runs_under_torchrun_and_fails_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    under_torchrun(Ranked(tmp_path), processes=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
+    with pytest.raises(TasksFailedError, match=r"torchrun with 1 processes: .*InputError: no such cell"):
+        under_torchrun(Ranked(tmp_path, problem="no such cell"), processes=1)
+
+
+def test_a_study_on_a_cluster_comes_to_the_trials_of_a_single_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "photos", images_per_class=12)
+    study = {
+        "data": "..",
+        "datasets": {"photos": {}},
+        "extract": {"decoder": "pillow", "compile": False},
+        "workers": 1,
+        "backbones": [{"model": "test_resnet", "weights": "random"}, {"model": "test_vit", "weights": "random"}],
+        "probe": {"l2": "0.01:100:3"},
+    }
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "study.yaml").write_text(json.dumps(study))  # JSON is YAML
+    command = ["study", "run", "study.yaml", "--json", "--out"]
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert run([*command, "here"]) == 0
+    here = sorted(json.loads(capsys.readouterr().out), key=lambda row: str(row["trial"]))
+    with penultimate(*command, "there", "--cluster", "local", "--task-cpus", "1", cwd=tmp_path / "cwd") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert sorted(json.loads(out), key=lambda row: str(row["trial"])) == here
+    assert len(here) == 2
+
+
+def penultimate(*arguments: str, cwd: Path | None = None) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "penultimate", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
 
 
 def busy_workers() -> list[int]:
@@ -142,7 +182,9 @@ def test_an_extraction_whose_worker_is_killed_leaves_the_store_of_a_single_proce
     assert infos[1]["provenance"]["parity"] == infos[0]["provenance"]["parity"]
 
 
-def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_stops_no_other(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     photos = write_photos(tmp_path / "photos", images_per_class=12)
     store = tmp_path / "store"
     for model in ("test_resnet", "test_vit", "test_efficientnet"):
@@ -165,9 +207,13 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
         np.testing.assert_allclose(heads[1].weight_KD, heads[0].weight_KD, rtol=0, atol=1e-6)
     damaged = next((store / FeatureStore(store).keys()[0].path).glob("features/c/*/0"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with penultimate(*asked, "--trials", str(tmp_path / "third"), "--cluster", "local") as process:
-        _, err = process.communicate(timeout=180)
-    assert process.returncode == 1
-    assert "1 of 3 tasks failed, the others are done" in err
-    assert "does not hold what was written" in err
-    assert len(TrialLog(tmp_path / "third").trials()) == 2
+    log = TrialLog.create(tmp_path / "third")
+    settings = ((ProbeSettings(path=RegularizationPath.parse("1e-2:1:3")), 0),)
+    tasks = [
+        ProbeTask(store=str(store), trials=log.address, key=key, asked=settings, means=ProbeMeans())
+        for key in FeatureStore(store).keys()  # noqa: SIM118
+    ]
+    says = r"1 of 3 tasks failed, the others are done .*does not hold what was written"
+    with pytest.raises(TasksFailedError, match=says):
+        probe_on(cluster, tasks, needs=NEEDS, say=print)
+    assert len(log.trials()) == 2

@@ -35,7 +35,7 @@ class Writer(RemoteObjects):
         self._requests = Requests(ADDRESS, Retry(attempts=1))
         self._left, self._meanwhile = at, meanwhile
 
-    def put_if(self, name: str, content: bytes, seen: Version | None) -> Version | None:
+    def put_if(self, name: str, content: bytes | memoryview, seen: Version | None) -> Version | None:
         self._left -= 1
         if self._left == -1:
             self._meanwhile()

@@ -39,7 +39,7 @@ class DyingObjects(LocalObjects):
         if self._changes_left < 0:
             raise Killed
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | memoryview) -> None:
         with self._change():
             super().put(name, content)
 
