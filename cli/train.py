@@ -157,6 +157,7 @@ def train(
             dropout=dropout,
             auxiliary_head=auxiliary_head,
             batch_norm_scale=batch_norm_scale,
+            crop_scale=crop_scale,
             ema_decay=ema,
             preprocess=preprocess,
             size=size,

@@ -107,6 +107,7 @@ class TrainFields(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     auxiliary_head: bool = False
     batch_norm_scale: bool = True
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     preprocess: Literal["paper", "timm"] = "paper"
     size: Count | None = None

@@ -60,6 +60,9 @@ class TrainSettings:
     dropout: float | None = None
     auxiliary_head: bool = False
     batch_norm_scale: bool = True
+    crop_scale: float = 0.08
+    """Least share of the image's area that a random crop covers; the most is all of it."""
+
     ema_decay: float | None = None
     preprocess: PreprocessKind = "paper"
     size: int | None = None
@@ -102,6 +105,7 @@ class TrainSettings:
             dropout=self.dropout,
             auxiliary_head=self.auxiliary_head,
             batch_norm_scale=self.batch_norm_scale,
+            crop_scale=(self.crop_scale, 1.0),
             precision=self.precision,
             channels_last=self.channels_last,
             compile=self.compile,
