@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.extract import feature_key
+from penultimate.engine.images.decoders import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.logged import ProbeMeans
@@ -234,7 +235,7 @@ class _Planner:
         return TrainCell(
             images=images_request(self._study, dataset),
             request=request,
-            settings=settings,
+            settings=replace(settings, decoder=settings.decoder or default_decoder(self._study.device)),
             device=self._study.device,
             workers=self._study.workers or usable_cores(),
             runs=runs,

@@ -111,7 +111,7 @@ class TrainFields(Strict):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     preprocess: Literal["paper", "timm"] = "paper"
     size: Count | None = None
-    decoder: Literal["dali", "pillow"] | None = None
+    decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
     precision: PrecisionName = "float32"
     channels_last: bool = True
     compile: bool = False
