@@ -479,8 +479,11 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     from penultimate.engine.cluster import Cluster, Needs
     from penultimate.engine.images.digests import content_digest
     from penultimate.engine.images.sources import ArraySource, SteadySource
-    from penultimate.engine.spread import extract_on
+    from penultimate.engine.spread import PARTS_A_PLACE, extract_on
 
+    whole = 128 * PARTS_A_PLACE * max(workers)
+    if images % whole:
+        raise SystemExit(f"--images must be a multiple of {whole}: else some worker has a part more than the others")
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
     ids = _plan(rows=images)["ids"].tolist()
     contents_N = np.array([content_digest(image) for image in pixels], "S64")

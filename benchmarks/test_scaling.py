@@ -64,6 +64,6 @@ def test_the_tables_have_a_row_for_every_value() -> None:
 
 @pytest.mark.slow
 def test_sleeping_workers_do_what_is_asked_of_them() -> None:
-    found = scaling.rates(workers=[1, 2], images=512, seconds=0.002, rounds=1)
+    found = scaling.rates(workers=[1, 2], images=1024, seconds=0.001, rounds=1)
     assert {count: len(values) for count, values in found.items()} == {1: 1, 2: 1}
-    assert 0 < found[1][0] < 1 / 0.002
+    assert 0 < found[1][0] < 1 / 0.001
