@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from penultimate.cli.main import run
-from penultimate.engine.extract import extract
-
-SHARD_ROWS = 8
-"""Rows a shard in these commands, for which there is no option."""
 
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(["command", "timm", "nvidia.dali.fn", "penultimate.engine.images.dali_decoder"])
@@ -54,6 +50,4 @@ def _main(arguments: list[str], log: Path, largest_file: int | None, sync_second
         sync(fd)
 
     os.fsync = slow_sync
-    assert extract.__kwdefaults__ is not None
-    extract.__kwdefaults__["shard_rows"] = SHARD_ROWS
     sys.exit(run(arguments))

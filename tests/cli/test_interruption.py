@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import SHARD_ROWS, finish, start
+from command import finish, start
 from PIL import Image
 from store_cases import array_files
 
@@ -22,6 +22,7 @@ from penultimate.store.verify import verify
 pytestmark = pytest.mark.slow
 
 NUM_IMAGES = 240
+SHARD_ROWS = 8
 NUM_SHARDS = NUM_IMAGES // SHARD_ROWS
 BAD = ("a/007.png", "b/010.png", "c/023.png")
 
@@ -36,7 +37,8 @@ class Job:
 
     def command(self, store: Path, *more: str) -> list[str]:
         model = ["--model", "test_resnet", "--weights", "random", "--workers", "1", "--batch-size", "8", "--no-cache"]
-        return ["extract", str(self.images), "--store", str(store), *model, *more]
+        shards = ["--shard-rows", str(SHARD_ROWS)]
+        return ["extract", str(self.images), "--store", str(store), *model, *shards, *more]
 
     def check(self, store: Path) -> None:
         """Raises unless ``store`` is complete and holds what the uninterrupted run left."""
