@@ -129,7 +129,7 @@ def test_ctrl_c_stops_within_seconds_and_what_is_done_is_resumed_even_in_another
     job: Job, tmp_path: Path
 ) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
-    process = start(job.command(store), log, sync_seconds=0.02)  # so that it is not over before the signal comes
+    process = start(job.command(store), log, sync_seconds=0.1)  # so that it is not over before the signal comes
     wait_for_commits(store, 2)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
