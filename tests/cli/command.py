@@ -7,6 +7,7 @@ can be sent any signal.
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
@@ -39,6 +40,7 @@ def finish(process: ForkServerProcess, *, within: float = 120.0) -> int:
 
 
 def _main(arguments: list[str], log: Path, largest_file: int | None, sync_seconds: float) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if largest_file is not None:
