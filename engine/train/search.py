@@ -106,13 +106,6 @@ class Search:
         """Of the runs to choose among."""
         return self.grid.recipes(self.recipe)
 
-    def answer(self, out: Path, trial: Trial) -> Path | None:
-        """Folder of the network that ``trial``, of this search, is about; None if it is not in ``out`` any more."""
-        splits = ("train", "val") if self.retrains else self.recipe.splits
-        rate, decay = trial.chosen["learning_rate"], trial.chosen["weight_decay"]
-        folder = self.folder(out, replace(self.recipe, splits=splits, learning_rate=rate, weight_decay=decay))
-        return folder if (folder / WEIGHTS).exists() else None
-
     def folder(self, out: Path, recipe: Recipe) -> Path:
         """Of one run."""
         name = f"{self.images.name}-{self.start.label}-{self.method}-{recipe.digest}"

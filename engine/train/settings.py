@@ -13,7 +13,7 @@ from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
 from penultimate.engine.train.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe
 from penultimate.engine.train.run import Means
-from penultimate.engine.train.search import Outcome, Search, run_search
+from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 
@@ -154,7 +154,7 @@ def logged_search(
     """
     if log.contains(search.trial_id):
         trial = next(trial for trial in log.trials() if trial.id == search.trial_id)
-        return Answer(trial=trial, folder=search.answer(out, trial))
+        return Answer(trial=trial, folder=answer_folder(search, out))
     outcome = run_search(search, out, means, shard=shard)
     if means.world.is_main:
         for line in _said(search, outcome, log.objects.where()):

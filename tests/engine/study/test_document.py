@@ -47,7 +47,10 @@ def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.stem))
 def test_the_examples_are_studies(path: Path) -> None:
-    read_study(path)
+    study = read_study(path)
+    assert study.datasets
+    assert study.backbones
+    assert study.probe or study.finetune or study.scratch
 
 
 def test_the_papers_study_is_whole() -> None:
