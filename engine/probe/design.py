@@ -28,6 +28,9 @@ ROWS = 2048
 NARROW = 64
 """Under so many columns of scores their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""
 
+WIDE = 64
+"""From this many classes on, a Hessian product runs at the speed of the matrix units."""
+
 LOW_ROWS = 20_000
 """From this many rows on, the covariance is taken from bfloat16 products: it only chooses a basis."""
 
@@ -38,19 +41,19 @@ class Basis:
 
     mean_D: Tensor
     turn_DR: Tensor
-    """Orthonormal columns, without bias and padding; float64, as weights are."""
+    """Orthonormal columns, without bias and padding, in the dtype of the features."""
 
     def weight(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (M, D) and bias (M,) for the features as they were, from weights for the turned design."""
+        """Weights (M, D) in the features' dtype and bias (M,) float64 for them as they were, from turned weights."""
         rank = self.turn_DR.shape[1]
-        weight_MD = weight_MR[:, :rank].double() @ self.turn_DR.T
-        return weight_MD, weight_MR[:, rank].double() - weight_MD @ self.mean_D.double()
+        weight_MD = weight_MR[:, :rank].to(self.turn_DR.dtype) @ self.turn_DR.T
+        return weight_MD, weight_MR[:, rank].double() - weight_MD.double() @ self.mean_D.double()
 
     def turned(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
         """The reverse of ``weight``, into ``out_KR``; the part of the weights that no feature sees is dropped."""
         rank = self.turn_DR.shape[1]
         weight_KD = weight_KD.to(out_KR)
-        out_KR[:, :rank] = weight_KD @ self.turn_DR
+        out_KR[:, :rank] = weight_KD @ self.turn_DR.to(out_KR)
         out_KR[:, rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
 
 
@@ -167,7 +170,7 @@ def turn(features_ND: Tensor, share_N: Tensor | None) -> tuple[Basis, Tensor]:
         span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
         turn_DR = span_DN @ _principal(centred_ND @ span_DN, share_N)
     turned_NR: Tensor = centred_ND @ turn_DR
-    return Basis(mean_D, turn_DR.double()), turned_NR
+    return Basis(mean_D, turn_DR), turned_NR
 
 
 def _principal(centred_NR: Tensor, share_N: Tensor | None) -> Tensor:

@@ -90,17 +90,17 @@ def _solve_chain(
 ) -> list[Probe]:
     """One block of strengths after the other, each started on the line through the last two strengths."""
     first = problem.start(weight_KR[None])
-    chain = [first, first]
+    chain, mu = [first, first], path.l2[0] / total
     preconditioner = Preconditioner(problem)
     probes: list[Probe] = []
     width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // len(weight_KR)))
     for l2_S in (path.l2[start : start + width] for start in range(0, len(path), width)):
         strengths_S = torch.tensor(l2_S, dtype=torch.float64, device=weight_KR.device)
         newton = Newton(problem, preconditioner, l2_S=strengths_S, total_weight=total, tol=tol)
-        solved, reports = newton.solve(ahead(problem, chain, len(l2_S)))
+        solved, reports = newton.solve(ahead(problem, chain, mu, newton.mu_S))
         for weight, l2, report in zip(solved.weight_SKR, l2_S, reports, strict=True):
             probes.append(make_probe(weight, problem.design.basis, problem.loss, l2, report))
-        chain = [*chain, *(_one(solved, s) for s in range(len(l2_S)))][-3:]
+        chain, mu = [*chain, *(_one(solved, s) for s in range(len(l2_S)))][-3:], l2_S[-1] / total
     return probes
 
 

@@ -96,13 +96,18 @@ class InMemory:
 
     def at(self, weight_SKR: Tensor, scores_SKN: Tensor) -> Point:
         """Evaluate weights whose scores are known: no pass."""
+        loss_SN, residual_SKN = self.evaluate(scores_SKN)
+        found = moments(self.design, self.loss, self.targets, residual_SKN)
+        return Point(weight_SKR, self.design.mean(loss_SN), found, scores_SKN, residual_SKN)
+
+    def evaluate(self, scores_SKN: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (S, N) and residuals (S, K, N) of scores."""
         residual_SKN = torch.empty_like(scores_SKN)
         loss_SN = scores_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
         for rows in self._cached_rows(scores_SKN):
             targets = self.targets.rows(rows)
             loss_SN[:, rows], residual_SKN[:, :, rows] = self.loss.evaluate(scores_SKN[:, :, rows].clone(), targets)
-        found = moments(self.design, self.loss, self.targets, residual_SKN)
-        return Point(weight_SKR, self.design.mean(loss_SN), found, scores_SKN, residual_SKN)
+        return loss_SN, residual_SKN
 
     def _cached_rows(self, scores_SKN: Tensor) -> list[slice]:
         """Rows in pieces whose scores stay in a core's cache from one operation to the next; all at once on a GPU."""
@@ -153,21 +158,29 @@ class InMemory:
         return reach
 
 
-def ahead(problem: InMemory, solved: Sequence[Point], count: int) -> Point:
-    """The next ``count`` points of the line through the last two ``solved``: starts that cost no pass.
+def ahead(problem: InMemory, solved: Sequence[Point], mu: float, mu_S: Tensor) -> Point:
+    """Starts for the strengths ``mu_S`` on the line through the last two ``solved``, of which the last had ``mu``: no pass.
 
-    Steps shrink as the last did against the one before it, since at weak l2 a path comes to its end; they never grow.
+    Steps are first taken to shrink as the last did against the one before it, since at weak l2 a path comes to its end;
+    then one secant step takes each to about the lowest objective of the line.
     """
     step_SKR, step_SKN = _step(solved[-2], solved[-1])
+    last = solved[-1]
+    assert last.scores_SKN is not None
     ratio = 1.0
     if len(solved) > 2:
         step_before_SKN = _step(solved[-3], solved[-2])[1]
         size = float(step_before_SKN.square().sum())
         ratio = min(max(float((step_SKN * step_before_SKN).sum()) / size, 0.0), 1.0) if size > 0 else 1.0
-    powers_S = ratio ** torch.arange(count, dtype=torch.float64, device=step_SKN.device)
-    length_S = powers_S.cumsum(0)[:, None, None]
-    last = solved[-1]
-    assert last.scores_SKN is not None
+    powers_S = ratio ** torch.arange(len(mu_S), dtype=torch.float64, device=step_SKN.device)
+    length_S = powers_S.cumsum(0)
+    pull = float((last.weight_SKR * step_SKR * problem.penalised_R).sum())
+    at_last_S = (mu_S - mu) * pull  # the slope there: at mu it was zero
+    size = float((step_SKR.square() * problem.penalised_R).sum())
+    _, residual_SKN = problem.evaluate(last.scores_SKN + length_S.to(step_SKN.dtype)[:, None, None] * step_SKN)
+    beyond_S = problem.design.mean((residual_SKN * step_SKN).sum(1)) + mu_S * (pull + length_S * size)
+    secant_S = length_S * (at_last_S / (at_last_S - beyond_S)).clamp(0.5, 2.0)
+    length_S = torch.where(at_last_S < 0, secant_S, length_S)[:, None, None]
     return problem.at(last.weight_SKR + length_S * step_SKR, last.scores_SKN + length_S.to(step_SKN.dtype) * step_SKN)
 
 

@@ -1,0 +1,84 @@
+"""The Hessian's block of every class as a diagonal plus the few rows that carry most of its curvature, inverted.
+
+At weak l2 only samples near a boundary of class k still have curvature: of all 9,144 images of Caltech-101, 64 carry
+60 to 77 % of a class's. With C those rows' curvature and A their features, the block is D + A' C A, D the diagonal that
+the other rows would have were their curvature the same for all, and (Woodbury 1950)
+
+    (D + A' C A)^-1 = D^-1 - D^-1 A' (C^-1 + A D^-1 A')^-1 A D^-1.
+
+The two parts cancel where a row's curvature is far above D: the matrix in the middle is made and kept in float64, and
+rows are multiplied in the main dtype. With bfloat16 rows conjugate gradients did not converge.
+"""
+
+import torch
+from torch import Tensor
+
+from penultimate.engine.probe.design import TILE, WIDE
+from penultimate.engine.probe.problem import InMemory, Point
+
+# Shapes: N samples, K classes, S strengths, R columns of the turned design, M rows of a class.
+
+SHARE = 200
+"""One row in so many, where classes are many: then they are applied in half the time of a Hessian product."""
+
+MOST = 512
+"""Rows of a class at most: the middle takes as many squared."""
+
+LEAST = 0.01
+"""Share of a class's curvature that the diagonal stands for at least: without it the bias would have none."""
+
+RIDGE = 1e-10
+"""Added to the middle's unit diagonal: rows may repeat."""
+
+
+class CurvedRows:
+    """A diagonal and M rows for each class."""
+
+    def __init__(self, problem: InMemory, point: Point, mu: float) -> None:
+        assert point.residual_SKN is not None
+        middle = len(point.residual_SKN) // 2
+        curvature_KN = problem.loss.curvature(point.residual_SKN[middle][None], problem.targets)[0]
+        share_KN = problem.design.shared(curvature_KN)
+        share_KM, index_KM = share_KN.topk(_count(problem, len(share_KN)), dim=1)
+        all_K = share_KN.sum(1, dtype=torch.float64)
+        rest_K = (all_K - share_KM.sum(1, dtype=torch.float64)).maximum(LEAST * all_K)
+        diagonal_KR = rest_K[:, None] * problem.scale_R + mu * problem.penalised_R
+        diagonal_KR = torch.maximum(diagonal_KR, 1e-12 * diagonal_KR.amax(1, keepdim=True))
+        self.rows_KMR = problem.design.matrix_NR[index_KM]
+        self.inverse_KR = 1 / diagonal_KR
+        self.middle_KMM = _inverse_middle(self.rows_KMR, share_KM.double(), self.inverse_KR)
+
+    @staticmethod
+    def price(problem: InMemory, classes: int) -> float:
+        """Hessian products that take as long as making them: their middle is multiplied at a seventh of the speed."""
+        return 7 * _count(problem, classes) ** 2 / problem.design.num_rows * min(1.0, classes / WIDE)
+
+    def follow(self, mu: float) -> None:
+        """Nothing: they are made anew where they no longer serve."""
+
+    def __call__(self, residual_SKR: Tensor) -> Tensor:
+        """Its inverse times the residual."""
+        scaled_SKR = self.inverse_KR.to(residual_SKR.dtype) * residual_SKR
+        seen_KMS = torch.bmm(self.rows_KMR, scaled_SKR.permute(1, 2, 0).to(self.rows_KMR.dtype))
+        taken_KMS = torch.bmm(self.middle_KMM, seen_KMS.double()).to(self.rows_KMR.dtype)
+        back_SKR = torch.bmm(self.rows_KMR.transpose(1, 2), taken_KMS).permute(2, 0, 1)
+        return scaled_SKR - self.inverse_KR.to(residual_SKR.dtype) * back_SKR
+
+
+def _count(problem: InMemory, classes: int) -> int:
+    """M."""
+    wanted = problem.design.num_rows / SHARE / min(1.0, classes / WIDE)
+    return min(problem.design.num_rows, MOST, -(-int(wanted) // TILE) * TILE or TILE)
+
+
+def _inverse_middle(rows_KMR: Tensor, share_KM: Tensor, inverse_KR: Tensor) -> Tensor:
+    """(C^-1 + A D^-1 A')^-1 for each class, float64; scaled to a unit diagonal meanwhile."""
+    inverses = []
+    for rows_MR, share_M, inverse_R in zip(rows_KMR, share_KM, inverse_KR, strict=True):
+        rows_MR = rows_MR.double()
+        matrix = (rows_MR * inverse_R) @ rows_MR.T + torch.diag(1 / share_M.clamp_min(1e-300))
+        root_M = matrix.diagonal().sqrt()
+        unit = matrix / root_M[:, None] / root_M[None, :] + RIDGE * torch.eye(len(matrix)).to(matrix)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(unit))
+        inverses.append(inverse / root_M[:, None] / root_M[None, :])
+    return torch.stack(inverses)
