@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,10 +50,9 @@ class Forward:
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images and run one; the seconds that took.
 
-        In float32 weights are frozen into the graph: batch norms are folded into convolutions and weights laid out as
-        the kernels want them. Below it they are not, although that gives half as many images a second again: folded
-        biases are rounded too, which moved bfloat16 features of photographs by 5.9 % instead of 3.3 % and past the
-        parity check (``benchmarks/results/extract_cpu_202611.md``).
+        In float32, and on a CPU in any precision, weights are frozen into the graph: batch norms are folded into
+        convolutions and weights laid out as the kernels want them. Below float32 ``FoldOnceRounded`` folds instead of
+        torch, in float32.
 
         Raises UnavailableError without a C++ compiler, which torch's compiler needs.
         """
@@ -60,14 +60,18 @@ class Forward:
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
         from torch._inductor import config as inductor  # the compiler takes seconds to import
 
-        # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
-        cpu = self._device.type == "cpu"
+        from penultimate.engine.backbones.folding import FoldOnceRounded
+
+        cpu, lowered = self._device.type == "cpu", self._dtype != torch.float32
         started = time.perf_counter()
         self.fixed_rows = rows
-        frozen = self._dtype == torch.float32
-        self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
+        # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
+        options: dict[str, Any] = {"freezing": cpu or not lowered, "cpp_wrapper": cpu}
+        if cpu and lowered:
+            options["joint_custom_post_pass"] = FoldOnceRounded()
+        self._run = torch.compile(self.features, dynamic=False, options=options)
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
-        with inductor.patch(freezing=frozen):
+        with inductor.patch(freezing=options["freezing"]):
             self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         if not cpu:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
