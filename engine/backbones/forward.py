@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -50,28 +50,28 @@ class Forward:
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images and run one; the seconds that took.
 
-        In float32, and on a CPU in any precision, weights are frozen into the graph: batch norms are folded into
-        convolutions and weights laid out as the kernels want them. Below float32 ``FoldOnceRounded`` folds instead of
-        torch, in float32.
+        In float32, and on CPUs below it, weights are frozen into the graph: batch norms are folded into convolutions
+        and weights laid out as the kernels want them. Below float32 the folding is ours (``folding``), since torch's
+        moves features past the parity check.
 
         Raises UnavailableError without a C++ compiler, which torch's compiler needs.
         """
         if not has_compiler():
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
-        from torch._inductor import config as inductor  # the compiler takes seconds to import
+        # The compiler takes seconds to import.
+        from torch._inductor import config as inductor
 
-        from penultimate.engine.backbones.folding import FoldOnceRounded
+        from penultimate.engine.backbones.folding import can_fold, folding_once_rounded
 
-        cpu, lowered = self._device.type == "cpu", self._dtype != torch.float32
+        cpu = self._device.type == "cpu"
+        folding = cpu and self._dtype != torch.float32 and can_fold(self._dtype)
         started = time.perf_counter()
         self.fixed_rows = rows
         # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
-        options: dict[str, Any] = {"freezing": cpu or not lowered, "cpp_wrapper": cpu}
-        if cpu and lowered:
-            options["joint_custom_post_pass"] = FoldOnceRounded()
-        self._run = torch.compile(self.features, dynamic=False, options=options)
+        frozen = folding or self._dtype == torch.float32
+        self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
-        with inductor.patch(freezing=options["freezing"]):
+        with inductor.patch(freezing=frozen), folding_once_rounded() if folding else nullcontext():
             self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         if not cpu:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
