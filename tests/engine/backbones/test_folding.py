@@ -69,9 +69,52 @@ def test_compiled_bfloat16_features_are_as_near_to_float32_as_eager_ones(arch: s
     with config.patch(post_grad_custom_post_pass=seen):
         backbone.compile(8)
     compiled = backbone.embed(images)
-    print("DIST", arch, distance(compiled, exact), distance(eager, exact))
-    assert distance(compiled, exact) < 1.2 * distance(eager, exact)
+    # Maps are rounded less often than eager ones, weights as often: measured 0.84 and 0.71, with trained EfficientNet-
+    # Lites up to 1.04. Folding as torch does it, which rounds weights twice and biases too, gave 1.26 and 0.98.
+    assert distance(compiled, exact) < 1.1 * distance(eager, exact)
     assert torch.ops.aten.sub.Tensor not in seen.targets  # of the mean, the first step of every batch norm
     for weight in backbone.model.parameters():
         weight.data.zero_()
     np.testing.assert_array_equal(backbone.embed(images), compiled)
+
+
+class Oddities(nn.Module):
+    """Convolutions that may be folded, and such as may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biased, self.shared, self.plain = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1, groups=8)
+        self.up, self.line = nn.ConvTranspose2d(8, 8, 2, stride=2), nn.Conv1d(8, 8, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(4))
+        self.line_norm = nn.BatchNorm1d(8)
+
+    def forward(self, images_BHWC: Tensor) -> Tensor:
+        maps = self.norms[0](self.biased(images_BHWC.permute(0, 3, 1, 2).float() / 255))
+        seen_twice = self.shared(maps)
+        maps = torch.relu(self.norms[1](seen_twice)) + seen_twice + self.norms[2](self.plain(maps))
+        maps = self.norms[3](self.up(maps))
+        # A gate of every image's own is no constant, though it scales each channel.
+        maps = self.plain(maps) * maps.mean(dim=(2, 3), keepdim=True).sigmoid()
+        output: Tensor = self.line_norm(self.line(maps.flatten(2))).mean(dim=2).float()
+        return output
+
+
+def test_what_cannot_be_folded_is_computed_as_it_stands() -> None:
+    torch.manual_seed(0)
+    model = Oddities().eval().requires_grad_(False)
+    as_if_trained(model)
+    images = torch.randint(0, 256, (2, 12, 12, 3), dtype=torch.uint8)
+
+    def features(pixels_BHWC: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output: Tensor = model(pixels_BHWC)
+            return output
+
+    seen = LastGraph()
+    run = torch.compile(features, dynamic=False, options={"freezing": True})
+    with torch.inference_mode(), folding_once_rounded(), config.patch(freezing=True, post_grad_custom_post_pass=seen):
+        compiled = run(images)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled, model(images), rtol=0.03, atol=0.03)  # some ten roundings of 2^-9
+    # Left are the norms of what is used twice, of the transposed convolution and of the one over lines.
+    assert seen.targets.count(torch.ops.aten.sub.Tensor) == 3
