@@ -2,7 +2,7 @@
 
 torch's own folding takes weights that autocast has rounded, scales them and rounds them again, biases too: bfloat16
 features of photographs moved by 5.9 % where eager ones move by 3.2 %. Weights that are scaled in float32 and rounded
-once make that 3.7 %; biases left in float32, 3.4 % (``benchmarks/results/extract_cpu_202611.md``).
+once make that 3.7 %; biases left in float32, 3.1 % (``benchmarks/results/extract_cpu_202611.md``).
 """
 
 from collections.abc import Callable, Iterator
