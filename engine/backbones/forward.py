@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -58,20 +58,22 @@ class Forward:
         """
         if not has_compiler():
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
-        # The compiler takes seconds to import.
-        from torch._inductor import config as inductor
-
-        from penultimate.engine.backbones.folding import can_fold, folding_once_rounded
+        from torch._inductor import config as inductor  # the compiler takes seconds to import
 
         cpu = self._device.type == "cpu"
-        folding = cpu and self._dtype != torch.float32 and can_fold(self._dtype)
         started = time.perf_counter()
         self.fixed_rows = rows
+        frozen = self._dtype == torch.float32
+        folding: AbstractContextManager[None] = nullcontext()
+        if cpu and not frozen:
+            from penultimate.engine.backbones.folding import can_fold, folding_once_rounded  # the compiler again
+
+            if can_fold(self._dtype):
+                frozen, folding = True, folding_once_rounded()
         # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
-        frozen = folding or self._dtype == torch.float32
         self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
-        with inductor.patch(freezing=frozen), folding_once_rounded() if folding else nullcontext():
+        with inductor.patch(freezing=frozen), folding:
             self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         if not cpu:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
