@@ -14,9 +14,12 @@ COMPILE_SECONDS = {"cpu": 25.0, "cuda": 60.0}
 """What compiling one network takes. CPU: 15 to 40 s measured for EfficientNet-Lite0 and ResNet-50 on 2 cores, a quarter
 where torch still has the kernels from before. CUDA: an estimate, not measured."""
 
-SAVED_SHARE = {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12}
-"""Of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of processor time in float32, whose weights
-are frozen; 0.10 to 0.17 in bfloat16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: not measured."""
+SAVED_SHARE = {
+    "cpu": {"float32": 0.3, "bfloat16": 0.35, "float16": 0.2},
+    "cuda": {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12},
+}
+"""Of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of processor time in float32, 0.38 in bfloat16,
+0.20 in float16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: an estimate, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +47,8 @@ def decide_compile(
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
     eager = num_images * _eager_seconds(backbone, batch_size) / replicas
-    saved, cost = SAVED_SHARE[backbone.precision] * eager, COMPILE_SECONDS[backbone.device.type]
+    kind = backbone.device.type
+    saved, cost = SAVED_SHARE[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
     pays = saved > cost
     return CompileDecision(
         compile=pays,

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -49,10 +50,9 @@ class Forward:
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images and run one; the seconds that took.
 
-        In float32 weights are frozen into the graph: batch norms are folded into convolutions and weights laid out as
-        the kernels want them. Below it they are not, although that gives half as many images a second again: folded
-        biases are rounded too, which moved bfloat16 features of photographs by 5.9 % instead of 3.3 % and past the
-        parity check (``benchmarks/results/extract_cpu_202611.md``).
+        In float32, and on CPUs below it, weights are frozen into the graph: batch norms are folded into convolutions
+        and weights laid out as the kernels want them. Below float32 the folding is ours (``folding``), since torch's
+        moves features past the parity check.
 
         Raises UnavailableError without a C++ compiler, which torch's compiler needs.
         """
@@ -60,14 +60,20 @@ class Forward:
             raise UnavailableError("compiling needs a C++ compiler (g++ or clang++), which is not here; --no-compile")
         from torch._inductor import config as inductor  # the compiler takes seconds to import
 
-        # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
         cpu = self._device.type == "cpu"
         started = time.perf_counter()
         self.fixed_rows = rows
         frozen = self._dtype == torch.float32
+        folding: AbstractContextManager[None] = nullcontext()
+        if cpu and not frozen:
+            from penultimate.engine.backbones.folding import can_fold, folding_once_rounded  # the compiler again
+
+            if can_fold(self._dtype):
+                frozen, folding = True, folding_once_rounded()
+        # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
         self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
-        with inductor.patch(freezing=frozen):
+        with inductor.patch(freezing=frozen), folding:
             self(torch.zeros((rows, *self._size), dtype=torch.uint8, device=self._device))
         if not cpu:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
