@@ -15,10 +15,10 @@ RIDGE = 1e-5
 """Added to their unit diagonal, times 10 until positive definite: bfloat16 rounding can make a matrix indefinite."""
 
 ROWS_A_COLUMN = 4
-"""Rows drawn for a matrix, for each of R columns: 40 took as many Hessian products, and seven times as long to multiply."""
+"""Rows drawn for a matrix, for each of R columns: 40 took as many products, and seven times as long to multiply."""
 
 READING = 50
-"""Rows of features whose Hessian product takes as long as reading a row of every class's matrix, where those are many."""
+"""Rows of features whose Hessian product takes as long as reading a row of each class's matrix, of many classes."""
 
 
 class ClassMatrices:

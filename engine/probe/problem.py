@@ -159,7 +159,7 @@ class InMemory:
 
 
 def ahead(problem: InMemory, solved: Sequence[Point], mu: float, mu_S: Tensor) -> Point:
-    """Starts for the strengths ``mu_S`` on the line through the last two ``solved``, of which the last had ``mu``: no pass.
+    """Starts for the strengths ``mu_S`` on the line through the last two points, the last solved for ``mu``: no pass.
 
     Steps are first taken to shrink as the last did against the one before it, since at weak l2 a path comes to its end;
     then one secant step takes each to about the lowest objective of the line.
