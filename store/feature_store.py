@@ -16,7 +16,6 @@ from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
     CorruptFeaturesError,
     IncompleteFeaturesError,
-    InputError,
     NotAStoreError,
     UnknownNameError,
 )
@@ -70,9 +69,7 @@ class FeatureStore:
     @property
     def path(self) -> Path:
         """The folder of a local store; InputError for one in a bucket."""
-        if not self.objects.is_local:
-            raise InputError(f"{self.objects.where()} is no folder")
-        return Path(self.objects.where())
+        return self.objects.folder
 
     def keys(self) -> list[FeatureKey]:
         """Complete keys, in the order of their paths."""

@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 
 from penultimate.store.address import Address, is_address
 from penultimate.store.claim import Claim
-from penultimate.store.errors import CorruptFeaturesError, PenultimateError, UnavailableError
+from penultimate.store.errors import CorruptFeaturesError, InputError, PenultimateError, UnavailableError
 
 
 class Objects(ABC):
@@ -43,6 +43,13 @@ class Objects(ABC):
     @abstractmethod
     def where(self, name: str = "") -> str:
         """The place of one object, for people."""
+
+    @property
+    def folder(self) -> Path:
+        """The place as a folder of this machine; InputError where it is none."""
+        if not self.is_local:
+            raise InputError(f"{self.where()} is no folder")
+        return Path(self.where())
 
     @abstractmethod
     def errors(self, name: str) -> AbstractContextManager[None]:

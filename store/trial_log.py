@@ -62,9 +62,7 @@ class TrialLog:
     @property
     def path(self) -> Path:
         """The folder of a local log; InputError for one in a bucket."""
-        if not self.objects.is_local:
-            raise InputError(f"{self.objects.where()} is no folder")
-        return Path(self.objects.where())
+        return self.objects.folder
 
     @property
     def torn_bytes(self) -> int:
@@ -171,4 +169,4 @@ def _plain(value: Any) -> Any:
 
 
 def _lines(objects: Objects) -> RecordLines:
-    return FileLines(Path(objects.where())) if objects.is_local else ObjectLines(objects)
+    return FileLines(objects.folder) if objects.is_local else ObjectLines(objects)
