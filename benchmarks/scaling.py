@@ -4,12 +4,11 @@
     python benchmarks/scaling.py workers scaling.json --rounds 3  # 1, 2 and 4 local workers that wait, not compute
     python benchmarks/scaling.py simulate scaling.json            # to 1,000 workers and a billion images; Markdown
 
-Nothing here was measured on a GPU or against a real object store: images/s of a worker, seconds of a request and the
-requests a second a bucket takes are parameters of the simulation (``Assumed``), each with where it comes from.
+Nothing here was measured on a GPU or against a real object store: what stands in for that is said in
+``scaling_simulation.py``.
 """
 
 import argparse
-import heapq
 import json
 import logging
 import os
@@ -17,8 +16,8 @@ import pickle
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
+from scaling_simulation import Constants, tables
 
 from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
@@ -35,189 +35,14 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store import remote_objects
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import num_shards, variable_width
+from penultimate.store.layout import variable_width
 from penultimate.store.provenance import machine, source_commit
 from penultimate.store.retry import Retry
 
 # Shapes: B images of a batch, D feature dimensions.
 
 KINDS = ("put", "get", "head", "list", "delete")
-_LIST_PAGE = 1000  # names of one LIST answer: Amazon S3 API reference, ListObjectsV2, MaxKeys
 _FEATURE_DIM = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constants:
-    """Measured by ``constants``."""
-
-    requests_a_shard: dict[str, int]
-    requests_to_open: dict[str, int]
-    """A writer of a part, of a key that was begun."""
-    requests_to_close: dict[str, int]
-    """A writer of a part that is not the last."""
-    requests_to_complete: dict[str, float]
-    """Of the last writer, for each shard of the key."""
-    bytes_a_row: float
-    bytes_a_record: float
-    seconds_a_row: float
-    """Checksum, encode and hand over a row of 2,048 float32, without any network."""
-    seconds_a_planned_image: float
-    """What a worker spends on each image of the set when it opens its first part of it."""
-    bytes_an_image: float
-    """Of an ImageSet of tar members, as it is sent to workers and held by each."""
-    seconds_a_task: float
-    """Of the driver, for each task that does nothing, with two workers."""
-    spread: dict[str, list[float]]
-    """Least and most of those in seconds, over the rounds; the values are medians."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assumed:
-    """Not measured: parameters."""
-
-    images_a_second: float
-    """Of a worker. No GPU was measured; a range is simulated."""
-    request_seconds: float = 0.05
-    """Of one small request. Amazon: "roughly 100-200 milliseconds", less for small objects close by (S3 user guide,
-    "Best practices design patterns: optimizing Amazon S3 performance"); a range is simulated."""
-    writes_a_second: float = 3500.0
-    """PUT and DELETE of one prefix: same guide."""
-    reads_a_second: float = 5500.0
-    """GET, HEAD, and here also LIST: same guide."""
-    worker_bytes: float = 32e9
-    """Memory a worker has for the image set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is simulated."""
-
-    workers: int
-    images: int
-    set_images: int
-    """Images of one set, that is, of one key; sets follow each other."""
-    shard_rows: int
-    parts_a_worker: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulated:
-    """What came out."""
-
-    seconds: float
-    efficiency: float
-    """Seconds if workers did nothing but embed, over seconds."""
-    waits: dict[str, float]
-    """Cause -> share of all workers' time."""
-
-    @property
-    def bottleneck(self) -> str:
-        """What most time beside embedding goes to."""
-        return max(self.waits, key=lambda cause: self.waits[cause])
-
-
-class _Server:
-    """A rate that many share: each request takes its place in one line."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._free = 0.0
-
-    def take(self, now: float, count: float) -> float:
-        """When ``count`` requests asked for at ``now`` have been let through."""
-        self._free = max(self._free, now) + count / self._rate
-        return self._free
-
-
-def simulate(job: Job, measured: Constants, assumed: Assumed) -> Simulated:
-    """Workers take parts one after the other; a part opens, embeds and commits its shards, and closes.
-
-    Commits run beside embedding, one at a time, as in ``extract``. Requests of a step follow each other, but for the
-    records a completion reads 32 at once; all of one kind share the bucket's rate. The driver sends parts one by one.
-    """
-    sets = -(-job.images // job.set_images)
-    waits: defaultdict[str, float] = defaultdict(float)
-    now = 0.0
-    for _ in range(min(sets, 3)):  # every set is as the one before: three tell what all do
-        now = _simulate_set(job, measured, assumed, now, waits)
-    seconds = now * sets / min(sets, 3)
-    ideal = sets * job.set_images / (job.workers * assumed.images_a_second)
-    total = job.workers * now
-    return Simulated(
-        seconds=seconds,
-        efficiency=ideal / seconds,
-        waits={cause: spent / total for cause, spent in waits.items()},
-    )
-
-
-def _simulate_set(
-    job: Job, measured: Constants, assumed: Assumed, begin: float, waits: defaultdict[str, float]
-) -> float:
-    """When the last of a set is done. Workers take turns in the order of time: shared servers must see that order."""
-    run = _Set(job, measured, assumed, waits)
-    turns = [(begin, number, run.worker(begin)) for number in range(job.workers)]
-    ended = []
-    while turns:
-        now, number, worker = heapq.heappop(turns)
-        if (later := next(worker, None)) is None:
-            ended.append(now)
-        else:
-            heapq.heappush(turns, (later, number, worker))
-    last = run.complete(max(ended))
-    waits["last parts"] += sum(max(ended) - now for now in ended)
-    return last
-
-
-class _Set:
-    """One set being extracted: the servers its workers share, and the parts that are left."""
-
-    def __init__(self, job: Job, measured: Constants, assumed: Assumed, waits: defaultdict[str, float]) -> None:
-        self._job, self._measured, self._assumed, self._waits = job, measured, assumed, waits
-        self._shards = num_shards(job.set_images, job.shard_rows)
-        count = min(self._shards, job.parts_a_worker * job.workers)
-        self._parts = iter((n + 1) * self._shards // count - n * self._shards // count for n in range(count))
-        self._writes, self._reads = _Server(assumed.writes_a_second), _Server(assumed.reads_a_second)
-        self._driver = _Server(1 / measured.seconds_a_task)
-        self._ledger = _Server(1 / assumed.request_seconds)
-
-    def worker(self, now: float) -> Iterator[float]:
-        """Takes parts until none is left; yields the time of whatever it does next."""
-        measured, job = self._measured, self._job
-        to_plan = measured.seconds_a_planned_image * job.set_images
-        for shards in self._parts:
-            now = yield from self._step("driver", now, self._driver.take(now, 1))
-            now, to_plan = (yield from self._step("plan of all ids", now, now + to_plan)), 0.0
-            # The claim and its release change one object, one writer after the other.
-            now = yield from self._step("ledger of claims", now, self._ledger.take(now, 2))
-            now = yield from self._step("opening parts", now, self._answered(now, measured.requests_to_open))
-            embedded = committed = now
-            for _ in range(shards):
-                embedded += job.shard_rows / self._assumed.images_a_second
-                stored = max(embedded, committed) + measured.seconds_a_row * job.shard_rows
-                yield stored
-                committed = self._answered(stored, measured.requests_a_shard)
-            now = yield from self._step("commits", embedded, committed)
-            now = yield from self._step("closing parts", now, self._answered(now, measured.requests_to_close))
-
-    def complete(self, now: float) -> float:
-        """When the last writer has read every record, 32 at once, while all others wait."""
-        records = sum(self._measured.requests_to_complete.values()) * self._shards
-        done = max(self._reads.take(now, records), now + records * self._assumed.request_seconds / 32)
-        self._waits["completion"] += self._job.workers * (done - now)
-        return done
-
-    def _step(self, cause: str, now: float, until: float) -> Generator[float, None, float]:
-        self._waits[cause] += until - now
-        yield until
-        return until
-
-    def _answered(self, now: float, requests: Mapping[str, float]) -> float:
-        """When these have been answered, one after the other; a LIST is of all records, a page at a time."""
-        pages = -(-self._shards // _LIST_PAGE)
-        many = {kind: count * (pages if kind == "list" else 1) for kind, count in requests.items()}
-        done = now + sum(many.values()) * self._assumed.request_seconds
-        done = max(done, self._writes.take(now, many.get("put", 0) + many.get("delete", 0)))
-        return max(done, self._reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
 
 
 def measure(rounds: int) -> Constants:
@@ -532,40 +357,6 @@ def _efficiencies(found: Mapping[int, Sequence[float]]) -> dict[int, list[float]
         count: [rate / (count * one) for rate, one in zip(values, found[1], strict=True)]
         for count, values in found.items()
     }
-
-
-def tables(measured: Constants) -> str:
-    """The simulation as Markdown: one variable at a time around a middle."""
-    billion = 1_000_000_000
-    parts = []
-    heading = (
-        "| {} | hours | share of linear | first bottleneck | its share of workers' time |\n|---:|---:|---:|---|---:|"
-    )
-
-    def row(name: str, job: Job, assumed: Assumed) -> str:
-        found = simulate(job, measured, assumed)
-        share = found.waits[found.bottleneck]
-        return f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {share:.3f} |"
-
-    middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
-    usual = Assumed(images_a_second=1000)
-    parts += ["### Workers on one set of 10,000,000 images", "", heading.format("workers")]
-    parts += [row(f"{n:,}", replace(middle, workers=n), usual) for n in (1, 4, 16, 64, 256, 1000)]
-    parts += ["", "### Rows a shard, 64 workers on a set", "", heading.format("rows a shard")]
-    parts += [row(f"{n:,}", replace(middle, shard_rows=n), usual) for n in (256, 1024, 4096, 16_384)]
-    parts += ["", "### Images of one set, 64 workers on it", "", heading.format("images a set")]
-    parts += [row(f"{n:,}", replace(middle, set_images=n), usual) for n in (10**6, 10**7, 10**8, 10**9)]
-    parts += ["", "### Images/s of a worker, 64 workers on a set", "", heading.format("images/s")]
-    parts += [row(f"{n:,}", middle, replace(usual, images_a_second=n)) for n in (10, 100, 1000, 5000)]
-    parts += ["", "### Seconds of a request, 64 workers on a set", "", heading.format("seconds")]
-    parts += [row(f"{s:g}", middle, replace(usual, request_seconds=s)) for s in (0.01, 0.05, 0.2)]
-    parts += ["", "### A billion images on 1,000 workers, as sets side by side", "", heading.format("sets at once")]
-    parts += [
-        row(f"{n:,}", replace(middle, workers=1000 // n, images=billion // n), usual) for n in (1, 4, 10, 25, 50, 100)
-    ]
-    limit = usual.worker_bytes / measured.bytes_an_image
-    parts += ["", f"A worker with {usual.worker_bytes / 1e9:g} GB for it holds a set of {limit:,.0f} images."]
-    return "\n".join(parts)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
 import scaling
-from scaling import Assumed, Constants, Job, simulate, tables
+from scaling_simulation import Assumed, Constants, Job, simulate, tables
 
 FREE = Constants(
     requests_a_shard={},
