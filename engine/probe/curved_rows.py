@@ -13,16 +13,16 @@ rows are multiplied in the main dtype. With bfloat16 rows conjugate gradients di
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.design import TILE, WIDE
+from penultimate.engine.probe.design import WIDE
 from penultimate.engine.probe.problem import InMemory, Point
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design, M rows of a class.
 
-SHARE = 200
-"""One row in so many, where classes are many: then they are applied in half the time of a Hessian product."""
+SHARE = 1 / 3
+"""Rows of all classes together, in samples: they take a third of the features' memory, and of a product's time."""
 
-MOST = 512
-"""Rows of a class at most: the middle takes as many squared."""
+FEWEST, MOST = 8, 512
+"""Rows of a class; the middle takes as many squared."""
 
 LEAST = 0.01
 """Share of a class's curvature that the diagonal stands for at least: without it the bias would have none."""
@@ -67,8 +67,8 @@ class CurvedRows:
 
 def _count(problem: InMemory, classes: int) -> int:
     """M."""
-    wanted = problem.design.num_rows / SHARE / min(1.0, classes / WIDE)
-    return min(problem.design.num_rows, MOST, -(-int(wanted) // TILE) * TILE or TILE)
+    rows = problem.design.num_rows
+    return min(rows, MOST, max(FEWEST, int(SHARE * rows / classes)))
 
 
 def _inverse_middle(rows_KMR: Tensor, share_KM: Tensor, inverse_KR: Tensor) -> Tensor:

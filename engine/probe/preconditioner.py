@@ -25,7 +25,6 @@ Apply = Callable[[Tensor], Tensor]
 SERVED = 8
 """Strengths that a preconditioner of class blocks is expected to serve."""
 
-
 FEW = 10
 """Hessian products of a block of strengths that need no better preconditioner."""
 

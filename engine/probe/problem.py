@@ -170,15 +170,15 @@ def ahead(problem: InMemory, solved: Sequence[Point], mu: float, mu_S: Tensor) -
     ratio = 1.0
     if len(solved) > 2:
         step_before_SKN = _step(solved[-3], solved[-2])[1]
-        size = float(step_before_SKN.square().sum())
-        ratio = min(max(float((step_SKN * step_before_SKN).sum()) / size, 0.0), 1.0) if size > 0 else 1.0
+        before = float(step_before_SKN.square().sum())
+        ratio = min(max(float((step_SKN * step_before_SKN).sum()) / before, 0.0), 1.0) if before > 0 else 1.0
     powers_S = ratio ** torch.arange(len(mu_S), dtype=torch.float64, device=step_SKN.device)
     length_S = powers_S.cumsum(0)
     pull = float((last.weight_SKR * step_SKR * problem.penalised_R).sum())
+    bend = float((step_SKR.square() * problem.penalised_R).sum())
     at_last_S = (mu_S - mu) * pull  # the slope there: at mu it was zero
-    size = float((step_SKR.square() * problem.penalised_R).sum())
     _, residual_SKN = problem.evaluate(last.scores_SKN + length_S.to(step_SKN.dtype)[:, None, None] * step_SKN)
-    beyond_S = problem.design.mean((residual_SKN * step_SKN).sum(1)) + mu_S * (pull + length_S * size)
+    beyond_S = problem.design.mean((residual_SKN * step_SKN).sum(1)) + mu_S * (pull + length_S * bend)
     secant_S = length_S * (at_last_S / (at_last_S - beyond_S)).clamp(0.5, 2.0)
     length_S = torch.where(at_last_S < 0, secant_S, length_S)[:, None, None]
     return problem.at(last.weight_SKR + length_S * step_SKR, last.scores_SKN + length_S.to(step_SKN.dtype) * step_SKN)
