@@ -21,7 +21,7 @@ from penultimate.engine.probe.problem import InMemory, Point
 SHARE = 1 / 3
 """Rows of all classes together, in samples: they take a third of the features' memory, and of a product's time."""
 
-FEWEST, MOST = 8, 512
+FEWEST, MOST = 32, 512
 """Rows of a class; the middle takes as many squared."""
 
 LEAST = 0.01
