@@ -66,7 +66,7 @@ class FoldOnceRounded(CustomGraphPass):
 
     convolution -> scales and shifts of each channel by constants -> rounding to the convolution's dtype becomes one
     convolution: batch norms in inference mode come as such steps, whatever they are called in the network. What is
-    not rounded back, or is used by others on the way, stays as it is.
+    not rounded back, or is used by others on the way, stays as it is: with torch 2.11, batch norms before SiLU.
     """
 
     def __call__(self, graph: Graph) -> None:
