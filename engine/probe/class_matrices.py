@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.design import ROWS, WIDE
-from penultimate.engine.probe.problem import InMemory, Point
+from penultimate.engine.probe.inverse import ridged_inverse
+from penultimate.engine.probe.problem import InMemory
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -12,7 +13,7 @@ STALE = 16.0
 """Matrices are inverted anew once l2 has fallen by this factor."""
 
 RIDGE = 1e-5
-"""Added to their unit diagonal, times 10 until positive definite: bfloat16 rounding can make a matrix indefinite."""
+"""Added to their unit diagonal: bfloat16 rounding can make a matrix indefinite."""
 
 ROWS_A_COLUMN = 4
 """Rows drawn for a matrix, for each of R columns: 40 took as many products, and seven times as long to multiply."""
@@ -24,10 +25,7 @@ READING = 50
 class ClassMatrices:
     """mean_i c_ik z_i z_i' + mu for each class k, c the curvature of the loss; drawn from some of the rows."""
 
-    def __init__(self, problem: InMemory, point: Point, mu: float) -> None:
-        assert point.residual_SKN is not None
-        residual_KN = point.residual_SKN[len(point.residual_SKN) // 2]
-        curvature_KN = problem.loss.curvature(residual_KN[None], problem.targets)[0]
+    def __init__(self, problem: InMemory, curvature_KN: Tensor, mu: float) -> None:
         self.penalised_R = problem.penalised_R
         self.hessian_KRR = torch.stack([_weighted_moment(problem.design.low_NR, share_N) for share_N in curvature_KN])
         self._invert(mu)
@@ -57,11 +55,8 @@ class ClassMatrices:
     def _invert(self, mu: float) -> None:
         inverses = []
         for hessian_RR in self.hessian_KRR:
-            dtype = hessian_RR.dtype
-            matrix = (hessian_RR + hessian_RR.T) / 2 + torch.diag(mu * self.penalised_R).to(dtype)
-            root_R = matrix.diagonal().clamp_min(1e-30).sqrt()
-            inverse = torch.cholesky_inverse(_factor(matrix / root_R[:, None] / root_R[None, :]))
-            inverses.append(inverse / root_R[:, None] / root_R[None, :])
+            symmetric_RR = (hessian_RR + hessian_RR.T) / 2
+            inverses.append(ridged_inverse(symmetric_RR + torch.diag(mu * self.penalised_R).to(hessian_RR), RIDGE))
         self.inverse_KRR = torch.stack(inverses)
         self.mu = mu
 
@@ -90,14 +85,3 @@ def _moment(left_MR: Tensor, right_MR: Tensor) -> Tensor:
         rows = slice(start, start + ROWS)
         total_RR += left_MR[rows].T @ right_MR[rows]
     return total_RR
-
-
-def _factor(unit_RR: Tensor) -> Tensor:
-    """Cholesky factor of a matrix of unit diagonal plus the smallest ridge that lets it have one."""
-    ridge = RIDGE
-    while True:
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(unit_RR + ridge * torch.eye(len(unit_RR)).to(unit_RR))
-        if not failed:
-            return factor
-        ridge *= 10

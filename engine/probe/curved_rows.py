@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.design import WIDE
-from penultimate.engine.probe.problem import InMemory, Point
+from penultimate.engine.probe.inverse import ridged_inverse
+from penultimate.engine.probe.problem import InMemory
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design, M rows of a class.
 
@@ -34,10 +35,7 @@ RIDGE = 1e-10
 class CurvedRows:
     """A diagonal and M rows for each class."""
 
-    def __init__(self, problem: InMemory, point: Point, mu: float) -> None:
-        assert point.residual_SKN is not None
-        middle = len(point.residual_SKN) // 2
-        curvature_KN = problem.loss.curvature(point.residual_SKN[middle][None], problem.targets)[0]
+    def __init__(self, problem: InMemory, curvature_KN: Tensor, mu: float) -> None:
         share_KN = problem.design.shared(curvature_KN)
         share_KM, index_KM = share_KN.topk(_count(problem, len(share_KN)), dim=1)
         all_K = share_KN.sum(1, dtype=torch.float64)
@@ -72,13 +70,10 @@ def _count(problem: InMemory, classes: int) -> int:
 
 
 def _inverse_middle(rows_KMR: Tensor, share_KM: Tensor, inverse_KR: Tensor) -> Tensor:
-    """(C^-1 + A D^-1 A')^-1 for each class, float64; scaled to a unit diagonal meanwhile."""
+    """(C^-1 + A D^-1 A')^-1 for each class, float64."""
     inverses = []
     for rows_MR, share_M, inverse_R in zip(rows_KMR, share_KM, inverse_KR, strict=True):
         rows_MR = rows_MR.double()
-        matrix = (rows_MR * inverse_R) @ rows_MR.T + torch.diag(1 / share_M.clamp_min(1e-300))
-        root_M = matrix.diagonal().sqrt()
-        unit = matrix / root_M[:, None] / root_M[None, :] + RIDGE * torch.eye(len(matrix)).to(matrix)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(unit))
-        inverses.append(inverse / root_M[:, None] / root_M[None, :])
+        matrix_MM = (rows_MR * inverse_R) @ rows_MR.T + torch.diag(1 / share_M.clamp_min(1e-300))
+        inverses.append(ridged_inverse(matrix_MM, RIDGE))
     return torch.stack(inverses)

@@ -61,7 +61,10 @@ class Preconditioner:
             self.fresh_products = self.products
         wasted = self.products - (self.fresh_products or 0)
         if wasted > max(FEW, kind.price(problem, classes) / SERVED):
-            self.blocks, self.fresh_products = kind(problem, point, mu), None
+            assert point.residual_SKN is not None
+            middle_1KN = point.residual_SKN[len(point.residual_SKN) // 2][None]
+            curvature_KN = problem.loss.curvature(middle_1KN, problem.targets)[0]
+            self.blocks, self.fresh_products = kind(problem, curvature_KN, mu), None
         elif self.blocks is not None:
             self.blocks.follow(mu)
 

@@ -19,10 +19,10 @@ from penultimate.engine.probe.problem import InMemory, Point
 MU = 1e-4
 
 
-def solved_problem(samples: int, dims: int) -> tuple[InMemory, Point]:
+def solved_problem(samples: int, dims: int, share_N: torch.Tensor | None = None) -> tuple[InMemory, Point]:
     """Softmax on a mixture in float64, at weights that separate it halfway."""
     features_ND, labels_N = mixture(samples, dims)
-    design = Design(torch.from_numpy(features_ND).double(), share_N=None, dtype=torch.float64, low=None)
+    design = Design(torch.from_numpy(features_ND).double(), share_N=share_N, dtype=torch.float64, low=None)
     targets = Targets(torch.from_numpy(labels_N), torch.empty(0, 0))
     problem = InMemory(design, LOSSES["softmax"], targets)
     one_hot_NK = torch.nn.functional.one_hot(torch.from_numpy(labels_N)).double()
@@ -37,28 +37,30 @@ def class_hessian(problem: InMemory, weight_N: torch.Tensor) -> torch.Tensor:
 
 def curvature(problem: InMemory, point: Point) -> torch.Tensor:
     assert point.residual_SKN is not None
-    return problem.loss.curvature(point.residual_SKN, problem.targets)[0] / problem.design.num_rows
+    return problem.loss.curvature(point.residual_SKN, problem.targets)[0]
 
 
 def test_class_matrices_invert_the_blocks() -> None:
     problem, point = solved_problem(120, 10)
-    inverse = ClassMatrices(problem, point, MU)
+    inverse = ClassMatrices(problem, curvature(problem, point), MU)
     residual_SKR = torch.randn(2, 4, problem.design.matrix_NR.shape[1], dtype=torch.float64)
     applied_SKR = inverse(residual_SKR)
-    for k, weight_N in enumerate(curvature(problem, point)):
+    for k, weight_N in enumerate(problem.design.shared(curvature(problem, point))):
         back_SR = applied_SKR[:, k] @ class_hessian(problem, weight_N)
         scale = residual_SKR[:, k].abs().max()  # a ridge of 1e-5 of the diagonal is added
         torch.testing.assert_close(back_SR, residual_SKR[:, k], atol=2e-3 * float(scale), rtol=0)
 
 
-def test_curved_rows_invert_a_diagonal_and_their_own_curvature() -> None:
-    problem, point = solved_problem(400, 10)
-    inverse = CurvedRows(problem, point, MU)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_curved_rows_invert_a_diagonal_and_their_own_curvature(weighted: bool) -> None:
+    share_N = torch.arange(1, 401, dtype=torch.float64) / (200 * 401) if weighted else None
+    problem, point = solved_problem(400, 10, share_N)
+    inverse = CurvedRows(problem, curvature(problem, point), MU)
     residual_SKR = torch.randn(2, 4, problem.design.matrix_NR.shape[1], dtype=torch.float64)
     applied_SKR = inverse(residual_SKR)
     count = inverse.rows_KMR.shape[1]
     assert count < 400
-    for k, weight_N in enumerate(curvature(problem, point)):
+    for k, weight_N in enumerate(problem.design.shared(curvature(problem, point))):
         top_N = torch.where(weight_N >= weight_N.topk(count)[0][-1], weight_N, 0.0)
         rest = max(float((weight_N - top_N).sum()), 0.01 * float(weight_N.sum()))
         block_RR = class_hessian(problem, top_N) + torch.diag(rest * problem.scale_R)
