@@ -51,7 +51,7 @@ class Moments:
 
     curvature_SK: Tensor
     joint_SKK: Tensor
-    """Softmax: mean of p p^T; else empty."""
+    """Softmax: mean of p p^T, its diagonal left out; else empty."""
 
     pull_SK: Tensor
     """Squared hinge: mean residual of the positives, <= 0; else empty. ``pull_square_SK``: of its square."""
@@ -68,6 +68,9 @@ class Repair:
 
     shift_SK: Tensor
     """c, the Newton step of the bias alone, float64; 0 where no repair was possible and for the squared hinge."""
+
+    bias_SK: Tensor
+    """The bias gradient that is left, float64: none where a repair was possible; all of it for the squared hinge."""
 
     factor_SK: Tensor
     """What the residuals of the positives are multiplied by; 1 except for the squared hinge."""
@@ -86,13 +89,16 @@ class Repair:
 
 def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Moments:
     """The sums of these samples."""
-    curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
     joint = pull = square = torch.zeros((), dtype=torch.float64, device=residual_SKN.device)
     if isinstance(loss, Softmax):
         index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
         probability = residual_SKN.scatter_add(1, index, torch.ones_like(residual_SKN[:, :1]))
         joint = (rows.shared(probability) @ probability.transpose(1, 2)).double()
-    elif not loss.smooth_bias:
+        joint.diagonal(dim1=1, dim2=2).zero_()
+        curvature_SK = joint.sum(2)  # p_k (1 - p_k) is p_k times all the others: nothing cancels
+    else:
+        curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
+    if not loss.smooth_bias:
         pulls_SKN = residual_SKN * (targets.sign_KN > 0)
         pull, square = rows.mean(pulls_SKN), rows.mean(pulls_SKN.square())
     return Moments(rows.mean(residual_SKN), curvature_SK, joint, pull, square)
@@ -111,13 +117,13 @@ def repair(loss: Loss, found: Moments) -> Repair:
     usable_S = spread_S <= 1
     shift_SK = torch.where(usable_S[:, None], shift_SK, 0.0)
     excess_S = torch.where(usable_S, -(shift_SK * found.bias_SK).sum(1).clamp_max(0), torch.inf)
-    return Repair(shift_SK, torch.ones_like(shift_SK), excess_S)
+    left_SK = torch.where(usable_S[:, None], 0.0, found.bias_SK)
+    return Repair(shift_SK, left_SK, torch.ones_like(shift_SK), excess_S)
 
 
 def _simplex_shift(joint_SKK: Tensor, bias_SK: Tensor) -> Tensor:
     """c for softmax: B is the mean of diag(p) - p p^T, a Laplacian, built from its off-diagonal."""
     joint_SKK = (joint_SKK + joint_SKK.transpose(1, 2)) / 2
-    joint_SKK.diagonal(dim1=1, dim2=2).zero_()
     laplacian = torch.diag_embed(joint_SKK.sum(2)) - joint_SKK
     # Scaled to a unit diagonal, rare classes, whose curvature is tiny, stay above the cut-off; the shift of all biases
     # by one constant, in which B is singular, is left out by adding its projector.
@@ -139,4 +145,4 @@ def _balance_signs(found: Moments) -> Repair:
     usable_S = ((factor_SK - 1).abs() <= NEAR_BALANCE).all(1)
     factor_SK = torch.where(usable_S[:, None], factor_SK, 1.0)
     excess_S = ((factor_SK - 1).square() * found.pull_square_SK).sum(1) / 4
-    return Repair(torch.zeros_like(factor_SK), factor_SK, torch.where(usable_S, excess_S, torch.inf))
+    return Repair(torch.zeros_like(factor_SK), found.bias_SK, factor_SK, torch.where(usable_S, excess_S, torch.inf))

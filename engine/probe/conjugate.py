@@ -37,20 +37,20 @@ def conjugate_gradients(
     multiply: Callable[[Tensor], Tensor],
     precondition: Callable[[Tensor], Tensor],
     rhs_SKR: Tensor,
+    scaled_SKR: Tensor,
     *,
     enough: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     frozen_S: Tensor,
 ) -> Solution:
     """Nocedal & Wright 2006, algorithm 5.3, for each of S systems; those ``frozen_S`` stay at zero.
 
+    ``scaled_SKR`` is the preconditioned right-hand side.
     ``enough(residual_SKR, size_S, gained_S, first_S)`` says which systems are solved well enough; ``size_S`` is the
     squared residual in the preconditioner's metric, ``first_S`` what it was at first, ``gained_S`` what the last
     ``DELAY`` iterations took off the squared distance.
     """
-    residual, direction = rhs_SKR.clone(), torch.zeros_like(rhs_SKR)
-    scaled = precondition(residual)
-    search = scaled.clone()
-    size_S = (residual * scaled).sum((1, 2))
+    residual, search, direction = rhs_SKR.clone(), scaled_SKR.clone(), torch.zeros_like(rhs_SKR)
+    size_S = (residual * search).sum((1, 2))
     first_S = size_S.clone()
     gains = []
     for _ in range(LIMIT):

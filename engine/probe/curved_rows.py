@@ -28,6 +28,9 @@ FEWEST, MOST = 32, 512
 LEAST = 0.01
 """Share of a class's curvature that the diagonal stands for at least: without it the bias would have none."""
 
+CLASSES = 8
+"""Whose middles are made at once: their rows in float64 take 3 MB at 1,280 dimensions."""
+
 RIDGE = 1e-10
 """Added to the middle's unit diagonal: rows may repeat."""
 
@@ -56,11 +59,13 @@ class CurvedRows:
 
     def __call__(self, residual_SKR: Tensor) -> Tensor:
         """Its inverse times the residual."""
-        scaled_SKR = self.inverse_KR.to(residual_SKR.dtype) * residual_SKR
-        seen_KMS = torch.bmm(self.rows_KMR, scaled_SKR.permute(1, 2, 0).to(self.rows_KMR.dtype))
-        taken_KMS = torch.bmm(self.middle_KMM, seen_KMS.double()).to(self.rows_KMR.dtype)
-        back_SKR = torch.bmm(self.rows_KMR.transpose(1, 2), taken_KMS).permute(2, 0, 1)
-        return scaled_SKR - self.inverse_KR.to(residual_SKR.dtype) * back_SKR
+        inverse_KR = self.inverse_KR.to(residual_SKR.dtype)
+        scaled_SKR = inverse_KR * residual_SKR
+        # The rows on the right: as a row times a matrix, one strength's products take half as long as the other way.
+        seen_KSM = torch.bmm(scaled_SKR.transpose(0, 1).to(self.rows_KMR.dtype), self.rows_KMR.transpose(1, 2))
+        taken_KSM = torch.bmm(seen_KSM.double(), self.middle_KMM).to(self.rows_KMR.dtype)
+        back_SKR = torch.bmm(taken_KSM, self.rows_KMR).transpose(0, 1)
+        return torch.addcmul(scaled_SKR, inverse_KR, back_SKR, value=-1)
 
 
 def _count(problem: InMemory, classes: int) -> int:
@@ -72,8 +77,9 @@ def _count(problem: InMemory, classes: int) -> int:
 def _inverse_middle(rows_KMR: Tensor, share_KM: Tensor, inverse_KR: Tensor) -> Tensor:
     """(C^-1 + A D^-1 A')^-1 for each class, float64."""
     inverses = []
-    for rows_MR, share_M, inverse_R in zip(rows_KMR, share_KM, inverse_KR, strict=True):
-        rows_MR = rows_MR.double()
-        matrix_MM = (rows_MR * inverse_R) @ rows_MR.T + torch.diag(1 / share_M.clamp_min(1e-300))
-        inverses.append(ridged_inverse(matrix_MM, RIDGE))
-    return torch.stack(inverses)
+    for first in range(0, len(rows_KMR), CLASSES):
+        some = slice(first, first + CLASSES)
+        rows_CMR = rows_KMR[some].double()
+        matrix_CMM = torch.bmm(rows_CMR * inverse_KR[some, None], rows_CMR.transpose(1, 2))
+        inverses.append(ridged_inverse(matrix_CMM + torch.diag_embed(1 / share_KM[some].clamp_min(1e-300)), RIDGE))
+    return torch.cat(inverses)

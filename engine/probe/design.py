@@ -9,6 +9,7 @@ Main products run in ``dtype`` and sum in it over blocks of ``ROWS`` rows, block
 run in ``low`` where the machine is faster in it. W itself is kept in float64 by the solver.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ TILE = 32
 SMALL = 1 << 20
 """Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
 
-ROWS = 2048
+ROWS = 4096
 """Rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 20 MB."""
 
 NARROW = 64
@@ -101,20 +102,30 @@ class Design:
 
     def gather(self, residual_MN: Tensor, *, exact: bool = False) -> Tensor:
         """Weighted mean over samples of residual x row, (M, R) float64; ``exact`` multiplies and sums in float64."""
-        shared_MN = self.shared(residual_MN)
+        weighted_MN, scale = self._weighted(residual_MN)
         if not exact and self.num_rows <= ROWS:
-            return (shared_MN @ self.matrix_NR).double()
+            return (weighted_MN @ self.matrix_NR).double() * scale
         total_MR = torch.zeros(
             residual_MN.shape[0], self.matrix_NR.shape[1], dtype=torch.float64, device=residual_MN.device
         )
         wide_BR = torch.empty(ROWS, self.matrix_NR.shape[1], dtype=torch.float64, device=residual_MN.device)
         for start in range(0, self.num_rows, ROWS):
-            left, right = shared_MN[:, start : start + ROWS], self.matrix_NR[start : start + ROWS]
+            left, right = weighted_MN[:, start : start + ROWS], self.matrix_NR[start : start + ROWS]
             if exact:  # into the same memory each time: a new copy's page faults took longer than the product
                 total_MR.addmm_(left.double(), wide_BR[: len(right)].copy_(right))
             else:
                 total_MR += left @ right
-        return total_MR
+        return total_MR * scale
+
+    def size(self, residual_SKN: Tensor) -> float:
+        """Root mean square over samples of the residual's norm, the largest of the strengths."""
+        if self.share_N is None:
+            return float(torch.linalg.vector_norm(residual_SKN, dim=(1, 2)).max()) / math.sqrt(self.num_rows)
+        return float(self.mean(residual_SKN.square().sum(1)).sqrt().max())
+
+    def _weighted(self, values_XN: Tensor) -> tuple[Tensor, float]:
+        """Values and a number whose product are the values times the share of their sample."""
+        return (values_XN, 1 / self.num_rows) if self.share_N is None else (self.shared(values_XN), 1.0)
 
     def low(self, direction_MR: Tensor) -> Tensor:
         """At the precision of Hessian products."""

@@ -8,21 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penultimate.engine.probe.chain import Chain
 from penultimate.engine.probe.design import SMALL, Basis, Design, fast_low_precision
 from penultimate.engine.probe.losses import LOSSES, Loss, Targets
-from penultimate.engine.probe.newton import Newton
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe, SolveReport
-from penultimate.engine.probe.problem import InMemory, Point, ahead
+from penultimate.engine.probe.problem import InMemory
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
-
-BLOCK_COLUMNS = 40
-"""Strengths are solved side by side up to so many columns of scores: below, a product takes as long with one."""
-
-BLOCK_STRENGTHS = 4
-"""And no more than this: the line they start on is that of the last two before them."""
 
 # Shapes: N samples, D feature dimensions, K classes, A classes that have samples, S strengths, R turned columns.
 
@@ -70,8 +63,12 @@ def fit_path(
         targets = make_targets(labels, active_A, chosen, dtype=dtype, device=place)
         problem = InMemory(design, chosen, targets)
         weight_KR = turned_weight(design.basis, start, active_A, design.matrix_NR.shape[1])
-        solved = _solve_chain(problem, weight_KR, path=path, total=total_weight, tol=tol)
-        return [expand(probe, active_A, count_K, chosen) for probe in solved]
+        chain = Chain(problem, l2=path.l2, total_weight=total_weight, tol=tol)
+        probes = {
+            place: make_probe(weight_KR, design.basis, chosen, path.l2[place], report)
+            for place, weight_KR, report in chain.solve(weight_KR)
+        }
+        return [expand(probes[place], active_A, count_K, chosen) for place in range(len(path))]
 
 
 def turned_weight(basis: Basis, start: Probe | None, active_A: NDArray[np.int64], columns: int) -> Tensor:
@@ -83,31 +80,6 @@ def turned_weight(basis: Basis, start: Probe | None, active_A: NDArray[np.int64]
         bias_K[~finite_K] = bias_K[finite_K].min(initial=0.0)
         basis.turned(torch.from_numpy(weight_KD), torch.from_numpy(bias_K), out_KR=weight_KR)
     return weight_KR
-
-
-def _solve_chain(
-    problem: InMemory, weight_KR: Tensor, *, path: RegularizationPath, total: float, tol: float
-) -> list[Probe]:
-    """One block of strengths after the other, each started on the line through the last two strengths."""
-    first = problem.start(weight_KR[None])
-    chain, mu = [first, first], path.l2[0] / total
-    preconditioner = Preconditioner(problem)
-    probes: list[Probe] = []
-    width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // len(weight_KR)))
-    for l2_S in (path.l2[start : start + width] for start in range(0, len(path), width)):
-        strengths_S = torch.tensor(l2_S, dtype=torch.float64, device=weight_KR.device)
-        newton = Newton(problem, preconditioner, l2_S=strengths_S, total_weight=total, tol=tol)
-        solved, reports = newton.solve(ahead(problem, chain, mu, newton.mu_S))
-        for weight, l2, report in zip(solved.weight_SKR, l2_S, reports, strict=True):
-            probes.append(make_probe(weight, problem.design.basis, problem.loss, l2, report))
-        chain, mu = [*chain, *(_one(solved, s) for s in range(len(l2_S)))][-3:], l2_S[-1] / total
-    return probes
-
-
-def _one(point: Point, s: int) -> Point:
-    """One strength of a solved block, as the line to the next needs it."""
-    assert point.scores_SKN is not None
-    return replace(point, weight_SKR=point.weight_SKR[s][None], scores_SKN=point.scores_SKN[s][None])
 
 
 def make_probe(weight_KR: Tensor, basis: Basis, loss: Loss, l2: float, report: SolveReport) -> Probe:

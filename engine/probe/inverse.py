@@ -1,18 +1,20 @@
-"""The inverse of a symmetric matrix that ought to be positive definite and that rounding may have made indefinite."""
+"""The inverse of symmetric matrices that ought to be positive definite and that rounding may have made indefinite."""
 
 import torch
 from torch import Tensor
 
-# Shapes: R rows and columns.
+# Shapes: ... any number of matrices, R rows and columns.
 
 
 def ridged_inverse(matrix_RR: Tensor, ridge: float) -> Tensor:
-    """Of the matrix scaled to a unit diagonal plus ``ridge``, times 10 until it is positive definite; scaled back."""
-    root_R = matrix_RR.diagonal().clamp_min(1e-30).sqrt()
-    unit_RR = matrix_RR / root_R[:, None] / root_R[None, :]
+    """Of matrices (..., R, R) scaled to a unit diagonal plus ``ridge``, times 10 until positive definite."""
+    root_R = matrix_RR.diagonal(dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
+    scale_RR = root_R[..., :, None] * root_R[..., None, :]
+    unit_RR = matrix_RR / scale_RR
+    ridges = torch.full(unit_RR.shape[:-2], ridge).to(unit_RR)
     while True:
-        factor_RR, failed = torch.linalg.cholesky_ex(unit_RR + ridge * torch.eye(len(unit_RR)).to(unit_RR))
-        if not failed:
+        factor_RR, failed = torch.linalg.cholesky_ex(unit_RR + torch.diag_embed(ridges[..., None].expand_as(root_R)))
+        if not failed.any():
             inverse_RR: Tensor = torch.cholesky_inverse(factor_RR)
-            return inverse_RR / root_R[:, None] / root_R[None, :]
-        ridge *= 10
+            return inverse_RR / scale_RR
+        ridges = torch.where(failed > 0, 10 * ridges, ridges)

@@ -4,8 +4,8 @@ In the eigenbasis of the features, the Hessian's block of class k is sum_i s_i c
 of the loss. If c did not vary over samples that would be the diagonal c_k * variance + mu. It does vary, and at weak l2
 the samples that matter are the few near a boundary. The true block, inverted, takes a sixth of the iterations (42 to 7
 on CIFAR-10 at l2 = 0.06), but each has to read it; where classes are many, the rows that carry most of its curvature
-take a seventh (237 to 33 on all of Caltech-101 at l2 = 0.1). Either is made once conjugate gradients have become slow,
-and kept while it serves.
+take a seventh (237 to 33 on all of Caltech-101 at l2 = 0.1). Either is made at a node of the path (``chain.py``) once
+the nodes before it took more products than making it costs.
 """
 
 import math
@@ -22,11 +22,8 @@ from penultimate.engine.probe.problem import InMemory, Point, Problem
 
 Apply = Callable[[Tensor], Tensor]
 
-SERVED = 8
-"""Strengths that a preconditioner of class blocks is expected to serve."""
-
-FEW = 10
-"""Hessian products of a block of strengths that need no better preconditioner."""
+FEW = 8
+"""Hessian products of nodes that need no better preconditioner."""
 
 
 class Preconditioner:
@@ -38,33 +35,25 @@ class Preconditioner:
         """What conjugate gradients work in: their products carry the rounding of bfloat16 or float32 anyway."""
 
         self.blocks: ClassMatrices | CurvedRows | None = None
-        self.fresh_products: int | None = None
-        """Hessian products of the first block of strengths that ``blocks`` served."""
-
-        self.products = 0
-        """Hessian products of the block of strengths solved last: told by the caller."""
-
         self.reach = math.inf
         """How much further its solutions were than the metric said (``conjugate.py``): told by the caller."""
 
-    def at(self, point: Point, mu_S: Tensor, *, first: bool) -> Apply:
-        """The preconditioner for this point; only at the ``first`` of a strength may it be made anew."""
-        if first and isinstance(self.problem, InMemory) and self.problem.loss.smooth_bias:
-            self._renew(self.problem, point, float(mu_S.log().mean().exp()))
+    def at(self, point: Point, mu_S: Tensor) -> Apply:
+        """The preconditioner for this point."""
         return self._diagonal(point.moments.curvature_SK, mu_S) if self.blocks is None else self.blocks
 
-    def _renew(self, problem: InMemory, point: Point, mu: float) -> None:
-        """Make blocks where that costs less than the Hessian products they save."""
+    def renew(self, point: Point, mu: float, *, products: float) -> None:
+        """Make blocks at this point where that costs less than the Hessian ``products`` that the last nodes took."""
+        problem = self.problem
+        if not isinstance(problem, InMemory) or not problem.loss.smooth_bias:
+            return
         classes = point.weight_SKR.shape[1]
         kind = ClassMatrices if ClassMatrices.suit(problem, classes) else CurvedRows
-        if self.blocks is not None and self.fresh_products is None:
-            self.fresh_products = self.products
-        wasted = self.products - (self.fresh_products or 0)
-        if wasted > max(FEW, kind.price(problem, classes) / SERVED):
+        if products > max(FEW, kind.price(problem, classes)):
             assert point.residual_SKN is not None
             middle_1KN = point.residual_SKN[len(point.residual_SKN) // 2][None]
             curvature_KN = problem.loss.curvature(middle_1KN, problem.targets)[0]
-            self.blocks, self.fresh_products = kind(problem, curvature_KN, mu), None
+            self.blocks = kind(problem, curvature_KN, mu)
         elif self.blocks is not None:
             self.blocks.follow(mu)
 

@@ -3,7 +3,7 @@
 ``streamed.py`` holds the other implementation. A pass serves all strengths of a block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,7 +84,8 @@ class InMemory:
         self.design, self.loss, self.targets = design, loss, targets
         self.penalised_R, self.scale_R = design.penalised_R.double(), design.scale_R.double()
         self.bias_column, self.precision = design.bias_column, design.precision
-        self.rounding = torch.finfo(design.matrix_NR.dtype).eps
+        self.dtype = design.matrix_NR.dtype
+        self.rounding = torch.finfo(self.dtype).eps
         self.passes = 0.0
         self.curvature_passes = 0
 
@@ -92,7 +93,7 @@ class InMemory:
         """Half a pass."""
         self.passes += 0.5
         scores_MN = self.design.scores(weight_SKR.flatten(0, 1))
-        return self.at(weight_SKR, scores_MN.view(*weight_SKR.shape[:2], -1))
+        return self.at(weight_SKR, scores_MN.view(*weight_SKR.shape[:2], -1).double())
 
     def at(self, weight_SKR: Tensor, scores_SKN: Tensor) -> Point:
         """Evaluate weights whose scores are known: no pass."""
@@ -102,11 +103,13 @@ class InMemory:
 
     def evaluate(self, scores_SKN: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (S, N) and residuals (S, K, N) of scores."""
-        residual_SKN = torch.empty_like(scores_SKN)
-        loss_SN = scores_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
+        residual_SKN = torch.empty_like(scores_SKN, dtype=self.dtype)
+        loss_SN = residual_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
         for rows in self._cached_rows(scores_SKN):
             targets = self.targets.rows(rows)
-            loss_SN[:, rows], residual_SKN[:, :, rows] = self.loss.evaluate(scores_SKN[:, :, rows].clone(), targets)
+            loss_SN[:, rows], residual_SKN[:, :, rows] = self.loss.evaluate(
+                scores_SKN[:, :, rows].to(self.dtype, copy=True), targets
+            )
         return loss_SN, residual_SKN
 
     def _cached_rows(self, scores_SKN: Tensor) -> list[slice]:
@@ -120,11 +123,9 @@ class InMemory:
         assert point.residual_SKN is not None
         found = repair(self.loss, point.moments)
         residual_SKN = found.apply(self.loss, self.targets, point.residual_SKN)
-        size = float(self.design.mean(residual_SKN.square().sum(1)).sqrt().max())
-        exact = self.rounding * size * self.design.root_mean_square > wanted
+        exact = self.rounding * self.design.size(residual_SKN) * self.design.root_mean_square > wanted
         gradient = self.design.gather(residual_SKN.flatten(0, 1), exact=exact).view(*residual_SKN.shape[:2], -1)
-        bias = residual_SKN if self.loss.smooth_bias else point.residual_SKN
-        gradient[:, :, self.bias_column] = self.design.mean(bias)
+        gradient[:, :, self.bias_column] = found.bias_SK
         self.passes += 0.5
         return gradient, found
 
@@ -150,42 +151,9 @@ class InMemory:
 
         def reach(length_S: Tensor) -> tuple[Point, Tensor]:
             length = length_S[:, None, None]
-            there_SKN = scores_SKN + length.to(ahead_SKN.dtype) * ahead_SKN
+            there_SKN = scores_SKN + length * ahead_SKN
             reached = self.at(point.weight_SKR + length * direction_SKR, there_SKN)
             assert reached.residual_SKN is not None
             return reached, self.design.mean((reached.residual_SKN * ahead_SKN).sum(1))
 
         return reach
-
-
-def ahead(problem: InMemory, solved: Sequence[Point], mu: float, mu_S: Tensor) -> Point:
-    """Starts for the strengths ``mu_S`` on the line through the last two points, the last solved for ``mu``: no pass.
-
-    Steps are first taken to shrink as the last did against the one before it, since at weak l2 a path comes to its end;
-    then one secant step takes each to about the lowest objective of the line.
-    """
-    step_SKR, step_SKN = _step(solved[-2], solved[-1])
-    last = solved[-1]
-    assert last.scores_SKN is not None
-    ratio = 1.0
-    if len(solved) > 2:
-        step_before_SKN = _step(solved[-3], solved[-2])[1]
-        before = float(step_before_SKN.square().sum())
-        ratio = min(max(float((step_SKN * step_before_SKN).sum()) / before, 0.0), 1.0) if before > 0 else 1.0
-    powers_S = ratio ** torch.arange(len(mu_S), dtype=torch.float64, device=step_SKN.device)
-    length_S = powers_S.cumsum(0)
-    pull = float((last.weight_SKR * step_SKR * problem.penalised_R).sum())
-    bend = float((step_SKR.square() * problem.penalised_R).sum())
-    at_last_S = (mu_S - mu) * pull  # the slope there: at mu it was zero
-    _, residual_SKN = problem.evaluate(last.scores_SKN + length_S.to(step_SKN.dtype)[:, None, None] * step_SKN)
-    beyond_S = problem.design.mean((residual_SKN * step_SKN).sum(1)) + mu_S * (pull + length_S * bend)
-    secant_S = length_S * (at_last_S / (at_last_S - beyond_S)).clamp(0.5, 2.0)
-    length_S = torch.where(at_last_S < 0, secant_S, length_S)[:, None, None]
-    return problem.at(last.weight_SKR + length_S * step_SKR, last.scores_SKN + length_S.to(step_SKN.dtype) * step_SKN)
-
-
-def _step(start: Point, end: Point) -> tuple[Tensor, Tensor]:
-    """Of weights and of scores."""
-    assert start.scores_SKN is not None
-    assert end.scores_SKN is not None
-    return end.weight_SKR - start.weight_SKR, end.scores_SKN - start.scores_SKN

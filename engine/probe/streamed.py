@@ -230,8 +230,7 @@ class Streamed:
         for block, targets, _, residual_SKB in self._evaluate(point.weight_SKR):
             total.add(block, found.apply(self.loss, targets, residual_SKB))
         gradient = total.turned(self.basis)
-        if not self.loss.smooth_bias:
-            gradient[:, :, self.bias_column] = point.moments.bias_SK
+        gradient[:, :, self.bias_column] = found.bias_SK
         return gradient, found
 
     def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:

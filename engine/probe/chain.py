@@ -1,0 +1,223 @@
+"""Chain: the order in which the strengths of a path are solved, and where each of them begins.
+
+Every few strengths one is a node: it begins at the lowest point of the space through the nodes solved before it. The
+strengths between nodes begin on the cubic, in the logarithm of l2, through the two nodes on either side. At weak l2
+that is nearer to their optimum than the stopping rule asks, so that they take one gradient, for their certificate, and
+no step; nodes are then taken further apart.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from penultimate.engine.probe.newton import CLOSE, SMALL_PENALTY, Newton
+from penultimate.engine.probe.preconditioner import Preconditioner
+from penultimate.engine.probe.probe_result import SolveReport
+from penultimate.engine.probe.problem import InMemory, Point
+
+# Shapes: N samples, K classes, S strengths, R columns of the turned design, M nodes but the first.
+
+BLOCK_COLUMNS = 40
+"""Nodes are solved side by side up to so many columns of scores: below, a product takes as long with one."""
+
+BLOCK_STRENGTHS = 4
+"""And no more than this: the further from the nodes before them, the worse they begin."""
+
+NEAR, FAR = math.log(3.2), 2 * math.log(3.2)
+"""Logarithm of l2 from one node to the next, at least and at most: 2 and 4 of the paper's strengths."""
+
+GAP_STRENGTHS = 3
+"""Strengths between nodes that are solved side by side: they take one product each, if any."""
+
+SPAN = 4
+"""Nodes that a start is made from."""
+
+LARGE = 1 << 28
+"""From so many scores (N x K) on, 2 GiB a node, a start is made from two nodes, and every strength is one."""
+
+DESCENTS = 3
+"""Points of the space through nodes that are evaluated to find its lowest."""
+
+RESOLVED = 1e-7
+"""Directions of that space with less than this share of the largest curvature are left out: float32 sums hide them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A solved strength; float64, so that starts made of nodes made of nodes keep scores that fit their weights."""
+
+    log_mu: float
+    weight_KR: Tensor
+    scores_KN: Tensor
+
+
+class Chain:
+    """One path, l2 falling; ``solve`` is the recipe."""
+
+    def __init__(self, problem: InMemory, *, l2: Sequence[float], total_weight: float, tol: float) -> None:
+        self.problem, self.l2, self.total_weight, self.tol = problem, l2, total_weight, tol
+        self.log_mus = [math.log(value / total_weight) for value in l2]
+        self.preconditioner = Preconditioner(problem)
+        self.products = 0.0
+        """Hessian products of the last nodes."""
+
+        self.nodes: dict[int, _Node] = {}
+        self.waiting = set(range(len(l2)))
+
+    def solve(self, weight_KR: Tensor) -> Iterator[tuple[int, Tensor, SolveReport]]:
+        """Place in the path, turned weights (K, R) and report of each strength; the first begins at ``weight_KR``."""
+        first = self.problem.start(weight_KR[None])
+        assert first.scores_SKN is not None
+        width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // len(weight_KR)))
+        large = first.scores_SKN.numel() >= LARGE
+        span = 2 if large else SPAN
+        # The Hessian of the squared hinge jumps: its weights bend from strength to strength, and each is a node.
+        reach = 0.0 if large or not self.problem.loss.smooth_bias else NEAR
+        yield from self._solve_nodes([0], first)
+        while self.waiting:
+            if places := self._next_nodes(width, reach):
+                yield from self._solve_nodes(places, self._beyond(places))
+            for gap in self._gaps(max(width, GAP_STRENGTHS)):
+                solved = self._solve(gap, self._between(gap))
+                reach = NEAR if any(report.steps for _, _, report in solved) else FAR
+                yield from solved
+            for place in sorted(self.nodes)[: -span - width + 1]:
+                del self.nodes[place]
+
+    def _next_nodes(self, width: int, reach: float) -> list[int]:
+        """The next nodes, each as far from the one before it as ``reach`` allows; the last strength is one."""
+        places = [max(self.nodes)]
+        while len(places) <= width and (last := places[-1]) < len(self.l2) - 1:
+            within = [p for p in range(last + 1, len(self.l2)) if self.log_mus[last] - self.log_mus[p] <= reach]
+            places.append(max(within, default=last + 1))
+        return places[1:]
+
+    def _solve_nodes(self, places: Sequence[int], start: Point) -> list[tuple[int, Tensor, SolveReport]]:
+        middle = sum(self.log_mus[place] for place in places) / len(places)
+        self.preconditioner.renew(start, math.exp(middle), products=self.products)
+        return self._solve(places, start, nodes=True)
+
+    def _solve(
+        self, places: Sequence[int], start: Point, *, nodes: bool = False
+    ) -> list[tuple[int, Tensor, SolveReport]]:
+        """Solve these strengths side by side."""
+        l2_S = torch.tensor([self.l2[place] for place in places], dtype=torch.float64, device=start.weight_SKR.device)
+        newton = Newton(self.problem, self.preconditioner, l2_S=l2_S, total_weight=self.total_weight, tol=self.tol)
+        point, reports = newton.solve(start)
+        assert point.scores_SKN is not None
+        self.waiting.difference_update(places)
+        if nodes:
+            self.products = reports[0].curvature_passes
+            for s, place in enumerate(places):
+                self.nodes[place] = _Node(self.log_mus[place], point.weight_SKR[s], point.scores_SKN[s])
+        return list(zip(places, point.weight_SKR, reports, strict=True))
+
+    def _gaps(self, width: int) -> Iterator[Sequence[int]]:
+        """Strengths between nodes, in blocks; those after the last node but one only when no node is to come."""
+        nodes = sorted(self.nodes)
+        end = nodes[-1] if nodes[-1] == len(self.l2) - 1 else nodes[max(0, len(nodes) - 2)]
+        waiting = sorted(place for place in self.waiting if place < end)
+        for first in range(0, len(waiting), width):
+            yield waiting[first : first + width]
+
+    def _between(self, places: Sequence[int]) -> Point:
+        """On the cubic through two nodes on either side; at an end of the path through more on the other, or fewer."""
+        blends = []
+        for place in places:
+            after = sorted(n for n in self.nodes if n > place)[: SPAN // 2]
+            before = sorted(n for n in self.nodes if n < place)[len(after) - SPAN :]
+            nodes = [self.nodes[n] for n in (*before, *after)]
+            blends.append(_blend(nodes, _cubic([node.log_mu for node in nodes], self.log_mus[place])))
+        return self._at(blends)
+
+    def _beyond(self, places: Sequence[int]) -> Point:
+        """At the lowest points of the space through the last nodes."""
+        nodes = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[:SPAN]]
+        if len(nodes) == 1:
+            return self._at([(nodes[0].weight_KR, nodes[0].scores_KN)] * len(places))
+        space = _Space(self.problem, nodes, self.tol)
+        return self._at([_blend(nodes, space.lowest(self.log_mus[place])) for place in places])
+
+    def _at(self, blends: Sequence[tuple[Tensor, Tensor]]) -> Point:
+        weights, scores = zip(*blends, strict=True)
+        return self.problem.at(torch.stack(weights), torch.stack(scores))
+
+
+def _blend(nodes: Sequence[_Node], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Weights (K, R) and scores (K, N) of a sum of nodes; the shares come to 1."""
+    weight_KR, scores_KN = shares[0] * nodes[0].weight_KR, shares[0] * nodes[0].scores_KN
+    for node, share in zip(nodes[1:], shares[1:], strict=True):
+        weight_KR.add_(node.weight_KR, alpha=share)
+        scores_KN.add_(node.scores_KN, alpha=share)
+    return weight_KR, scores_KN
+
+
+def _cubic(log_mus: Sequence[float], at: float) -> list[float]:
+    """Shares of the nodes in the polynomial through them (Lagrange's form); linear where it would swing."""
+    shares = [math.prod((at - b) / (a - b) for b in log_mus if b != a) for a in log_mus]
+    if sum(map(abs, shares)) <= 2:
+        return shares
+    above = min(a for a in log_mus if a > at)
+    below = max(a for a in log_mus if a < at)
+    share = {above: (at - below) / (above - below), below: (above - at) / (above - below)}
+    return [share.get(a, 0.0) for a in log_mus]
+
+
+class _Space:
+    """The weights ``first + sum_m a_m (other_m - first)`` and the objective on them, by the coordinates ``a``."""
+
+    def __init__(self, problem: InMemory, nodes: Sequence[_Node], tol: float) -> None:
+        self.problem, self.tol = problem, tol
+        self.log_mus = [node.log_mu for node in nodes]
+        first, *others = nodes
+        self.step_MKN = torch.stack([(node.scores_KN - first.scores_KN).to(problem.dtype) for node in others])
+        self.first_KN = first.scores_KN.to(problem.dtype)
+        weight_KR = first.weight_KR * problem.penalised_R
+        step_MX = torch.stack([(node.weight_KR * problem.penalised_R - weight_KR).flatten() for node in others])
+        self.gram_MM = (step_MX @ step_MX.T).cpu()
+        self.pull_M = (step_MX @ weight_KR.flatten()).cpu()
+        self.square = float(weight_KR.square().sum())
+
+    def lowest(self, log_mu: float) -> list[float]:
+        """Shares of the nodes at the lowest point, by Newton's method from the line through the first two."""
+        mu = math.exp(log_mu)
+        point_M = torch.zeros_like(self.pull_M)
+        point_M[0] = (log_mu - self.log_mus[0]) / (self.log_mus[1] - self.log_mus[0])
+        lowest, best_M, step_M = math.inf, point_M, point_M
+        for _ in range(DESCENTS):
+            moved_KN = torch.tensordot(point_M.to(self.step_MKN), self.step_MKN, 1)
+            loss_1N, residual_1KN = self.problem.evaluate((self.first_KN + moved_KN)[None])
+            penalty = mu / 2 * (self.square + float(2 * self.pull_M @ point_M + point_M @ self.gram_MM @ point_M))
+            objective = float(self.problem.design.mean(loss_1N)) + penalty
+            if objective < lowest:
+                lowest, best_M = objective, point_M
+                slope_M, bend_MM = self._derivatives(residual_1KN)
+                slope_M += mu * (self.pull_M + self.gram_MM @ point_M)
+                step_M = -_solve(bend_MM + mu * self.gram_MM, slope_M)
+                if -float(slope_M @ step_M) / 2 <= CLOSE * self.tol * max(penalty, SMALL_PENALTY * objective):
+                    break
+            else:
+                step_M = step_M / 4
+            point_M = best_M + step_M
+        return [1 - float(point_M.sum()), *point_M.tolist()]
+
+    def _derivatives(self, residual_1KN: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the mean loss by the coordinates: gradient (M,) and Hessian (M, M), float64 on the CPU."""
+        design, loss, targets = self.problem.design, self.problem.loss, self.problem.targets
+        step_MX = self.step_MKN.flatten(1)
+        slope_M = step_MX @ design.shared(residual_1KN).flatten()
+        residual_MKN = residual_1KN.expand_as(self.step_MKN)
+        curved_MKN = design.shared(loss.curve(residual_MKN, self.step_MKN.clone(), targets))
+        return slope_M.double().cpu(), (curved_MKN.flatten(1) @ step_MX.T).double().cpu()
+
+
+def _solve(matrix_MM: Tensor, rhs_M: Tensor) -> Tensor:
+    """Least squares, the matrix scaled to a unit diagonal: nodes may be alike, and at very different distances."""
+    root_M = matrix_MM.diagonal().clamp_min(1e-300).sqrt()
+    unit_MM = matrix_MM / root_M[:, None] / root_M[None, :]
+    inverse_MM = torch.linalg.pinv((unit_MM + unit_MM.T) / 2, rtol=RESOLVED, hermitian=True)
+    solution_M: Tensor = inverse_MM @ (rhs_M / root_M) / root_M
+    return solution_M
