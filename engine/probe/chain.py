@@ -21,16 +21,13 @@ from penultimate.engine.probe.problem import InMemory, Point
 # Shapes: N samples, K classes, S strengths, R columns of the turned design, M nodes but the first.
 
 BLOCK_COLUMNS = 40
-"""Nodes are solved side by side up to so many columns of scores: below, a product takes as long with one."""
+"""Strengths are solved side by side up to so many columns of scores: below, a product takes as long with one."""
 
 BLOCK_STRENGTHS = 4
 """And no more than this: the further from the nodes before them, the worse they begin."""
 
 NEAR, FAR = math.log(3.2), 2 * math.log(3.2)
 """Logarithm of l2 from one node to the next, at least and at most: 2 and 4 of the paper's strengths."""
-
-GAP_STRENGTHS = 3
-"""Strengths between nodes that are solved side by side: they take one product each, if any."""
 
 SPAN = 4
 """Nodes that a start is made from."""
@@ -80,7 +77,7 @@ class Chain:
         while self.waiting:
             if places := self._next_nodes(width, reach):
                 yield from self._solve_nodes(places, self._beyond(places))
-            for gap in self._gaps(max(width, GAP_STRENGTHS)):
+            for gap in self._gaps(width):
                 solved = self._solve(gap, self._between(gap))
                 reach = NEAR if any(report.steps for _, _, report in solved) else FAR
                 yield from solved
