@@ -38,8 +38,8 @@ def probe(
         float,
         typer.Option(
             help="Stop when the certified gap to the optimum is at most this share of the objective (mean loss + "
-            "l2/2N |W|^2) and the gap expected at most 0.03 of this share of "
-            "l2/2N |W|^2: W within 0.2 % by default."
+            "l2/2N |W|^2) and the gap expected at most a hundredth of this share of "
+            "l2/2N |W|^2: W within 0.1 % by default."
         ),
     ] = 1e-4,
     solver: Annotated[str, typer.Option(help="torch (certified), cuml or sklearn; the same objective.")] = "torch",

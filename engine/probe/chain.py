@@ -183,7 +183,7 @@ class _Space:
         mu = math.exp(log_mu)
         point_M = torch.zeros_like(self.pull_M)
         point_M[0] = (log_mu - self.log_mus[0]) / (self.log_mus[1] - self.log_mus[0])
-        lowest, best_M, step_M = math.inf, point_M, point_M
+        lowest, best_M, step_M = math.inf, torch.zeros_like(point_M), point_M
         for _ in range(DESCENTS):
             moved_KN = torch.tensordot(point_M.to(self.step_MKN), self.step_MKN, 1)
             loss_1N, residual_1KN = self.problem.evaluate((self.first_KN + moved_KN)[None])

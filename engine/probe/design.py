@@ -24,7 +24,7 @@ SMALL = 1 << 20
 """Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
 
 ROWS = 4096
-"""Rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 20 MB."""
+"""Rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 40 MB."""
 
 NARROW = 64
 """Under so many columns of scores their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""

@@ -32,7 +32,7 @@ def fit_path(
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
     start: Probe | None = None,
 ) -> list[Probe]:
-    """Fit every strength of ``path``, strongest first, each from a start extrapolated along those before it.
+    """Fit every strength of ``path``, each from a start made of the solutions of others (``chain.py``).
 
     ``start`` is where the first strength begins (zero without it), for example a probe of part of the samples.
     ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1 matrix (N, K). ``tol`` is relative to

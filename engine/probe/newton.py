@@ -4,13 +4,13 @@ Comes in: a design, a loss with its targets, strengths, a start. Goes out: weigh
 
 The stopping rule, for a tolerance ``tol`` (dimensionless) on the objective F = mean loss + P, P = l2/2N ||W||^2:
 
-    certified gap <= tol * F    and    min(certified gap, 10 * estimated distance) <= 0.03 tol * max(P, F / 1000)
+    certified gap <= tol * F    and    min(certified gap, 10 * estimated distance) <= tol / 100 * max(P, F / 1000)
 
 The gap bounds F minus its optimum (``certificate.py``). It is tight at strong l2; at weak l2 it is loose by orders of
 magnitude, and the estimate says how far F is expected to be: half the squared gradient in the preconditioner's metric
 times the ``reach`` of the last step (``conjugate.py``). On small data, which are solved in float64, only the gap
 counts. F - F* is at least l2/2N ||W - W*||^2: with the default 1e-4, F is certified to 0.01 %, and W expected within
-0.2 % of its norm. The second part matters at strong l2, where W is small and F hardly depends on it. Where rounding
+0.1 % of its norm. The second part matters at strong l2, where W is small and F hardly depends on it. Where rounding
 allows the first part only, the strength is certified all the same.
 
 A step solves H d = -g by preconditioned conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) to a residual the
@@ -33,7 +33,7 @@ from penultimate.engine.probe.problem import Point, Problem
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
-CLOSE = 0.03
+CLOSE = 0.01
 """Share of the tolerance that the distance, by the gap or by the estimate, must meet: relative to the penalty."""
 
 SMALL_PENALTY = 1e-3

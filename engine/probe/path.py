@@ -12,7 +12,7 @@ from penultimate.store.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegularizationPath:
-    """L2 strengths to fit, strongest first, so that each fit warm-starts the next."""
+    """L2 strengths to fit, strongest first: what is solved warm-starts what is weaker."""
 
     l2: tuple[float, ...]
     """Strictly decreasing, finite, > 0; multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1/l2."""
