@@ -37,8 +37,8 @@ class Rows(Protocol):
         """Sum over these samples (the last axis) of share times value, float64."""
         ...
 
-    def shared(self, values_MN: Tensor) -> Tensor:
-        """Values times the share of their sample."""
+    def weighted(self, values_XN: Tensor) -> tuple[Tensor, float]:
+        """Values and a number whose product is the values times the share of their sample."""
         ...
 
 
@@ -93,7 +93,8 @@ def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> M
     if isinstance(loss, Softmax):
         index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
         probability = residual_SKN.scatter_add(1, index, torch.ones_like(residual_SKN[:, :1]))
-        joint = (rows.shared(probability) @ probability.transpose(1, 2)).double()
+        left, scale = rows.weighted(probability)
+        joint = (left @ probability.transpose(1, 2)).double() * scale
         joint.diagonal(dim1=1, dim2=2).zero_()
         curvature_SK = joint.sum(2)  # p_k (1 - p_k) is p_k times all the others: nothing cancels
     else:

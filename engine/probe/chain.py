@@ -127,29 +127,27 @@ class Chain:
             after = sorted(n for n in self.nodes if n > place)[: SPAN // 2]
             before = sorted(n for n in self.nodes if n < place)[len(after) - SPAN :]
             nodes = [self.nodes[n] for n in (*before, *after)]
-            blends.append(_blend(nodes, _cubic([node.log_mu for node in nodes], self.log_mus[place])))
+            blends.append((nodes, _cubic([node.log_mu for node in nodes], self.log_mus[place])))
         return self._at(blends)
 
     def _beyond(self, places: Sequence[int]) -> Point:
         """At the lowest points of the space through the last nodes."""
         nodes = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[:SPAN]]
         if len(nodes) == 1:
-            return self._at([(nodes[0].weight_KR, nodes[0].scores_KN)] * len(places))
+            return self._at([(nodes, [1.0])] * len(places))
         space = _Space(self.problem, nodes, self.tol)
-        return self._at([_blend(nodes, space.lowest(self.log_mus[place])) for place in places])
+        return self._at([(nodes, space.lowest(self.log_mus[place])) for place in places])
 
-    def _at(self, blends: Sequence[tuple[Tensor, Tensor]]) -> Point:
-        weights, scores = zip(*blends, strict=True)
-        return self.problem.at(torch.stack(weights), torch.stack(scores))
-
-
-def _blend(nodes: Sequence[_Node], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Weights (K, R) and scores (K, N) of a sum of nodes; the shares come to 1."""
-    weight_KR, scores_KN = shares[0] * nodes[0].weight_KR, shares[0] * nodes[0].scores_KN
-    for node, share in zip(nodes[1:], shares[1:], strict=True):
-        weight_KR.add_(node.weight_KR, alpha=share)
-        scores_KN.add_(node.scores_KN, alpha=share)
-    return weight_KR, scores_KN
+    def _at(self, blends: Sequence[tuple[Sequence[_Node], Sequence[float]]]) -> Point:
+        """The sums of nodes times their shares, which come to 1."""
+        node = blends[0][0][0]
+        weight_SKR = node.weight_KR.new_zeros(len(blends), *node.weight_KR.shape)
+        scores_SKN = node.scores_KN.new_zeros(len(blends), *node.scores_KN.shape)
+        for (nodes, shares), weight_KR, scores_KN in zip(blends, weight_SKR, scores_SKN, strict=True):
+            for node, share in zip(nodes, shares, strict=True):
+                weight_KR.add_(node.weight_KR, alpha=share)
+                scores_KN.add_(node.scores_KN, alpha=share)
+        return self.problem.at(weight_SKR, scores_SKN)
 
 
 def _cubic(log_mus: Sequence[float], at: float) -> list[float]:
@@ -205,10 +203,12 @@ class _Space:
         """Of the mean loss by the coordinates: gradient (M,) and Hessian (M, M), float64 on the CPU."""
         design, loss, targets = self.problem.design, self.problem.loss, self.problem.targets
         step_MX = self.step_MKN.flatten(1)
-        slope_M = step_MX @ design.shared(residual_1KN).flatten()
+        pull_1KN, scale = design.weighted(residual_1KN)
+        slope_M = step_MX @ pull_1KN.flatten()
         residual_MKN = residual_1KN.expand_as(self.step_MKN)
-        curved_MKN = design.shared(loss.curve(residual_MKN, self.step_MKN.clone(), targets))
-        return slope_M.double().cpu(), (curved_MKN.flatten(1) @ step_MX.T).double().cpu()
+        curved_MKN, _ = design.weighted(loss.curve(residual_MKN, self.step_MKN.clone(), targets))
+        bend_MM = curved_MKN.flatten(1) @ step_MX.T
+        return slope_M.double().cpu() * scale, bend_MM.double().cpu() * scale
 
 
 def _solve(matrix_MM: Tensor, rhs_M: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class CurvedRows:
         rest_K = (all_K - share_KM.sum(1, dtype=torch.float64)).maximum(LEAST * all_K)
         diagonal_KR = rest_K[:, None] * problem.scale_R + mu * problem.penalised_R
         diagonal_KR = torch.maximum(diagonal_KR, 1e-12 * diagonal_KR.amax(1, keepdim=True))
-        self.rows_KMR = problem.design.matrix_NR[index_KM]
+        self.rows_KMR = problem.design.matrix_NR.index_select(0, index_KM.flatten()).view(*index_KM.shape, -1)
         self.inverse_KR = 1 / diagonal_KR
         self.middle_KMM = _inverse_middle(self.rows_KMR, share_KM.double(), self.inverse_KR)
 

@@ -44,7 +44,7 @@ class Loss(Protocol):
     """CG stops at this residual relative to its first."""
 
     def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Loss (S, N) and residual (S, K, N), the derivative by the scores. May overwrite ``scores_SKN``."""
+        """Loss (S, N) and residual (S, K, N), the derivative by the scores, written over ``scores_SKN``."""
 
     def curve(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
         """Second derivative by the scores times ``direction_SKN``, which may be overwritten."""
@@ -70,7 +70,7 @@ class Softmax:
         sum_others = others.sum(1, keepdim=True)
         total = sum_others + torch.exp(-top)
         loss = top + torch.log1p(sum_others + torch.expm1(-top))
-        residual = others.div_(total).scatter_(1, index, -sum_others / total)
+        residual = others.mul_(1 / total).scatter_(1, index, -sum_others / total)
         return loss[:, 0], residual
 
     def curve(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
@@ -100,7 +100,7 @@ class Logistic:
         """-sign * sigmoid(-margin), which keeps its relative precision when the margin is large."""
         margin = scores_SKN.mul_(targets.sign_KN)
         loss = torch.nn.functional.softplus(-margin, threshold=40.0).sum(1)
-        return loss, torch.sigmoid(margin.neg_()).mul_(-targets.sign_KN)
+        return loss, margin.neg_().sigmoid_().mul_(targets.sign_KN).neg_()
 
     def curve(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
         """p (1 - p) u."""
@@ -122,7 +122,7 @@ class SquaredHinge:
 
     def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """-2 sign max(0, 1 - sign score)."""
-        slack = (1 - scores_SKN.mul_(targets.sign_KN)).clamp_min_(0)
+        slack = scores_SKN.mul_(targets.sign_KN).neg_().add_(1).clamp_min_(0)
         return slack.square().sum(1), slack.mul_(targets.sign_KN).mul_(-2)
 
     def curve(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:

@@ -119,7 +119,11 @@ class Newton:
         return point, reports
 
     def _penalty(self, point: Point) -> Tensor:
-        return (self.mu_SKR * point.weight_SKR.square()).sum((1, 2)) / 2
+        return self.mu_S / 2 * self._square(point.weight_SKR)
+
+    def _square(self, values_SKR: Tensor) -> Tensor:
+        """Squared norm of each strength's, float64, the bias left out."""
+        return values_SKR.square().sum(1).double() @ self.problem.penalised_R.double()
 
     def _spread(self, values_SKR: Tensor) -> Tensor:
         """Without what all classes share, where the loss does not see it.
@@ -133,7 +137,6 @@ class Newton:
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
         gradient, repaired = self.problem.dual_gradient(point, wanted)
         gradient = self._spread(gradient + self.mu_SKR * point.weight_SKR)
-        norm_S = (gradient.square() * self.problem.penalised_R).sum((1, 2))
         inverse = self.preconditioner.at(point, self.mu_S)
 
         def precondition(residual_SKR: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class Newton:
             precondition=precondition,
             scaled_SKR=scaled,
             shift_SK=repaired.shift_SK,
-            gap_S=norm_S / (2 * self.mu_S) + repaired.excess_S,
+            gap_S=self._square(gradient) / (2 * self.mu_S) + repaired.excess_S,
             model_S=((gradient * scaled).sum((1, 2)) + repaired.excess_S) / 2,
         )
 
@@ -155,7 +158,7 @@ class Newton:
         """Newton's direction, the bias's own step included; zero where ``frozen_S``."""
 
         def enough(residual_SKR: Tensor, size_S: Tensor, gained_S: Tensor, first_S: Tensor) -> Tensor:
-            gap_S = (residual_SKR.square() * self.problem.penalised_R).sum((1, 2)) / (2 * self.mu_S)
+            gap_S = self._square(residual_SKR) / (2 * self.mu_S)
             distance_S = gap_S if self.exact else torch.minimum(gap_S, SAFETY * torch.maximum(gained_S, size_S) / 2)
             meets_rule_S = (gap_S <= allowed_S) & (distance_S <= close_S)
             return meets_rule_S | (size_S <= self.problem.loss.forcing**2 * first_S)

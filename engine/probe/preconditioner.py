@@ -53,6 +53,7 @@ class Preconditioner:
             assert point.residual_SKN is not None
             middle_1KN = point.residual_SKN[len(point.residual_SKN) // 2][None]
             curvature_KN = problem.loss.curvature(middle_1KN, problem.targets)[0]
+            self.blocks = None  # its memory is that of the new one
             self.blocks = kind(problem, curvature_KN, mu)
         elif self.blocks is not None:
             self.blocks.follow(mu)

@@ -106,10 +106,8 @@ class InMemory:
         residual_SKN = torch.empty_like(scores_SKN, dtype=self.dtype)
         loss_SN = residual_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
         for rows in self._cached_rows(scores_SKN):
-            targets = self.targets.rows(rows)
-            loss_SN[:, rows], residual_SKN[:, :, rows] = self.loss.evaluate(
-                scores_SKN[:, :, rows].to(self.dtype, copy=True), targets
-            )
+            written_SKB = residual_SKN[:, :, rows].copy_(scores_SKN[:, :, rows])
+            loss_SN[:, rows], _ = self.loss.evaluate(written_SKB, self.targets.rows(rows))
         return loss_SN, residual_SKN
 
     def _cached_rows(self, scores_SKN: Tensor) -> list[slice]:
@@ -151,7 +149,7 @@ class InMemory:
 
         def reach(length_S: Tensor) -> tuple[Point, Tensor]:
             length = length_S[:, None, None]
-            there_SKN = scores_SKN + length * ahead_SKN
+            there_SKN = ahead_SKN.to(torch.float64, copy=True).mul_(length).add_(scores_SKN)
             reached = self.at(point.weight_SKR + length * direction_SKR, there_SKN)
             assert reached.residual_SKN is not None
             return reached, self.design.mean((reached.residual_SKN * ahead_SKN).sum(1))

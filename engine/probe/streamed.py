@@ -183,9 +183,9 @@ class _Block:
         """Sum over these rows, over N."""
         return values_XB.sum(-1, dtype=torch.float64) / self.num_rows
 
-    def shared(self, values_MB: Tensor) -> Tensor:
-        """Values over N."""
-        return values_MB / self.num_rows
+    def weighted(self, values_XB: Tensor) -> tuple[Tensor, float]:
+        """Values, and 1 over N."""
+        return values_XB, 1 / self.num_rows
 
 
 class Streamed:
@@ -279,9 +279,9 @@ class _Gathered:
         self.bias_M = like_SKR.new_zeros(self.shape[0] * self.shape[1])
 
     def add(self, block: _Block, values_SKB: Tensor) -> None:
-        values_MB = block.shared(values_SKB).flatten(0, 1)
-        self.weight_MD += values_MB @ block.centred_BD
-        self.bias_M += values_MB.sum(1, dtype=torch.float64)
+        values_MB = values_SKB.flatten(0, 1)
+        self.weight_MD += (values_MB @ block.centred_BD) / block.num_rows
+        self.bias_M += block.mean(values_MB)
 
     def turned(self, basis: Basis) -> Tensor:
         """(S, K, R)."""
