@@ -113,7 +113,6 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         index_N: NDArray[np.int64],
         weight_N: NDArray[np.float64] | None,
         path: RegularizationPath,
-        start: Probe | None = None,
     ) -> list[Probe]:
         return solver_named(self.solver)(
             features_ND,
@@ -124,7 +123,6 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             tol=self.tol,
             device=self.device,
             sample_weight_N=weight_N,
-            start=start,
         )
 
     def _keep(self, probes: list[Probe]) -> None:
@@ -187,7 +185,7 @@ class LogisticRegressionPathCV(LogisticRegressionPath):
         best = int(self.val_scores_.argmax())
         self.best_l2_ = float(self.l2_[best])
         alone = RegularizationPath(l2=(self.best_l2_,))
-        (self.refit_,) = self._fit_path(features_ND, index_N, weight_N, alone, start=self.probes_[best])
+        (self.refit_,) = self._fit_path(features_ND, index_N, weight_N, alone)
         self.coef_, self.intercept_ = self.refit_.weight_KD, self.refit_.bias_K
         return self
 

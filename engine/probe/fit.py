@@ -30,11 +30,9 @@ def fit_path(
     tol: float = 1e-4,
     device: str = "cpu",
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
-    start: Probe | None = None,
 ) -> list[Probe]:
     """Fit every strength of ``path``, each from a start made of the solutions of others (``chain.py``).
 
-    ``start`` is where the first strength begins (zero without it), for example a probe of part of the samples.
     ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1 matrix (N, K). ``tol`` is relative to
     the objective: see ``newton.py`` for the stopping rule. Classes without samples get zero weights and the bias -inf
     (-1 under the squared hinge), which is their optimum. Raises ``InputError`` for data that cannot be fitted, naming
@@ -62,24 +60,12 @@ def fit_path(
         design = Design(features, share_N=share, dtype=dtype, low=low)
         targets = make_targets(labels, active_A, chosen, dtype=dtype, device=place)
         problem = InMemory(design, chosen, targets)
-        weight_KR = turned_weight(design.basis, start, active_A, design.matrix_NR.shape[1])
         chain = Chain(problem, l2=path.l2, total_weight=total_weight, tol=tol)
         probes = {
             place: make_probe(weight_KR, design.basis, chosen, path.l2[place], report)
-            for place, weight_KR, report in chain.solve(weight_KR)
+            for place, weight_KR, report in chain.solve(len(active_A))
         }
         return [expand(probes[place], active_A, count_K, chosen) for place in range(len(path))]
-
-
-def turned_weight(basis: Basis, start: Probe | None, active_A: NDArray[np.int64], columns: int) -> Tensor:
-    """Zero, or ``start`` among the classes that are fitted; an infinite bias begins at the lowest finite one."""
-    weight_KR = torch.zeros(len(active_A), columns, dtype=torch.float64, device=basis.mean_D.device)
-    if start is not None:
-        weight_KD, bias_K = start.weight_KD[active_A], start.bias_K[active_A].copy()
-        finite_K = np.isfinite(bias_K)
-        bias_K[~finite_K] = bias_K[finite_K].min(initial=0.0)
-        basis.turned(torch.from_numpy(weight_KD), torch.from_numpy(bias_K), out_KR=weight_KR)
-    return weight_KR
 
 
 def make_probe(weight_KR: Tensor, basis: Basis, loss: Loss, l2: float, report: SolveReport) -> Probe:

@@ -17,7 +17,7 @@ class SolveReport:
     ``step_limit``: out of steps. A solver that certifies nothing says ``uncertified``."""
 
     steps: int
-    """Newton steps taken at this strength."""
+    """Newton steps taken at this strength and at the stones before it (``chain.py``), whose cost all of these hold."""
 
     passes: float
     """Passes over the data at the full precision; half a pass is one product with the features."""
@@ -35,7 +35,7 @@ class SolveReport:
     """Certified bound on ``objective`` minus its optimum (``certificate.py``), up to rounding; inf if there is none."""
 
     seconds: float
-    """Wall-clock time of this strength alone."""
+    """Wall-clock time of this strength, its share where several were solved together."""
 
     precision: str
     """What the features were multiplied in: gradient/Hessian, for example ``float32/bfloat16``."""

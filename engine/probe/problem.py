@@ -93,7 +93,13 @@ class InMemory:
         """Half a pass."""
         self.passes += 0.5
         scores_MN = self.design.scores(weight_SKR.flatten(0, 1))
-        return self.at(weight_SKR, scores_MN.view(*weight_SKR.shape[:2], -1).double())
+        return self.at(weight_SKR, scores_MN.view(*weight_SKR.shape[:2], -1))
+
+    def step(self, weight_KR: Tensor, scores_KN: Tensor, step_SKR: Tensor) -> Point:
+        """Half a pass: weights whose scores are known, and a step from there."""
+        self.passes += 0.5
+        scores_MN = self.design.scores(step_SKR.flatten(0, 1))
+        return self.at(weight_KR + step_SKR, scores_KN + scores_MN.view(len(step_SKR), *scores_KN.shape))
 
     def at(self, weight_SKR: Tensor, scores_SKN: Tensor) -> Point:
         """Evaluate weights whose scores are known: no pass."""
@@ -149,7 +155,7 @@ class InMemory:
 
         def reach(length_S: Tensor) -> tuple[Point, Tensor]:
             length = length_S[:, None, None]
-            there_SKN = ahead_SKN.to(torch.float64, copy=True).mul_(length).add_(scores_SKN)
+            there_SKN = torch.addcmul(scores_SKN, ahead_SKN, length.to(self.dtype))
             reached = self.at(point.weight_SKR + length * direction_SKR, there_SKN)
             assert reached.residual_SKN is not None
             return reached, self.design.mean((reached.residual_SKN * ahead_SKN).sum(1))

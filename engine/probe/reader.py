@@ -37,13 +37,11 @@ class FeatureReader:
         }
 
     def fit(self, rows: NDArray[np.int64], path: RegularizationPath, *, start: Probe | None = None) -> list[Probe]:
-        """A Probe a strength, fitted to these rows."""
+        """A Probe a strength, fitted to these rows; where they are streamed, from ``start``."""
         labels = self.features.labels[rows]
         if self.memory_bytes is None or COPIES * 4 * len(rows) * self.features.feature_dim <= self.memory_bytes:
             matrix_ND = self._rows(rows)
-            return solver_named(self.solver)(
-                matrix_ND, labels, path=path, sample_weight_N=None, start=start, **self.options
-            )
+            return solver_named(self.solver)(matrix_ND, labels, path=path, sample_weight_N=None, **self.options)
         if self.solver != "torch":
             raise InputError(
                 f"the {self.solver} solver holds all features in memory; use solver='torch' or more memory"

@@ -34,7 +34,6 @@ class PathSolver(Protocol):
         tol: float,
         device: str,
         sample_weight_N: NDArray[np.floating[Any]] | None,
-        start: Probe | None,
     ) -> list[Probe]:
         """A Probe a strength."""
         ...
@@ -50,11 +49,10 @@ def sklearn_path(
     tol: float = 1e-4,
     device: str = "cpu",
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
-    start: Probe | None = None,
 ) -> list[Probe]:
     """scikit-learn's ``lbfgs``, warm-started along the path, float64; certifies nothing and says so.
 
-    ``tol`` is scikit-learn's own: the largest component of the gradient of the mean objective. ``start`` is not used.
+    ``tol`` is scikit-learn's own: the largest component of the gradient of the mean objective.
     """
     from sklearn.linear_model import LogisticRegression  # the reference, only when chosen
 
@@ -77,11 +75,10 @@ def cuml_path(
     tol: float = 1e-4,
     device: str = "cuda",
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
-    start: Probe | None = None,
 ) -> list[Probe]:
     """cuML's quasi-Newton solver, float32, each strength on its own: it has no warm start; certifies nothing.
 
-    ``tol`` is cuML's own, on the gradient relative to the loss. ``start`` is not used.
+    ``tol`` is cuML's own, on the gradient relative to the loss.
     """
     if find_spec("cuml") is None:
         raise UnavailableError("cuML is not installed; pip install 'penultimate[gpu]' (Linux with an NVIDIA GPU)")

@@ -27,7 +27,6 @@ from penultimate.engine.probe.fit import (
     make_probe,
     make_targets,
     torch_device,
-    turned_weight,
 )
 from penultimate.engine.probe.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.newton import Newton
@@ -113,7 +112,7 @@ def fit_streamed(
         for first in range(0, len(path), plan.strengths):
             l2_S = path.l2[first : first + plan.strengths]
             weights = [
-                turned_weight(basis, probe, active_A, scale_R.shape[0]) for probe in starts[first : first + len(l2_S)]
+                _turned_weight(basis, probe, active_A, scale_R.shape[0]) for probe in starts[first : first + len(l2_S)]
             ]
             strengths_S = torch.tensor(l2_S, dtype=torch.float64, device=place)
             newton = Newton(problem, Preconditioner(problem), l2_S=strengths_S, total_weight=source.num_rows, tol=tol)
@@ -141,6 +140,17 @@ def _sample_path(
         return list(fit_path(sample_nD, labels_n, path=scaled, **options))  # type: ignore[arg-type]  # mixed values
     except InputError:
         return [None] * len(path)
+
+
+def _turned_weight(basis: Basis, start: Probe | None, active_A: NDArray[np.int64], columns: int) -> Tensor:
+    """Zero, or ``start`` among the classes that are fitted; an infinite bias begins at the lowest finite one."""
+    weight_KR = torch.zeros(len(active_A), columns, dtype=torch.float64, device=basis.mean_D.device)
+    if start is not None:
+        weight_KD, bias_K = start.weight_KD[active_A], start.bias_K[active_A].copy()
+        finite_K = np.isfinite(bias_K)
+        bias_K[~finite_K] = bias_K[finite_K].min(initial=0.0)
+        basis.turned(torch.from_numpy(weight_KD), torch.from_numpy(bias_K), out_KR=weight_KR)
+    return weight_KR
 
 
 def _survey(

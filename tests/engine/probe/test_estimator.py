@@ -18,16 +18,8 @@ from penultimate.store.errors import InputError, UnavailableError
 EXACT: dict[str, Any] = {"solver": "newton-cholesky", "tol": 1e-11, "max_iter": 10_000}
 
 
-def expected_failures(estimator: Any) -> dict[str, str]:
-    """As for scikit-learn's own estimators that split their input by rows."""
-    if isinstance(estimator, LogisticRegressionPathCV):
-        return {"check_sample_weight_equivalence_on_dense_data": "which rows are held out depends on their number"}
-    return {}
-
-
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn ships no types
-    [LogisticRegressionPath(l2=[1.0, 0.1]), LogisticRegressionPathCV(l2=[1.0, 0.1])],
-    expected_failed_checks=expected_failures,
+    [LogisticRegressionPath(l2=[1.0, 0.1]), LogisticRegressionPathCV(l2=[1.0, 0.1])]
 )
 def test_passes_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -269,13 +269,3 @@ def test_cuda_agrees_with_the_cpu() -> None:
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.report.certified
         assert one.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6
-
-
-def test_a_start_fitted_to_other_samples_is_only_a_start() -> None:
-    """Far from the optimum there is no bound yet; that is no reason to stop."""
-    features_ND, labels_N = mixture(400, 100, 10, apart=0.7)
-    before = alone(features_ND[:300], labels_N[:300], 1e-5, num_classes=10)
-    warm = alone(features_ND, labels_N, 1e-5, num_classes=10, start=before)
-    cold = alone(features_ND, labels_N, 1e-5, num_classes=10)
-    assert warm.report.certified
-    assert warm.report.objective == pytest.approx(cold.report.objective, rel=2e-6)  # each within 1e-6
