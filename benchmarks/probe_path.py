@@ -1,6 +1,7 @@
 """The probe's whole path beside scikit-learn's, on the same arrays and cores, in one process after the other.
 
     python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out probe.jsonl --rounds 3
+    python benchmarks/probe_path.py alone   --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 12
     python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
     python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
     python benchmarks/probe_path.py choice  --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 23
@@ -8,11 +9,12 @@
     python benchmarks/probe_path.py table   --out probe.jsonl
 
 Each appends records to ``--out``, so that a long comparison can be run in pieces; ``table`` prints what they say.
-``default`` is ``LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first.
-``tight`` tightens each strength's tolerance tenfold, going on from where it stopped, until its objective is within
-1e-4 of ours: less work than running the path at the tolerance that the worst strength needs. ``choice`` compares what
-is chosen on val, and its test score, with the optimum that scikit-learn's ``newton-cg`` finds at a gradient of a
-thousandth of l2/N, the scale of a gradient at weak l2, where its usual tolerances let it stop at once.
+``alone`` fits each strength by itself, as the refit of a probe does. ``default`` is ``LogisticRegression(
+solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first. ``tight`` tightens each strength's
+tolerance tenfold, going on from where it stopped, until its objective is within 1e-4 of ours: less work than running
+the path at the tolerance that the worst strength needs. ``choice`` compares what is chosen on val, and its test score,
+with the optimum that scikit-learn's ``newton-cg`` finds at a gradient of a thousandth of l2/N, the scale of a gradient
+at weak l2, where its usual tolerances let it stop at once.
 """
 
 import argparse
@@ -250,6 +252,14 @@ def table(records: Sequence[Record]) -> Iterator[str]:
         usual = statistics.median(r["seconds"] for r in mine)
         times = ", ".join(f"{r['seconds']:.2f}" for r in mine)
         yield f"{dataset}: ours {times} s, {' '.join(sorted(set(mine[-1]['status'])))}"
+        lone = [r for r in records if r.get("dataset") == dataset and r["what"] == "alone"]
+        if lone:
+            longest = max(lone, key=lambda r: r["seconds"])
+            certified = sum(r["status"] == ["certified"] for r in lone)
+            yield (
+                f"  alone: {statistics.median(r['seconds'] for r in lone):.2f} s a strength, at most "
+                f"{longest['seconds']:.2f} at {longest['l2'][0]:.1g}; {certified} of {len(lone)} certified"
+            )
         for what in ("default", "tight"):
             rows = {r["l2"]: r for r in records if r.get("dataset") == dataset and r["what"] == what}
             if rows:
@@ -279,7 +289,7 @@ def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ours", "default", "tight", "choice", "scaling", "table"])
+    parser.add_argument("what", choices=["ours", "alone", "default", "tight", "choice", "scaling", "table"])
     parser.add_argument("--store", type=Path)
     parser.add_argument("--dataset")
     parser.add_argument("--out", type=Path, required=True)
@@ -308,6 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.what == "ours":
         for _ in range(asked.rounds):
             seconds, probes = ours(features_ND, labels_N, classes, path)
+            append(asked.out, head | summary(probes, seconds))
+        return
+    if asked.what == "alone":
+        for l2 in path.l2:
+            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)))
             append(asked.out, head | summary(probes, seconds))
         return
     doubled_ND = features_ND.astype(np.float64)
