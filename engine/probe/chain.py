@@ -63,10 +63,19 @@ class Chain:
         self.products = 0.0
         """Hessian products of the last nodes."""
 
+        self.l2: list[float] = []
+        self.log_mus: list[float] = []
+        """Strengths and stones, strongest first, and the logarithms of l2 over the sum of weights."""
+
+        self.waiting: dict[int, int] = {}
+        """Strengths that were asked for and are not solved: their place among all, and in the path."""
+
         self.nodes: dict[int, _Node] = {}
         self.unreported: list[Sequence[SolveReport]] = []
+        """Blocks since the last strength that was asked for."""
+
         self.reported = 0.0, 0
-        """Blocks that held stones alone, and passes up to them: they are reported with the strength after them."""
+        """Passes and Hessian products up to there."""
 
     def solve(self, classes: int) -> Iterator[tuple[int, Tensor, SolveReport]]:
         """Place in the path, turned weights (K, R) and report of each strength."""
@@ -103,11 +112,12 @@ class Chain:
             variance = float((self.problem.scale_R * self.problem.penalised_R).max())
             steepest = max(variance * float(zero.moments.curvature_SK.max()), 1e-300)
             stones = _stones(asked, highest=math.log(steepest))
-        places = sorted([(-log_mu, place) for place, log_mu in enumerate(asked)] + [(-stone, -1) for stone in stones])
-        self.log_mus = [-negative for negative, _ in places]
-        self.l2 = [self.asked[at] if at >= 0 else math.exp(-log_mu) * self.total_weight for log_mu, at in places]
-        self.waiting = {place: at for place, (_, at) in enumerate(places) if at >= 0}
-        """Strengths that were asked for and are not solved: their place in the chain, and in the path."""
+        laid = sorted(
+            [*((value, at) for at, value in enumerate(asked)), *((stone, -1) for stone in stones)], reverse=True
+        )
+        self.log_mus = [log_mu for log_mu, _ in laid]
+        self.l2 = [self.asked[at] if at >= 0 else math.exp(log_mu) * self.total_weight for log_mu, at in laid]
+        self.waiting = {place: at for place, (_, at) in enumerate(laid) if at >= 0}
 
     def _next_nodes(self, width: int, reach: float) -> list[int]:
         """The next nodes, each as far from the one before it as ``reach`` allows; the last strength is one."""
