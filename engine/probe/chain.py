@@ -189,7 +189,7 @@ class Chain:
             for step_KR, place in zip(step_SKR, places, strict=True):
                 for node, share in zip(others, space.lowest(self.log_mus[place]), strict=True):
                     step_KR.add_(node.weight_KR - first.weight_KR, alpha=share)
-        # Not the sum of scores: shares are up to 8 there, and so would their rounding grow from node to node.
+        # Not the sum of scores: shares come to 4 to 90, and by as much would rounding grow from node to node.
         return self.problem.step(first.weight_KR, first.scores_KN, step_SKR)
 
 

@@ -6,6 +6,7 @@ pass, so that no turned copy of the features is kept. Nothing of size N x D or N
 made anew, block by block, in every pass. Weights enter as float32 high and low parts, block sums are float64.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,9 @@ from penultimate.store.errors import InputError, UnknownNameError
 VECTORS = 16
 """Arrays of the weights' shape, float64, that Newton and CG hold at once."""
 
+FEWEST_ROWS = 64
+"""Of a block, at least."""
+
 SAMPLE_SLACK = 2.0
 """The sample's path is solved to this many times the gap asked for: it only gives the starts."""
 
@@ -68,16 +72,19 @@ class _Plan:
     def of(cls, source: RowSource, *, classes: int, strengths: int, memory_bytes: int) -> "_Plan":
         """A quarter each for the sample, the weights, the blocks, and the covariance with what libraries need."""
         dims = source.feature_dim
-        share = memory_bytes // 4
-        together = min(strengths, share // (VECTORS * 8 * classes * (dims + 1)))
-        rows = share // (4 * (4 * dims + 8 * max(1, together) * classes))
-        if together < 1 or rows < 64 or share < 4 * 8 * dims * dims:
+        vectors, row, column = VECTORS * 8 * classes * (dims + 1), 4 * 4 * dims, 4 * 8 * classes
+        least = 4 * max(vectors, FEWEST_ROWS * (row + column), 4 * 8 * dims * dims)
+        if memory_bytes < least:
             raise InputError(
                 f"a memory limit of {memory_bytes / 2**20:,.0f} MiB is too little for {classes} classes of "
-                f"{dims} dimensions; raise it"
+                f"{dims} dimensions; give at least {math.ceil(least / 2**20):,} MiB"
             )
-        sample = min(source.num_rows, share // (4 * 4 * dims))
-        return cls(block_rows=min(rows, source.num_rows), sample_rows=sample, strengths=together)
+        share = memory_bytes // 4
+        together = min(strengths, share // vectors, (share // FEWEST_ROWS - row) // column)
+        rows = share // (row + together * column)
+        return cls(
+            block_rows=min(rows, source.num_rows), sample_rows=min(source.num_rows, share // row), strengths=together
+        )
 
 
 def fit_streamed(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -56,10 +57,19 @@ def test_a_pass_serves_every_strength_and_blocks_do_not_grow_with_n() -> None:
     assert largest[0] == largest[1]
 
 
-def test_a_limit_that_holds_no_covariance_is_refused() -> None:
-    features_ND, labels_N = mixture()
-    with pytest.raises(InputError, match="too little"):
-        fit_streamed(source_of(features_ND), labels_N, num_classes=4, path=PATH, memory_bytes=1000)
+@pytest.mark.parametrize(("dims", "classes"), [(12, 4), (300, 2), (20, 200)], ids=["rows", "covariance", "weights"])
+def test_a_limit_that_is_too_little_is_refused_saying_what_is_enough(dims: int, classes: int) -> None:
+    features_ND, labels_N = mixture(2 * classes, dims, classes)
+    fit = partial(
+        fit_streamed, source_of(features_ND), labels_N, num_classes=classes, path=RegularizationPath(l2=(1.0,))
+    )
+    with pytest.raises(
+        InputError, match=r"too little for .* classes of .* dimensions; give at least [\d,]+ MiB"
+    ) as refused:
+        fit(memory_bytes=1000)
+    enough = int(refused.value.args[0].split()[-2].replace(",", ""))
+    (probe,) = fit(memory_bytes=enough * 2**20)
+    assert probe.report.certified
 
 
 def test_rows_that_are_not_finite_are_named_by_their_place_in_all() -> None:
