@@ -81,7 +81,7 @@ class Repair:
     def apply(self, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Tensor:
         """r + d, a new tensor."""
         dtype = residual_SKN.dtype
-        if not loss.smooth_bias:
+        if not loss.smooth:
             return residual_SKN * torch.where(targets.sign_KN > 0, self.factor_SK.to(dtype)[:, :, None], 1.0)
         moves_SKN = self.shift_SK.to(dtype)[:, :, None].expand_as(residual_SKN).clone()
         return loss.curve(residual_SKN, moves_SKN, targets).add_(residual_SKN)
@@ -99,7 +99,7 @@ def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> M
         curvature_SK = joint.sum(2)  # p_k (1 - p_k) is p_k times all the others: nothing cancels
     else:
         curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
-    if not loss.smooth_bias:
+    if not loss.smooth:
         pulls_SKN = residual_SKN * (targets.sign_KN > 0)
         pull, square = rows.mean(pulls_SKN), rows.mean(pulls_SKN.square())
     return Moments(rows.mean(residual_SKN), curvature_SK, joint, pull, square)
@@ -107,7 +107,7 @@ def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> M
 
 def repair(loss: Loss, found: Moments) -> Repair:
     """Make the residuals a feasible dual point."""
-    if not loss.smooth_bias:
+    if not loss.smooth:
         return _balance_signs(found)
     if isinstance(loss, Softmax):
         shift_SK = _simplex_shift(found.joint_SKK, found.bias_SK)

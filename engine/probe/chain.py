@@ -30,7 +30,7 @@ NEAR, FAR = math.log(3.2), 2 * math.log(3.2)
 """Logarithm of l2 from one node to the next, at least and at most: 2 and 4 of the paper's strengths."""
 
 SPAN = 4
-"""Nodes that a start is made from."""
+"""Nodes that a start is made from, of smooth losses."""
 
 LARGE = 1 << 28
 """From so many scores (N x K) on, 1 GiB a node, a start is made from two nodes, and every strength is one."""
@@ -71,6 +71,9 @@ class Chain:
         """Strengths that were asked for and are not solved: their place among all, and in the path."""
 
         self.nodes: dict[int, _Node] = {}
+        self.span = SPAN
+        """Nodes that the next start is made from."""
+
         self.unreported: list[Sequence[SolveReport]] = []
         """Blocks since the last strength that was asked for."""
 
@@ -84,10 +87,10 @@ class Chain:
         assert first.scores_SKN is not None
         self._lay(first)
         width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // classes))
-        large = first.scores_SKN.numel() >= LARGE
-        span = 2 if large else SPAN
-        # The Hessian of the squared hinge jumps: its weights bend from strength to strength, and each is a node.
-        reach = 0.0 if large or not self.problem.loss.smooth_bias else NEAR
+        large, smooth = first.scores_SKN.numel() >= LARGE, self.problem.loss.smooth
+        # Under the squared hinge each strength is a node and begins at the one before it, whose support rows it keeps.
+        self.span = 1 if not smooth else 2 if large else SPAN
+        reach = NEAR if smooth and not large else 0.0
         yield from self._solve_nodes([0], first)
         while self.waiting:
             if places := self._next_nodes(width, reach):
@@ -96,7 +99,7 @@ class Chain:
                 solved = list(self._solve(gap, self._between(gap)))
                 reach = NEAR if any(report.steps for _, _, report in solved) else FAR
                 yield from solved
-            for place in sorted(self.nodes)[: -span - width + 1]:
+            for place in sorted(self.nodes)[: -self.span - width + 1]:
                 del self.nodes[place]
 
     def _lay(self, zero: Point) -> None:
@@ -104,14 +107,12 @@ class Chain:
 
         A stone is a strength that nobody asked for. Solved from zero, l2 = 1 of Caltech-101 took 5,945 Hessian products
         and l2 = 1e-5 was not certified after 200 steps; over stones they take 44 and 80. Zero is near the optimum where
-        l2/N is at least the Hessian's largest eigenvalue there. The squared hinge is sooner solved without.
+        l2/N is at least the Hessian's largest eigenvalue there.
         """
         asked = [math.log(value / self.total_weight) for value in self.asked]
-        stones: list[float] = []
-        if self.problem.loss.smooth_bias:
-            variance = float((self.problem.scale_R * self.problem.penalised_R).max())
-            steepest = max(variance * float(zero.moments.curvature_SK.max()), 1e-300)
-            stones = _stones(asked, highest=math.log(steepest))
+        variance = float((self.problem.scale_R * self.problem.penalised_R).max())
+        steepest = max(variance * float(zero.moments.curvature_SK.max()), 1e-300)
+        stones = _stones(asked, highest=math.log(steepest))
         laid = sorted(
             [*((value, at) for at, value in enumerate(asked)), *((stone, -1) for stone in stones)], reverse=True
         )
@@ -138,7 +139,7 @@ class Chain:
         """Solve these strengths side by side; those that were asked for come out."""
         l2_S = torch.tensor([self.l2[place] for place in places], dtype=torch.float64, device=start.weight_SKR.device)
         asked = [(s, place) for s, place in enumerate(places) if place in self.waiting]
-        tol = self.tol if asked else STONE_SLACK * self.tol
+        tol = self.tol if asked or not self.problem.loss.smooth else STONE_SLACK * self.tol
         newton = Newton(self.problem, self.preconditioner, l2_S=l2_S, total_weight=self.total_weight, tol=tol)
         point, reports = newton.solve(start)
         assert point.scores_SKN is not None
@@ -182,7 +183,7 @@ class Chain:
 
     def _beyond(self, places: Sequence[int]) -> Point:
         """At the lowest points of the space through the last nodes."""
-        first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[:SPAN]]
+        first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[: self.span]]
         step_SKR = first.weight_KR.new_zeros(len(places), *first.weight_KR.shape)
         if others:
             space = _Space(self.problem, [first, *others], self.tol)

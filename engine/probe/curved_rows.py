@@ -54,9 +54,6 @@ class CurvedRows:
         """Hessian products that take as long as making them: their middle is multiplied at a seventh of the speed."""
         return 7 * _count(problem, classes) ** 2 / problem.design.num_rows * min(1.0, classes / WIDE)
 
-    def follow(self, mu: float) -> None:
-        """Nothing: they are made anew where they no longer serve."""
-
     def __call__(self, residual_SKR: Tensor) -> Tensor:
         """Its inverse times the residual."""
         inverse_KR = self.inverse_KR.to(residual_SKR.dtype)

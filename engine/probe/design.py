@@ -23,6 +23,9 @@ TILE = 32
 SMALL = 1 << 20
 """Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
 
+SMALL_JUMPING = 1 << 25
+"""Up to this many, gradients of the squared hinge do: its slack falls with l2 below float32's resolution near 1."""
+
 ROWS = 4096
 """Rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 40 MB."""
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penultimate.engine.probe.chain import Chain
-from penultimate.engine.probe.design import SMALL, Basis, Design, fast_low_precision
+from penultimate.engine.probe.design import SMALL, SMALL_JUMPING, Basis, Design, fast_low_precision
 from penultimate.engine.probe.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe, SolveReport
@@ -53,8 +53,7 @@ def fit_path(
     active_A = active_classes(count_K, len(labels), chosen)
     place = torch_device(device)
     with torch.no_grad():
-        dtype = torch.float64 if features_ND.size <= SMALL else torch.float32
-        low = fast_low_precision(place) if dtype == torch.float32 else None
+        dtype, low = precisions(features_ND.size, chosen, place)
         share = None if share_N is None else torch.from_numpy(share_N).to(place)
         features = torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(place)
         design = Design(features, share_N=share, dtype=dtype, low=low)
@@ -66,6 +65,15 @@ def fit_path(
             for place, weight_KR, report in chain.solve(len(active_A))
         }
         return [expand(probes[place], active_A, count_K, chosen) for place in range(len(path))]
+
+
+def precisions(size: int, loss: Loss, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
+    """Of products for gradients, and of those for the Hessian where they are made at a lower one, by N x D."""
+    if size <= SMALL:
+        return torch.float64, None
+    if not loss.smooth and size <= SMALL_JUMPING:
+        return torch.float64, fast_low_precision(device) or torch.float32
+    return torch.float32, fast_low_precision(device)
 
 
 def make_probe(weight_KR: Tensor, basis: Basis, loss: Loss, l2: float, report: SolveReport) -> Probe:
@@ -81,7 +89,7 @@ def expand(probe: Probe, active_A: NDArray[np.int64], count_K: NDArray[np.int64]
     if len(active_A) == len(count_K):
         return probe
     weight_KD = np.zeros((len(count_K), probe.weight_KD.shape[1]), np.float32)
-    extreme = np.float32(np.inf if loss.smooth_bias else 1)
+    extreme = np.float32(np.inf if loss.smooth else 1)
     bias_K = np.where(count_K > 0, extreme, -extreme).astype(np.float32)
     weight_KD[active_A], bias_K[active_A] = probe.weight_KD, probe.bias_K
     return replace(probe, weight_KD=weight_KD, bias_K=bias_K)

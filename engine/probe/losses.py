@@ -34,8 +34,11 @@ class Loss(Protocol):
 
     name: str
 
-    smooth_bias: bool
-    """Whether a class without samples drives its bias to -inf (else the bias -1 is enough)."""
+    smooth: bool
+    """Whether its second derivative is continuous; then a class without samples drives its bias to -inf.
+
+    That of the squared hinge jumps where a row passes the margin, and a bias of -1 is enough.
+    """
 
     shared_null: bool
     """Whether scores that rise alike for all classes leave the loss as it is."""
@@ -57,7 +60,7 @@ class Softmax:
     """Multinomial cross-entropy, -log softmax(scores)[label], in nats."""
 
     name = "softmax"
-    smooth_bias = True
+    smooth = True
     shared_null = True
     forcing = 0.1  # 0.03 and 0.3 took as long on Caltech-101
 
@@ -92,7 +95,7 @@ class Logistic:
     """One-vs-rest logistic loss, summed over classes: sum_k log(1 + exp(-sign_k score_k)); labels may be several."""
 
     name = "logistic"
-    smooth_bias = True
+    smooth = True
     shared_null = False
     forcing = 0.1
 
@@ -116,7 +119,7 @@ class SquaredHinge:
     """One-vs-rest squared hinge, summed over classes: sum_k max(0, 1 - sign_k score_k)^2 (a linear SVM)."""
 
     name = "squared_hinge"
-    smooth_bias = False
+    smooth = False
     shared_null = False
     forcing = 1e-8  # piecewise quadratic: an exact step on the right pieces is the last
 

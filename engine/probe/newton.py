@@ -30,6 +30,7 @@ from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
 from penultimate.engine.probe.preconditioner import Apply, Preconditioner
 from penultimate.engine.probe.probe_result import SolveReport
 from penultimate.engine.probe.problem import Point, Problem
+from penultimate.engine.probe.support_rows import SupportRows
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -41,6 +42,9 @@ SMALL_PENALTY = 1e-3
 
 SAFETY = 10
 """What the estimated distance is multiplied by."""
+
+A_DIGIT = 0.1
+"""Residual that CG reaches at least under the squared hinge, whose gap is mostly the bias's: up to 88 steps without."""
 
 STEP_LIMIT = 200
 STALLED_STEPS = 8
@@ -80,6 +84,7 @@ class Newton:
         passes, products = self.problem.passes, self.problem.curvature_passes
         progress = _Progress(self.mu_S, self.problem.rounding)
         reach_S = torch.full_like(self.mu_S, self.preconditioner.reach)
+        taken = 0
         for step in range(STEP_LIMIT + 1):
             penalty_S = self._penalty(point)
             objective_S = point.loss_S + penalty_S
@@ -93,8 +98,12 @@ class Newton:
             finished_S = certified_S & (distance_S <= close_S) | stalled_S
             if finished_S.all() or step == STEP_LIMIT:
                 break
+            if self.preconditioner.take_support_rows(point, self.mu_S, products=taken):
+                precondition = self._preconditioned(point)
+                scaled_SKR = precondition(slope.gradient_SKR)
+                slope = replace(slope, precondition=precondition, scaled_SKR=scaled_SKR)
             solution = self._direction(point, slope, allowed_S, close_S, frozen_S=finished_S)
-            reach_S = torch.where(finished_S, reach_S, solution.reach_S)
+            reach_S, taken = torch.where(finished_S, reach_S, solution.reach_S), solution.products
             point = self._advance(point, objective_S, slope, solution.direction_SKR)
         products = self.problem.curvature_passes - products
         self.preconditioner.reach = float(reach_S.max())
@@ -135,22 +144,24 @@ class Newton:
     def _slope(self, point: Point, objective_S: Tensor) -> _Slope:
         """The gradient at the repaired dual point: that of the objective once the bias has moved to its best."""
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
-        gradient, repaired = self.problem.dual_gradient(point, wanted)
-        gradient = self._spread(gradient + self.mu_SKR * point.weight_SKR)
-        inverse = self.preconditioner.at(point, self.mu_S)
-
-        def precondition(residual_SKR: Tensor) -> Tensor:
-            return self._spread(inverse(residual_SKR))
-
+        found = self.problem.gradients(point, wanted)
+        pull_SKR = self.mu_SKR * point.weight_SKR
+        gradient = self._spread(found.step + pull_SKR)
+        dual = gradient if found.dual is found.step else found.dual + pull_SKR
+        precondition = self._preconditioned(point)
         scaled = precondition(gradient.to(self.preconditioner.dtype))
         return _Slope(
             gradient_SKR=gradient,
             precondition=precondition,
             scaled_SKR=scaled,
-            shift_SK=repaired.shift_SK,
-            gap_S=self._square(gradient) / (2 * self.mu_S) + repaired.excess_S,
-            model_S=((gradient * scaled).sum((1, 2)) + repaired.excess_S) / 2,
+            shift_SK=found.repair.shift_SK,
+            gap_S=self._square(dual) / (2 * self.mu_S) + found.repair.excess_S,
+            model_S=((gradient * scaled).sum((1, 2)) + found.repair.excess_S) / 2,
         )
+
+    def _preconditioned(self, point: Point) -> Apply:
+        inverse = self.preconditioner.at(point, self.mu_S)
+        return lambda residual_SKR: self._spread(inverse(residual_SKR))
 
     def _direction(
         self, point: Point, slope: _Slope, allowed_S: Tensor, close_S: Tensor, *, frozen_S: Tensor
@@ -161,12 +172,15 @@ class Newton:
             gap_S = self._square(residual_SKR) / (2 * self.mu_S)
             distance_S = gap_S if self.exact else torch.minimum(gap_S, SAFETY * torch.maximum(gained_S, size_S) / 2)
             meets_rule_S = (gap_S <= allowed_S) & (distance_S <= close_S)
+            if not self.problem.loss.smooth:
+                meets_rule_S &= size_S <= A_DIGIT**2 * first_S
             return meets_rule_S | (size_S <= self.problem.loss.forcing**2 * first_S)
 
         def multiply(direction_SKR: Tensor) -> Tensor:
-            product_SKR = self.problem.hessian(point, direction_SKR).to(direction_SKR.dtype)
+            product_SKR = self.problem.hessian(point, direction_SKR, exact=exact).to(direction_SKR.dtype)
             return self._spread(product_SKR) + self.working_mu_SKR * direction_SKR
 
+        exact = isinstance(self.preconditioner.blocks, SupportRows)
         rhs_SKR = -slope.gradient_SKR.to(self.preconditioner.dtype)
         solution = conjugate_gradients(
             multiply, slope.precondition, rhs_SKR, -slope.scaled_SKR, enough=enough, frozen_S=frozen_S

@@ -34,6 +34,19 @@ class Point:
     residual_SKN: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Of the mean loss, (S, K, R) float64, without the penalty."""
+
+    step: Tensor
+    """What Newton's equations have on their right: for smooth losses the gradient once the bias has moved."""
+
+    dual: Tensor
+    """At the repaired dual point: for smooth losses the same."""
+
+    repair: Repair
+
+
 Line = Callable[[Tensor], tuple[Point, Tensor]]
 """Lengths (S,) -> the points there and the slopes (S,) of the mean loss along the line, float64."""
 
@@ -60,12 +73,12 @@ class Problem(Protocol):
         """Evaluate weights."""
         ...
 
-    def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
-        """Gradient (S, K, R) of the mean loss, float64, at the repaired dual point; resolves a norm of ``wanted``."""
+    def gradients(self, point: Point, wanted: float) -> Gradients:
+        """For a step and for a certificate; they resolve a norm of ``wanted``."""
         ...
 
-    def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
-        """Hessian of the mean loss times a direction."""
+    def hessian(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
+        """Hessian of the mean loss times a direction; ``exact`` at the precision of gradients."""
         ...
 
     def line(self, point: Point, direction_SKR: Tensor) -> Line:
@@ -122,25 +135,34 @@ class InMemory:
         piece = rows if scores_SKN.device.type == "cuda" else max(2048, CACHED // columns)
         return [slice(start, start + piece) for start in range(0, rows, piece)]
 
-    def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
-        """Half a pass; in float64 where float32 rounding would hide a gradient as small as ``wanted``."""
+    def gradients(self, point: Point, wanted: float) -> Gradients:
+        """Half a pass, or two; in float64 where float32 rounding would hide a gradient as small as ``wanted``."""
         assert point.residual_SKN is not None
         found = repair(self.loss, point.moments)
-        residual_SKN = found.apply(self.loss, self.targets, point.residual_SKN)
+        dual = self._gradient(found.apply(self.loss, self.targets, point.residual_SKN), found, wanted)
+        step = dual if self.loss.smooth else self._gradient(point.residual_SKN, found, wanted)
+        return Gradients(step, dual, found)
+
+    def _gradient(self, residual_SKN: Tensor, found: Repair, wanted: float) -> Tensor:
         exact = self.rounding * self.design.size(residual_SKN) * self.design.root_mean_square > wanted
         gradient = self.design.gather(residual_SKN.flatten(0, 1), exact=exact).view(*residual_SKN.shape[:2], -1)
         gradient[:, :, self.bias_column] = found.bias_SK
         self.passes += 0.5
-        return gradient, found
+        return gradient
 
-    def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
-        """One pass at the precision of Hessian products."""
-        assert point.residual_SKN is not None
+    def hessian(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
+        """One pass."""
+        residual_SKN = point.residual_SKN
+        assert residual_SKN is not None
         self.curvature_passes += 1
+        if exact:
+            scores_SKN = self.design.scores(direction_SKR.flatten(0, 1)).view_as(residual_SKN)
+            change_SKN = self.loss.curve(residual_SKN, scores_SKN, self.targets)
+            return self.design.gather(change_SKN.flatten(0, 1)).view_as(direction_SKR)
         direction_MR = self.design.low(direction_SKR.flatten(0, 1))
         total_MR = torch.zeros_like(direction_MR, dtype=torch.float32 if direction_MR.dtype == torch.bfloat16 else None)
-        for rows in self._cached_rows(point.residual_SKN):
-            residual_SKB = point.residual_SKN[:, :, rows]
+        for rows in self._cached_rows(residual_SKN):
+            residual_SKB = residual_SKN[:, :, rows]
             scores_MB = self.design.low_scores(direction_MR, rows)
             change_SKB = self.loss.curve(residual_SKB, scores_MB.view_as(residual_SKB), self.targets.rows(rows))
             total_MR += self.design.low_gather(change_SKB.flatten(0, 1), rows)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.probe.certificate import Moments, Repair, moments, repair
+from penultimate.engine.probe.certificate import Moments, moments, repair
 from penultimate.engine.probe.design import Basis
 from penultimate.engine.probe.fit import (
     active_classes,
@@ -34,7 +34,7 @@ from penultimate.engine.probe.newton import Newton
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
-from penultimate.engine.probe.problem import Line, Point
+from penultimate.engine.probe.problem import Gradients, Line, Point
 from penultimate.store.errors import InputError, UnknownNameError
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, A classes that have samples, S strengths,
@@ -239,19 +239,25 @@ class Streamed:
         assert found is not None
         return Point(weight_SKR, loss_S, found, None, None), slope_S
 
-    def dual_gradient(self, point: Point, wanted: float) -> tuple[Tensor, Repair]:
+    def gradients(self, point: Point, wanted: float) -> Gradients:
         """One pass. ``wanted`` changes nothing: block sums are float64 anyway."""
         self.passes += 1
         found = repair(self.loss, point.moments)
-        total = _Gathered(point.weight_SKR, self.source.feature_dim)
+        dual = _Gathered(point.weight_SKR, self.source.feature_dim)
+        step = dual if self.loss.smooth else _Gathered(point.weight_SKR, self.source.feature_dim)
         for block, targets, _, residual_SKB in self._evaluate(point.weight_SKR):
-            total.add(block, found.apply(self.loss, targets, residual_SKB))
-        gradient = total.turned(self.basis)
-        gradient[:, :, self.bias_column] = found.bias_SK
-        return gradient, found
+            dual.add(block, found.apply(self.loss, targets, residual_SKB))
+            if step is not dual:
+                step.add(block, residual_SKB)
+        dual_SKR = dual.turned(self.basis)
+        dual_SKR[:, :, self.bias_column] = found.bias_SK
+        if step is dual:
+            return Gradients(dual_SKR, dual_SKR, found)
+        step_SKR = step.turned(self.basis)
+        return Gradients(step_SKR, dual_SKR, found)
 
-    def hessian(self, point: Point, direction_SKR: Tensor) -> Tensor:
-        """One pass, in which the residuals are made again."""
+    def hessian(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
+        """One pass, in which the residuals are made again; in float32 either way."""
         self.curvature_passes += 1
         direction_SKR = direction_SKR.double()
         weight_MD, bias_M = self._raw(direction_SKR)

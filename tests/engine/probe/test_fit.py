@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from probe_cases import Floats, mixture, softmax_objective
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath
@@ -182,13 +182,32 @@ def test_a_duplicated_feature_shares_the_weight_and_a_constant_one_gets_none() -
     np.testing.assert_allclose(probe.weight_KD[:, 13], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("loss", "weakest"), [("softmax", 1e-6), ("logistic", 1e-6), ("squared_hinge", 1.0)])
-def test_separable_data_are_certified_down_to_weak_strengths(loss: str, weakest: float) -> None:
-    """Objectives fall to 1e-8; the squared hinge, all but linear there, is certified a little less far."""
+@pytest.mark.parametrize("loss", ["softmax", "logistic", "squared_hinge"])
+def test_separable_data_are_certified_down_to_weak_strengths(loss: str) -> None:
+    """Objectives fall to 1e-8."""
     features_ND, labels_N = mixture(apart=6.0)
-    probes = fit_path(features_ND, labels_N, num_classes=K, path=RegularizationPath.spaced(weakest, 1e5, 21), loss=loss)
+    probes = fit_path(features_ND, labels_N, num_classes=K, path=RegularizationPath.spaced(1e-6, 1e5, 21), loss=loss)
     assert {probe.report.status for probe in probes} == {"certified"}
     assert (probes[-1].scores(features_ND).argmax(1) == labels_N).all()
+
+
+def test_a_separable_svm_is_that_of_the_largest_margin_as_l2_vanishes() -> None:
+    """Few support rows among many, alone and at the end of a path; N x D is above what runs in float64 anyway."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(20, size=3000)
+    features_ND = (rng.normal(size=(20, 400))[labels_N] + rng.normal(size=(3000, 400))).astype(np.float32)
+    options = {"num_classes": 20, "loss": "squared_hinge"}
+    path = fit_path(features_ND, labels_N, path=RegularizationPath.spaced(1e-6, 1e4, 11), **options)  # type: ignore[arg-type]
+    one = fit_path(features_ND, labels_N, path=RegularizationPath(l2=(1e-6,)), **options)[0]  # type: ignore[arg-type]
+    assert {probe.report.status for probe in (*path, one)} == {"certified"}
+    sign_NK = np.where(labels_N[:, None] == np.arange(20), 1, -1)
+    margin_NK = sign_NK * one.scores(features_ND)
+    np.testing.assert_allclose(margin_NK.min(0), 1, atol=1e-4)
+    support_K = (margin_NK < 1 + 1e-4).sum(0)
+    assert support_K.max() < 600
+    hard = SVC(kernel="linear", C=1e9, tol=1e-6).fit(features_ND, labels_N == 0)
+    np.testing.assert_allclose(one.weight_KD[0], hard.coef_[0], atol=1e-3 * np.abs(hard.coef_).max())
+    np.testing.assert_allclose(path[-1].weight_KD, one.weight_KD, atol=1e-3 * np.abs(one.weight_KD).max())
 
 
 def test_one_sample_a_class_is_enough() -> None:
