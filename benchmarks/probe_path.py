@@ -5,6 +5,8 @@
     python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
     python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
     python benchmarks/probe_path.py choice  --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 23
+    python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out svm.jsonl --loss squared_hinge
+    python benchmarks/probe_path.py svc     --store features.zarr --dataset caltech101 --out svm.jsonl --limit 300
     python benchmarks/probe_path.py scaling --out probe.jsonl
     python benchmarks/probe_path.py table   --out probe.jsonl
 
@@ -14,7 +16,7 @@ solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first. `
 tolerance tenfold, going on from where it stopped, until its objective is within 1e-4 of ours: less work than running
 the path at the tolerance that the worst strength needs. ``choice`` compares what is chosen on val, and its test score,
 with the optimum that scikit-learn's ``newton-cg`` finds at a gradient of a thousandth of l2/N, the scale of a gradient
-at weak l2, where its usual tolerances let it stop at once.
+at weak l2, where its usual tolerances let it stop at once. ``svc`` is ``LinearSVC``, as it comes, a strength at a time.
 """
 
 import argparse
@@ -30,10 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 from penultimate.engine.allocator import keep_freed_memory
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.solvers import measure
@@ -120,6 +124,23 @@ def sklearn_tight(
             return
 
 
+def linear_svc(
+    features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], path: RegularizationPath, *, limit_seconds: float
+) -> Iterator[Record]:
+    """A record a strength until the limit; it has no warm start, and regularises its bias a little."""
+    sign_NK = np.where(labels_N[:, None] == np.arange(labels_N.max() + 1), 1, -1)
+    spent = 0.0
+    for l2 in path.l2:
+        model = LinearSVC(C=1 / l2)
+        seconds = fit(model, features_ND, labels_N)
+        slack_NK = np.maximum(0, 1 - sign_NK * (features_ND @ model.coef_.T + model.intercept_))
+        found = ((slack_NK**2).sum() + l2 / 2 * (model.coef_**2).sum()) / len(labels_N)
+        yield {"l2": l2, "seconds": seconds, "iterations": int(model.n_iter_), "objective": float(found)}
+        spent += seconds
+        if spent > limit_seconds:
+            return
+
+
 def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: float) -> Iterator[Record]:
     """A record a strength, train to val, until ``limit_seconds`` of scikit-learn; then one of the choice and test.
 
@@ -176,7 +197,7 @@ def fits(
     return not any(issubclass(warning.category, ConvergenceWarning) for warning in warned)
 
 
-def fit(model: LogisticRegression, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
+def fit(model: LogisticRegression | LinearSVC, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
     """Seconds of one fit; out of iterations is what the default does at weak l2, and shows in its objective."""
     began = time.perf_counter()
     with warnings.catch_warnings():
@@ -260,7 +281,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
                 f"  alone: {statistics.median(r['seconds'] for r in lone):.2f} s a strength, at most "
                 f"{longest['seconds']:.2f} at {longest['l2'][0]:.1g}; {certified} of {len(lone)} certified"
             )
-        for what in ("default", "tight"):
+        for what in ("default", "tight", "svc"):
             rows = {r["l2"]: r for r in records if r.get("dataset") == dataset and r["what"] == what}
             if rows:
                 total = sum(r["seconds"] for r in rows.values())
@@ -289,10 +310,11 @@ def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ours", "alone", "default", "tight", "choice", "scaling", "table"])
+    parser.add_argument("what", choices=["ours", "alone", "default", "tight", "svc", "choice", "scaling", "table"])
     parser.add_argument("--store", type=Path)
     parser.add_argument("--dataset")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--loss", choices=[*LOSSES], default="softmax", help="of ours and alone")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=900.0)
     parser.add_argument("--strengths", type=int, default=45)
@@ -317,17 +339,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = {"what": asked.what, "dataset": asked.dataset, "shape": [*features_ND.shape, classes]}
     if asked.what == "ours":
         for _ in range(asked.rounds):
-            seconds, probes = ours(features_ND, labels_N, classes, path)
+            seconds, probes = ours(features_ND, labels_N, classes, path, loss=asked.loss)
             append(asked.out, head | summary(probes, seconds))
         return
     if asked.what == "alone":
         for l2 in path.l2:
-            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)))
+            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)), loss=asked.loss)
             append(asked.out, head | summary(probes, seconds))
         return
     doubled_ND = features_ND.astype(np.float64)
     if asked.what == "default":
         rows = sklearn_default(doubled_ND, labels_N, path)
+    elif asked.what == "svc":
+        rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=asked.limit)
     else:
         mine = [r for r in read(asked.out) if r.get("dataset") == asked.dataset and r["what"] == "ours"][-1]
         rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=asked.limit)

@@ -136,7 +136,7 @@ def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> floa
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scores_keep_fitting_their_weights_along_a_path(loss: str) -> None:
-    """In float32, but for the hinge: were scores of starts summed like weights, their rounding would grow by the node."""
+    """In float32, but for the hinge: summed like weights, scores of starts would gather rounding from node to node."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.spaced(1e-2, 1e3, 57)
     for probe in fit_path(features_ND, labels_N, num_classes=K, path=path, loss=loss):
