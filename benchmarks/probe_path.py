@@ -5,7 +5,7 @@
     python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
     python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
     python benchmarks/probe_path.py choice  --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 23
-    python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out svm.jsonl --loss squared_hinge
+    python benchmarks/probe_path.py ours --store features.zarr --dataset caltech101 --out svm.jsonl --loss squared_hinge
     python benchmarks/probe_path.py svc     --store features.zarr --dataset caltech101 --out svm.jsonl --limit 300
     python benchmarks/probe_path.py scaling --out probe.jsonl
     python benchmarks/probe_path.py table   --out probe.jsonl

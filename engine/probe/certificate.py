@@ -136,7 +136,7 @@ def _simplex_shift(joint_SKK: Tensor, bias_SK: Tensor) -> Tensor:
 
 
 NEAR_BALANCE = 0.01
-"""Residuals of the squared hinge are scaled by at most this much: the gradient they then give still shows downhill."""
+"""Residuals of the squared hinge are scaled by at most this much: further off, the bound says little of progress."""
 
 
 def _balance_signs(found: Moments) -> Repair:

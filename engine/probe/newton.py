@@ -30,7 +30,6 @@ from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
 from penultimate.engine.probe.preconditioner import Apply, Preconditioner
 from penultimate.engine.probe.probe_result import SolveReport
 from penultimate.engine.probe.problem import Point, Problem
-from penultimate.engine.probe.support_rows import SupportRows
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -99,9 +98,7 @@ class Newton:
             if finished_S.all() or step == STEP_LIMIT:
                 break
             if self.preconditioner.take_support_rows(point, self.mu_S, products=taken):
-                precondition = self._preconditioned(point)
-                scaled_SKR = precondition(slope.gradient_SKR)
-                slope = replace(slope, precondition=precondition, scaled_SKR=scaled_SKR)
+                slope = self._rescaled(slope, point)
             solution = self._direction(point, slope, allowed_S, close_S, frozen_S=finished_S)
             reach_S, taken = torch.where(finished_S, reach_S, solution.reach_S), solution.products
             point = self._advance(point, objective_S, slope, solution.direction_SKR)
@@ -142,7 +139,7 @@ class Newton:
         return values_SKR - values_SKR.mean(1, keepdim=True) if self.problem.loss.shared_null else values_SKR
 
     def _slope(self, point: Point, objective_S: Tensor) -> _Slope:
-        """The gradient at the repaired dual point: that of the objective once the bias has moved to its best."""
+        """The gradient, of smooth losses once the bias has moved to its best; the gap at the repaired dual point."""
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
         found = self.problem.gradients(point, wanted)
         pull_SKR = self.mu_SKR * point.weight_SKR
@@ -163,6 +160,12 @@ class Newton:
         inverse = self.preconditioner.at(point, self.mu_S)
         return lambda residual_SKR: self._spread(inverse(residual_SKR))
 
+    def _rescaled(self, slope: _Slope, point: Point) -> _Slope:
+        """By another preconditioner for the same point."""
+        precondition = self._preconditioned(point)
+        scaled_SKR = precondition(slope.gradient_SKR.to(self.preconditioner.dtype))
+        return replace(slope, precondition=precondition, scaled_SKR=scaled_SKR)
+
     def _direction(
         self, point: Point, slope: _Slope, allowed_S: Tensor, close_S: Tensor, *, frozen_S: Tensor
     ) -> Solution:
@@ -180,7 +183,7 @@ class Newton:
             product_SKR = self.problem.hessian(point, direction_SKR, exact=exact).to(direction_SKR.dtype)
             return self._spread(product_SKR) + self.working_mu_SKR * direction_SKR
 
-        exact = isinstance(self.preconditioner.blocks, SupportRows)
+        exact = self.preconditioner.wants_exact_products
         rhs_SKR = -slope.gradient_SKR.to(self.preconditioner.dtype)
         solution = conjugate_gradients(
             multiply, slope.precondition, rhs_SKR, -slope.scaled_SKR, enough=enough, frozen_S=frozen_S

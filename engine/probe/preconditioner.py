@@ -47,6 +47,11 @@ class Preconditioner:
         """The preconditioner for this point."""
         return self._diagonal(point.moments.curvature_SK, mu_S) if self.blocks is None else self.blocks
 
+    @property
+    def wants_exact_products(self) -> bool:
+        """Whether rounding of Hessian products would drown what it divides by mu."""
+        return isinstance(self.blocks, SupportRows)
+
     def take_support_rows(self, point: Point, mu_S: Tensor, *, products: int) -> bool:
         """Make those of this point, if the last step took so many Hessian ``products`` or they are in use already."""
         problem = self.problem
