@@ -16,7 +16,8 @@ beyond first order, a Kullback-Leibler divergence, is at most its chi-square q =
 
 The vector in it is also the right-hand side that Newton's equations have once the bias has moved by c: one product
 with the features serves both. The squared hinge has f*(a) = -|a| + a^2/4 on the sign of -y: there the residuals of
-the positives are scaled to balance the negatives', which keeps the signs, and q = sum s_i d_i^2 / 4.
+the positives are scaled to balance the negatives', which keeps the signs, and q = sum s_i d_i^2 / 4; its steps take
+the gradient itself.
 """
 
 from dataclasses import dataclass, fields

@@ -143,8 +143,8 @@ class Newton:
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
         found = self.problem.gradients(point, wanted)
         pull_SKR = self.mu_SKR * point.weight_SKR
-        gradient = self._spread(found.step + pull_SKR)
-        dual = gradient if found.dual is found.step else found.dual + pull_SKR
+        gradient = self._spread(found.step_SKR + pull_SKR)
+        dual = gradient if found.dual_SKR is found.step_SKR else found.dual_SKR + pull_SKR
         precondition = self._preconditioned(point)
         scaled = precondition(gradient.to(self.preconditioner.dtype))
         return _Slope(

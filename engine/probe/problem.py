@@ -38,10 +38,10 @@ class Point:
 class Gradients:
     """Of the mean loss, (S, K, R) float64, without the penalty."""
 
-    step: Tensor
+    step_SKR: Tensor
     """What Newton's equations have on their right: for smooth losses the gradient once the bias has moved."""
 
-    dual: Tensor
+    dual_SKR: Tensor
     """At the repaired dual point: for smooth losses the same."""
 
     repair: Repair
@@ -136,12 +136,12 @@ class InMemory:
         return [slice(start, start + piece) for start in range(0, rows, piece)]
 
     def gradients(self, point: Point, wanted: float) -> Gradients:
-        """Half a pass, or two; in float64 where float32 rounding would hide a gradient as small as ``wanted``."""
+        """One or two halves of a pass; in float64 where float32 rounding would hide a norm of ``wanted``."""
         assert point.residual_SKN is not None
         found = repair(self.loss, point.moments)
-        dual = self._gradient(found.apply(self.loss, self.targets, point.residual_SKN), found, wanted)
-        step = dual if self.loss.smooth else self._gradient(point.residual_SKN, found, wanted)
-        return Gradients(step, dual, found)
+        dual_SKR = self._gradient(found.apply(self.loss, self.targets, point.residual_SKN), found, wanted)
+        step_SKR = dual_SKR if self.loss.smooth else self._gradient(point.residual_SKN, found, wanted)
+        return Gradients(step_SKR, dual_SKR, found)
 
     def _gradient(self, residual_SKN: Tensor, found: Repair, wanted: float) -> Tensor:
         exact = self.rounding * self.design.size(residual_SKN) * self.design.root_mean_square > wanted

@@ -90,7 +90,7 @@ def test_at_weak_l2_strengths_between_nodes_take_no_step() -> None:
     assert sum(probe.report.steps == 0 for probe in probes) >= 16  # 20 when written
 
 
-@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("samples", [400, 9000], ids=["float64", "float32"])
 def test_a_weak_strength_alone_is_led_up_to(loss: str, samples: int) -> None:
     """From zero, separable data of many classes take Newton's method long detours, or beyond its limit."""
@@ -99,7 +99,7 @@ def test_a_weak_strength_alone_is_led_up_to(loss: str, samples: int) -> None:
     (alone,) = fit_path(features_ND, labels_N, num_classes=40, path=RegularizationPath(l2=(1e-5,)), loss=loss)
     assert alone.report.certified
     assert alone.report.objective == pytest.approx(whole[-1].report.objective, rel=2e-6)  # each within 1e-6
-    assert alone.report.steps < 60
+    assert alone.report.steps < (100 if loss == "squared_hinge" else 60)  # which takes 3 a stone
     assert alone.report.curvature_passes <= 1.5 * sum(probe.report.curvature_passes for probe in whole)
 
 

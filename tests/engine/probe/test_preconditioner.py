@@ -104,7 +104,7 @@ def hinge_problem(*, weighted: bool) -> tuple[InMemory, Point]:
 def test_the_squared_hinge_s_step_gradient_is_that_of_its_loss() -> None:
     """That at the repaired dual point is another: Newton's method came to a halt on it."""
     problem, point = hinge_problem(weighted=True)
-    step_SKR = problem.gradients(point, wanted=0.0).step
+    step_SKR = problem.gradients(point, wanted=0.0).step_SKR
     for place in [(0, 1, 0), (1, 2, 5), (0, 0, problem.bias_column)]:
         ends = []
         for sign in (1, -1):
