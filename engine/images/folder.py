@@ -241,7 +241,7 @@ def _nothing_found(root: Path, parts: dict[str, str]) -> str:
     if list_images(root, "")[0]:
         return (
             f"{str(where)!r} has images but no class folders; put them in one folder a class, or take them without "
-            "labels (labels=False)"
+            "labels (--no-labels; in Python labels=False)"
         )
     return f"no images in {str(where)!r}; expected root/class/*.jpg or root/train/class/*.jpg ({_SUFFIXES_SHOWN})"
 
