@@ -90,20 +90,25 @@ class Repair:
 
 def moments(rows: Rows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Moments:
     """The sums of these samples."""
-    joint = pull = square = torch.zeros((), dtype=torch.float64, device=residual_SKN.device)
     if isinstance(loss, Softmax):
         index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
         probability = residual_SKN.scatter_add(1, index, torch.ones_like(residual_SKN[:, :1]))
         left, scale = rows.weighted(probability)
-        joint = (left @ probability.transpose(1, 2)).double() * scale
-        joint.diagonal(dim1=1, dim2=2).zero_()
-        curvature_SK = joint.sum(2)  # p_k (1 - p_k) is p_k times all the others: nothing cancels
-    else:
-        curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
+        return softmax_moments((left @ probability.transpose(1, 2)).double() * scale, rows.mean(residual_SKN))
+    curvature_SK = rows.mean(loss.curvature(residual_SKN, targets))
+    pull = square = curvature_SK.new_zeros(())
     if not loss.smooth:
         pulls_SKN = residual_SKN * (targets.sign_KN > 0)
         pull, square = rows.mean(pulls_SKN), rows.mean(pulls_SKN.square())
-    return Moments(rows.mean(residual_SKN), curvature_SK, joint, pull, square)
+    return Moments(rows.mean(residual_SKN), curvature_SK, curvature_SK.new_zeros(()), pull, square)
+
+
+def softmax_moments(joint_SKK: Tensor, bias_SK: Tensor) -> Moments:
+    """From the means of p p^T and of the residual; the first is written to."""
+    joint_SKK.diagonal(dim1=1, dim2=2).zero_()
+    none = bias_SK.new_zeros(())
+    # p_k (1 - p_k) is p_k times all the others: nothing cancels.
+    return Moments(bias_SK, curvature_SK=joint_SKK.sum(2), joint_SKK=joint_SKK, pull_SK=none, pull_square_SK=none)
 
 
 def repair(loss: Loss, found: Moments) -> Repair:

@@ -220,16 +220,16 @@ class _Space:
     """The weights ``first + sum_m a_m (other_m - first)`` and the objective on them, by the coordinates ``a``."""
 
     def __init__(self, problem: InMemory, nodes: Sequence[_Node], tol: float) -> None:
-        self.problem, self.tol = problem, tol
+        self.tol = tol
         self.log_mus = [node.log_mu for node in nodes]
         first, *others = nodes
-        self.step_MKN = torch.stack([node.scores_KN - first.scores_KN for node in others])
-        self.first_KN = first.scores_KN
-        weight_KR = first.weight_KR * problem.penalised_R
-        step_MX = torch.stack([(node.weight_KR * problem.penalised_R - weight_KR).flatten() for node in others])
-        self.gram_MM = (step_MX @ step_MX.T).cpu()
-        self.pull_M = (step_MX @ weight_KR.flatten()).cpu()
-        self.square = float(weight_KR.square().sum())
+        self.look = problem.space(first.scores_KN, [node.scores_KN for node in others])
+        weight_MKR = torch.stack([node.weight_KR for node in nodes])
+        weight_MKR[1:] -= weight_MKR[0]
+        weight_MKR[:, :, problem.bias_column] = 0
+        weight_MX = weight_MKR.flatten(1)
+        gram_MM = (weight_MX @ weight_MX.T).cpu()
+        self.square, self.pull_M, self.gram_MM = float(gram_MM[0, 0]), gram_MM[0, 1:], gram_MM[1:, 1:]
 
     def lowest(self, log_mu: float) -> list[float]:
         """Coordinates of the lowest point, by Newton's method from the line through the first two."""
@@ -238,14 +238,12 @@ class _Space:
         point_M[0] = (log_mu - self.log_mus[0]) / (self.log_mus[1] - self.log_mus[0])
         lowest, best_M, step_M = math.inf, torch.zeros_like(point_M), point_M
         for _ in range(DESCENTS):
-            moved_KN = torch.tensordot(point_M.to(self.step_MKN), self.step_MKN, 1)
-            loss_1N, residual_1KN = self.problem.evaluate((self.first_KN + moved_KN)[None])
+            loss, slope_M, bend_MM = self.look(point_M.tolist())
             penalty = mu / 2 * (self.square + float(2 * self.pull_M @ point_M + point_M @ self.gram_MM @ point_M))
-            objective = float(self.problem.design.mean(loss_1N)) + penalty
+            objective = loss + penalty
             if objective < lowest:
                 lowest, best_M = objective, point_M
-                slope_M, bend_MM = self._derivatives(residual_1KN)
-                slope_M += mu * (self.pull_M + self.gram_MM @ point_M)
+                slope_M = slope_M + mu * (self.pull_M + self.gram_MM @ point_M)
                 step_M = -_solve(bend_MM + mu * self.gram_MM, slope_M)
                 if -float(slope_M @ step_M) / 2 <= CLOSE * self.tol * max(penalty, SMALL_PENALTY * objective):
                     break
@@ -254,17 +252,6 @@ class _Space:
             point_M = best_M + step_M
         coordinates: list[float] = point_M.tolist()
         return coordinates
-
-    def _derivatives(self, residual_1KN: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the mean loss by the coordinates: gradient (M,) and Hessian (M, M), float64 on the CPU."""
-        design, loss, targets = self.problem.design, self.problem.loss, self.problem.targets
-        step_MX = self.step_MKN.flatten(1)
-        pull_1KN, scale = design.weighted(residual_1KN)
-        slope_M = step_MX @ pull_1KN.flatten()
-        residual_MKN = residual_1KN.expand_as(self.step_MKN)
-        curved_MKN, _ = design.weighted(loss.curve(residual_MKN, self.step_MKN.clone(), targets))
-        bend_MM = curved_MKN.flatten(1) @ step_MX.T
-        return slope_M.double().cpu() * scale, bend_MM.double().cpu() * scale
 
 
 def _solve(matrix_MM: Tensor, rhs_M: Tensor) -> Tensor:

@@ -58,15 +58,15 @@ def conjugate_gradients(
         curvature_S = (search * product).sum((1, 2))
         usable_S = ~frozen_S & (curvature_S > 0) & (size_S > 0)
         length_S = torch.where(usable_S, size_S / curvature_S, 0.0)
-        direction += length_S[:, None, None] * search
-        residual -= length_S[:, None, None] * product
+        direction.addcmul_(length_S[:, None, None], search)
+        residual.addcmul_(length_S[:, None, None], product, value=-1)
         scaled = precondition(residual)
         next_S = (residual * scaled).sum((1, 2))
         ratio_S = torch.where(usable_S, next_S / size_S, 0.0)
         gains.append(length_S * size_S)
         if (enough(residual, next_S, torch.stack(gains[-DELAY:]).sum(0), first_S) | ~usable_S).all():
             break
-        search = scaled + ratio_S[:, None, None] * search
+        search = torch.addcmul(scaled, ratio_S[:, None, None], search)
         size_S = next_S
     return Solution(direction, _reach(torch.stack(gains, 1), next_S), len(gains))
 

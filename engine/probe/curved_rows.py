@@ -6,8 +6,9 @@ the other rows would have were their curvature the same for all, and (Woodbury 1
 
     (D + A' C A)^-1 = D^-1 - D^-1 A' (C^-1 + A D^-1 A')^-1 A D^-1.
 
-The two parts cancel where a row's curvature is far above D: the matrix in the middle is made and kept in float64, and
-rows are multiplied in the main dtype. With bfloat16 rows conjugate gradients did not converge.
+The two parts cancel where a row's curvature is far above D: the matrix in the middle is made and kept in float64. Rows
+are multiplied in the main dtype; on matrix units in float32, rounded to bfloat16 as the Hessian's own are, and in the
+middle as well. With products rounded to bfloat16 conjugate gradients did not converge.
 """
 
 import torch
@@ -40,14 +41,21 @@ class CurvedRows:
 
     def __init__(self, problem: InMemory, curvature_KN: Tensor, mu: float) -> None:
         share_KN = problem.design.shared(curvature_KN)
-        share_KM, index_KM = share_KN.topk(_count(problem, len(share_KN)), dim=1)
+        share_KM, self.index_KM = share_KN.topk(_count(problem, len(share_KN)), dim=1)
         all_K = share_KN.sum(1, dtype=torch.float64)
         rest_K = (all_K - share_KM.sum(1, dtype=torch.float64)).maximum(LEAST * all_K)
         diagonal_KR = rest_K[:, None] * problem.scale_R + mu * problem.penalised_R
-        diagonal_KR = torch.maximum(diagonal_KR, 1e-12 * diagonal_KR.amax(1, keepdim=True))
-        self.rows_KMR = problem.design.matrix_NR.index_select(0, index_KM.flatten()).view(*index_KM.shape, -1)
-        self.inverse_KR = 1 / diagonal_KR
-        self.middle_KMM = _inverse_middle(self.rows_KMR, share_KM.double(), self.inverse_KR)
+        self.inverse_KR = 1 / torch.maximum(diagonal_KR, 1e-12 * diagonal_KR.amax(1, keepdim=True))
+        self.units = problem.units
+        if self.units is not None:
+            self.inverse_KR = self.inverse_KR.float()
+            middle_KMM = self.units.curved_middle(self.index_KM, self.inverse_KR)
+        else:
+            matrix_NR = problem.design.matrix_NR
+            self.rows_KMR = matrix_NR.index_select(0, self.index_KM.flatten()).view(*self.index_KM.shape, -1)
+            middle_KMM = _middle(self.rows_KMR, self.inverse_KR)
+        curvature_KMM = torch.diag_embed(1 / share_KM.double().clamp_min(1e-300))
+        self.middle_KMM = ridged_inverse(middle_KMM + curvature_KMM, RIDGE).contiguous()
 
     @staticmethod
     def price(problem: InMemory, classes: int) -> float:
@@ -56,6 +64,8 @@ class CurvedRows:
 
     def __call__(self, residual_SKR: Tensor) -> Tensor:
         """Its inverse times the residual."""
+        if self.units is not None:
+            return self.units.curved_solve(self.index_KM, self.inverse_KR, self.middle_KMM, residual_SKR)
         inverse_KR = self.inverse_KR.to(residual_SKR.dtype)
         scaled_SKR = inverse_KR * residual_SKR
         # The rows on the right: as a row times a matrix, one strength's products take half as long as the other way.
@@ -71,12 +81,11 @@ def _count(problem: InMemory, classes: int) -> int:
     return min(rows, MOST, max(FEWEST, int(SHARE * rows / classes)))
 
 
-def _inverse_middle(rows_KMR: Tensor, share_KM: Tensor, inverse_KR: Tensor) -> Tensor:
-    """(C^-1 + A D^-1 A')^-1 for each class, float64."""
-    inverses = []
+def _middle(rows_KMR: Tensor, inverse_KR: Tensor) -> Tensor:
+    """A D^-1 A' for each class, float64."""
+    middles = []
     for first in range(0, len(rows_KMR), CLASSES):
         some = slice(first, first + CLASSES)
         rows_CMR = rows_KMR[some].double()
-        matrix_CMM = torch.bmm(rows_CMR * inverse_KR[some, None], rows_CMR.transpose(1, 2))
-        inverses.append(ridged_inverse(matrix_CMM + torch.diag_embed(1 / share_KM[some].clamp_min(1e-300)), RIDGE))
-    return torch.cat(inverses)
+        middles.append(torch.bmm(rows_CMR * inverse_KR[some, None], rows_CMR.transpose(1, 2)))
+    return torch.cat(middles)

@@ -6,14 +6,18 @@ features is exact: any orthogonal basis gives the same optimum. A column of ones
 fill up to a multiple of 32, the tile of matrix units.
 
 Main products run in ``dtype`` and sum in it over blocks of ``ROWS`` rows, blocks in float64; products for the Hessian
-run in ``low`` where the machine is faster in it. W itself is kept in float64 by the solver.
+run in ``low`` where the machine is faster in it. On a CPU with matrix units, where a C compiler was at hand, features
+are kept as two bfloat16 besides, and gradients run on those, with 16 bits (``matrix_units.py``). W itself is kept in
+float64 by the solver.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from penultimate.engine.probe.matrix_units import ROUNDING, MatrixUnits, library
 
 # Shapes: N samples, D feature dimensions, R columns of the turned design, M columns of scores (strengths x classes).
 
@@ -50,10 +54,14 @@ class Basis:
     turn_DR: Tensor
     """Orthonormal columns, without bias and padding, in the dtype of the features."""
 
+    units: MatrixUnits | None = None
+    """``turn_DR`` on matrix units, where there are some."""
+
     def weight(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (M, D) in the features' dtype and bias (M,) float64 for them as they were, from turned weights."""
         rank = self.turn_DR.shape[1]
-        weight_MD = weight_MR[:, :rank].to(self.turn_DR.dtype) @ self.turn_DR.T
+        turned_MR = weight_MR[:, :rank].to(self.turn_DR.dtype)
+        weight_MD = turned_MR @ self.turn_DR.T if self.units is None else self.units.scores(turned_MR)
         return weight_MD, weight_MR[:, rank].double() - weight_MD.double() @ self.mean_D.double()
 
     def turned(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
@@ -87,7 +95,15 @@ class Design:
         self.matrix_NR[:, rank] = 1
         self.matrix_NR[:, rank + 1 :] = 0
         self.bias_column = rank
-        self.low_NR = self.matrix_NR.to(low) if low is not None else self.matrix_NR
+        self.units: MatrixUnits | None = None
+        self.low_NR = self.matrix_NR
+        if low is not None and self._on_units():
+            self.units = MatrixUnits(self.matrix_NR)
+            self.low_NR = self.units.high_NR
+            if rank % TILE == 0:
+                self.basis = replace(self.basis, units=MatrixUnits(self.basis.turn_DR))
+        elif low is not None:
+            self.low_NR = self.matrix_NR.to(low)
         self.scale_R = self._mean_squares()
         self.penalised_R = torch.ones(columns, dtype=dtype, device=features_ND.device)
         self.penalised_R[rank] = 0
@@ -101,7 +117,17 @@ class Design:
     @property
     def precision(self) -> str:
         """Gradient/Hessian, as a SolveReport prints it."""
-        return "/".join(str(matrix.dtype).removeprefix("torch.") for matrix in (self.matrix_NR, self.low_NR))
+        low = str(self.low_NR.dtype).removeprefix("torch.")
+        return f"{'2xbfloat16' if self.units else str(self.matrix_NR.dtype).removeprefix('torch.')}/{low}"
+
+    @property
+    def rounding(self) -> float:
+        """Relative, of a sum over samples."""
+        own = torch.finfo(self.matrix_NR.dtype).eps
+        return own if self.units is None else max(own, ROUNDING / math.sqrt(self.num_rows))
+
+    def _on_units(self) -> bool:
+        return self.matrix_NR.dtype == torch.float32 and self.matrix_NR.device.type == "cpu" and library() is not None
 
     def scores(self, weight_MR: Tensor) -> Tensor:
         """weight @ design.T, (M, N)."""
@@ -110,6 +136,8 @@ class Design:
     def gather(self, residual_MN: Tensor, *, exact: bool = False) -> Tensor:
         """Weighted mean over samples of residual x row, (M, R) float64; ``exact`` multiplies and sums in float64."""
         weighted_MN, scale = self.weighted(residual_MN)
+        if not exact and self.units is not None:
+            return self.units.gather(weighted_MN, scale)
         if not exact and self.num_rows <= ROWS:
             return (weighted_MN @ self.matrix_NR).double() * scale
         total_MR = torch.zeros(

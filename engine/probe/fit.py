@@ -13,7 +13,7 @@ from penultimate.engine.probe.design import SMALL, SMALL_JUMPING, Basis, Design,
 from penultimate.engine.probe.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe, SolveReport
-from penultimate.engine.probe.problem import InMemory
+from penultimate.engine.probe.softmax_on_units import in_memory
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
@@ -58,7 +58,7 @@ def fit_path(
         features = torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(place)
         design = Design(features, share_N=share, dtype=dtype, low=low)
         targets = make_targets(labels, active_A, chosen, dtype=dtype, device=place)
-        problem = InMemory(design, chosen, targets)
+        problem = in_memory(design, chosen, targets)
         chain = Chain(problem, l2=path.l2, total_weight=total_weight, tol=tol)
         probes = {
             place: make_probe(weight_KR, design.basis, chosen, path.l2[place], report)

@@ -15,7 +15,7 @@ allows the first part only, the strength is certified all the same.
 
 A step solves H d = -g by preconditioned conjugate gradients (Nocedal & Wright 2006, algorithm 7.1) to a residual the
 loss's ``forcing`` of the first or until the quadratic model meets the stopping rule. H is multiplied at low precision:
-its rounding slows CG a little and cannot move the solution, because gradients come from products in the main dtype. W
+its rounding slows CG a little and cannot move the solution, because gradients come from more exact products. W
 is kept in float64 and scores are updated by the product of each step, so that float32 rounding of W, which all samples
 would share, never enters the gradient.
 """
@@ -29,7 +29,7 @@ from torch import Tensor
 from penultimate.engine.probe.conjugate import Solution, conjugate_gradients
 from penultimate.engine.probe.preconditioner import Apply, Preconditioner
 from penultimate.engine.probe.probe_result import SolveReport
-from penultimate.engine.probe.problem import Point, Problem
+from penultimate.engine.probe.problem import Point, Problem, spread
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 
@@ -131,22 +131,14 @@ class Newton:
         """Squared norm of each strength's, float64, the bias left out."""
         return values_SKR.square().sum(1).double() @ self.problem.penalised_R.double()
 
-    def _spread(self, values_SKR: Tensor) -> Tensor:
-        """Without what all classes share, where the loss does not see it.
-
-        There the Hessian is mu alone: rounding of a product, let in, would be divided by mu and drown the rest of CG.
-        """
-        return values_SKR - values_SKR.mean(1, keepdim=True) if self.problem.loss.shared_null else values_SKR
-
     def _slope(self, point: Point, objective_S: Tensor) -> _Slope:
         """The gradient, of smooth losses once the bias has moved to its best; the gap at the repaired dual point."""
         wanted = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
         found = self.problem.gradients(point, wanted)
-        pull_SKR = self.mu_SKR * point.weight_SKR
-        gradient = self._spread(found.step_SKR + pull_SKR)
-        dual = gradient if found.dual_SKR is found.step_SKR else found.dual_SKR + pull_SKR
+        gradient = self._penalised(found.step_SKR, point)
+        dual = gradient if found.dual_SKR is found.step_SKR else self._penalised(found.dual_SKR, point)
         precondition = self._preconditioned(point)
-        scaled = precondition(gradient.to(self.preconditioner.dtype))
+        scaled = precondition(gradient)
         return _Slope(
             gradient_SKR=gradient,
             precondition=precondition,
@@ -156,14 +148,19 @@ class Newton:
             model_S=((gradient * scaled).sum((1, 2)) + found.repair.excess_S) / 2,
         )
 
+    def _penalised(self, gradient_SKR: Tensor, point: Point) -> Tensor:
+        """With the penalty's, spread, in what conjugate gradients work in: the two cancel before they are rounded."""
+        whole_SKR = torch.addcmul(gradient_SKR, self.mu_SKR, point.weight_SKR).to(self.preconditioner.dtype)
+        return spread(self.problem.loss, whole_SKR)
+
     def _preconditioned(self, point: Point) -> Apply:
         inverse = self.preconditioner.at(point, self.mu_S)
-        return lambda residual_SKR: self._spread(inverse(residual_SKR))
+        return lambda residual_SKR: spread(self.problem.loss, inverse(residual_SKR))
 
     def _rescaled(self, slope: _Slope, point: Point) -> _Slope:
         """By another preconditioner for the same point."""
         precondition = self._preconditioned(point)
-        scaled_SKR = precondition(slope.gradient_SKR.to(self.preconditioner.dtype))
+        scaled_SKR = precondition(slope.gradient_SKR)
         return replace(slope, precondition=precondition, scaled_SKR=scaled_SKR)
 
     def _direction(
@@ -181,12 +178,11 @@ class Newton:
 
         def multiply(direction_SKR: Tensor) -> Tensor:
             product_SKR = self.problem.hessian(point, direction_SKR, exact=exact).to(direction_SKR.dtype)
-            return self._spread(product_SKR) + self.working_mu_SKR * direction_SKR
+            return torch.addcmul(product_SKR, self.working_mu_SKR, direction_SKR)
 
         exact = self.preconditioner.wants_exact_products
-        rhs_SKR = -slope.gradient_SKR.to(self.preconditioner.dtype)
         solution = conjugate_gradients(
-            multiply, slope.precondition, rhs_SKR, -slope.scaled_SKR, enough=enough, frozen_S=frozen_S
+            multiply, slope.precondition, -slope.gradient_SKR, -slope.scaled_SKR, enough=enough, frozen_S=frozen_S
         )
         direction_SKR = solution.direction_SKR.double()
         direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, slope.shift_SK)
@@ -203,14 +199,17 @@ class Newton:
         length_S = torch.ones_like(self.mu_S)
         for _ in range(30):
             reached, there_S = line(length_S)
-            there_S = there_S + (self.mu_SKR * reached.weight_SKR * direction_SKR).sum((1, 2))
             allowed_S = objective_S + 1e-4 * length_S * slope_S + 10 * self.problem.rounding * objective_S.abs()
-            overshot_S = (there_S > -0.5 * slope_S) & (slope_S < 0)
-            short_S = (reached.loss_S + self._penalty(reached) > allowed_S) | overshot_S
+            short_S = reached.loss_S + self._penalty(reached) > allowed_S
+            factor_S = torch.full_like(slope_S, 0.4)
+            if there_S is not None:
+                there_S = there_S + (self.mu_SKR * reached.weight_SKR * direction_SKR).sum((1, 2))
+                overshot_S = (there_S > -0.5 * slope_S) & (slope_S < 0)
+                factor_S = torch.where(overshot_S, slope_S / (slope_S - there_S), factor_S).clamp(0.1, 0.9)
+                short_S |= overshot_S
             if not short_S.any():
                 break
-            secant_S = torch.where(overshot_S, slope_S / (slope_S - there_S), 0.4).clamp(0.1, 0.9)
-            length_S = torch.where(short_S, length_S * secant_S, length_S)
+            length_S = torch.where(short_S, length_S * factor_S, length_S)
         return reached
 
 

@@ -38,7 +38,8 @@ class SolveReport:
     """Wall-clock time of this strength, its share where several were solved together."""
 
     precision: str
-    """What the features were multiplied in: gradient/Hessian, for example ``float32/bfloat16``."""
+    """What the features were multiplied in, gradient/Hessian: ``float64/float64``, ``float32/bfloat16`` or, with a
+    float32 as two bfloat16, ``2xbfloat16/bfloat16``."""
 
     @property
     def certified(self) -> bool:

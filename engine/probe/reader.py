@@ -16,7 +16,7 @@ from penultimate.store.feature_set import FeatureSet
 # Shapes: N samples, D feature dimensions, K classes.
 
 COPIES = 4
-"""An in-memory fit holds the features, the turned ones, a low-precision copy of those, and work space."""
+"""An in-memory fit holds the features, the turned ones, those again as one or two bfloat16, and work space."""
 
 BATCH_ROWS = 4096
 

@@ -34,7 +34,7 @@ from penultimate.engine.probe.newton import Newton
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
-from penultimate.engine.probe.problem import Gradients, Line, Point
+from penultimate.engine.probe.problem import Gradients, Line, Point, spread
 from penultimate.store.errors import InputError, UnknownNameError
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, A classes that have samples, S strengths,
@@ -224,20 +224,21 @@ class Streamed:
         """One pass."""
         return self._reach(weight_SKR, torch.zeros_like(weight_SKR))[0]
 
-    def _reach(self, weight_SKR: Tensor, direction_SKR: Tensor) -> tuple[Point, Tensor]:
-        """The point and the slope of its loss in a direction."""
+    def _reach(self, weight_SKR: Tensor, direction_SKR: Tensor) -> tuple[Point, Tensor | None]:
+        """The point and the slope of its loss in a direction, of a smooth loss None."""
         self.passes += 1
         weight_MD, bias_M = self._raw(direction_SKR)
         loss_S = slope_S = torch.zeros((), dtype=torch.float64, device=weight_SKR.device)
         found: Moments | None = None
         for block, targets, loss_SB, residual_SKB in self._evaluate(weight_SKR):
-            scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
             loss_S = loss_S + block.mean(loss_SB)
-            slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
+            if not self.loss.smooth:
+                scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
+                slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
             here = moments(block, self.loss, targets, residual_SKB)
             found = here if found is None else found + here
         assert found is not None
-        return Point(weight_SKR, loss_S, found, None, None), slope_S
+        return Point(weight_SKR, loss_S, found, None, None), None if self.loss.smooth else slope_S
 
     def gradients(self, point: Point, wanted: float) -> Gradients:
         """One pass. ``wanted`` changes nothing: block sums are float64 anyway."""
@@ -265,7 +266,7 @@ class Streamed:
         for block, targets, _, residual_SKB in self._evaluate(point.weight_SKR):
             scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
             total.add(block, self.loss.curve(residual_SKB, scores_MB.view_as(residual_SKB), targets))
-        return total.turned(self.basis)
+        return spread(self.loss, total.turned(self.basis))
 
     def line(self, point: Point, direction_SKR: Tensor) -> Line:
         """A pass a point."""

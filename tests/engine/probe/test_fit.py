@@ -229,11 +229,11 @@ def test_a_class_absent_from_train_gets_the_bias_that_is_its_optimum(loss: str, 
 
 
 def test_large_data_in_mixed_precision_agree_with_float64() -> None:
-    """Above 2^20 features the products are float32, and bfloat16 for the Hessian where the machine has it."""
+    """Above 2^20 features the products are float32, or bfloat16 where the machine has it."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
     for probe in fit_path(features_ND, labels_N, num_classes=K, path=path):
-        assert probe.report.precision.startswith("float32")
+        assert probe.report.precision.startswith(("float32", "2xbfloat16"))
         assert probe.report.certified
         found = softmax_objective(features_ND, labels_N, probe.weight_KD, probe.bias_K, probe.l2)
         assert found == pytest.approx(probe.report.objective, rel=1e-6)  # float32 scores, averaged over 9,000 samples
