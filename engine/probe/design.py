@@ -92,6 +92,7 @@ class Design:
         columns = -(-(rank + 1) // TILE) * TILE
         self.matrix_NR = torch.empty(rows, columns, dtype=dtype, device=features_ND.device)
         torch.mm(centred_ND, self.basis.turn_DR, out=self.matrix_NR[:, :rank])
+        del centred_ND  # whose memory the copies below take
         self.matrix_NR[:, rank] = 1
         self.matrix_NR[:, rank + 1 :] = 0
         self.bias_column = rank
