@@ -176,11 +176,11 @@ static void pack(const float *weight, i64 M, i64 R, bfloat16 *high, bfloat16 *lo
     }
 }
 
-/* Tiles 0 to 3 += two tiles on the left, at a and b, times two on the right, at c and d. */
-#define MULTIPLY(a, b, left_stride, c, d, right_stride) \
+/* Tiles 0 to 3 += two tiles on the left times two on the right. */
+#define LEFT(a, b, stride) do { _tile_loadd(4, a, stride); _tile_loadd(5, b, stride); } while (0)
+#define RIGHT(c, d, stride) do { _tile_loadd(6, c, stride); _tile_loadd(7, d, stride); } while (0)
+#define MULTIPLY() \
     do { \
-        _tile_loadd(4, a, left_stride); _tile_loadd(6, c, right_stride); \
-        _tile_loadd(5, b, left_stride); _tile_loadd(7, d, right_stride); \
         _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(2, 4, 7); _tile_dpbf16ps(3, 5, 7); \
     } while (0)
 
@@ -193,13 +193,19 @@ static void score_block(const bfloat16 *high, const bfloat16 *low, i64 rows, con
         for (i64 m = 0; m < padded(M); m += PAIR) {
             const bfloat16 *x = high + n * R, *w = weight_high + m * R;
             _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-            for (i64 r = 0; r < R; r += PAIR)
-                MULTIPLY(x + r, x + along + r, 2 * R, w + r * TILE, w + along + r * TILE, 64);
-            if (low) {
-                const bfloat16 *x_low = low + n * R, *w_low = weight_low + m * R;
-                for (i64 r = 0; r < R; r += PAIR) {
-                    MULTIPLY(x + r, x + along + r, 2 * R, w_low + r * TILE, w_low + along + r * TILE, 64);
-                    MULTIPLY(x_low + r, x_low + along + r, 2 * R, w + r * TILE, w + along + r * TILE, 64);
+            for (i64 r = 0; r < R; r += PAIR) {
+                LEFT(x + r, x + along + r, 2 * R);
+                if (low) {
+                    const bfloat16 *w_low = weight_low + m * R + r * TILE;
+                    RIGHT(w_low, w_low + along, 64);
+                    MULTIPLY();
+                }
+                RIGHT(w + r * TILE, w + along + r * TILE, 64);
+                MULTIPLY();
+                if (low) {
+                    const bfloat16 *x_low = low + n * R + r;
+                    LEFT(x_low, x_low + along, 2 * R);
+                    MULTIPLY();
                 }
             }
             _tile_stored(0, sum[0], 64); _tile_stored(1, sum[1], 64);
@@ -235,11 +241,17 @@ static void gather_block(const bfloat16 *high, const bfloat16 *low, i64 rows, co
             _tile_loadd(2, out + TILE, 4 * R); _tile_loadd(3, below + TILE, 4 * R);
             for (i64 n = 0; n < rows; n += PAIR) {
                 const bfloat16 *v = desk->high_MB + m * BLOCK + n, *x = right_high + n * PAIR;
-                MULTIPLY(v, v + TILE * BLOCK, 2 * BLOCK, x, x + TILE * PAIR, 64);
+                const bfloat16 *v_low = desk->low_MB + m * BLOCK + n, *x_low = right_low + n * PAIR;
+                LEFT(v, v + TILE * BLOCK, 2 * BLOCK);
                 if (low) {
-                    const bfloat16 *v_low = desk->low_MB + m * BLOCK + n, *x_low = right_low + n * PAIR;
-                    MULTIPLY(v, v + TILE * BLOCK, 2 * BLOCK, x_low, x_low + TILE * PAIR, 64);
-                    MULTIPLY(v_low, v_low + TILE * BLOCK, 2 * BLOCK, x, x + TILE * PAIR, 64);
+                    RIGHT(x_low, x_low + TILE * PAIR, 64);
+                    MULTIPLY();
+                }
+                RIGHT(x, x + TILE * PAIR, 64);
+                MULTIPLY();
+                if (low) {
+                    LEFT(v_low, v_low + TILE * BLOCK, 2 * BLOCK);
+                    MULTIPLY();
                 }
             }
             _tile_stored(0, out, 4 * R); _tile_stored(1, below, 4 * R);
