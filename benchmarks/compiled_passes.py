@@ -51,9 +51,9 @@ def problem(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> In
 
 
 def passes(made: InMemory, classes: int) -> Sides:
-    """Each pass at random weights; a step is as short as Newton's are."""
-    columns = made.design.matrix_NR.shape[1]
-    weight_SKR = torch.randn(1, classes, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """Each pass at random weights that give scores of a few units; a step is as short as Newton's are."""
+    drawn_SKR = torch.randn(1, classes, made.design.matrix_NR.shape[1], generator=torch.Generator().manual_seed(0))
+    weight_SKR = 3 * drawn_SKR.double() / made.design.root_mean_square
     point, step_SKR = made.start(weight_SKR), weight_SKR.float() / 100
     assert point.scores_SKN is not None
     scores_SKN = point.scores_SKN

@@ -123,7 +123,7 @@ class Design:
 
     @property
     def rounding(self) -> float:
-        """Relative, of a sum over samples."""
+        """Relative, of a mean over samples; as two bfloat16 each product is rounded on its own."""
         own = torch.finfo(self.matrix_NR.dtype).eps
         return own if self.units is None else max(own, ROUNDING / math.sqrt(self.num_rows))
 
