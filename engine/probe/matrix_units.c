@@ -301,30 +301,6 @@ static inline void put(const Desk *desk, i64 at, __m512 x) {
     _mm256_storeu_si256((__m256i *)(desk->low_MB + at), rest(x, high));
 }
 
-/* out (M, R) = scale x values (M, N) x features. */
-void gather(const bfloat16 *high, const bfloat16 *low, const float *value, double scale, double *out, char *room, i64 M,
-            i64 N, i64 R) {
-#pragma omp parallel
-    {
-        Desk mine = desk(room, omp_get_thread_num(), M, R);
-        i64 since = 0;
-        clear(&mine, M, R, N);
-        open_tiles();
-#pragma omp for schedule(static)
-        for (i64 n = 0; n < N; n += BLOCK) {
-            i64 rows = min(BLOCK, N - n);
-            for (i64 m = 0; m < M; m++)
-                for (i64 i = 0; i < padded(rows); i += TILE)
-                    put(&mine, m * BLOCK + i, _mm512_maskz_loadu_ps(lanes(rows - i), value + m * N + n + i));
-            gather_block(high + n * R, low + n * R, padded(rows), &mine, M, R);
-            if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;
-        }
-        _tile_release();
-#pragma omp for schedule(static)
-        for (i64 m = 0; m < M; m++) add_up(room, m, scale, out + m * R, M, R, N);
-    }
-}
-
 /* (diag(p) - p p') u of a block, u in its scores, times each sample's share, rounded: losses.py has the formula. */
 static void curve_block(const float *residual, const i64 *label, const float *share, i64 rows, const Desk *desk, i64 K,
                         i64 N) {
@@ -386,6 +362,12 @@ void softmax_hessian(const bfloat16 *high, const float *residual, const i64 *lab
     }
 }
 
+static void value_block(const float *value, i64 rows, const Desk *desk, i64 K, i64 N) {
+    for (i64 k = 0; k < K; k++)
+        for (i64 i = 0; i < padded(rows); i += TILE)
+            put(desk, k * BLOCK + i, _mm512_maskz_loadu_ps(lanes(rows - i), value + k * N + i));
+}
+
 /* r + (diag(p) - p p') c of a block, c a number for each class, times each sample's share. */
 static void shift_block(const float *residual, const float *shift, const i64 *label, const float *share, i64 rows,
                         const Desk *desk, i64 K, i64 N) {
@@ -405,10 +387,10 @@ static void shift_block(const float *residual, const float *shift, const i64 *la
     }
 }
 
-/* Gradient (S, K, R) of the mean softmax loss at residuals (S, K, N) once biases have moved by shifts (S, K). */
-void softmax_gradient(const bfloat16 *high, const bfloat16 *low, const float *residual, const float *shift,
-                      const i64 *label, const float *share, double scale, double *out, char *room, i64 S, i64 K, i64 N,
-                      i64 R) {
+/* out (S, K, R) = scale x values (S, K, N) x features. With shifts (S, K) the values are the residuals of a softmax
+ * loss, and out is its mean's gradient once biases have moved by them. */
+void gather(const bfloat16 *high, const bfloat16 *low, const float *value, const float *shift, const i64 *label,
+            const float *share, double scale, double *out, char *room, i64 S, i64 K, i64 N, i64 R) {
     i64 M = S * K;
 #pragma omp parallel
     {
@@ -422,8 +404,9 @@ void softmax_gradient(const bfloat16 *high, const bfloat16 *low, const float *re
             for (i64 s = 0; s < S; s++) {
                 Desk own = mine;
                 own.high_MB += s * K * BLOCK, own.low_MB += s * K * BLOCK;
-                const float *block = residual + s * K * N + n;
-                shift_block(block, shift + s * K, label + n, share ? share + n : NULL, rows, &own, K, N);
+                const float *block = value + s * K * N + n;
+                if (shift) shift_block(block, shift + s * K, label + n, share ? share + n : NULL, rows, &own, K, N);
+                else value_block(block, rows, &own, K, N);
             }
             gather_block(high + n * R, low + n * R, padded(rows), &mine, M, R);
             if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;

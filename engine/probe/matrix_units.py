@@ -74,8 +74,8 @@ class MatrixUnits:
     def gather(self, values_MN: Tensor, scale: float) -> Tensor:
         """scale x values @ features, (M, R) float64; in float32 over no more than 4,096 rows."""
         total_MR = torch.empty(len(values_MN), self.columns, dtype=torch.float64)
-        values_MN, room = values_MN.contiguous(), self._room_for(len(values_MN))
-        _call("gather", self._high, self._low, values_MN, scale, total_MR, room, *values_MN.shape, self.columns)
+        room, inputs = self._room_for(len(values_MN)), (self._high, self._low, values_MN.contiguous(), None, None, None)
+        _call("gather", *inputs, scale, total_MR, room, 1, *values_MN.shape, self.columns)
         return total_MR
 
     def softmax_gradient(
@@ -89,7 +89,7 @@ class MatrixUnits:
         room, (share_N, scale) = self._room_for(strengths * classes), _shares(share_N, rows)
         gradient_SKR = torch.empty(strengths, classes, self.columns, dtype=torch.float64)
         inputs = self._high, self._low, residual_SKN, shift_SK.float().contiguous(), index_N, share_N, scale
-        _call("softmax_gradient", *inputs, gradient_SKR, room, strengths, classes, rows, self.columns)
+        _call("gather", *inputs, gradient_SKR, room, strengths, classes, rows, self.columns)
         return gradient_SKR
 
     def softmax_hessian(
