@@ -25,7 +25,7 @@ ROUNDING = 2.0**-17
 """Of a float32 as two bfloat16, relative."""
 
 OTHERS = 3
-"""Points besides the first, at most, that span a space."""
+"""Points besides the first, at most, that span a space: those of a start (``chain.py``) do."""
 
 ALIGNMENT = 64
 
@@ -164,6 +164,7 @@ def softmax_space(
     share_N, scale = _shares(share_N, rows)
     sums = torch.zeros(_loaded().num_threads(), 1 + OTHERS + OTHERS * OTHERS, dtype=torch.float64)
     points = [*others, *[first_KN] * (OTHERS - count)]
+    assert len(points) == OTHERS
     assert all(point_KN.is_contiguous() for point_KN in points)
     places = torch.tensor([point_KN.data_ptr() for point_KN in points])
     coordinates = torch.tensor([*at, *[0.0] * (OTHERS - count)], dtype=torch.float64)

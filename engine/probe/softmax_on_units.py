@@ -8,7 +8,7 @@ from torch import Tensor
 from penultimate.engine.probe.certificate import Moments, Repair, softmax_moments
 from penultimate.engine.probe.design import Design
 from penultimate.engine.probe.losses import Loss, Softmax, Targets
-from penultimate.engine.probe.matrix_units import OTHERS, MatrixUnits, softmax, softmax_space
+from penultimate.engine.probe.matrix_units import MatrixUnits, softmax, softmax_space
 from penultimate.engine.probe.problem import InMemory, Point, Space
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
@@ -40,8 +40,6 @@ class SoftmaxOnUnits(InMemory):
 
     def space(self, first_KN: Tensor, others: Sequence[Tensor]) -> Space:
         """The space of scores through these points: no pass."""
-        if len(others) > OTHERS:
-            return super().space(first_KN, others)
         return partial(softmax_space, first_KN, others, self.targets.index_N, self.design.share_N)
 
     def hessian(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
