@@ -44,6 +44,7 @@ typedef struct {
 
 static i64 min(i64 a, i64 b) { return a < b ? a : b; }
 static i64 padded(i64 count) { return (count + PAIR - 1) / PAIR * PAIR; }
+static int tiles_from(i64 m, i64 M) { return m + TILE < M ? 2 : 1; } /* of the next PAIR columns */
 
 static i64 weight_bytes(i64 M, i64 R) { return padded(M) * R * sizeof(bfloat16); }
 static i64 desk_bytes(i64 M, i64 R) {
@@ -176,12 +177,15 @@ static void pack(const float *weight, i64 M, i64 R, bfloat16 *high, bfloat16 *lo
     }
 }
 
-/* Tiles 0 to 3 += two tiles on the left times two on the right. */
-#define LEFT(a, b, stride) do { _tile_loadd(4, a, stride); _tile_loadd(5, b, stride); } while (0)
-#define RIGHT(c, d, stride) do { _tile_loadd(6, c, stride); _tile_loadd(7, d, stride); } while (0)
-#define MULTIPLY() \
+/* Tiles 0 to 3 += one or two tiles on the left times one or two on the right. */
+#define LEFT(count, a, b, stride) do { _tile_loadd(4, a, stride); if (count > 1) _tile_loadd(5, b, stride); } while (0)
+#define RIGHT(count, c, d, stride) do { _tile_loadd(6, c, stride); if (count > 1) _tile_loadd(7, d, stride); } while (0)
+#define MULTIPLY(left, right) \
     do { \
-        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(2, 4, 7); _tile_dpbf16ps(3, 5, 7); \
+        _tile_dpbf16ps(0, 4, 6); \
+        if (left > 1) _tile_dpbf16ps(1, 5, 6); \
+        if (right > 1) _tile_dpbf16ps(2, 4, 7); \
+        if (left > 1 && right > 1) _tile_dpbf16ps(3, 5, 7); \
     } while (0)
 
 /* scores (M, BLOCK) of a block of rows, from packed weights; without `low` of the features from high x high alone. */
@@ -192,25 +196,26 @@ static void score_block(const bfloat16 *high, const bfloat16 *low, i64 rows, con
     for (i64 n = 0; n < rows; n += PAIR)
         for (i64 m = 0; m < padded(M); m += PAIR) {
             const bfloat16 *x = high + n * R, *w = weight_high + m * R;
+            int tiles = tiles_from(m, M);
             _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
             for (i64 r = 0; r < R; r += PAIR) {
-                LEFT(x + r, x + along + r, 2 * R);
+                LEFT(2, x + r, x + along + r, 2 * R);
                 if (low) {
                     const bfloat16 *w_low = weight_low + m * R + r * TILE;
-                    RIGHT(w_low, w_low + along, 64);
-                    MULTIPLY();
+                    RIGHT(tiles, w_low, w_low + along, 64);
+                    MULTIPLY(2, tiles);
                 }
-                RIGHT(w + r * TILE, w + along + r * TILE, 64);
-                MULTIPLY();
+                RIGHT(tiles, w + r * TILE, w + along + r * TILE, 64);
+                MULTIPLY(2, tiles);
                 if (low) {
                     const bfloat16 *x_low = low + n * R + r;
-                    LEFT(x_low, x_low + along, 2 * R);
-                    MULTIPLY();
+                    LEFT(2, x_low, x_low + along, 2 * R);
+                    MULTIPLY(2, tiles);
                 }
             }
             _tile_stored(0, sum[0], 64); _tile_stored(1, sum[1], 64);
             _tile_stored(2, sum[2], 64); _tile_stored(3, sum[3], 64);
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < 2 * tiles; i++)
                 transpose(sum[i], TILE, scores_MB + (m + i / 2 * TILE) * BLOCK + n + i % 2 * TILE, BLOCK);
         }
 }
@@ -236,22 +241,23 @@ static void gather_block(const bfloat16 *high, const bfloat16 *low, i64 rows, co
         interleave(high + r, rows, R, right_high);
         if (low) interleave(low + r, rows, R, right_low);
         for (i64 m = 0; m < padded(M); m += PAIR) {
+            int tiles = tiles_from(m, M);
             float *out = desk->sum_MR + m * R + r, *below = out + TILE * R;
             _tile_loadd(0, out, 4 * R); _tile_loadd(1, below, 4 * R);
             _tile_loadd(2, out + TILE, 4 * R); _tile_loadd(3, below + TILE, 4 * R);
             for (i64 n = 0; n < rows; n += PAIR) {
                 const bfloat16 *v = desk->high_MB + m * BLOCK + n, *x = right_high + n * PAIR;
                 const bfloat16 *v_low = desk->low_MB + m * BLOCK + n, *x_low = right_low + n * PAIR;
-                LEFT(v, v + TILE * BLOCK, 2 * BLOCK);
+                LEFT(tiles, v, v + TILE * BLOCK, 2 * BLOCK);
                 if (low) {
-                    RIGHT(x_low, x_low + TILE * PAIR, 64);
-                    MULTIPLY();
+                    RIGHT(2, x_low, x_low + TILE * PAIR, 64);
+                    MULTIPLY(tiles, 2);
                 }
-                RIGHT(x, x + TILE * PAIR, 64);
-                MULTIPLY();
+                RIGHT(2, x, x + TILE * PAIR, 64);
+                MULTIPLY(tiles, 2);
                 if (low) {
-                    LEFT(v_low, v_low + TILE * BLOCK, 2 * BLOCK);
-                    MULTIPLY();
+                    LEFT(tiles, v_low, v_low + TILE * BLOCK, 2 * BLOCK);
+                    MULTIPLY(tiles, 2);
                 }
             }
             _tile_stored(0, out, 4 * R); _tile_stored(1, below, 4 * R);
