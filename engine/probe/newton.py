@@ -115,7 +115,7 @@ class Newton:
                 passes=self.problem.passes - passes,
                 curvature_passes=products,
                 objective=float(objective_S[s]),
-                gradient_norm=float(slope.gradient_SKR[s].norm()),
+                gradient_norm=float(slope.gradient_SKR[s].double().norm()),
                 gap=float(slope.gap_S[s]),
                 seconds=(time.perf_counter() - began) / len(status),
                 precision=self.problem.precision,
@@ -144,7 +144,7 @@ class Newton:
             precondition=precondition,
             scaled_SKR=scaled,
             shift_SK=found.repair.shift_SK,
-            gap_S=self._square(dual) / (2 * self.mu_S) + found.repair.excess_S,
+            gap_S=self._square(dual.double()) / (2 * self.mu_S) + found.repair.excess_S,  # float32 squares underflow
             model_S=((gradient * scaled).sum((1, 2)) + found.repair.excess_S) / 2,
         )
 

@@ -148,6 +148,17 @@ def test_scaling_the_features_and_l2_by_the_square_changes_no_score() -> None:
     np.testing.assert_allclose(8 * other.weight_KD, one.weight_KD, atol=1e-4)
 
 
+def test_certificates_of_tiny_features_do_not_underflow() -> None:
+    """In mixed precision, where squares of the gradients are below what float32 holds."""
+    features_ND, labels_N = mixture(9000, 120, K)
+    path = RegularizationPath.parse("1e-32:1e-27:6")
+    for probe in fit_path(1e-15 * features_ND, labels_N, num_classes=K, path=path):
+        assert probe.report.certified
+        assert probe.report.gradient_norm > 0
+        # The bound is that and what the bias adds (certificate.py); 1e-6 for sums of float32.
+        assert probe.report.gap >= (1 - 1e-6) * probe.report.gradient_norm**2 / (2 * probe.l2 / len(labels_N))
+
+
 def test_duplicating_every_sample_and_doubling_l2_changes_nothing() -> None:
     features_ND, labels_N = mixture()
     one = alone(features_ND, labels_N, 0.5, tol=TIGHT)
