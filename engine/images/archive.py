@@ -67,7 +67,9 @@ def unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as tar:
                 _refuse(archive, ((member.name, member.isfile() or member.isdir()) for member in tar))
-                tar.extractall(folder, filter="data")
+                # As an attribute: Python 3.11 before 3.11.4, Debian 12's, knows no argument of that name.
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                tar.extractall(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{str(archive)!r} cannot be unpacked: {error}") from error
 
