@@ -48,12 +48,12 @@ def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Calla
 
 
 def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: bool) -> Callable[[], int]:
-    from penultimate.engine.allocator import keep_freed_memory
     from penultimate.engine.backbones.timm_backbone import load_backbone
     from penultimate.engine.extract import extract
     from penultimate.engine.images.decoders import default_decoder, make_decoder
     from penultimate.engine.images.folder import load_folder
-    from penultimate.engine.threads import ThreadShare, default_batch_size
+    from penultimate.engine.runtime.malloc import keep_freed_memory
+    from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
     from penultimate.store.feature_store import FeatureStore
 
     keep_freed_memory()  # as the command line does

@@ -34,13 +34,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from penultimate.engine.allocator import keep_freed_memory
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.solvers import measure
+from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now

@@ -219,7 +219,7 @@ def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
 
 
 def _task_seconds(rounds: int, count: int = 100) -> list[float]:
-    from penultimate.engine.cluster import Cluster, Needs, Task
+    from penultimate.engine.runtime.ray_cluster import Cluster, Needs, Task
 
     found = []
     with _ray(workers=2):
@@ -283,8 +283,8 @@ class Sleeping:
 
     def prepare(self, images: ImageSet, store: FeatureStore, say: Any) -> Any:
         from penultimate.engine.images.pillow_decoder import PillowDecoder
+        from penultimate.engine.runtime.threads import ThreadShare
         from penultimate.engine.spread import Prepared
-        from penultimate.engine.threads import ThreadShare
 
         return Prepared(
             backbones=[SleepingBackbone(self.seconds)],
@@ -301,9 +301,9 @@ class Sleeping:
 
 def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
     """Images/s of an extraction by so many workers, a round after the other; the store is checked each time."""
-    from penultimate.engine.cluster import Cluster, Needs
     from penultimate.engine.images.digests import content_digest
     from penultimate.engine.images.sources import ArraySource, SteadySource
+    from penultimate.engine.runtime.ray_cluster import Cluster, Needs
     from penultimate.engine.spread import PARTS_A_PLACE, extract_on
 
     whole = 128 * PARTS_A_PLACE * max(workers)

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from penultimate.engine.allocator import keep_freed_memory
-from penultimate.engine.backbones.devices import PRECISIONS
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.devices import PRECISIONS
+from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.draws import draw
 from penultimate.engine.train.learner import Learner

@@ -9,7 +9,7 @@ from penultimate.cli.progress import ImageProgress
 from penultimate.store.errors import UnavailableError
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
-    from penultimate.engine.cluster import Cluster, Needs, Standing
+    from penultimate.engine.runtime.ray_cluster import Cluster, Needs, Standing
 
 _WORKERS_SHOWN = 8
 
@@ -33,7 +33,7 @@ TaskCpus = Annotated[
 def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
     """The cluster at what ``--cluster`` says; UnavailableError where Ray is not installed."""
     try:
-        from penultimate.engine.cluster import cluster_at
+        from penultimate.engine.runtime.ray_cluster import cluster_at
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"--cluster needs the package {error.name}, which is not installed: pip install 'penultimate[ray]'"
@@ -45,7 +45,7 @@ def needs_of(
     cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None, task_gpus: int = 1
 ) -> "Needs":
     """What a task has: GPUs if it runs on them, and CPUs as asked, by ``default_cpus``, or by the machine."""
-    from penultimate.engine.cluster import Needs
+    from penultimate.engine.runtime.ray_cluster import Needs
 
     gpus = task_gpus if device == "cuda" else 0
     cpus = task_cpus or default_cpus

@@ -9,12 +9,12 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.engine.backbones.imagenet_eval import ImageNetScore, imagenet_images
 from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
 from penultimate.engine.images.decoders import default_decoder, make_decoder
+from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
 
 _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "printed %", "num_images": "n"}
 

@@ -27,7 +27,7 @@ from penultimate.cli import (
     study,
     train,
 )
-from penultimate.engine.allocator import keep_freed_memory
+from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
 

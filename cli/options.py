@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from penultimate.engine.backbones.devices import PrecisionName
 from penultimate.engine.backbones.timm_backbone import PreprocessKind
+from penultimate.engine.runtime.devices import PrecisionName
 
 Images = Annotated[
     str,

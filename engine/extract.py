@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone, Identified
-from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.share import WHOLE, Share
-from penultimate.engine.threads import CPU_BATCH_SIZE, ThreadShare
+from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter

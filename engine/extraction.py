@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from penultimate.engine.backbones.compilation import decide_compile
-from penultimate.engine.backbones.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, backbone_of
 from penultimate.engine.extract import Report, extract, feature_key, rows_a_batch
@@ -16,8 +15,9 @@ from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.decoders import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.parity import parity_gate
-from penultimate.engine.share import WHOLE, Share
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
+from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.layout import SHARD_ROWS

@@ -17,7 +17,7 @@ from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.subset import sample_rows
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import DecodeError
 
 # Shapes: S images of the sample, B of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.

@@ -17,8 +17,8 @@ from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.logged import ProbeMeans, logged_probe
 from penultimate.engine.probe.select import ProbeSettings
-from penultimate.engine.share import Share
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.runtime.partition import Share
+from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import TasksFailedError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -27,7 +27,7 @@ from penultimate.store.layout import SHARD_ROWS, num_shards
 from penultimate.store.trial_log import TrialLog
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
-    from penultimate.engine.cluster import Cluster, Ended, Needs, Shared, Standing, Talk
+    from penultimate.engine.runtime.ray_cluster import Cluster, Ended, Needs, Shared, Standing, Talk
 
 PARTS_A_PLACE = 4
 """Parts of an extraction for each task that can run at once: fewer leave workers idle at the end, more begin often."""
@@ -113,7 +113,7 @@ def extract_on(
 
     Raises TasksFailedError, once all others have ended, if a part failed each time it was tried.
     """
-    from penultimate.engine.cluster import Task
+    from penultimate.engine.runtime.ray_cluster import Task
 
     shared = cluster.share(images)
     first = Task(name=f"{images.name}, before all parts", call=_Check(shared, preparation, store.address))
@@ -217,7 +217,7 @@ def probe_on(cluster: "Cluster", tasks: Iterable[ProbeTask], *, needs: "Needs", 
 
     Raises TasksFailedError, once all others have ended, if a task failed each time it was tried.
     """
-    from penultimate.engine.cluster import Task
+    from penultimate.engine.runtime.ray_cluster import Task
 
     named = [Task(name=f"{task.key.dataset}, {task.key.backbone}", call=task) for task in tasks]
     return [trial for ids in _values(cluster.run(named, needs, say=say), named) for trial in ids]

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract import extract, feature_key, open_writer
-from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import DecodeError
 from penultimate.store.feature_store import FeatureStore
 

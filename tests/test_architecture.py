@@ -53,7 +53,7 @@ HOMES = {
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
     "obstore": ("penultimate.store",),
     "boto3": (),
-    "ray": ("penultimate.engine.cluster",),
+    "ray": ("penultimate.engine.runtime.ray_cluster",),
     "matplotlib": ("penultimate.engine.report",),
     "pydantic": ("penultimate.engine.study",),
 }

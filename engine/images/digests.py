@@ -11,9 +11,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.digest_cache import CONTENT_DTYPE, UNKNOWN, DigestCache, Entries
 from penultimate.engine.images.image_set import ImageSource
+from penultimate.engine.runtime.prefetch import ahead
 from penultimate.store.errors import PenultimateError
 
 # Shapes: N samples, K classes.

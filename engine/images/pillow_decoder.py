@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.prefetch import ahead
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.

@@ -13,11 +13,11 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.logged import ProbeMeans
 from penultimate.engine.probe.select import ProbeSettings, asked_id
+from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.place import Place
 from penultimate.engine.study.settings import ALL, Train, is_for
 from penultimate.engine.study.study import Backbone, Study
-from penultimate.engine.threads import usable_cores
 from penultimate.engine.train.network import InitName
 from penultimate.engine.train.search import answer_folder
 from penultimate.engine.train.settings import Starts, TrainSettings

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penultimate.engine.backbones.devices import device_named
+from penultimate.engine.runtime.devices import device_named
 from penultimate.engine.study.cell import QUIET, Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
 from penultimate.engine.study.place import Place

@@ -19,13 +19,13 @@ from penultimate.engine.study.run import Outcome, RunCells
 from penultimate.store.errors import TasksFailedError
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
-    from penultimate.engine.cluster import Cluster, Needs
-    from penultimate.engine.cluster import Talk as TaskTalk
+    from penultimate.engine.runtime.ray_cluster import Cluster, Needs
+    from penultimate.engine.runtime.ray_cluster import Talk as TaskTalk
 
 
 def cells_on(cluster: "Cluster", needs: "Needs") -> RunCells:
     """Runs cells as tasks that have ``needs``; an outcome as each ends, and a failure is its own."""
-    from penultimate.engine.cluster import Task
+    from penultimate.engine.runtime.ray_cluster import Task
 
     def run_cells(cells: Sequence[Cell], talk: Talk) -> Iterator[Outcome]:
         tasks = [Task(name=cell.title, call=CellTask(cell, needs.gpus)) for cell in cells]

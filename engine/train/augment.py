@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from penultimate.engine.images.ahead import ahead
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.prefetch import ahead
 from penultimate.engine.train.draws import Draws
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError, UnavailableError, UnknownNameError

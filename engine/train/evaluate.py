@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.devices import PRECISIONS
 from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
+from penultimate.engine.runtime.devices import PRECISIONS
 from penultimate.engine.train.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penultimate.engine.backbones.devices import PrecisionName
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
 from penultimate.engine.images.decoders import default_decoder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
 from penultimate.engine.train.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe

@@ -5,7 +5,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from penultimate.engine.cluster import Talk
+from penultimate.engine.runtime.ray_cluster import Talk
 from penultimate.store.errors import InputError, StoreBusyError
 
 

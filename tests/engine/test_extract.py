@@ -16,7 +16,7 @@ from penultimate.engine.images.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.feature_store import FeatureStore
 
 HALF = (0.5, 0.5, 0.5)

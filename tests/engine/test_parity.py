@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.devices import PrecisionName, computes_natively
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.images.decoded_batch import DecodedBatch
 from penultimate.engine.images.folder import load_folder
@@ -17,7 +16,8 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.parity import FEATURE_TOLERANCE, check_parity, parity_gate
-from penultimate.engine.threads import ThreadShare
+from penultimate.engine.runtime.devices import PrecisionName, computes_natively
+from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import DecodeError
 
 THREADS = ThreadShare(decode=1, replicas=1, per_replica=1)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from penultimate.engine.backbones.devices import computes_natively
 from penultimate.engine.backbones.folding import can_fold, folding_once_rounded
 from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.runtime.devices import computes_natively
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from penultimate.engine.backbones.backbone import Backbone
-from penultimate.engine.backbones.devices import PrecisionName, computes_natively
 from penultimate.engine.backbones.networks import create_network
 from penultimate.engine.backbones.timm_backbone import BATCH_TOLERANCE, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.devices import PrecisionName, computes_natively
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 

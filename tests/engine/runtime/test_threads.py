@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from penultimate.engine.threads import ThreadShare, default_batch_size
+from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
 
 
 @pytest.mark.parametrize("cores", [1, 2, 16, 17, 64])

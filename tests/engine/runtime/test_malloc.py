@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from penultimate.engine.allocator import keep_freed_memory
+from penultimate.engine.runtime.malloc import keep_freed_memory
 
 CHILD = """
 import resource, sys
 import numpy as np
-from penultimate.engine.allocator import keep_freed_memory
+from penultimate.engine.runtime.malloc import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

@@ -19,12 +19,12 @@ from conftest import write_photos
 from store_cases import array_files
 
 from penultimate.cli.main import run
-from penultimate.engine import cluster as cluster_module
-from penultimate.engine.cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.logged import ProbeMeans
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.runtime import ray_cluster as cluster_module
+from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.spread import ProbeTask, probe_on
 from penultimate.engine.study.spread import under_torchrun
 from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
@@ -93,7 +93,7 @@ def test_what_no_machine_has_is_refused_before_anything_runs(cluster: Cluster, t
 
 
 def test_an_address_without_a_cluster_says_so() -> None:
-    script = "from penultimate.engine.cluster import cluster_at\nwith cluster_at('nowhere'): pass"
+    script = "from penultimate.engine.runtime.ray_cluster import cluster_at\nwith cluster_at('nowhere'): pass"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert InputError.__name__ in found.stderr
     assert "there is no Ray cluster at 'nowhere'" in found.stderr

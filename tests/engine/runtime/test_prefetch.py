@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from penultimate.engine.images.ahead import ahead
+from penultimate.engine.runtime.prefetch import ahead
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:
