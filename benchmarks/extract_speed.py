@@ -51,7 +51,7 @@ def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: boo
     from penultimate.engine.backbones.timm_backbone import load_backbone
     from penultimate.engine.extract import extract
     from penultimate.engine.images.decoders import default_decoder, make_decoder
-    from penultimate.engine.images.folder import load_folder
+    from penultimate.engine.images.formats.folder import load_folder
     from penultimate.engine.runtime.malloc import keep_freed_memory
     from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
     from penultimate.store.feature_store import FeatureStore

@@ -192,9 +192,9 @@ def _plan_seconds(rows: int = 200_000) -> float:
 
 
 def _image_bytes(rows: int = 100_000) -> float:
+    from penultimate.engine.images.formats.tars import LocalTar
+    from penultimate.engine.images.formats.webdataset import TarSource
     from penultimate.engine.images.sources import SteadySource
-    from penultimate.engine.images.tars import LocalTar
-    from penultimate.engine.images.webdataset import TarSource
 
     ids = _plan(rows=rows)["ids"].tolist()
     offsets = np.arange(rows, dtype=np.int64)

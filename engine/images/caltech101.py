@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.folder import list_classes
+from penultimate.engine.images.formats.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.splits import allot
 from penultimate.store.errors import InputError

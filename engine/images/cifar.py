@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.folder import list_classes
+from penultimate.engine.images.formats.folder import list_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
 from penultimate.engine.images.splits import hold_out

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Protocol
 
 from penultimate.engine.images import digits
-from penultimate.engine.images.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.folder import IMAGE_SUFFIXES, load_folder
+from penultimate.engine.images.formats.arrays import ARRAY_SUFFIXES, load_arrays
+from penultimate.engine.images.formats.file_patterns import files_in, named_files, shared_name
+from penultimate.engine.images.formats.folder import IMAGE_SUFFIXES, load_folder
+from penultimate.engine.images.formats.labels import Draw
+from penultimate.engine.images.formats.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.tars import remote_tars
+from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.labels import Draw
-from penultimate.engine.images.manifest import MANIFEST_SUFFIXES, load_manifest
 from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
-from penultimate.engine.images.parquet_images import image_column, load_parquet_images
-from penultimate.engine.images.shards import files_in, named_files, shared_name
-from penultimate.engine.images.tars import remote_tars
-from penultimate.engine.images.webdataset import load_webdataset
 from penultimate.store.address import is_address
 from penultimate.store.errors import InputError, UnknownNameError
 

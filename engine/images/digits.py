@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from penultimate.engine.images.digest_cache import DigestCache, cache_folder
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 
 NAME = "digits"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.images.decoded_batch import DecodedBatch
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.runtime.threads import ThreadShare

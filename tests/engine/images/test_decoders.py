@@ -21,7 +21,7 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.decoder import Decoder
 from penultimate.engine.images.decoders import DECODERS, default_decoder, make_decoder
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess

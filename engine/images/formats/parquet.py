@@ -19,8 +19,8 @@ from pyarrow import parquet
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, Stamp
-from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.labels import (
+from penultimate.engine.images.formats.file_patterns import stems
+from penultimate.engine.images.formats.labels import (
     USUAL_DRAW,
     Draw,
     Labelling,
@@ -29,7 +29,7 @@ from penultimate.engine.images.labels import (
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.shards import stems
+from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
-from penultimate.engine.images.labels import (
+from penultimate.engine.images.formats.labels import (
     USUAL_DRAW,
     Draw,
     Labelling,
@@ -22,6 +21,7 @@ from penultimate.engine.images.labels import (
     label_indices,
     ordered_classes,
 )
+from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
 from penultimate.engine.images.sources import ArraySource
 from penultimate.store.errors import InputError
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.formats.labels import label_indices, ordered_classes
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
-from penultimate.engine.images.labels import label_indices, ordered_classes
 from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import draw_missing_splits
 from penultimate.store.errors import InputError

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from penultimate.engine.images.manifest import load_manifest
+from penultimate.engine.images.formats.manifest import load_manifest
 from penultimate.store.errors import InputError
 
 

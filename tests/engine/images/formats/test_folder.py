@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penultimate.engine.images.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.errors import InputError
 

@@ -21,11 +21,18 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, Stamp
-from penultimate.engine.images.folder import IMAGE_SUFFIXES
+from penultimate.engine.images.formats.file_patterns import stems
+from penultimate.engine.images.formats.folder import IMAGE_SUFFIXES
+from penultimate.engine.images.formats.labels import (
+    USUAL_DRAW,
+    Draw,
+    Labelling,
+    label_indices,
+    ordered_classes,
+    splits_by_name,
+)
+from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.labels import USUAL_DRAW, Draw, Labelling, label_indices, ordered_classes, splits_by_name
-from penultimate.engine.images.shards import stems
-from penultimate.engine.images.tars import LocalTar, RemoteTar, Tar
 from penultimate.store.errors import InputError, PenultimateError
 
 # Shapes: N samples.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from penultimate.engine.images.digest_cache import Stamp
-from penultimate.engine.images.shards import expand_braces
+from penultimate.engine.images.formats.file_patterns import expand_braces
 from penultimate.store.address import Address
 from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
