@@ -43,8 +43,8 @@ def make(root: Path, num_images: int) -> Path:
 
 def measure(folder: str, cache: str) -> None:
     """In a process of its own: prints seconds, peak MiB, MiB before, and the digest."""
-    from penultimate.engine.images.datasets import load_images
     from penultimate.engine.images.digest_cache import DigestCache
+    from penultimate.engine.images.load import load_images
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from pretraining_settings import Experiment, part, run
 
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.backbones.timm_backbone import preprocess_of
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import PRECISIONS
 from penultimate.engine.runtime.malloc import keep_freed_memory

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from penultimate.cli.output import print_json, print_table
-from penultimate.engine.images.paper12 import PAPER12, Check, check_dataset, dataset_named, download_dataset
+from penultimate.engine.images.datasets.paper12 import PAPER12, Check, check_dataset, dataset_named, download_dataset
 
 app = typer.Typer(
     rich_markup_mode=None,

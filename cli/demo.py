@@ -8,7 +8,7 @@ import typer
 from penultimate.cli.extract import extract
 from penultimate.cli.probe import probe
 from penultimate.cli.show import show
-from penultimate.engine.images.digits import NAME
+from penultimate.engine.images.datasets.digits import NAME
 
 _BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 _CONTROL = "tf_efficientnet_lite0"

@@ -12,9 +12,9 @@ from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.request import BackboneRequest, requests_of
 from penultimate.engine.extraction import ExtractionSettings, extract_requests
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.store.errors import InputError

@@ -8,7 +8,7 @@ from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
-from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.load import load_images
 from penultimate.engine.parity import check_parity
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError

@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.extraction import ExtractionSettings
-from penultimate.engine.images.datasets import DATASETS, load_images
+from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.digits import NAME as DIGITS
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.study.settings import Count, Pretrain, Probe, Train, listed

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from penultimate.engine.analysis.accuracy_table import read_accuracy_table as read_accuracy_table
     from penultimate.engine.analysis.analysis import analyze as analyze
     from penultimate.engine.analysis.scoreboard import scoreboard as scoreboard
-    from penultimate.engine.images.datasets import load_images as load_images
     from penultimate.engine.images.image_set import ImageSet as ImageSet
+    from penultimate.engine.images.load import load_images as load_images
     from penultimate.engine.images.preprocess import Preprocess as Preprocess
     from penultimate.engine.probe.estimator import LogisticRegressionPath as LogisticRegressionPath
     from penultimate.engine.probe.estimator import LogisticRegressionPathCV as LogisticRegressionPathCV
@@ -46,7 +46,7 @@ _HOME = {
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
     "fit_path": "penultimate.engine.probe.fit",
-    "load_images": "penultimate.engine.images.datasets",
+    "load_images": "penultimate.engine.images.load",
     "probe_features": "penultimate.engine.probe.select",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
     "read_study": "penultimate.engine.study.document",

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penultimate.engine.extract import extract, rows_a_batch
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.decoded_batch import Pixels
 from penultimate.engine.images.decoders import make_decoder
+from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import DecodeError, VanishedImageError
 from penultimate.store.feature_store import FeatureStore

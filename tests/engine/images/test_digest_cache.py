@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from penultimate.engine.images import digest_cache
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.digest_cache import DigestCache, user_cache
+from penultimate.engine.images.load import load_images
 from penultimate.engine.images.sources import FileSource
 from penultimate.store.errors import InputError
 

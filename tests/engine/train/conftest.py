@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.engine.train.checkpoint import load_checkpoint
 from penultimate.engine.train.lock import locked
 from penultimate.engine.train.network import Start, load_start
@@ -113,7 +113,7 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.load import load_images
 from penultimate.engine.train.network import load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means, train_run

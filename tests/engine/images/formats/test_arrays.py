@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError, VanishedImageError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from penultimate.engine.images.datasets import load_images
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError, VanishedImageError
 
 

@@ -13,17 +13,17 @@ from typing import Protocol
 
 import numpy as np
 
-from penultimate.engine.images.archive import Download, fetch
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.caltech101 import load_caltech101
-from penultimate.engine.images.cifar import load_cifar10, load_cifar100
+from penultimate.engine.images.datasets.annotation_index import Samples
+from penultimate.engine.images.datasets.annotations import read_birdsnap, read_pets, read_sun397, read_voc2007
+from penultimate.engine.images.datasets.caltech101 import load_caltech101
+from penultimate.engine.images.datasets.cifar import load_cifar10, load_cifar100
+from penultimate.engine.images.datasets.downloads import Download, fetch
+from penultimate.engine.images.datasets.torchvision_datasets import AIRCRAFT, CARS, DTD, FLOWERS, FOOD101
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.own_sets import read_birdsnap, read_pets, read_sun397, read_voc2007
-from penultimate.engine.images.samples import Samples
 from penultimate.engine.images.sources import FileSource, SteadySource
 from penultimate.engine.images.splits import hold_out
-from penultimate.engine.images.torchvision_sets import AIRCRAFT, CARS, DTD, FLOWERS, FOOD101
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, K classes.

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from penultimate.engine.images.archive import Download, fetch, unpack
-from penultimate.engine.images.paper12 import download_dataset
+from penultimate.engine.images.datasets.downloads import Download, fetch, unpack
+from penultimate.engine.images.datasets.paper12 import download_dataset
 from penultimate.store.errors import InputError, UnavailableError
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from penultimate.engine.images.datasets import load_images
+from penultimate.engine.images.datasets.paper12 import PAPER12, check_dataset, read_samples
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.paper12 import PAPER12, check_dataset, read_samples
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError
 
 Labelled = dict[str, tuple[str, str]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from penultimate.engine.images.samples import Samples
+from penultimate.engine.images.datasets.annotation_index import Samples
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.datasets.annotation_index import Samples, lines_of
 from penultimate.engine.images.image_set import SPLIT_DTYPE
-from penultimate.engine.images.samples import Samples, lines_of
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from penultimate.engine.images.datasets import DATASETS, load_images
+from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.store.errors import InputError, UnknownNameError
 
 CLASSES = ["airplane", "automobile", "bird"]

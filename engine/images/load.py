@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from penultimate.engine.images import digits
+from penultimate.engine.images.datasets import digits
+from penultimate.engine.images.datasets.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.formats.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.formats.file_patterns import files_in, named_files, shared_name
@@ -17,7 +18,6 @@ from penultimate.engine.images.formats.parquet import image_column, load_parquet
 from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.store.address import is_address
 from penultimate.store.errors import InputError, UnknownNameError
 

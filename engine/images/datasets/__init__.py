@@ -1,0 +1,1 @@
+"""The paper's twelve datasets by name, and the digits that scikit-learn ships."""
