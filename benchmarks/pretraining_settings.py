@@ -24,7 +24,7 @@ from penultimate.engine.analysis.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract import extract
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.decoders import default_decoder, make_decoder
+from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import Stamp
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.load import load_images

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scaling_simulation import Constants, tables
 
-from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store import remote_objects
@@ -282,7 +282,7 @@ class Sleeping:
     seconds: float
 
     def prepare(self, images: ImageSet, store: FeatureStore, say: Any) -> Any:
-        from penultimate.engine.images.pillow_decoder import PillowDecoder
+        from penultimate.engine.images.decode.pillow import PillowDecoder
         from penultimate.engine.runtime.threads import ThreadShare
         from penultimate.engine.spread import Prepared
 

@@ -10,7 +10,7 @@ import typer
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.images.decoders import default_decoder
+from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import dtype_named
 from penultimate.engine.train.grid import WHOLE, Shard

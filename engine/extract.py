@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone, Identified
-from penultimate.engine.images.decoded_batch import DecodedBatch
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.engine.runtime.prefetch import ahead

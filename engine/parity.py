@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.subset import sample_rows
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import DecodeError

@@ -13,7 +13,7 @@ from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import extract, feature_key
 from penultimate.engine.extraction import ExtractionSettings, checked, prepared_backbones
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.logged import ProbeMeans, logged_probe
 from penultimate.engine.probe.select import ProbeSettings

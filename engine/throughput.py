@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract import extract, feature_key, open_writer
-from penultimate.engine.images.decoded_batch import Pixels
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.prefetch import ahead
 from penultimate.engine.runtime.threads import ThreadShare

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.formats.folder import list_images
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import FileSource

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import LoadedNetwork, load_network
-from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.store.errors import InputError, MemoryLimitError, UnavailableError, UnknownNameError

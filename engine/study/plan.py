@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.extract import feature_key
-from penultimate.engine.images.decoders import default_decoder
+from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.logged import ProbeMeans

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
 
-from penultimate.engine.images.header import plain_size
+from penultimate.engine.images.decode.file_header import plain_size
+from penultimate.engine.images.decode.pillow import reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import reason_of
 from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch_of
 from penultimate.engine.train.draws import Box, Draws, crop_box
 from penultimate.engine.train.pillow_augmenter import cropped_with_pillow

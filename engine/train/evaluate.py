@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penultimate.engine.images.decoded_batch import Pixels
-from penultimate.engine.images.decoder import Decoder
+from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.runtime.devices import PRECISIONS

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from penultimate.engine.images.decode.pillow import open_image, reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import open_image, reason_of
 from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch_of
 from penultimate.engine.train.draws import Draws, crop_box
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penultimate.engine.images.decoders import make_decoder
+from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint

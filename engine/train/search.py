@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.decoders import make_decoder
+from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import METRICS, applicable
 from penultimate.engine.train.checkpoint import BEST, LAST

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
-from penultimate.engine.images.decoders import default_decoder
+from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penultimate.cli.main import run
 from penultimate.engine import parity
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.images.decoded_batch import Pixels
+from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.store.feature_store import FeatureStore
 
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")

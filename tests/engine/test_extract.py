@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from penultimate.engine.extract import extract, feature_key
-from penultimate.engine.images.decoded_batch import DecodedBatch, Pixels
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.feature_store import FeatureStore

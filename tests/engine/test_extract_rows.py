@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penultimate.engine.extract import extract, rows_a_batch
-from penultimate.engine.images.decoded_batch import Pixels
-from penultimate.engine.images.decoders import make_decoder
+from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import DecodeError, VanishedImageError

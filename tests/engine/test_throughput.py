@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.engine.throughput import Rates, Throughput, measure

@@ -10,7 +10,7 @@ from PIL import Image
 from penultimate.engine.backbones.imagenet_eval import _rank, imagenet_eval, imagenet_images
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.backbones.weights import PACKAGES
-from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.runtime.devices import PrecisionName, computes_natively
 from penultimate.store.errors import DecodeError, InputError
 

@@ -12,10 +12,10 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
 from s3_server import BUCKET, Proxy, every
 
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, StoreError, VanishedImageError
 from penultimate.store.objects import open_objects

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penultimate.engine.images.header import Size, plain_size
+from penultimate.engine.images.decode.file_header import Size, plain_size
 
 Photo = Callable[..., Image.Image]
 Encode = Callable[..., bytes]

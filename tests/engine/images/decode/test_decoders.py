@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.decoded_batch import DecodedBatch, Pixels
-from penultimate.engine.images.decoder import Decoder
-from penultimate.engine.images.decoders import DECODERS, default_decoder, make_decoder
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.factory import DECODERS, default_decoder, make_decoder
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import PillowDecoder
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.images.sources import ArraySource
 from penultimate.store.errors import UnavailableError, UnknownNameError, VanishedImageError
@@ -354,7 +354,7 @@ class TestDaliDecoder(DecoderContract):
         self, photo: Photo, size: tuple[int, int], view: Preprocess
     ) -> None:
         pytest.importorskip("nvidia.dali")
-        from penultimate.engine.images.dali_decoder import resize_with_torch
+        from penultimate.engine.images.decode.dali import resize_with_torch
 
         picture = photo(7, *size)
         kernel = Image.Resampling.BICUBIC if view.interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -374,7 +374,7 @@ class TestDaliDecoder(DecoderContract):
 
     def test_counts_tell_who_decoded(self, tmp_path: Path, photo: Photo, encode: Encode) -> None:
         pytest.importorskip("nvidia.dali")
-        from penultimate.engine.images.dali_decoder import DaliDecoder, DecodeCounts
+        from penultimate.engine.images.decode.dali import DaliDecoder, DecodeCounts
 
         decoder = DaliDecoder(num_workers=2)
         plain = {f"{seed}.jpg": encode(photo(seed), "JPEG") for seed in range(3)}
@@ -391,7 +391,7 @@ class TestDaliDecoder(DecoderContract):
         self, tmp_path: Path, photo: Photo, encode: Encode
     ) -> None:
         pytest.importorskip("nvidia.dali")
-        from penultimate.engine.images.dali_decoder import _chunks, _load
+        from penultimate.engine.images.decode.dali import _chunks, _load
 
         content = encode(Image.new("RGB", (4000, 3000)), "JPEG")
         images = write(tmp_path, {f"{number}.jpg": content for number in range(7)})
@@ -406,13 +406,13 @@ def test_an_unknown_decoder_lists_the_nearest() -> None:
 
 
 def test_a_missing_dali_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "penultimate.engine.images.dali_decoder", None)
+    monkeypatch.setitem(sys.modules, "penultimate.engine.images.decode.dali", None)
     with pytest.raises(UnavailableError, match="--decoder pillow"):
         make_decoder("dali", num_workers=1)
 
 
 def test_dali_is_imported_only_when_it_is_chosen() -> None:
-    program = "import sys, penultimate.engine.images.decoders; sys.exit(any('dali' in m for m in sys.modules))"
+    program = "import sys, penultimate.engine.images.decode.factory; sys.exit(any('dali' in m for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -456,7 +456,7 @@ class TestDaliGpuDecoder(TestDaliGpuDecoderOnTheCpu):
 
 def gpu_decoder(device: str) -> Decoder:
     pytest.importorskip("nvidia.dali")
-    from penultimate.engine.images.dali_gpu_decoder import DaliGpuDecoder
+    from penultimate.engine.images.decode.dali_gpu import DaliGpuDecoder
 
     return DaliGpuDecoder(num_workers=2, device=device)
 

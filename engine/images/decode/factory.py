@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from penultimate.engine.images.decoder import Decoder
-from penultimate.engine.images.pillow_decoder import PillowDecoder
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.store.errors import UnavailableError, UnknownNameError
 
 
@@ -28,7 +28,7 @@ def _pillow(num_workers: int) -> Decoder:
 
 def _dali(num_workers: int) -> Decoder:
     try:
-        from penultimate.engine.images.dali_decoder import DaliDecoder
+        from penultimate.engine.images.decode.dali import DaliDecoder
     except ImportError as error:
         raise UnavailableError(
             f"decoder 'dali' needs the package nvidia-dali-cuda130 (Linux only): install it or choose "
@@ -41,7 +41,7 @@ def _dali_gpu(num_workers: int) -> Decoder:
     _dali(num_workers)  # names the package where it is not installed
     import torch
 
-    from penultimate.engine.images.dali_gpu_decoder import DaliGpuDecoder
+    from penultimate.engine.images.decode.dali_gpu import DaliGpuDecoder
 
     if not torch.cuda.is_available():
         raise UnavailableError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from penultimate.engine.images.decoded_batch import DecodedBatch, Row, batched
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import ahead

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
 
-from penultimate.engine.images.decoded_batch import DecodedBatch
-from penultimate.engine.images.header import Size, plain_size
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.pillow_decoder import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.preprocess import Placement, Preprocess
 from penultimate.engine.runtime.prefetch import ahead
 from penultimate.store.errors import PenultimateError
