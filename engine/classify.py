@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.networks import arch_of
+from penultimate.engine.backbones.architectures.networks import arch_of
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
 from penultimate.engine.backbones.weights import LoadedNetwork

@@ -9,9 +9,15 @@ from typing import Any
 
 import torch
 
+from penultimate.engine.backbones.architectures.networks import (
+    HUB_PREFIXES,
+    OUR_CONFIGS,
+    check_name,
+    create_network,
+    full_name,
+)
 from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
-from penultimate.engine.backbones.networks import HUB_PREFIXES, OUR_CONFIGS, check_name, create_network, full_name
 from penultimate.engine.backbones.weights import classifier_names
 from penultimate.store.errors import InputError, UnknownNameError
 

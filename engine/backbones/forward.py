@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from penultimate.engine.backbones.network import Network
+from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import UnavailableError
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.forward import Forward
-from penultimate.engine.backbones.network import Network
 from penultimate.engine.backbones.weights import LoadedNetwork, load_network
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess

@@ -21,9 +21,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from penultimate.engine.backbones.layouts import to_our_names
-from penultimate.engine.backbones.network import Network
-from penultimate.engine.backbones.networks import OUR_CONFIGS, arch_of, create_network, full_name
+from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our_names
+from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arch_of, create_network, full_name
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")

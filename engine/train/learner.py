@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork, total_loss
+from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.train.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.draws import dropout_seed

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork
-from penultimate.engine.backbones.network import Network
-from penultimate.engine.backbones.networks import arch_of, create_network, fix_batch_norm_scale, full_name
+from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
+from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
 from penultimate.engine.backbones.weights import classifier_names, load_network
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.schedule import batch_norm_momentum, set_batch_norm_momentum

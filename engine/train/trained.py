@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.network import Normalise
 from penultimate.engine.train.recipe import Recipe

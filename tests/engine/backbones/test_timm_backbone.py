@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.backbone import Backbone
-from penultimate.engine.backbones.networks import create_network
 from penultimate.engine.backbones.timm_backbone import BATCH_TOLERANCE, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import PrecisionName, computes_natively

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from penultimate.engine.backbones.network import Network
-from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.weights import (
     PACKAGES,
     classifier_names,

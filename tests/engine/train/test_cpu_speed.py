@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.train.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.learner import Learner
 from penultimate.engine.train.network import Start

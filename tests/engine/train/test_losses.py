@@ -5,7 +5,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 from torch import nn
 
-from penultimate.engine.backbones.auxiliary import AuxiliaryNetwork
+from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.train.learner import Learner
 from penultimate.engine.train.losses import Loss
 from penultimate.engine.train.network import Normalise, Start, build_network, load_start, with_heads

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.train.world import World, share_of, world_from_launcher
 from penultimate.store.errors import InputError, UnavailableError
 

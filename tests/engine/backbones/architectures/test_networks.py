@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from penultimate.engine.backbones.networks import OUR_CONFIGS, check_name, create_network, weight_tags
+from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, check_name, create_network, weight_tags
 from penultimate.engine.backbones.weights import load_network
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -24,7 +24,7 @@ def test_without_a_batch_norm_scale_gamma_is_one_and_not_learned(name: str) -> N
 
 
 def test_a_learned_scale_is_not_taken_away_but_an_absent_one_may_stay_absent() -> None:
-    from penultimate.engine.backbones.networks import fix_batch_norm_scale
+    from penultimate.engine.backbones.architectures.networks import fix_batch_norm_scale
 
     model = create_network("test_resnet", batch_norm_scale=False)
     fix_batch_norm_scale(model, initial=False)

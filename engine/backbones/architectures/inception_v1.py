@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from penultimate.engine.backbones.network import PooledNetwork
+from penultimate.engine.backbones.architectures.network import PooledNetwork
 
 # Shapes: B images, H x W pixels.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from penultimate.engine.backbones.layouts import to_our_names
-from penultimate.engine.backbones.networks import create_network
+from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our_names
+from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.weights import load_network
 from penultimate.store.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.network import PooledNetwork, convolution
+from penultimate.engine.backbones.architectures.network import PooledNetwork, convolution
 
 # Shapes: B images, C channels, H x W maps.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from penultimate.engine.backbones.network import Network
+from penultimate.engine.backbones.architectures.network import Network
 
 Tensors = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from penultimate.engine.backbones.network import Network
+from penultimate.engine.backbones.architectures.network import Network
 from penultimate.store.errors import InputError, UnknownNameError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -150,9 +150,9 @@ def _timms(name: str, pretrained: bool, options: dict[str, Any]) -> Network:
 
 
 def _ours(arch: str, options: dict[str, Any]) -> Network:
-    from penultimate.engine.backbones.bn_inception import BNInception
-    from penultimate.engine.backbones.inception_v1 import InceptionV1
-    from penultimate.engine.backbones.nasnet_mobile import NASNetAMobile
+    from penultimate.engine.backbones.architectures.bn_inception import BNInception
+    from penultimate.engine.backbones.architectures.inception_v1 import InceptionV1
+    from penultimate.engine.backbones.architectures.nasnet_mobile import NASNetAMobile
 
     classes: dict[str, Callable[..., Network]] = {
         "inception_v1": InceptionV1,

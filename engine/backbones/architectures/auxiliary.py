@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.network import Network, convolution
-from penultimate.engine.backbones.networks import Seeded
+from penultimate.engine.backbones.architectures.network import Network, convolution
+from penultimate.engine.backbones.architectures.networks import Seeded
 from penultimate.store.errors import UnknownNameError
 
 # Shapes: B images, C channels, H x W maps, K classes.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from penultimate.engine.backbones.network import PooledNetwork
+from penultimate.engine.backbones.architectures.network import PooledNetwork
 
 # Shapes: B images, H x W pixels.
 
