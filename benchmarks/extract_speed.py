@@ -49,7 +49,7 @@ def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Calla
 
 def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: bool) -> Callable[[], int]:
     from penultimate.engine.backbones.timm_backbone import load_backbone
-    from penultimate.engine.extract import extract
+    from penultimate.engine.extract.extract import extract
     from penultimate.engine.images.decode.factory import default_decoder, make_decoder
     from penultimate.engine.images.formats.folder import load_folder
     from penultimate.engine.runtime.malloc import keep_freed_memory

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract import extract
+from penultimate.engine.extract.extract import extract
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract import extract
+from penultimate.engine.extract.extract import extract
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import Stamp

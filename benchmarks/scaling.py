@@ -284,7 +284,7 @@ class Sleeping:
     def prepare(self, images: ImageSet, store: FeatureStore, say: Any) -> Any:
         from penultimate.engine.images.decode.pillow import PillowDecoder
         from penultimate.engine.runtime.threads import ThreadShare
-        from penultimate.engine.spread import Prepared
+        from penultimate.engine.study.cluster_tasks import Prepared
 
         return Prepared(
             backbones=[SleepingBackbone(self.seconds)],
@@ -304,7 +304,7 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     from penultimate.engine.images.digests import content_digest
     from penultimate.engine.images.sources import ArraySource, SteadySource
     from penultimate.engine.runtime.ray_cluster import Cluster, Needs
-    from penultimate.engine.spread import PARTS_A_PLACE, extract_on
+    from penultimate.engine.study.cluster_tasks import PARTS_A_PLACE, extract_on
 
     whole = 128 * PARTS_A_PLACE * max(workers)
     if images % whole:

@@ -7,11 +7,11 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
+from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
+from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
-from penultimate.engine.throughput import measure
 
 _COLUMNS = {
     "model": "model",

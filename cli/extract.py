@@ -11,7 +11,7 @@ from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, ne
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.request import BackboneRequest, requests_of
-from penultimate.engine.extraction import ExtractionSettings, extract_requests
+from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
@@ -162,7 +162,7 @@ def _extract_on(
     task_cpus: int | None,
     shard_rows: int,
 ) -> list[FeatureSet]:
-    from penultimate.engine.spread import Asked, extract_on
+    from penultimate.engine.study.cluster_tasks import Asked, extract_on
 
     with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
         needs = needs_of(cluster, device=settings.device, task_cpus=task_cpus)

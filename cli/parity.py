@@ -7,9 +7,9 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extraction import ExtractionSettings, prepared_backbones
+from penultimate.engine.extract.parity import check_parity
+from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.load import load_images
-from penultimate.engine.parity import check_parity
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
@@ -46,7 +46,7 @@ def parity(
 
     Both run on a sample of the images. Shown are the mean distance of the pixels, the median relative distance and
     the smallest cosine of the features, and how many predictions of the network's own classifier changed. Past a
-    tolerance (`penultimate.engine.parity` has each with its reason) it says so and leaves with exit code 1.
+    tolerance (`penultimate.engine.extract.parity` has each with its reason) it says so and leaves with exit code 1.
 
     \b
     penultimate parity photos/ --model resnet50.a1_in1k --precision bfloat16

@@ -9,9 +9,9 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.classify import Classified, classify
-from penultimate.engine.extraction import ExtractionSettings
+from penultimate.engine.extract.prepare import ExtractionSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.predict import Classified, classify
 from penultimate.engine.probe.head import Head, probabilities
 
 

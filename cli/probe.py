@@ -101,7 +101,7 @@ def _probe_on(
     means: ProbeMeans,
     task_cpus: int | None,
 ) -> list[Trial]:
-    from penultimate.engine.spread import ProbeTask, probe_on
+    from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
 
     tasks = [ProbeTask(store=store.address, trials=log.address, key=key, asked=asked, means=means) for key in keys]
     with open_cluster(address) as cluster:

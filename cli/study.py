@@ -16,7 +16,7 @@ from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.study.cell import Talk
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.estimate import Estimate, estimates
-from penultimate.engine.study.place import Place
+from penultimate.engine.study.paths import Place
 from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
 from penultimate.engine.study.run import Summary, run_study
 from penultimate.engine.study.study import Study
@@ -128,7 +128,7 @@ def run_command(
 
 
 def _run_on(address: str, study: Study, place: Place, talk: Talk, task_cpus: int | None, task_gpus: int) -> Summary:
-    from penultimate.engine.study.spread import cells_on
+    from penultimate.engine.study.distributed import cells_on
 
     with open_cluster(address) as cluster:
         needs = needs_of(cluster, device=study.device, task_cpus=task_cpus, task_gpus=task_gpus)

@@ -18,12 +18,12 @@ SOURCE = ROOT / "src" / "penultimate"
 FORBIDDEN = {
     "penultimate.store": ("penultimate.engine", "penultimate.cli", "torch", "timm", "nvidia"),
     "penultimate.engine": ("penultimate.cli",),
-    "penultimate.engine.backbones": ("penultimate.engine.study", "penultimate.engine.extract"),
-    "penultimate.engine.images": ("penultimate.engine.backbones", "penultimate.engine.extract", "timm"),
+    "penultimate.engine.backbones": ("penultimate.engine.study", "penultimate.engine.extract.extract"),
+    "penultimate.engine.images": ("penultimate.engine.backbones", "penultimate.engine.extract.extract", "timm"),
     "penultimate.engine.probe": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
-        "penultimate.engine.extract",
+        "penultimate.engine.extract.extract",
         "penultimate.engine.train",
         "penultimate.engine.study",
     ),
@@ -31,7 +31,7 @@ FORBIDDEN = {
     "penultimate.engine.analysis": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
-        "penultimate.engine.extract",
+        "penultimate.engine.extract.extract",
         "penultimate.engine.probe",
         "penultimate.engine.train",
         "penultimate.engine.study",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.extract import Report
-from penultimate.engine.extraction import ExtractionSettings, extract_requests
+from penultimate.engine.extract.extract import Report
+from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.logged import ProbeMeans, logged_probe

@@ -8,10 +8,10 @@ from statistics import median
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
+from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.study.cell import ExtractCell, ProbeCell, TrainCell
 from penultimate.engine.study.plan import Plan
-from penultimate.engine.throughput import measure
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.speed import training_images_per_second
 from penultimate.engine.train.world import world_from_launcher

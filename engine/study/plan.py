@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
-from penultimate.engine.extract import feature_key
+from penultimate.engine.extract.extract import feature_key
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
@@ -15,7 +15,7 @@ from penultimate.engine.probe.logged import ProbeMeans
 from penultimate.engine.probe.select import ProbeSettings, asked_id
 from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
-from penultimate.engine.study.place import Place
+from penultimate.engine.study.paths import Place
 from penultimate.engine.study.settings import ALL, Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.network import InitName

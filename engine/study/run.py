@@ -11,7 +11,7 @@ from pathlib import Path
 from penultimate.engine.runtime.devices import device_named
 from penultimate.engine.study.cell import QUIET, Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
-from penultimate.engine.study.place import Place
+from penultimate.engine.study.paths import Place
 from penultimate.engine.study.plan import METHODS, Method, Plan, Step, make_plan
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import PenultimateError, RunInterruptedError

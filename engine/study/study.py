@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.extraction import ExtractionSettings
+from penultimate.engine.extract.prepare import ExtractionSettings
 from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet

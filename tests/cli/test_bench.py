@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from penultimate.cli.main import run
-from penultimate.engine import parity
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
+from penultimate.engine.extract import parity
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.store.feature_store import FeatureStore
 

@@ -25,8 +25,8 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.select import ProbeSettings
 from penultimate.engine.runtime import ray_cluster as cluster_module
 from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
-from penultimate.engine.spread import ProbeTask, probe_on
-from penultimate.engine.study.spread import under_torchrun
+from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
+from penultimate.engine.study.distributed import under_torchrun
 from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trial_log import TrialLog

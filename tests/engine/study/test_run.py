@@ -10,7 +10,7 @@ import pytest
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.study.cell import QUIET, Cell, Talk
 from penultimate.engine.study.document import read_study
-from penultimate.engine.study.place import Place
+from penultimate.engine.study.paths import Place
 from penultimate.engine.study.plan import Plan, make_plan
 from penultimate.engine.study.run import Outcome, Summary, attempt, in_turn, run_study
 from penultimate.engine.study.study import Study

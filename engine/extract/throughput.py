@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
-from penultimate.engine.extract import extract, feature_key, open_writer
+from penultimate.engine.extract.extract import extract, feature_key, open_writer
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet

@@ -13,8 +13,8 @@ from penultimate.engine.backbones.architectures.networks import arch_of
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
 from penultimate.engine.backbones.weights import LoadedNetwork
-from penultimate.engine.extract import Report
-from penultimate.engine.extraction import ExtractionSettings, Say, extract_requests
+from penultimate.engine.extract.extract import Report
+from penultimate.engine.extract.prepare import ExtractionSettings, Say, extract_requests
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.head import Head
 from penultimate.store.errors import InputError

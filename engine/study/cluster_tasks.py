@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.extract import extract, feature_key
-from penultimate.engine.extraction import ExtractionSettings, checked, prepared_backbones
+from penultimate.engine.extract.extract import extract, feature_key
+from penultimate.engine.extract.prepare import ExtractionSettings, checked, prepared_backbones
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.logged import ProbeMeans, logged_probe

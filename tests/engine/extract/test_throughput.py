@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.extract.throughput import Rates, Throughput, measure
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.runtime.threads import ThreadShare
-from penultimate.engine.throughput import Rates, Throughput, measure
 
 
 def throughput(*rounds: Rates, shared_cores: bool = True) -> Throughput:

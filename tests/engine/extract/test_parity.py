@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
+from penultimate.engine.extract.parity import FEATURE_TOLERANCE, check_parity, parity_gate
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.parity import FEATURE_TOLERANCE, check_parity, parity_gate
 from penultimate.engine.runtime.devices import PrecisionName, computes_natively
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import DecodeError

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, backbone_of
-from penultimate.engine.extract import Report, extract, feature_key, rows_a_batch
+from penultimate.engine.extract.extract import Report, extract, feature_key, rows_a_batch
+from penultimate.engine.extract.parity import parity_gate
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.parity import parity_gate
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.engine.runtime.threads import ThreadShare, default_batch_size

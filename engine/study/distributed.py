@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penultimate.engine.extract import Report
+from penultimate.engine.extract.extract import Report
 from penultimate.engine.study.cell import Cell, Talk, TrainCell
 from penultimate.engine.study.run import Outcome, RunCells
 from penultimate.store.errors import TasksFailedError
@@ -61,7 +61,7 @@ def under_torchrun(cell: Cell, *, processes: int) -> None:
         file = Path(folder) / "cell.pickle"
         file.write_bytes(pickle.dumps(cell))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*torchrun, "--module", "penultimate.engine.study.spread", str(file)]
+        command = [*torchrun, "--module", "penultimate.engine.study.distributed", str(file)]
         ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode:
         said = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["torchrun said nothing of why"]

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from penultimate.engine.extract import extract, rows_a_batch
+from penultimate.engine.extract.extract import extract, rows_a_batch
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.load import load_images
