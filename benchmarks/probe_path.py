@@ -36,7 +36,7 @@ from sklearn.svm import LinearSVC
 
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.losses import LOSSES
+from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.solvers import measure

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penultimate.engine.probe.chain import Chain
-from penultimate.engine.probe.design import SMALL, SMALL_JUMPING, Basis, Design, fast_low_precision
-from penultimate.engine.probe.losses import LOSSES, Loss, Targets
+from penultimate.engine.probe.objective.design import SMALL, SMALL_JUMPING, Basis, Design, fast_low_precision
+from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe, SolveReport
 from penultimate.engine.probe.softmax_on_units import in_memory

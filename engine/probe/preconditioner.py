@@ -17,7 +17,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.class_matrices import ClassMatrices
 from penultimate.engine.probe.curved_rows import CurvedRows
-from penultimate.engine.probe.problem import InMemory, Point, Problem
+from penultimate.engine.probe.objective.in_memory import InMemory, Point, Problem
 from penultimate.engine.probe.support_rows import SupportRows
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.

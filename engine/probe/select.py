@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.metrics import METRICS, applicable, metric_named
-from penultimate.engine.probe.losses import LOSSES
+from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.reader import FeatureReader

@@ -5,11 +5,11 @@ from functools import partial
 
 from torch import Tensor
 
-from penultimate.engine.probe.certificate import Moments, Repair, softmax_moments
-from penultimate.engine.probe.design import Design
-from penultimate.engine.probe.losses import Loss, Softmax, Targets
 from penultimate.engine.probe.matrix_units import MatrixUnits, softmax, softmax_space
-from penultimate.engine.probe.problem import InMemory, Point, Space
+from penultimate.engine.probe.objective.design import Design
+from penultimate.engine.probe.objective.duality_gap import Moments, Repair, softmax_moments
+from penultimate.engine.probe.objective.in_memory import InMemory, Point, Space
+from penultimate.engine.probe.objective.losses import Loss, Softmax, Targets
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 

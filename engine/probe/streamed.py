@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.probe.certificate import Moments, moments, repair
-from penultimate.engine.probe.design import Basis
 from penultimate.engine.probe.fit import (
     active_classes,
     check_features,
@@ -29,12 +27,14 @@ from penultimate.engine.probe.fit import (
     make_targets,
     torch_device,
 )
-from penultimate.engine.probe.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.newton import Newton
+from penultimate.engine.probe.objective.design import Basis
+from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
+from penultimate.engine.probe.objective.in_memory import Gradients, Line, Point, spread
+from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioner import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
-from penultimate.engine.probe.problem import Gradients, Line, Point, spread
 from penultimate.store.errors import InputError, UnknownNameError
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, A classes that have samples, S strengths,

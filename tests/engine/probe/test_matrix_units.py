@@ -14,8 +14,8 @@ from torch import Tensor
 
 from penultimate.engine.probe import matrix_units
 from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.losses import Softmax, Targets
 from penultimate.engine.probe.matrix_units import OTHERS, MatrixUnits, library, softmax, softmax_space
+from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import UnavailableError
 

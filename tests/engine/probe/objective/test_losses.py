@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from penultimate.engine.probe.losses import LOSSES, Targets
+from penultimate.engine.probe.objective.losses import LOSSES, Targets
 
 # Shapes: N samples, K classes, S strengths.
 

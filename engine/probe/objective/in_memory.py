@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.certificate import Moments, Repair, moments, repair
-from penultimate.engine.probe.design import Design
-from penultimate.engine.probe.losses import Loss, Targets
 from penultimate.engine.probe.matrix_units import MatrixUnits
+from penultimate.engine.probe.objective.design import Design
+from penultimate.engine.probe.objective.duality_gap import Moments, Repair, moments, repair
+from penultimate.engine.probe.objective.losses import Loss, Targets
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 

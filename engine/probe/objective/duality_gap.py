@@ -26,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.losses import Loss, Softmax, Targets
+from penultimate.engine.probe.objective.losses import Loss, Softmax, Targets
 
 # Shapes: N samples, K classes, S strengths.
 
