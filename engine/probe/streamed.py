@@ -33,7 +33,7 @@ from penultimate.engine.probe.objective.duality_gap import Moments, moments, rep
 from penultimate.engine.probe.objective.in_memory import Gradients, Line, Point, spread
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.preconditioner import Preconditioner
+from penultimate.engine.probe.preconditioners.choose import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
 from penultimate.store.errors import InputError, UnknownNameError
 

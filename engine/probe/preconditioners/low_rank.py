@@ -14,9 +14,9 @@ middle as well. With products rounded to bfloat16 conjugate gradients did not co
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.inverse import ridged_inverse
 from penultimate.engine.probe.objective.design import WIDE
 from penultimate.engine.probe.objective.in_memory import InMemory
+from penultimate.engine.probe.preconditioners.ridged_inverse import ridged_inverse
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design, M rows of a class.
 

@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.inverse import ridged_inverse
 from penultimate.engine.probe.objective.in_memory import InMemory, Point
+from penultimate.engine.probe.preconditioners.ridged_inverse import ridged_inverse
 
 # Shapes: N samples, K classes, S strengths, X = S x K, R columns of the turned design, M support rows of a class.
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.inverse import ridged_inverse
 from penultimate.engine.probe.objective.design import ROWS, WIDE
 from penultimate.engine.probe.objective.in_memory import InMemory
+from penultimate.engine.probe.preconditioners.ridged_inverse import ridged_inverse
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.class_matrices import ClassMatrices
-from penultimate.engine.probe.curved_rows import CurvedRows
 from penultimate.engine.probe.objective.in_memory import InMemory, Point, Problem
-from penultimate.engine.probe.support_rows import SupportRows
+from penultimate.engine.probe.preconditioners.block_diagonal import ClassMatrices
+from penultimate.engine.probe.preconditioners.low_rank import CurvedRows
+from penultimate.engine.probe.preconditioners.support_vectors import SupportRows
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.
 

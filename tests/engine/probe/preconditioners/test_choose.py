@@ -5,15 +5,15 @@ import pytest
 import torch
 from probe_cases import mixture
 
-from penultimate.engine.probe import preconditioner
-from penultimate.engine.probe.class_matrices import ClassMatrices
-from penultimate.engine.probe.curved_rows import CurvedRows
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.in_memory import InMemory, Point
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.support_rows import SupportRows
+from penultimate.engine.probe.preconditioners import choose as preconditioner
+from penultimate.engine.probe.preconditioners.block_diagonal import ClassMatrices
+from penultimate.engine.probe.preconditioners.low_rank import CurvedRows
+from penultimate.engine.probe.preconditioners.support_vectors import SupportRows
 
 # Shapes: N samples, D feature dimensions, K classes, S strengths, R turned columns, M rows of a class.
 

@@ -1,0 +1,1 @@
+"""What stands in for the Hessian's inverse in conjugate gradients."""
