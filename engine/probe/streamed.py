@@ -27,7 +27,6 @@ from penultimate.engine.probe.fit import (
     make_targets,
     torch_device,
 )
-from penultimate.engine.probe.newton import Newton
 from penultimate.engine.probe.objective.design import Basis
 from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
 from penultimate.engine.probe.objective.in_memory import Gradients, Line, Point, spread
@@ -35,6 +34,7 @@ from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.choose import Preconditioner
 from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.solver.newton import Newton
 from penultimate.store.errors import InputError, UnknownNameError
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, A classes that have samples, S strengths,

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from probe_cases import Floats, mixture
 from scipy.optimize import minimize
 
-from penultimate.engine.probe import chain
-from penultimate.engine.probe.chain import Chain, _cubic, _Node, _Space, _stones
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.in_memory import InMemory
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.solver import continuation as chain
+from penultimate.engine.probe.solver.continuation import Chain, _cubic, _Node, _Space, _stones
 
 # Shapes: N samples, D feature dimensions, K classes, M nodes.
 
