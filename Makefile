@@ -24,7 +24,7 @@ browser:
 	     && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null && command -v chromium; } \
 	|| echo "no Chromium here and none could be installed (Debian: apt-get install chromium); its tests will skip"
 
-.venv/installed: pyproject.toml constraints.txt engine/probe/matrix_units.c
+.venv/installed: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test]'
 	touch $@

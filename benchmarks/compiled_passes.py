@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from probe_path import ours, train_features
 
-from penultimate.engine.probe.matrix_units import library
+from penultimate.engine.probe.kernels.amx_softmax import in_memory
+from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.objective import design
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.in_memory import InMemory
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.softmax_on_units import in_memory
 from penultimate.engine.runtime.malloc import keep_freed_memory
 
 # Shapes: N samples, D feature dimensions, K classes, R columns of the turned design.

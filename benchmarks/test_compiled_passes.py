@@ -4,9 +4,9 @@ import compiled_passes
 import probe_path
 import pytest
 
-from penultimate.engine.probe.matrix_units import library
+from penultimate.engine.probe.kernels.amx_softmax import SoftmaxOnUnits
+from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.softmax_on_units import SoftmaxOnUnits
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.matrix_units import ROUNDING, MatrixUnits, library
+from penultimate.engine.probe.kernels.kernels import ROUNDING, MatrixUnits, library
 
 # Shapes: N samples, D feature dimensions, R columns of the turned design, M columns of scores (strengths x classes).
 

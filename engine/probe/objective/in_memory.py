@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.matrix_units import MatrixUnits
+from penultimate.engine.probe.kernels.kernels import MatrixUnits
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair, moments, repair
 from penultimate.engine.probe.objective.losses import Loss, Targets

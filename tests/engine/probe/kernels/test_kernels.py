@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from probe_cases import Floats, mixture, softmax_objective
 from torch import Tensor
 
-from penultimate.engine.probe import matrix_units
 from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.matrix_units import OTHERS, MatrixUnits, library, softmax, softmax_space
+from penultimate.engine.probe.kernels import kernels as matrix_units
+from penultimate.engine.probe.kernels.kernels import OTHERS, MatrixUnits, library, softmax, softmax_space
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import UnavailableError

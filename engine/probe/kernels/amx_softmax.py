@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
-from penultimate.engine.probe.matrix_units import MatrixUnits, softmax, softmax_space
+from penultimate.engine.probe.kernels.kernels import MatrixUnits, softmax, softmax_space
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair, softmax_moments
 from penultimate.engine.probe.objective.in_memory import InMemory, Point, Space

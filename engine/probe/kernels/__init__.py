@@ -1,0 +1,1 @@
+"""Compiled passes over features, for families of processors that gain by them."""
