@@ -23,7 +23,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import probe_features
+from penultimate.engine.probe.protocol import probe_features
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore

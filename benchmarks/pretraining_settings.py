@@ -30,7 +30,7 @@ from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings, run_probe
+from penultimate.engine.probe.protocol import ProbeSettings, run_probe
 from penultimate.engine.train.grid import Grid
 from penultimate.engine.train.network import load_start
 from penultimate.engine.train.recipe import Recipe

@@ -38,7 +38,7 @@ from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import measure
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.feature_set import FeatureSet

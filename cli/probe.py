@@ -10,9 +10,9 @@ import typer
 from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
 from penultimate.cli.options import NewTrials, StorePlace
 from penultimate.cli.output import print_json, print_table, say
-from penultimate.engine.probe.logged import ProbeMeans, logged_probe
+from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey

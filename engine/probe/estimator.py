@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.probe.head import probabilities
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError
 

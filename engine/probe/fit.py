@@ -12,7 +12,7 @@ from penultimate.engine.probe.kernels.amx_softmax import in_memory
 from penultimate.engine.probe.objective.design import SMALL, SMALL_JUMPING, Basis, Design, fast_low_precision
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe, SolveReport
+from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Chain
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from penultimate.engine.probe.objective.losses import LOSSES
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import solver_named
-from penultimate.engine.probe.streamed import RowSource, fit_streamed
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.probe.fit import check_features, check_labels, check_weights, fit_path
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe, SolveReport
+from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes.

@@ -16,8 +16,8 @@ from penultimate.engine.extract.extract import Report
 from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.probe.logged import ProbeMeans, logged_probe
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
+from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.study.study import Dataset
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.run import Report as TrainReport

@@ -15,8 +15,8 @@ from penultimate.engine.extract.extract import extract, feature_key
 from penultimate.engine.extract.prepare import ExtractionSettings, checked, prepared_backbones
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.probe.logged import ProbeMeans, logged_probe
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
+from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.partition import Share
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import TasksFailedError

@@ -11,8 +11,8 @@ from penultimate.engine.extract.extract import feature_key
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.probe.logged import ProbeMeans
-from penultimate.engine.probe.select import ProbeSettings, asked_id
+from penultimate.engine.probe.get_or_fit import ProbeMeans
+from penultimate.engine.probe.protocol import ProbeSettings, asked_id
 from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.paths import Place

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.study.strict import Strict
 from penultimate.engine.train.grid import grid_named

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penultimate.engine.probe.fit import fit_path as fit_path
     from penultimate.engine.probe.head import Head as Head
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
-    from penultimate.engine.probe.select import probe_features as probe_features
+    from penultimate.engine.probe.protocol import probe_features as probe_features
     from penultimate.engine.study.document import read_study as read_study
     from penultimate.engine.study.run import run_study as run_study
     from penultimate.engine.study.study import Study as Study
@@ -47,7 +47,7 @@ _HOME = {
     "cupy_batches": "penultimate.store.cupy_batches",
     "fit_path": "penultimate.engine.probe.fit",
     "load_images": "penultimate.engine.images.load",
-    "probe_features": "penultimate.engine.probe.select",
+    "probe_features": "penultimate.engine.probe.protocol",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
     "read_study": "penultimate.engine.study.document",
     "run_search": "penultimate.engine.train.search",

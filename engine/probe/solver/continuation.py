@@ -15,7 +15,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.objective.in_memory import InMemory, Point
 from penultimate.engine.probe.preconditioners.choose import Preconditioner
-from penultimate.engine.probe.probe_result import SolveReport
+from penultimate.engine.probe.result import SolveReport
 from penultimate.engine.probe.solver.newton import CLOSE, SMALL_PENALTY, Newton
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design, M nodes but the first.

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.objective.in_memory import Point, Problem, spread
 from penultimate.engine.probe.preconditioners.choose import Apply, Preconditioner
-from penultimate.engine.probe.probe_result import SolveReport
+from penultimate.engine.probe.result import SolveReport
 from penultimate.engine.probe.solver.conjugate_gradient import Solution, conjugate_gradients
 
 # Shapes: N samples, K classes, S strengths, R columns of the turned design.

@@ -13,7 +13,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes.

@@ -19,10 +19,10 @@ from conftest import write_photos
 from store_cases import array_files
 
 from penultimate.cli.main import run
+from penultimate.engine.probe.get_or_fit import ProbeMeans
 from penultimate.engine.probe.head import Head
-from penultimate.engine.probe.logged import ProbeMeans
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings
+from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime import ray_cluster as cluster_module
 from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.streamed import RowSource, fit_streamed
 from penultimate.store.errors import InputError
 
 PATH = RegularizationPath.parse("1e-3:1e3:4")
@@ -83,7 +83,7 @@ PEAK = """
 import resource, sys
 import numpy as np
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.streamed import RowSource, fit_streamed
+from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
 
 rows, dims = int(sys.argv[1]), 256
 centres = np.random.default_rng(0).normal(size=(4, dims)).astype(np.float32) / 8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.select import ProbeSettings, asked_id, probe_features
+from penultimate.engine.probe.protocol import ProbeSettings, asked_id, probe_features
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 

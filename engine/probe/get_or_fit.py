@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from penultimate.engine.probe.head import Head
-from penultimate.engine.probe.select import ProbeSettings, asked_id, run_probe
+from penultimate.engine.probe.protocol import ProbeSettings, asked_id, run_probe
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog

@@ -33,7 +33,7 @@ from penultimate.engine.probe.objective.in_memory import Gradients, Line, Point,
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.choose import Preconditioner
-from penultimate.engine.probe.probe_result import Probe
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solver.newton import Newton
 from penultimate.store.errors import InputError, UnknownNameError
 

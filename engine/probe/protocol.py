@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from penultimate.engine.metrics import METRICS, applicable, metric_named
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.probe_result import Probe
 from penultimate.engine.probe.reader import FeatureReader
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
