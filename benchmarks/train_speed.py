@@ -35,8 +35,8 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import PRECISIONS
 from penultimate.engine.runtime.malloc import keep_freed_memory
-from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
-from penultimate.engine.train.draws import draw
+from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
+from penultimate.engine.train.augment.draws import draw
 from penultimate.engine.train.learner import Learner
 from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe

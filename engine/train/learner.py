@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.depthwise import compute_depthwise_in_float32
-from penultimate.engine.train.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.losses import Loss
 from penultimate.engine.train.network import Normalise, Start, build_network, with_heads

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment import Augmented, Settings, augmented, make_augmenter
+from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
+from penultimate.engine.train.augment.draws import Draws, draw
 from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from penultimate.engine.train.draws import Draws, draw
 from penultimate.engine.train.evaluate import evaluate
 from penultimate.engine.train.interrupt import interruptible
 from penultimate.engine.train.learner import Learner

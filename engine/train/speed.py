@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from penultimate.engine.train.augment import Settings, augmented, make_augmenter
-from penultimate.engine.train.draws import draw
+from penultimate.engine.train.augment.augmenter import Settings, augmented, make_augmenter
+from penultimate.engine.train.augment.draws import draw
 from penultimate.engine.train.learner import Learner
 from penultimate.engine.train.rows import training_rows
 from penultimate.engine.train.run import Means

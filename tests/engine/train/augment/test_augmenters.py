@@ -9,8 +9,8 @@ from PIL import Image
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
-from penultimate.engine.train.augment import AUGMENTERS, Augmenter, Settings, augmented, make_augmenter
-from penultimate.engine.train.draws import draw
+from penultimate.engine.train.augment.augmenter import AUGMENTERS, Augmenter, Settings, augmented, make_augmenter
+from penultimate.engine.train.augment.draws import draw
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError, UnknownNameError
 

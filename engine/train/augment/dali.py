@@ -19,9 +19,9 @@ from torch import Tensor
 from penultimate.engine.images.decode.file_header import plain_size
 from penultimate.engine.images.decode.pillow import reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch_of
-from penultimate.engine.train.draws import Box, Draws, crop_box
-from penultimate.engine.train.pillow_augmenter import cropped_with_pillow
+from penultimate.engine.train.augment.augmenter import Augmented, Cropped, Settings, batch_of
+from penultimate.engine.train.augment.draws import Box, Draws, crop_box
+from penultimate.engine.train.augment.pillow import cropped_with_pillow
 
 # Shapes: B images of a batch, P of them plain, H x W pixels of the input, h x w of a crop, C = 3 channels (RGB).
 

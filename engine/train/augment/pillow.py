@@ -8,8 +8,8 @@ from PIL import Image
 
 from penultimate.engine.images.decode.pillow import open_image, reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment import Augmented, Cropped, Settings, batch_of
-from penultimate.engine.train.draws import Draws, crop_box
+from penultimate.engine.train.augment.augmenter import Augmented, Cropped, Settings, batch_of
+from penultimate.engine.train.augment.draws import Draws, crop_box
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from penultimate.engine.train.draws import crop_box, draw, dropout_seed
+from penultimate.engine.train.augment.draws import crop_box, draw, dropout_seed
 from penultimate.engine.train.recipe import Recipe
 
 ROWS = np.arange(100, 137)

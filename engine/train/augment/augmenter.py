@@ -11,7 +11,7 @@ from torch import Tensor
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.prefetch import ahead
-from penultimate.engine.train.draws import Draws
+from penultimate.engine.train.augment.draws import Draws
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError, UnavailableError, UnknownNameError
 
@@ -119,14 +119,14 @@ def batch_of(step: int, cropped: Sequence[Cropped]) -> Augmented:
 
 
 def _pillow(num_workers: int, device: torch.device) -> Augmenter:
-    from penultimate.engine.train.pillow_augmenter import PillowAugmenter
+    from penultimate.engine.train.augment.pillow import PillowAugmenter
 
     return PillowAugmenter(num_workers=num_workers)
 
 
 def _dali(num_workers: int, device: torch.device) -> Augmenter:
     try:
-        from penultimate.engine.train.dali_augmenter import DaliAugmenter
+        from penultimate.engine.train.augment.dali import DaliAugmenter
     except ImportError as error:
         raise UnavailableError(
             f"augmenter 'dali' needs the package nvidia-dali-cuda130 (Linux only): install it or choose "

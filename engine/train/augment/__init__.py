@@ -1,0 +1,1 @@
+"""Which images an update sees, and how each is cropped, resized and flipped."""
