@@ -32,7 +32,7 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings, run_probe
 from penultimate.engine.train.grid import Grid
-from penultimate.engine.train.network import load_start
+from penultimate.engine.train.learner.network import load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.search import Search, run_search

@@ -37,8 +37,8 @@ from penultimate.engine.runtime.devices import PRECISIONS
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.augment.draws import draw
-from penultimate.engine.train.learner import Learner
-from penultimate.engine.train.network import Start, load_start
+from penultimate.engine.train.learner.learner import Learner
+from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.provenance import library_versions, machine, source_commit

@@ -10,7 +10,7 @@ from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.study.strict import Strict
 from penultimate.engine.train.grid import grid_named
-from penultimate.engine.train.network import InitName
+from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.recipe import LossName
 from penultimate.engine.train.settings import TrainSettings, grid_of
 

@@ -14,7 +14,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.runtime.devices import PRECISIONS
-from penultimate.engine.train.losses import Loss
+from penultimate.engine.train.learner.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import DecodeError

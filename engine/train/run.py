@@ -30,10 +30,10 @@ from penultimate.engine.train.augment.draws import Draws, draw
 from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from penultimate.engine.train.evaluate import evaluate
 from penultimate.engine.train.interrupt import interruptible
-from penultimate.engine.train.learner import Learner
+from penultimate.engine.train.learner.learner import Learner
+from penultimate.engine.train.learner.network import Start
 from penultimate.engine.train.lock import locked
 from penultimate.engine.train.meters import LossMean, Pace
-from penultimate.engine.train.network import Start
 from penultimate.engine.train.observers import Observer, make_observers
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows, training_rows

@@ -18,7 +18,7 @@ from penultimate.engine.metrics import METRICS, applicable
 from penultimate.engine.train.checkpoint import BEST, LAST
 from penultimate.engine.train.evaluate import Evaluation, evaluate
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, choose
-from penultimate.engine.train.network import Start
+from penultimate.engine.train.learner.network import Start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows
 from penultimate.engine.train.run import Means, train_run

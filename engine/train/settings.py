@@ -10,7 +10,7 @@ from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
-from penultimate.engine.train.network import InitName, Start, load_start
+from penultimate.engine.train.learner.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search

@@ -7,7 +7,7 @@ import torch
 
 from penultimate.engine.train.augment.augmenter import Settings, augmented, make_augmenter
 from penultimate.engine.train.augment.draws import draw
-from penultimate.engine.train.learner import Learner
+from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.rows import training_rows
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.search import Search

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.network import Normalise
+from penultimate.engine.train.learner.network import Normalise
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import StoreError
 

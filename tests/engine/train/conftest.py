@@ -10,7 +10,7 @@ import torch
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.train.network import Start, load_start
+from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.world import World

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.networks import create_network
-from penultimate.engine.train.depthwise import compute_depthwise_in_float32
-from penultimate.engine.train.learner import Learner
-from penultimate.engine.train.network import Start
+from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
+from penultimate.engine.train.learner.learner import Learner
+from penultimate.engine.train.learner.network import Start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 

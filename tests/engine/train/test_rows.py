@@ -12,7 +12,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings, run_probe
 from penultimate.engine.probe.reader import FeatureReader
-from penultimate.engine.train.losses import Loss
+from penultimate.engine.train.learner.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import training_rows
 from penultimate.store.errors import InputError

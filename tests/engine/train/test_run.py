@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.train.checkpoint import load_checkpoint
+from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.lock import locked
-from penultimate.engine.train.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means, train_run
 from penultimate.engine.train.run_result import RunResult
@@ -114,7 +114,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from penultimate.engine.images.load import load_images
-from penultimate.engine.train.network import load_start
+from penultimate.engine.train.learner.network import load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means, train_run
 from penultimate.engine.train.world import World

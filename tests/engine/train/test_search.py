@@ -9,7 +9,7 @@ import pytest
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.grid import GRIDS, Grid, Shard, choose, grid_named
-from penultimate.engine.train.network import Start, load_start
+from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.run import Means
 from penultimate.engine.train.run_result import RunResult

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.schedule import (
+from penultimate.engine.train.learner.schedule import (
     batch_norm_momentum,
     make_optimizer,
     make_scheduler,
     set_batch_norm_momentum,
 )
+from penultimate.engine.train.recipe import Recipe
 
 
 def _rates(recipe: Recipe) -> list[float]:

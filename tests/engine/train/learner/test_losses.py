@@ -6,9 +6,9 @@ from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 from torch import nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
-from penultimate.engine.train.learner import Learner
-from penultimate.engine.train.losses import Loss
-from penultimate.engine.train.network import Normalise, Start, build_network, load_start, with_heads
+from penultimate.engine.train.learner.learner import Learner
+from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.network import Normalise, Start, build_network, load_start, with_heads
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import InputError, UnknownNameError

@@ -12,8 +12,8 @@ from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwor
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
 from penultimate.engine.backbones.weights import classifier_names, load_network
+from penultimate.engine.train.learner.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.store.errors import InputError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
-from penultimate.engine.train.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.evaluate import autocast
-from penultimate.engine.train.losses import Loss
-from penultimate.engine.train.network import Normalise, Start, build_network, with_heads
+from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
+from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.network import Normalise, Start, build_network, with_heads
+from penultimate.engine.train.learner.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.world import World
 from penultimate.store.errors import UnavailableError
 

@@ -1,0 +1,1 @@
+"""A network, its loss and its optimiser: one update after another."""
