@@ -19,8 +19,8 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.study.study import Dataset
-from penultimate.engine.train.run import Means
-from penultimate.engine.train.run import Report as TrainReport
+from penultimate.engine.train.runs.run import Means
+from penultimate.engine.train.runs.run import Report as TrainReport
 from penultimate.engine.train.search import Search
 from penultimate.engine.train.settings import Starts, TrainSettings, logged_search
 from penultimate.engine.train.world import world_from_launcher

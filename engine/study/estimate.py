@@ -12,7 +12,7 @@ from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.study.cell import ExtractCell, ProbeCell, TrainCell
 from penultimate.engine.study.plan import Plan
-from penultimate.engine.train.run import Means
+from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.speed import training_images_per_second
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import PenultimateError

@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.run_result import RunResult
+from penultimate.engine.train.runs.run_result import RunResult
 from penultimate.store.errors import InputError, NoRunConvergedError, UnknownNameError
 
 Item = TypeVar("Item")

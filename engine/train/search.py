@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import METRICS, applicable
-from penultimate.engine.train.checkpoint import BEST, LAST
 from penultimate.engine.train.evaluate import Evaluation, evaluate
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, choose
 from penultimate.engine.train.learner.network import Start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows
-from penultimate.engine.train.run import Means, train_run
-from penultimate.engine.train.run_result import RunResult, forget
-from penultimate.engine.train.trained import WEIGHTS, load_trained
+from penultimate.engine.train.runs.checkpoint import BEST, LAST
+from penultimate.engine.train.runs.run import Means, train_run
+from penultimate.engine.train.runs.run_result import RunResult, forget
+from penultimate.engine.train.runs.trained_network import WEIGHTS, load_trained
 from penultimate.store.errors import InputError, NoRunConvergedError
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 from penultimate.store.trial import Trial, trial_id

@@ -12,7 +12,7 @@ from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
 from penultimate.engine.train.learner.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe
-from penultimate.engine.train.run import Means
+from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog

@@ -9,7 +9,7 @@ from penultimate.engine.train.augment.augmenter import Settings, augmented, make
 from penultimate.engine.train.augment.draws import draw
 from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.rows import training_rows
-from penultimate.engine.train.run import Means
+from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.search import Search
 
 _UPDATES = 3

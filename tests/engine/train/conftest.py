@@ -12,7 +12,7 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.run import Means
+from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.world import World
 
 NETWORK = "test_efficientnet"

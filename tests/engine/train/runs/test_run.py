@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
-from penultimate.engine.train.checkpoint import load_checkpoint
 from penultimate.engine.train.learner.network import Start, load_start
-from penultimate.engine.train.lock import locked
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.run import Means, train_run
-from penultimate.engine.train.run_result import RunResult
-from penultimate.engine.train.trained import save_trained
+from penultimate.engine.train.runs.checkpoint import load_checkpoint
+from penultimate.engine.train.runs.lock import locked
+from penultimate.engine.train.runs.run import Means, train_run
+from penultimate.engine.train.runs.run_result import RunResult
+from penultimate.engine.train.runs.trained_network import save_trained
 from penultimate.store.errors import (
     InputError,
     RunInterruptedError,
@@ -116,7 +116,7 @@ torch.set_num_threads(1)
 from penultimate.engine.images.load import load_images
 from penultimate.engine.train.learner.network import load_start
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.run import Means, train_run
+from penultimate.engine.train.runs.run import Means, train_run
 from penultimate.engine.train.world import World
 photos, folder, recipe = sys.argv[1:]
 recipe = Recipe.from_dict(json.loads(recipe))

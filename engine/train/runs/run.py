@@ -27,18 +27,18 @@ from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
 from penultimate.engine.train.augment.draws import Draws, draw
-from penultimate.engine.train.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from penultimate.engine.train.evaluate import evaluate
-from penultimate.engine.train.interrupt import interruptible
 from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.learner.network import Start
-from penultimate.engine.train.lock import locked
-from penultimate.engine.train.meters import LossMean, Pace
-from penultimate.engine.train.observers import Observer, make_observers
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows, training_rows
-from penultimate.engine.train.run_result import RunResult
-from penultimate.engine.train.trained import save_trained
+from penultimate.engine.train.runs.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from penultimate.engine.train.runs.interrupt import interruptible
+from penultimate.engine.train.runs.lock import locked
+from penultimate.engine.train.runs.loggers import Observer, make_observers
+from penultimate.engine.train.runs.meters import LossMean, Pace
+from penultimate.engine.train.runs.run_result import RunResult
+from penultimate.engine.train.runs.trained_network import save_trained
 from penultimate.engine.train.world import World, share_of
 from penultimate.store.errors import RunInterruptedError
 

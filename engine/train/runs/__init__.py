@@ -1,0 +1,1 @@
+"""One training run in its folder: begun, resumed, interrupted, and how it ended."""
