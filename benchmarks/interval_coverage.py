@@ -23,17 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from penultimate.engine.analysis.adjusted import Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import (
+from penultimate.engine.analysis.statistics.adjusted import Correction, adjusted_accuracies
+from penultimate.engine.analysis.statistics.compare import (
     compare_settings,
     mcnemar_test,
     mean_per_class_differences,
     paired_t_test,
     permutation_test,
 )
-from penultimate.engine.analysis.correlation import correlate, regression_band
-from penultimate.engine.analysis.interval import mean_per_class_interval, top1_interval
-from penultimate.engine.analysis.resample import (
+from penultimate.engine.analysis.statistics.correlation import correlate, regression_band
+from penultimate.engine.analysis.statistics.interval import mean_per_class_interval, top1_interval
+from penultimate.engine.analysis.statistics.resample import (
     interval_over_datasets,
     interval_over_models,
     pearson,
@@ -207,7 +207,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "",
             f"`python {shlex.join(sys.argv)}`: {studies:,} simulated studies a line, {resamples:,} resamples an "
             f"interval, seed {seed}; {versions}. ± is one Monte Carlo standard error. Simulations, so nothing depends "
-            "on the machine. Written by the script; the reasons stand in `engine/analysis/resample.py`.",
+            "on the machine. Written by the script; the reasons stand in `engine/analysis/statistics/resample.py`.",
             "",
             "## Share of studies whose 95 % interval holds the truth",
             "",

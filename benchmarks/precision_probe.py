@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.compare import mcnemar_test, mean_per_class_differences, permutation_test
+from penultimate.engine.analysis.statistics.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract.extract import extract
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.compare import mcnemar_test, permutation_test
+from penultimate.engine.analysis.statistics.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract.extract import extract
 from penultimate.engine.images.build import build_image_set

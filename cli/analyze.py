@@ -9,8 +9,8 @@ from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.accuracy_table import read_accuracy_table
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.analysis import analyze as analyze_table
-from penultimate.engine.analysis.correlation import NUM_RESAMPLES, Correlation
 from penultimate.engine.analysis.findings import Findings, find
+from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES, Correlation
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.errors import InputError
 from penultimate.store.trial_log import TrialLog

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penultimate.cli.options import TrialsPlace
-from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.findings import find
+from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet

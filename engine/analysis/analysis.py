@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.accuracy_table import AccuracyTable
-from penultimate.engine.analysis.adjusted import AdjustedAccuracies, Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import Test, holm, paired_t_test, ties
-from penultimate.engine.analysis.correlation import (
+from penultimate.engine.analysis.jsonable import jsonable
+from penultimate.engine.analysis.published import TRAIN_SIZES
+from penultimate.engine.analysis.statistics.adjusted import AdjustedAccuracies, Correction, adjusted_accuracies
+from penultimate.engine.analysis.statistics.compare import Test, holm, paired_t_test, ties
+from penultimate.engine.analysis.statistics.correlation import (
     NUM_RESAMPLES,
     Correlation,
     Regression,
@@ -24,9 +26,7 @@ from penultimate.engine.analysis.correlation import (
     correlate_each,
     regression_band,
 )
-from penultimate.engine.analysis.jsonable import jsonable
-from penultimate.engine.analysis.log_odds import LogOdds, log_odds
-from penultimate.engine.analysis.published import TRAIN_SIZES
+from penultimate.engine.analysis.statistics.log_odds import LogOdds, log_odds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

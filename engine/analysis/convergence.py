@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gmean
 
-from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import variants
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial

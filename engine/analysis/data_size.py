@@ -15,7 +15,7 @@ from math import nan, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import variants
 from penultimate.store.trial import Trial
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.accuracy_table import FEWEST_MODELS, AccuracyTable
-from penultimate.engine.analysis.adjusted import Correction
 from penultimate.engine.analysis.analysis import Analysis, analyze
 from penultimate.engine.analysis.convergence import (
     BudgetCurve,
@@ -21,13 +20,14 @@ from penultimate.engine.analysis.convergence import (
     speed,
     speedup,
 )
-from penultimate.engine.analysis.correlation import NUM_RESAMPLES
 from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
 from penultimate.engine.analysis.jsonable import jsonable
 from penultimate.engine.analysis.panel import Panel, main_rows, setting_panels
 from penultimate.engine.analysis.published import TRAIN_SIZES
 from penultimate.engine.analysis.scoreboard import Scoreboard, scoreboard
 from penultimate.engine.analysis.setting_pairs import SettingPair, setting_pairs
+from penultimate.engine.analysis.statistics.adjusted import Correction
+from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
 from penultimate.store.errors import InputError
 from penultimate.store.trial import Trial
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.log_odds import LogOdds, log_odds
 from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.statistics.log_odds import LogOdds, log_odds
 
 _Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
 """(backbone, variant) -> (dataset, images) -> rows."""

@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.compare import (
+from penultimate.engine.analysis.statistics.compare import (
     Test,
     all_class_differences,
     mcnemar_test,
     mean_per_class_differences,
     permutation_test,
 )
-from penultimate.engine.analysis.interval import Interval, map11_interval, mean_per_class_interval, top1_interval
+from penultimate.engine.analysis.statistics.interval import (
+    Interval,
+    map11_interval,
+    mean_per_class_interval,
+    top1_interval,
+)
 from penultimate.store.errors import InputError
 from penultimate.store.layout import fixed_width
 from penultimate.store.trial import Trial

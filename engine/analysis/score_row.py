@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penultimate.engine.analysis.log_odds import log_odds
 from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import Variant
 from penultimate.store.trial import Trial
 

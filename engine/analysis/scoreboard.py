@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from penultimate.engine.analysis.adjusted import Correction, adjusted_accuracies
-from penultimate.engine.analysis.compare import Test, holm, paired_t_test, ties
 from penultimate.engine.analysis.panel import Panel, panels
 from penultimate.engine.analysis.predictions import Predictions
 from penultimate.engine.analysis.score_row import ScoreRow, score_row
+from penultimate.engine.analysis.statistics.adjusted import Correction, adjusted_accuracies
+from penultimate.engine.analysis.statistics.compare import Test, holm, paired_t_test, ties
 from penultimate.engine.analysis.variant import variants
 from penultimate.store.trial import Trial
 

@@ -13,8 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from penultimate.engine.analysis.compare import SettingComparison, compare_settings, holm
 from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.statistics.compare import SettingComparison, compare_settings, holm
 
 _Cells = Mapping[tuple[str, str], Sequence[float]]
 """(images, network) -> log odds, one a seed."""

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
 from penultimate.engine.analysis.data_size import SizeCurve
-from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.report.drawn import Drawn
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import (

@@ -5,12 +5,12 @@ from itertools import groupby
 from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
-from penultimate.engine.analysis.compare import SIGNIFICANCE
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import Contender
 from penultimate.engine.analysis.setting_pairs import SettingPair
+from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
 from penultimate.engine.report.names import setting_name
 
 FEW_MODELS = 8

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from penultimate.engine.analysis.analysis import Analysis
-from penultimate.engine.analysis.correlation import Regression, regression_band
+from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
 from penultimate.engine.report.drawn import Drawn
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style

@@ -13,7 +13,7 @@ from scipy.special import logit
 
 from penultimate.engine.analysis.accuracy_table import AccuracyTable
 from penultimate.engine.analysis.analysis import analyze
-from penultimate.engine.analysis.resample import pearson
+from penultimate.engine.analysis.statistics.resample import pearson
 
 MODELS = (
     "InsDis", "MoCo-v1", "PCL-v1", "PIRL", "PCL-v2", "SimCLR-v1", "MoCo-v2", "SimCLR-v2", "SeLa-v2", "InfoMin", "BYOL",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penultimate.engine.analysis.compare import all_class_differences
+from penultimate.engine.analysis.statistics.compare import all_class_differences
 from penultimate.engine.metrics import map11
 from penultimate.engine.probe.fit import check_labels, fit_path
 from penultimate.engine.probe.path import RegularizationPath

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from penultimate.engine.analysis.compare import (
+from penultimate.engine.analysis.statistics.compare import (
     all_class_differences,
     compare_settings,
     holm,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from penultimate.engine.analysis.log_odds import log_odds
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.store.errors import InputError
 
 

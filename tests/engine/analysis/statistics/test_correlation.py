@@ -5,8 +5,18 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from penultimate.engine.analysis.correlation import correlate, correlate_by_size, correlate_each, regression_band
-from penultimate.engine.analysis.resample import interval_over_datasets, interval_over_models, pearson, spearman
+from penultimate.engine.analysis.statistics.correlation import (
+    correlate,
+    correlate_by_size,
+    correlate_each,
+    regression_band,
+)
+from penultimate.engine.analysis.statistics.resample import (
+    interval_over_datasets,
+    interval_over_models,
+    pearson,
+    spearman,
+)
 from penultimate.store.errors import InputError
 
 

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from penultimate.engine.analysis.interval import map11_interval, mean_per_class_interval, top1_interval
+from penultimate.engine.analysis.statistics.interval import map11_interval, mean_per_class_interval, top1_interval
 from penultimate.engine.metrics import map11
 
 

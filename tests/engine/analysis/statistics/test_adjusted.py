@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from penultimate.engine.analysis.adjusted import adjusted_accuracies
+from penultimate.engine.analysis.statistics.adjusted import adjusted_accuracies
 from penultimate.store.errors import InputError
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, norm, pearsonr, permutation_test
 from scipy.stats import t as student
 
-from penultimate.engine.analysis.resample import (
+from penultimate.engine.analysis.statistics.resample import (
     interval_over_datasets,
     interval_over_models,
     pearson,
