@@ -16,7 +16,7 @@ from penultimate.store.layout import fixed_width
 from penultimate.store.trial_log import TrialLog
 
 if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
-    from penultimate.engine.report.drawn import Drawn
+    from penultimate.engine.report.figures.drawn import Drawn
 
 
 def report(
@@ -55,7 +55,7 @@ def report(
     penultimate report trials/ -o report.html --store features.zarr --tsne digits \\
         --tsne-backbone tf_efficientnet_lite0 --tsne-backbone tf_efficientnet_lite0.random0
     """
-    from penultimate.engine.report.figures import figures as draw_figures  # matplotlib, only when asked for
+    from penultimate.engine.report.figures.figures import figures as draw_figures  # matplotlib, only when asked for
     from penultimate.engine.report.page import write_page
 
     if not output.absolute().parent.is_dir():
@@ -77,7 +77,7 @@ def report(
 
 def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
     """The test images' features by two backbones."""
-    from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
+    from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
 
     opened = FeatureStore(store)
     sets = [_feature_set(opened, store, dataset, backbone) for backbone in backbones]

@@ -56,7 +56,7 @@ def show(
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:
-        from penultimate.engine.report.scoreboard_figure import draw_scoreboard  # matplotlib, only when asked for
+        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # matplotlib, only when asked for
 
         draw_scoreboard(board, figure)
 

@@ -7,8 +7,8 @@ from scipy.special import expit
 from trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
-from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.figures import figures
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.figures import figures
 from penultimate.store.trial import Trial
 
 IMAGENET = {

@@ -13,7 +13,7 @@ from studies import whole_figures, whole_findings, whole_study
 from trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import find
-from penultimate.engine.report.figures import figures
+from penultimate.engine.report.figures.figures import figures
 from penultimate.engine.report.page import page
 from penultimate.engine.report.sentences import sentences
 

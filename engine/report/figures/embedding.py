@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.style import COLOURS, look, style
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.style import COLOURS, look, style
 from penultimate.store.errors import InputError, UnknownNameError
 
 MOST_CLASSES = 12

@@ -13,9 +13,8 @@ from scipy.special import expit
 from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
-from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.names import setting_name
-from penultimate.engine.report.style import (
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.style import (
     METHOD_LINES,
     doubling_axis,
     fixed_ticks,
@@ -24,6 +23,7 @@ from penultimate.engine.report.style import (
     look,
     style,
 )
+from penultimate.engine.report.names import setting_name
 
 
 def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:

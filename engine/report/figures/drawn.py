@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from penultimate.engine.report.style import style
+from penultimate.engine.report.figures.style import style
 
 _SVG = "http://www.w3.org/2000/svg"
 DOTS_PER_INCH = 200

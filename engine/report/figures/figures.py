@@ -9,11 +9,11 @@ from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.curve_figures import budgets_figure, sizes_figure
-from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.method_figures import against_figure, method_pairs, methods_figure
-from penultimate.engine.report.setting_figure import settings_figure
-from penultimate.engine.report.transfer_figures import Ties, averages_figure, transfer_figure
+from penultimate.engine.report.figures.curves import budgets_figure, sizes_figure
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.methods import against_figure, method_pairs, methods_figure
+from penultimate.engine.report.figures.settings import settings_figure
+from penultimate.engine.report.figures.transfer import Ties, averages_figure, transfer_figure
 
 _SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
 

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.drawn import Drawn
-from penultimate.engine.report.names import setting_name
-from penultimate.engine.report.style import (
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.style import (
     GREY,
     INK,
     METHOD_HATCHES,
@@ -23,6 +22,7 @@ from penultimate.engine.report.style import (
     look,
     style,
 )
+from penultimate.engine.report.names import setting_name
 
 _ORDER = ("probe", "finetune", "scratch")
 

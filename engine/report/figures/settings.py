@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
-from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.style import logit_axis, look, style
 from penultimate.engine.report.names import setting_name
-from penultimate.engine.report.style import logit_axis, look, style
 
 
 def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:

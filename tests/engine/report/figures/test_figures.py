@@ -12,9 +12,9 @@ from studies import whole_figures, whole_study
 from trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import find
-from penultimate.engine.report import style
-from penultimate.engine.report.embedding_figure import FeatureSpace, embedding_figure
-from penultimate.engine.report.figures import figures
+from penultimate.engine.report.figures import style
+from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
+from penultimate.engine.report.figures.figures import figures
 from penultimate.store.errors import InputError, UnknownNameError
 
 SVG = "{http://www.w3.org/2000/svg}"

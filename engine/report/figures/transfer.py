@@ -14,9 +14,9 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
-from penultimate.engine.report.drawn import Drawn
+from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
 from penultimate.engine.report.names import setting_name
-from penultimate.engine.report.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
 
 Ties = Mapping[tuple[str, str], bool | None]
 """(model, dataset) -> whether it ties with the best on that dataset."""
