@@ -15,7 +15,7 @@ from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import MemoryStore
 
 from penultimate.store import layout
-from penultimate.store.objects import Objects
+from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 
 # Shapes: M samples of the ImageSet.

@@ -20,7 +20,7 @@ import numpy as np
 
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.local_objects import storage_errors
+from penultimate.store.objects.local import storage_errors
 
 BATCH_ROWS = 16_384
 """Rows held in memory at once: 80 MiB at D = 1,280 in float32."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from penultimate.store import layout
 from penultimate.store.arrays import default_pipeline, open_features
-from penultimate.store.claim import EVERYTHING
 from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
     CorruptFeaturesError,
@@ -23,7 +22,8 @@ from penultimate.store.feature_set import Columns, FeatureSet
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
 from penultimate.store.layout import Strings
-from penultimate.store.objects import Objects, open_objects
+from penultimate.store.objects.claim import EVERYTHING
+from penultimate.store.objects.objects import Objects, open_objects
 from penultimate.store.plan import Plan
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from penultimate.store import layout
 from penultimate.store.arrays import ShardEncoder, column_objects
-from penultimate.store.claim import WHOLE_KEY
 from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.errors import DecodeError, InputError, StoreBusyError
 from penultimate.store.layout import Strings
-from penultimate.store.objects import Objects
+from penultimate.store.objects.claim import WHOLE_KEY
+from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import utc_now
 

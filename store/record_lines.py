@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from penultimate.store.errors import StoreError
-from penultimate.store.local_objects import storage_errors
-from penultimate.store.objects import Objects
+from penultimate.store.objects.local import storage_errors
+from penultimate.store.objects.objects import Objects
 
 
 class RecordLines(Protocol):

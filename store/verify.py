@@ -12,7 +12,7 @@ from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, Kind
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.objects import Objects
+from penultimate.store.objects.objects import Objects
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from s3_server import ENVIRONMENT, Proxy, healthy, s3_proxy
 
-from penultimate.store import remote_objects
-from penultimate.store.retry import Retry
+from penultimate.store.objects import remote as remote_objects
+from penultimate.store.objects.retry import Retry
 
 
 @pytest.fixture(scope="session")

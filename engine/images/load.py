@@ -18,8 +18,8 @@ from penultimate.engine.images.formats.parquet import image_column, load_parquet
 from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.store.address import is_address
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
 """Datasets that are taken by name."""

@@ -16,8 +16,8 @@ from store_cases import small_job
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.objects import open_objects
-from penultimate.store.remote_objects import RemoteObjects
+from penultimate.store.objects.objects import open_objects
+from penultimate.store.objects.remote import RemoteObjects
 
 SECRETS = [value for name, value in ENVIRONMENT.items() if name != "AWS_REGION"]
 
@@ -58,7 +58,7 @@ def test_features_in_a_bucket_are_probed_and_shown_and_credentials_are_seen_nowh
 def test_an_address_without_the_extra_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in [name for name in sys.modules if name.startswith("penultimate.store.remote_objects")]:
+    for module in [name for name in sys.modules if name.startswith("penultimate.store.objects.remote")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "obstore", None)
     assert run(["store", "ls", "s3://bucket/store"]) == 2

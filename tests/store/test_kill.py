@@ -12,7 +12,7 @@ import pytest
 from store_cases import Job, array_files, small_job
 
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.local_objects import LocalObjects
+from penultimate.store.objects.local import LocalObjects
 from penultimate.store.verify import verify
 
 SCRIPT = Path(__file__).with_name("fake_extract.py")

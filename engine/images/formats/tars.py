@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from penultimate.engine.images.digest_cache import Stamp
 from penultimate.engine.images.formats.file_patterns import expand_braces
-from penultimate.store.address import Address
 from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
-from penultimate.store.objects import open_objects
+from penultimate.store.objects.address import Address
+from penultimate.store.objects.objects import open_objects
 
 if TYPE_CHECKING:  # it needs the extra `cloud`
-    from penultimate.store.remote_objects import RemoteObjects
+    from penultimate.store.objects.remote import RemoteObjects
 
 _READ_AHEAD = 1 << 20
 """Bytes of one request while a tar is indexed: several headers, where the members between them are small."""
@@ -150,7 +150,7 @@ def remote_tars(spec: str) -> tuple[str, Sequence[RemoteTar]]:
 
     ``?`` begins the address's options and is no wildcard. InputError for what is not there.
     """
-    from penultimate.store.remote_objects import RemoteObjects
+    from penultimate.store.objects.remote import RemoteObjects
 
     plain, _, options = spec.partition("?")
     address = Address.parse(spec)

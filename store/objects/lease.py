@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from penultimate.store.claim import overlap
 from penultimate.store.errors import StoreBusyError, StoreError
+from penultimate.store.objects.claim import overlap
 
 if TYPE_CHECKING:  # it makes these
-    from penultimate.store.remote_objects import RemoteObjects, Version
+    from penultimate.store.objects.remote import RemoteObjects, Version
 
 LEASE_SECONDS = 60.0
 

@@ -13,9 +13,9 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from penultimate.store.address import Address
 from penultimate.store.errors import InputError
-from penultimate.store.retry import Retry
+from penultimate.store.objects.address import Address
+from penultimate.store.objects.retry import Retry
 
 Client = S3Store | GCSStore | AzureStore
 

@@ -12,9 +12,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import LocalStore
 
-from penultimate.store.claim import Claim, LockClaim
 from penultimate.store.errors import InputError, StoreError
-from penultimate.store.objects import Objects
+from penultimate.store.objects.claim import Claim, LockClaim
+from penultimate.store.objects.objects import Objects
 
 
 class LocalObjects(Objects):

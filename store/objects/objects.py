@@ -15,9 +15,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from penultimate.store.address import Address, is_address
-from penultimate.store.claim import Claim
 from penultimate.store.errors import CorruptFeaturesError, InputError, PenultimateError, UnavailableError
+from penultimate.store.objects.address import Address, is_address
+from penultimate.store.objects.claim import Claim
 
 
 class Objects(ABC):
@@ -169,13 +169,13 @@ def open_objects(place: str | Path) -> Objects:
     if is_address(place):
         address = Address.parse(str(place))
         try:
-            from penultimate.store.remote_objects import RemoteObjects
+            from penultimate.store.objects.remote import RemoteObjects
         except ModuleNotFoundError as error:
             raise UnavailableError(
                 f"{address.below('')} needs the package {error.name}, which is not installed: "
                 "pip install 'penultimate[cloud]'"
             ) from error
         return RemoteObjects(address)
-    from penultimate.store.local_objects import LocalObjects
+    from penultimate.store.objects.local import LocalObjects
 
     return LocalObjects(Path(place))

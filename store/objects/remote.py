@@ -27,14 +27,14 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from penultimate.store.address import Address
-from penultimate.store.claim import Claim
-from penultimate.store.client import Client, make_client
 from penultimate.store.errors import StoreBusyError
-from penultimate.store.lease import LeaseClaim
-from penultimate.store.objects import Objects, open_objects
-from penultimate.store.requests import Requests
-from penultimate.store.retry import USUAL_RETRY, Retry
+from penultimate.store.objects.address import Address
+from penultimate.store.objects.claim import Claim
+from penultimate.store.objects.client import Client, make_client
+from penultimate.store.objects.lease import LeaseClaim
+from penultimate.store.objects.objects import Objects, open_objects
+from penultimate.store.objects.requests import Requests
+from penultimate.store.objects.retry import USUAL_RETRY, Retry
 
 _AT_ONCE = 32
 """Requests of ``get_many`` and ``put_many`` under way: they take tens of milliseconds, nearly all of it waiting."""

@@ -20,9 +20,9 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from penultimate.store.address import Address
 from penultimate.store.errors import InputError, StoreError
-from penultimate.store.retry import Retry
+from penultimate.store.objects.address import Address
+from penultimate.store.objects.retry import Retry
 
 ANSWERS = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
 """Errors that are answers: for the caller to understand, not to be tried again."""

@@ -12,12 +12,12 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 from obstore.store import MemoryStore
 
 from penultimate.store import lease, remote_objects
-from penultimate.store.address import Address
 from penultimate.store.errors import StoreBusyError
-from penultimate.store.lease import LeaseClaim
-from penultimate.store.remote_objects import RemoteObjects, Version
-from penultimate.store.requests import Requests
-from penultimate.store.retry import Retry
+from penultimate.store.objects.address import Address
+from penultimate.store.objects.lease import LeaseClaim
+from penultimate.store.objects.remote import RemoteObjects, Version
+from penultimate.store.objects.requests import Requests
+from penultimate.store.objects.retry import Retry
 
 SHARD, RECORD = "features/c/0/0", "features/commits/0.json"
 ADDRESS = Address(scheme="s3", bucket="bucket")
