@@ -33,8 +33,8 @@ from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.layout import variable_width
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import variable_width
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry
 from penultimate.store.provenance import machine, source_commit

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from penultimate.store.layout import num_shards
+from penultimate.store.format.layout import num_shards
 
 _LIST_PAGE = 1000  # names of one LIST answer: Amazon S3 API reference, ListObjectsV2, MaxKeys
 

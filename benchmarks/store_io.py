@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store import feature_store
-from penultimate.store.arrays import CodecPipeline, open_features
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.arrays import CodecPipeline, open_features
+from penultimate.store.format.layout import SHARD_ROWS
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import SHARD_ROWS
 from penultimate.store.provenance import machine, source_commit
 
 Contender = Callable[[], object]
@@ -182,7 +182,7 @@ def _head(num_rows: int, dim: int, rounds: int, megabytes: float) -> str:
         f"`{shlex.join(['python', *sys.argv])}`: {num_rows:,} x {dim:,} float32 ({megabytes:,.0f} MB), {rounds} rounds "
         f"after one that warms up, interleaved; {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
         f"GiB; {versions}; commit {source_commit()}. Written by the script. The values read are those written, checked "
-        "before timing; `tests/store/test_arrays.py` holds that damage is noticed through either pipeline. The store's "
+        "before timing; `tests/store/format/test_arrays.py` holds that damage is noticed through either pipeline. The store's "
         "figures include what `numpy.load` and plain files do not do: a CRC-32C of every chunk, and in writing the "
         "columns, an XXH3 of every shard, commit records and their syncs. Other machines, disks, object stores and "
         "GPUs were not measured."

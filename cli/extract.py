@@ -20,7 +20,7 @@ from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.layout import SHARD_ROWS
+from penultimate.store.format.layout import SHARD_ROWS
 
 _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""

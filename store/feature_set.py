@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
+from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import SHARD_ROWS, Strings, variable_width
 
 # Shapes: N decoded samples (rows of a FeatureSet), M samples of the ImageSet (rows on disk), D feature
 # dimensions, K classes, B batch.

@@ -9,9 +9,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store import layout
-from penultimate.store.arrays import default_pipeline, open_features
-from penultimate.store.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.errors import (
     CorruptFeaturesError,
     IncompleteFeaturesError,
@@ -20,8 +17,11 @@ from penultimate.store.errors import (
 )
 from penultimate.store.feature_set import Columns, FeatureSet
 from penultimate.store.feature_writer import FeatureWriter
+from penultimate.store.format import layout
+from penultimate.store.format.arrays import default_pipeline, open_features
+from penultimate.store.format.documents import FEATURE_SET, PLAN, STORE
+from penultimate.store.format.layout import Strings
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import Strings
 from penultimate.store.objects.claim import EVERYTHING
 from penultimate.store.objects.objects import Objects, open_objects
 from penultimate.store.plan import Plan

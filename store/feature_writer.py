@@ -16,11 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store import layout
-from penultimate.store.arrays import ShardEncoder, column_objects
-from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.errors import DecodeError, InputError, StoreBusyError
-from penultimate.store.layout import Strings
+from penultimate.store.format import layout
+from penultimate.store.format.arrays import ShardEncoder, column_objects
+from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
+from penultimate.store.format.layout import Strings
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan

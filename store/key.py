@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
-from penultimate.store.digest import digest_of
+from penultimate.store.format.digest import digest_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store import layout
 from penultimate.store.errors import InputError
+from penultimate.store.format import layout
+from penultimate.store.format.layout import Strings
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import Strings
 
 # Shapes: M samples of the ImageSet, K classes.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from penultimate.store.digest import digest_of
+from penultimate.store.format.digest import digest_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

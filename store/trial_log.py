@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
-from penultimate.store.layout import bytes_checksum, fixed_width
+from penultimate.store.format.layout import bytes_checksum, fixed_width
 from penultimate.store.objects.objects import Objects, open_objects
 from penultimate.store.record_lines import FileLines, ObjectLines, RecordLines
 from penultimate.store.trial import Trial

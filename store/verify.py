@@ -7,10 +7,10 @@ have a checksum in the group's attributes, every shard one in its commit record.
 from dataclasses import dataclass
 from typing import Any
 
-from penultimate.store import layout
-from penultimate.store.documents import COMMIT, FEATURE_SET, PLAN, Kind
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format import layout
+from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, Kind
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 

@@ -22,7 +22,7 @@ from penultimate.engine.analysis.statistics.interval import (
     top1_interval,
 )
 from penultimate.store.errors import InputError
-from penultimate.store.layout import fixed_width
+from penultimate.store.format.layout import fixed_width
 from penultimate.store.trial import Trial
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penultimate.store.digest import digest_of
+from penultimate.store.format.digest import digest_of
 from penultimate.store.trial import Trial
 
 OTHER_AXES = ("shots", "steps")

@@ -20,7 +20,7 @@ from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.layout import SHARD_ROWS
+from penultimate.store.format.layout import SHARD_ROWS
 
 Say = Callable[[str], None]
 """Called with a line for the person who waits."""

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
+from penultimate.store.format.digest import digest_of
 
 # Shapes: N samples of a set, F = 4 fields of a Stamp.
 

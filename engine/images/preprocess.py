@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
-from penultimate.store.digest import digest_of
+from penultimate.store.format.digest import digest_of
 
 
 class Placement(NamedTuple):

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import Stamp
 from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
-from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
+from penultimate.store.format.digest import digest_of
 
 # Shapes: N samples of the whole set, M of the subset.
 

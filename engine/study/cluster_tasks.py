@@ -22,8 +22,8 @@ from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import TasksFailedError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.layout import SHARD_ROWS, num_shards
 from penultimate.store.key import FeatureKey
-from penultimate.store.layout import SHARD_ROWS, num_shards
 from penultimate.store.trial_log import TrialLog
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
+from penultimate.store.format.digest import digest_of
 
 LossName = Literal["softmax", "sigmoid"]
 

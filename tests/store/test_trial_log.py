@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
-from penultimate.store.layout import variable_width
+from penultimate.store.format.layout import variable_width
 from penultimate.store.trial import Trial
 from penultimate.store.trial_log import TrialLog
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from penultimate.engine.images.digest_cache import Stamp
 from penultimate.engine.images.formats.file_patterns import expand_braces
-from penultimate.store.digest import digest_of
 from penultimate.store.errors import InputError
+from penultimate.store.format.digest import digest_of
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.objects import open_objects
 

@@ -9,9 +9,9 @@ import zarr
 from store_cases import Job, small_job
 
 from penultimate.store import feature_store
-from penultimate.store.arrays import CodecPipeline, default_pipeline, open_features
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
 
 
 @pytest.fixture(params=["zarr", "zarrs"])

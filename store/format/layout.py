@@ -28,7 +28,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penultimate.store.digest import digest_of
+from penultimate.store.format.digest import digest_of
 
 # Shapes: M samples of the ImageSet, D feature dimensions, K classes.
 

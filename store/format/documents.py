@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penultimate.store.digest import digest_of
 from penultimate.store.errors import CorruptFeaturesError
+from penultimate.store.format.digest import digest_of
 
 ATTRIBUTE = "penultimate"
 """The attribute of our groups."""

@@ -14,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import MemoryStore
 
-from penultimate.store import layout
+from penultimate.store.format import layout
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 

@@ -1,0 +1,1 @@
+"""What lies where in a store, in which shapes, under which names and digests."""
