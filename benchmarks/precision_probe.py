@@ -27,7 +27,7 @@ from penultimate.engine.probe.protocol import probe_features
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 # Shapes: N images, D feature dimensions.
 

@@ -40,7 +40,7 @@ from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.provenance import library_versions, machine, source_commit
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 # Shapes: N test images.
 

@@ -13,7 +13,7 @@ from penultimate.engine.analysis.findings import Findings, find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES, Correlation
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.errors import InputError
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 _MODEL_COLUMNS = {
     "model": "model",

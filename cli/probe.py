@@ -16,8 +16,8 @@ from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 
 def probe(

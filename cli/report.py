@@ -13,7 +13,7 @@ from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import fixed_width
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
     from penultimate.engine.report.figures.drawn import Drawn

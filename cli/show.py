@@ -11,7 +11,7 @@ from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 _COLUMNS = {
     "dataset": "dataset",

@@ -21,7 +21,7 @@ from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
 from penultimate.engine.study.run import Summary, run_study
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Run a study written in YAML, or begin one.")
 

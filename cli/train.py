@@ -19,8 +19,8 @@ from penultimate.engine.train.search import Search
 from penultimate.engine.train.settings import Starts, TrainSettings, grid_of, logged_search
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 
 def train(

@@ -114,7 +114,7 @@ def test_the_walk_sees_the_imports_it_judges() -> None:
     [
         ("import penultimate", ("torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
         ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
-        ("import penultimate.store.trial_log", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
+        ("import penultimate.store.trials.trial_log", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
         ("import penultimate.cli.main", ("nvidia.dali", "matplotlib", "cuml", "ray")),
     ],
 )

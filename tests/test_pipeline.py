@@ -12,7 +12,7 @@ from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 CLASSES = ("airplanes", "bonsai", "chair", "crab", "ewer", "ketch")
 IMAGES_PER_CLASS = 15

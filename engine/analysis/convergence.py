@@ -18,7 +18,7 @@ from scipy.stats import gmean
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import variants
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 SHARE = 0.9
 """Of the maximum odds."""

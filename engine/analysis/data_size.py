@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import variants
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -29,7 +29,7 @@ from penultimate.engine.analysis.setting_pairs import SettingPair, setting_pairs
 from penultimate.engine.analysis.statistics.adjusted import Correction
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

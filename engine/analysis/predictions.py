@@ -23,7 +23,7 @@ from penultimate.engine.analysis.statistics.interval import (
 )
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import fixed_width
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from penultimate.engine.analysis.predictions import Predictions
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import Variant
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from penultimate.engine.analysis.score_row import ScoreRow, score_row
 from penultimate.engine.analysis.statistics.adjusted import Correction, adjusted_accuracies
 from penultimate.engine.analysis.statistics.compare import Test, holm, paired_t_test, ties
 from penultimate.engine.analysis.variant import variants
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

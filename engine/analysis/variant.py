@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penultimate.store.format.digest import digest_of
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 OTHER_AXES = ("shots", "steps")
 """Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.protocol import ProbeSettings, asked_id, run_probe
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 HEADS = "heads"
 """Folder beside the records: ``heads/<trial>.safetensors``."""

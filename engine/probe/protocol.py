@@ -19,8 +19,8 @@ from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import FeatureKey
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
-from penultimate.store.subsets import shots_per_class
-from penultimate.store.trial import Trial, trial_id
+from penultimate.store.trials.subsets import shots_per_class
+from penultimate.store.trials.trial import Trial, trial_id
 
 # Shapes: N samples, D feature dimensions, K classes, L strengths.
 

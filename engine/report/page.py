@@ -16,7 +16,7 @@ from penultimate.engine.report.figures.drawn import Drawn
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.sentences import sentences
 from penultimate.store.provenance import library_versions
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 def write_page(

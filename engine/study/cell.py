@@ -26,7 +26,7 @@ from penultimate.engine.train.settings import Starts, TrainSettings, logged_sear
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 TrainMethod = Literal["pretrain", "finetune", "scratch"]
 

@@ -24,7 +24,7 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import SHARD_ROWS, num_shards
 from penultimate.store.key import FeatureKey
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
     from penultimate.engine.runtime.ray_cluster import Cluster, Ended, Needs, Shared, Standing, Talk

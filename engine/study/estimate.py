@@ -16,7 +16,7 @@ from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.speed import training_images_per_second
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import PenultimateError
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 _IMAGES = 16
 """Evenly spaced in a dataset; two batches on a CPU."""

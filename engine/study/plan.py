@@ -24,7 +24,7 @@ from penultimate.engine.train.settings import Starts, TrainSettings
 from penultimate.store.errors import PenultimateError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 Value = TypeVar("Value")
 Status = Literal["there", "to do", "waits", "blocked"]

@@ -16,8 +16,8 @@ from penultimate.engine.study.plan import METHODS, Method, Plan, Step, make_plan
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import PenultimateError, RunInterruptedError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

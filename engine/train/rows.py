@@ -7,7 +7,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError
 from penultimate.store.labels import PRESENT
-from penultimate.store.subsets import shots_per_class
+from penultimate.store.trials.subsets import shots_per_class
 
 # Shapes: M images trained on.
 

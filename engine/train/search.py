@@ -26,7 +26,7 @@ from penultimate.engine.train.runs.run_result import RunResult, forget
 from penultimate.engine.train.runs.trained_network import WEIGHTS, load_trained
 from penultimate.store.errors import InputError, NoRunConvergedError
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
-from penultimate.store.trial import Trial, trial_id
+from penultimate.store.trials.trial import Trial, trial_id
 
 # Shapes: N test samples, K classes.
 

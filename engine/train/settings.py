@@ -14,8 +14,8 @@ from penultimate.engine.train.learner.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe
 from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 _SINGLE = Grid(learning_rates=(0.01,), weight_decays=(0.0,), steps=20_000, batch_size=256)
 """Where no grid is named."""

@@ -5,7 +5,7 @@ import pytest
 from trial_cases import trial_of
 
 from penultimate.cli.main import run
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 TABLE = "model,imagenet,cars,dtd\na,70,50.5,60\nb,75,55,62.5\nc,80,60,70\nd,77,59,61\n"
 

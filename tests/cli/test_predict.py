@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penultimate.cli.main import run
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 TINY = ("--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
 

@@ -9,7 +9,7 @@ from trial_cases import trial_of
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from store_cases import array_files
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 ROOT = Path(__file__).parents[2]
 

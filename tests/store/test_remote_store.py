@@ -189,7 +189,7 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
 def _append(place: str, seed: int) -> None:
     from test_trial_log import trial
 
-    from penultimate.store.trial_log import TrialLog
+    from penultimate.store.trials.trial_log import TrialLog
 
     log = TrialLog(place)
     for number in range(3):
@@ -201,7 +201,7 @@ def test_trials_in_a_bucket_come_back_as_from_a_folder_also_from_two_writers_thr
 ) -> None:
     from test_trial_log import same, trial
 
-    from penultimate.store.trial_log import TrialLog
+    from penultimate.store.trials.trial_log import TrialLog
 
     with pytest.raises(NotAStoreError, match="there is no trial log at s3://"):
         TrialLog(place)

@@ -9,7 +9,7 @@ from trial_cases import trial_of
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.engine.report.figures.drawn import Drawn
 from penultimate.engine.report.figures.figures import figures
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 IMAGENET = {
     "mobilenet": 0.716, "densenet121": 0.748, "resnet50": 0.757, "inception_v3": 0.780, "resnet152": 0.776,

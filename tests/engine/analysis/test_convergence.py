@@ -4,7 +4,7 @@ from trial_cases import trial_of
 
 from penultimate.engine.analysis.convergence import budget_curves, first_to_share, reached, speed, speedup
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 def _run(method: str, step: int, wrong: int, dataset: str = "digits") -> Trial:

@@ -7,7 +7,7 @@ from trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 IMAGENET = {"a": 0.70, "b": 0.74, "c": 0.78, "d": 0.80}
 

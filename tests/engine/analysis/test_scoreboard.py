@@ -7,7 +7,7 @@ from trial_cases import trial_of
 
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.store.errors import InputError
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 def test_a_row_has_what_the_json_of_show_promises() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from penultimate.store.trial import Trial
+from penultimate.store.trials.trial import Trial
 
 
 def trial_of(

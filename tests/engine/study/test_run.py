@@ -15,7 +15,7 @@ from penultimate.engine.study.plan import Plan, make_plan
 from penultimate.engine.study.run import Outcome, Summary, attempt, in_turn, run_study
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError, RunInterruptedError, UnavailableError
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 MakeStudy = Callable[..., Study]
 

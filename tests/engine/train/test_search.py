@@ -15,7 +15,7 @@ from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.runs.run_result import RunResult
 from penultimate.engine.train.search import Search, run_search
 from penultimate.store.errors import InputError, NoRunConvergedError, UnknownNameError
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial_log import TrialLog
 
 GRID = Grid(learning_rates=(0.05, 1e12), weight_decays=(0.0, 1e-3), steps=4, batch_size=4)
 

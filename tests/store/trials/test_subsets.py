@@ -5,7 +5,7 @@ import pytest
 
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT
-from penultimate.store.subsets import shots_per_class
+from penultimate.store.trials.subsets import shots_per_class
 
 LABELS_N = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [10, 20, 30]))
 IDS_N = [f"{number}.jpg" for number in range(60)]

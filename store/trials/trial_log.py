@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.format.layout import bytes_checksum, fixed_width
 from penultimate.store.objects.objects import Objects, open_objects
-from penultimate.store.record_lines import FileLines, ObjectLines, RecordLines
-from penultimate.store.trial import Trial
+from penultimate.store.trials.record_lines import FileLines, ObjectLines, RecordLines
+from penultimate.store.trials.trial import Trial
 
 LOG_VERSION = 1
 """Raised whenever an older penultimate could misread a newer record."""

@@ -12,8 +12,8 @@ import pytest
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.format.layout import variable_width
-from penultimate.store.trial import Trial
-from penultimate.store.trial_log import TrialLog
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 
 def trial(seed: int = 0, **changes: Any) -> Trial:

@@ -1,0 +1,1 @@
+"""Fitted things with their scores, in an append-only log."""
