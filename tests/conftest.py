@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 if find_spec("obstore") and find_spec("moto"):
-    from s3_fixtures import proxy, server  # noqa: F401 (fixtures for every folder of tests)
+    from support.s3_fixtures import proxy, server  # noqa: F401 (fixtures for every folder of tests)
 
 CLASSES = ("cat", "dog", "owl")
 IMAGES_PER_CLASS = 8

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.cli.main import run
 from penultimate.store.trials.trial_log import TrialLog

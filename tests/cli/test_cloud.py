@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
-from s3_server import BUCKET, ENVIRONMENT, Proxy, every
-from store_cases import small_job
+from support.s3_server import BUCKET, ENVIRONMENT, Proxy, every
+from support.store_cases import small_job
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import finish, start
 from PIL import Image
-from store_cases import array_files
+from support.command import finish, start
+from support.store_cases import array_files
 
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.verify import verify

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from store_cases import small_job
-from trial_cases import trial_of
+from support.store_cases import small_job
+from support.trial_cases import trial_of
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command import finish, start
-from store_cases import array_files
+from support.command import finish, start
+from support.store_cases import array_files
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import finish, start
+from support.command import finish, start
 
 from penultimate.cli.main import run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from store_cases import FAILED, Job, small_job
+from support.store_cases import FAILED, Job, small_job
 
 from penultimate.engine.torch_features import export_torch, torch_batches
 from penultimate.store.cupy_batches import cupy_batches

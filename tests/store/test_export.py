@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from store_cases import FAILED, Job, half_precision_job, small_job
+from support.store_cases import FAILED, Job, half_precision_job, small_job
 
 from penultimate.store.errors import InputError
 from penultimate.store.export import export_csv, export_numpy

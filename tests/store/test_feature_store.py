@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, half_precision_job, small_job
+from support.store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, half_precision_job, small_job
 
 from penultimate.store.errors import (
     CorruptFeaturesError,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_cases import Job, array_files, small_job
+from support.store_cases import Job, array_files, small_job
 
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.objects.local import LocalObjects

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job
+from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
-from s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy
+from support.s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreBusyError, StoreError
 from penultimate.store.feature_store import FeatureStore

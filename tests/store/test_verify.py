@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_cases import SHARD_ROWS, Job, small_job
+from support.store_cases import SHARD_ROWS, Job, small_job
 
 from penultimate.store.errors import CorruptFeaturesError, UnknownNameError
 from penultimate.store.feature_store import FeatureStore

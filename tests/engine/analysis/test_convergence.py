@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.convergence import budget_curves, first_to_share, reached, speed, speedup
 from penultimate.store.errors import InputError

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.data_size import SizeCurve, crossings, size_curves
 

@@ -3,7 +3,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.store.errors import InputError

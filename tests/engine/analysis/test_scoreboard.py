@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.store.errors import InputError

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probe_cases import mixture, softmax_objective
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from support.probe_cases import mixture, softmax_objective
 
 from penultimate.engine.probe.estimator import LogisticRegressionPath, LogisticRegressionPathCV
 from penultimate.store.errors import InputError, UnavailableError

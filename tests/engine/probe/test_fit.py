@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from probe_cases import Floats, mixture, softmax_objective
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC, LinearSVC
+from support.probe_cases import Floats, mixture, softmax_objective
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.path import RegularizationPath

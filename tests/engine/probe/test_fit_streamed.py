@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from probe_cases import mixture
+from support.probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed

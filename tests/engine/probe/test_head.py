@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probe_cases import mixture
 from safetensors.numpy import load_file, save_file
+from support.probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.head import Head

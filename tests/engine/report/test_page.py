@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from studies import whole_figures, whole_findings, whole_study
-from trial_cases import trial_of
+from support.studies import whole_figures, whole_findings, whole_study
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.report.figures.figures import figures

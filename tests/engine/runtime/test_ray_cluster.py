@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
-from cluster_cases import Counted, Ranked
 from conftest import write_photos
-from store_cases import array_files
+from support.cluster_cases import Counted, Ranked
+from support.store_cases import array_files
 
 from penultimate.cli.main import run
 from penultimate.engine.probe.get_or_fit import ProbeMeans

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from store_cases import Job, small_job
+from support.store_cases import Job, small_job
 
 from penultimate.store import feature_store
 from penultimate.store.errors import CorruptFeaturesError

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
-from s3_server import BUCKET, Proxy, every
+from support.s3_server import BUCKET, Proxy, every
 
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.digest_cache import DigestCache

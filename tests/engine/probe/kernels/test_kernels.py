@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from probe_cases import Floats, mixture, softmax_objective
+from support.probe_cases import Floats, mixture, softmax_objective
 from torch import Tensor
 
 from penultimate.engine.probe.fit import fit_path

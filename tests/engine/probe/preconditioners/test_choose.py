@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from probe_cases import mixture
+from support.probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.objective.design import Design

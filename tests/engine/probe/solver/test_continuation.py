@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from probe_cases import Floats, mixture
 from scipy.optimize import minimize
+from support.probe_cases import Floats, mixture
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.objective.design import Design

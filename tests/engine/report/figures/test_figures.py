@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from scipy.special import logit
-from studies import whole_figures, whole_study
-from trial_cases import trial_of
+from support.studies import whole_figures, whole_study
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.report.figures import style

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from s3_server import ENVIRONMENT, Proxy, healthy, s3_proxy
+from support.s3_server import ENVIRONMENT, Proxy, healthy, s3_proxy
 
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry

@@ -13,7 +13,7 @@ from penultimate.store.feature_store import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from store_cases import small_job
+from support.store_cases import small_job
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 from scipy.special import expit
-from trial_cases import trial_of
+from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.engine.report.figures.drawn import Drawn
