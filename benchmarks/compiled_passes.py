@@ -2,7 +2,7 @@
 
     python benchmarks/compiled_passes.py --store features.zarr --dataset caltech101 --rounds 7
 
-Prints medians, lowest and highest. Needs a processor with AMX and the compiled passes (``matrix_units.py``).
+Prints medians, lowest and highest. Needs a processor with AMX and the compiled passes (``kernels.py``).
 """
 
 import argparse

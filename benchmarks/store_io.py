@@ -182,9 +182,9 @@ def _head(num_rows: int, dim: int, rounds: int, megabytes: float) -> str:
         f"`{shlex.join(['python', *sys.argv])}`: {num_rows:,} x {dim:,} float32 ({megabytes:,.0f} MB), {rounds} rounds "
         f"after one that warms up, interleaved; {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
         f"GiB; {versions}; commit {source_commit()}. Written by the script. The values read are those written, checked "
-        "before timing; `tests/store/format/test_arrays.py` holds that damage is noticed through either pipeline. The store's "
-        "figures include what `numpy.load` and plain files do not do: a CRC-32C of every chunk, and in writing the "
-        "columns, an XXH3 of every shard, commit records and their syncs. Other machines, disks, object stores and "
+        "before timing; `tests/store/format/test_arrays.py` holds that damage is noticed through either pipeline. The "
+        "store's figures include what `numpy.load` and plain files do not do: a CRC-32C of every chunk, and in writing "
+        "the columns, an XXH3 of every shard, commit records and their syncs. Other machines, disks, object stores and "
         "GPUs were not measured."
     )
 

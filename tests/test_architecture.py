@@ -47,7 +47,7 @@ FORBIDDEN = {
 
 # Heavy package -> the only places that may name it.
 HOMES = {
-    "nvidia": ("penultimate.engine.images.dali", "penultimate.engine.train.dali"),
+    "nvidia": ("penultimate.engine.images.decode.dali", "penultimate.engine.train.augment.dali"),
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
     "cuml": ("penultimate.engine.probe",),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),

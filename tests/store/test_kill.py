@@ -15,7 +15,7 @@ from penultimate.store.feature_store import FeatureStore
 from penultimate.store.objects.local import LocalObjects
 from penultimate.store.verify import verify
 
-SCRIPT = Path(__file__).with_name("fake_extract.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 
 
 class Killed(BaseException):

@@ -20,7 +20,7 @@ from penultimate.store.errors import InputError, NotAStoreError, StoreBusyError,
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.verify import verify
 
-SCRIPT = Path(__file__).with_name("fake_extract.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 NUMBERS = itertools.count()
 
 
@@ -187,7 +187,7 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
 
 
 def _append(place: str, seed: int) -> None:
-    from test_trial_log import trial
+    from support.logged_trials import trial
 
     from penultimate.store.trials.trial_log import TrialLog
 
@@ -199,7 +199,7 @@ def _append(place: str, seed: int) -> None:
 def test_trials_in_a_bucket_come_back_as_from_a_folder_also_from_two_writers_through_faults(
     proxy: Proxy, place: str, tmp_path: Path
 ) -> None:
-    from test_trial_log import same, trial
+    from support.logged_trials import same, trial
 
     from penultimate.store.trials.trial_log import TrialLog
 

@@ -17,7 +17,9 @@ from typing import Any
 from penultimate.cli.main import run
 
 _FORK_SERVER = multiprocessing.get_context("forkserver")
-_FORK_SERVER.set_forkserver_preload(["command", "timm", "nvidia.dali.fn", "penultimate.engine.images.decode.dali"])
+_FORK_SERVER.set_forkserver_preload(
+    ["support.command", "timm", "nvidia.dali.fn", "penultimate.engine.images.decode.dali"]
+)
 
 
 def start(

@@ -11,7 +11,7 @@ import numpy as np
 from penultimate.store.errors import StoreError
 from penultimate.store.feature_store import FeatureStore
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.store_cases import small_job
 

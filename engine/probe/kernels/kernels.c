@@ -1,4 +1,4 @@
-/* Passes of the probe's solver over features in memory, on a CPU's bfloat16 matrix units (AMX): see matrix_units.py.
+/* Passes of the probe's solver over features in memory, on a CPU's bfloat16 matrix units (AMX): see kernels.py.
  *
  * A float32 is kept as high + low, two bfloat16 with 16 bits between them. A product of two such matrices is
  * high x high + high x low + low x high, summed in float32 by the units, which run at many times float32's speed.

@@ -1,7 +1,7 @@
 """MatrixUnits: passes over features on a CPU's bfloat16 matrix units (AMX), in compiled code.
 
 torch multiplies on these units too, but rounds the product to bfloat16; and between two products the softmax takes a
-dozen passes over memory. ``matrix_units.c`` keeps float32 sums, multiplies a float32 as two bfloat16 where a gradient
+dozen passes over memory. ``kernels.c`` keeps float32 sums, multiplies a float32 as two bfloat16 where a gradient
 needs it, and does all that belongs to a block of rows while the block is in a core's cache.
 """
 
@@ -36,11 +36,11 @@ def library() -> ctypes.CDLL | None:
 
     Raises ``UnavailableError`` where they were compiled from another source than this one.
     """
-    path = Path(__file__).with_name(f"_matrix_units{sysconfig.get_config_var('EXT_SUFFIX')}")
+    path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
     machine = torch.cpu.get_capabilities()
     if not (machine.get("amx_bf16", False) and machine.get("avx512_bf16", False) and path.exists()):
         return None
-    source = path.with_name("matrix_units.c")
+    source = path.with_name("kernels.c")
     if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
         raise UnavailableError(f"{path.name} is older than {source.name}; run 'pip install --editable .' again")
     found = ctypes.CDLL(str(path))  # after torch, on whose threads it then runs: both ask for libgomp.so.1

@@ -7,7 +7,7 @@ fill up to a multiple of 32, the tile of matrix units.
 
 Main products run in ``dtype`` and sum in it over blocks of ``ROWS`` rows, blocks in float64; products for the Hessian
 run in ``low`` where the machine is faster in it. On a CPU with matrix units, where a C compiler was at hand, features
-are kept as two bfloat16 besides, and gradients run on those, with 16 bits (``matrix_units.py``). W itself is kept in
+are kept as two bfloat16 besides, and gradients run on those, with 16 bits (``kernels.py``). W itself is kept in
 float64 by the solver.
 """
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones import compilation, devices
+from penultimate.engine.backbones import compilation
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
+from penultimate.engine.runtime import devices
 from penultimate.engine.runtime.devices import computes_natively
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import MemoryLimitError, UnavailableError

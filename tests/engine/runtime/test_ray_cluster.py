@@ -42,7 +42,7 @@ EXTRACT = ["--weights", "random", "--shard-rows", "8", "--batch-size", "8", "--w
 def cluster() -> Iterator[Cluster]:
     """Begun on this machine; workers find the tests' helpers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, sys.path)]))
         with cluster_at("local") as found:
             yield found
 
@@ -102,7 +102,7 @@ def test_an_address_without_a_cluster_says_so() -> None:
 def test_a_cell_on_several_gpus_runs_under_torchrun_and_fails_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, sys.path)]))
     under_torchrun(Ranked(tmp_path), processes=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
     with pytest.raises(TasksFailedError, match=r"torchrun with 1 processes: .*InputError: no such cell"):

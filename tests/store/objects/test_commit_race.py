@@ -11,8 +11,8 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
 from obstore.store import MemoryStore
 
-from penultimate.store import lease, remote_objects
 from penultimate.store.errors import StoreBusyError
+from penultimate.store.objects import lease, remote
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.lease import LeaseClaim
 from penultimate.store.objects.remote import RemoteObjects, Version
@@ -162,4 +162,4 @@ def test_what_is_pending_is_not_taken_for_a_record() -> None:
         Writer(client, at=1, meanwhile=_die).write(b"A")
     assert Writer(client).names("features/commits") == ["0.json"]
     assert Writer(client).records("features/commits") == []
-    assert len(remote_objects._pending()) == remote_objects._PENDING_BYTES
+    assert len(remote._pending()) == remote._PENDING_BYTES

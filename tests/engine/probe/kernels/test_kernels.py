@@ -13,7 +13,7 @@ from support.probe_cases import Floats, mixture, softmax_objective
 from torch import Tensor
 
 from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.kernels import kernels as matrix_units
+from penultimate.engine.probe.kernels import kernels
 from penultimate.engine.probe.kernels.kernels import OTHERS, MatrixUnits, library, softmax, softmax_space
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
@@ -174,7 +174,7 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
         found = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            assert matrix_units._loaded().num_threads() == count
+            assert kernels._loaded().num_threads() == count
             found.append(MatrixUnits(features_NR).gather(values_KN, 1.0))
     finally:
         torch.set_num_threads(threads)
@@ -189,7 +189,7 @@ def without_units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     def take() -> str:
         if request.param == "float32":
             monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-        monkeypatch.setattr(matrix_units, "__file__", "/nowhere/matrix_units.py")
+        monkeypatch.setattr(kernels, "__file__", "/nowhere/kernels.py")
         library.cache_clear()
         assert library() is None
         return f"float32/{request.param}"
@@ -228,17 +228,15 @@ def test_a_path_on_units_is_that_without(
 
 @needs_units
 def test_passes_compiled_from_another_source_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Path(matrix_units.__file__)
-    for file in (here, *here.parent.glob("*matrix_units.c*")):
+    here = Path(kernels.__file__)
+    for file in (here, *here.parent.glob("*kernels.c*")):
         shutil.copy2(file, tmp_path)
-    source = tmp_path / "matrix_units.c"
+    source = tmp_path / "kernels.c"
     os.utime(source, (source.stat().st_atime, source.stat().st_mtime + 1e9))
-    monkeypatch.setattr(matrix_units, "__file__", str(tmp_path / here.name))
+    monkeypatch.setattr(kernels, "__file__", str(tmp_path / here.name))
     library.cache_clear()
     try:
-        with pytest.raises(
-            UnavailableError, match=r"older than matrix_units\.c; run 'pip install --editable \.' again"
-        ):
+        with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
             library()
     finally:
         library.cache_clear()
