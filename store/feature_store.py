@@ -15,16 +15,17 @@ from penultimate.store.errors import (
     NotAStoreError,
     UnknownNameError,
 )
-from penultimate.store.feature_set import Columns, FeatureSet
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.format import layout
-from penultimate.store.format.arrays import default_pipeline, open_features
 from penultimate.store.format.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.format.layout import Strings
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.claim import EVERYTHING
-from penultimate.store.objects.objects import Objects, open_objects
+from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
+from penultimate.store.stored_rows import StoredRows, read_columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,8 +120,8 @@ class FeatureStore:
             provenance=content["provenance"],
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
-            array=_StoredRows(self.objects, key, content["shard_rows"]),
-            read_columns=partial(_read_columns, self.objects, key, content["checksums"]),
+            array=StoredRows(self.objects, key, content["shard_rows"]),
+            read_columns=partial(read_columns, self.objects, key, content["checksums"]),
             shard_rows=content["shard_rows"],
         )
 
@@ -218,52 +219,6 @@ class FeatureStore:
 
     def _unknown(self, key: FeatureKey) -> UnknownNameError:
         return UnknownNameError(f"key in {self.objects.where()}", key.path, [known.path for known in self.keys()])
-
-
-class _StoredRows:
-    """The ``features`` array of a key; a wrong checksum or a lost shard names the rows."""
-
-    def __init__(self, objects: Objects, key: FeatureKey, shard_rows: int) -> None:
-        self._objects = objects
-        self._key = key
-        self._shard_rows = shard_rows
-        # From an object store zarrs would read by itself, without our retries.
-        self._array = open_features(objects, key.path, pipeline=default_pipeline() if objects.is_local else "zarr")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        start, stop, _ = rows.indices(self.shape[0])
-        self._refuse_if_lost(range(start // self._shard_rows, layout.num_shards(stop, self._shard_rows)))
-        with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", slice(start, stop)):
-            return np.asarray(self._array[start:stop])
-
-    def _refuse_if_lost(self, shards: range) -> None:
-        """Zarr would fill the rows of a shard that is not there, or is empty, with NaN."""
-        shard_of = {f"{self._key.path}/{layout.shard_object(shard)}": shard for shard in shards}
-        for name in self._objects.lost(list(shard_of)):
-            first = shard_of[name] * self._shard_rows
-            rows = slice(first, min(first + self._shard_rows, self.shape[0]))
-            with self._objects.reading(f"{self._key.path}/{layout.FEATURES}", rows):
-                raise ValueError(f"{layout.shard_object(shard_of[name])} is missing or empty")
-
-
-def _read_columns(objects: Objects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:
-    """Columns, checked as a whole: Zarr would fill a chunk that is not there."""
-    columns = {}
-    for name in layout.COLUMNS:
-        columns[name] = objects.read_array(f"{key.path}/{name}")
-        with objects.reading(f"{key.path}/{name}"):
-            if layout.values_checksum(columns[name]) != checksums[name]:
-                raise ValueError("values differ from their checksum")
-    return Columns(
-        labels_M=columns[layout.LABELS],
-        ids_M=columns[layout.IDS],
-        split_M=layout.fixed_width(columns[layout.SPLIT]),
-        failed_M=columns[layout.FAILED],
-    )
 
 
 def _check_is_store(objects: Objects) -> None:

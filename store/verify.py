@@ -11,6 +11,7 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
 from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, Kind
+from penultimate.store.format.reading import read_array
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 
@@ -95,7 +96,7 @@ class _Inspection:
 
     def _column(self, name: str, checksums: dict[str, str]) -> None:
         try:
-            values = self._objects.read_array(f"{self._path}/{name}")
+            values = read_array(self._objects, f"{self._path}/{name}")
         except CorruptFeaturesError as error:
             self._add(name, str(error.__cause__))
             return
@@ -130,7 +131,7 @@ class _Inspection:
             self._add(name, "is missing or empty", rows)
             return
         try:
-            values_RD = self._objects.read_array(f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))
+            values_RD = read_array(self._objects, f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))
         except CorruptFeaturesError as error:
             self._add(name, str(error.__cause__), rows)
             return

@@ -15,6 +15,7 @@ from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import MemoryStore
 
 from penultimate.store.format import layout
+from penultimate.store.format.reading import open_array
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 
@@ -43,7 +44,7 @@ def open_features(objects: Objects, path: str, *, pipeline: CodecPipeline) -> "z
     An array keeps the pipeline it was opened with, so that Zarr's configuration is as before when this returns.
     """
     with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):
-        return objects.open_array(f"{path}/{layout.FEATURES}")
+        return open_array(objects, f"{path}/{layout.FEATURES}")
 
 
 class ShardEncoder:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.format.layout import bytes_checksum, fixed_width
-from penultimate.store.objects.objects import Objects, open_objects
+from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.open import open_objects
 from penultimate.store.trials.record_lines import FileLines, ObjectLines, RecordLines
 from penultimate.store.trials.trial import Trial
 

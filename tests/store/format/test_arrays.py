@@ -8,7 +8,7 @@ import pytest
 import zarr
 from support.store_cases import Job, small_job
 
-from penultimate.store import feature_store
+from penultimate.store import stored_rows
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
@@ -19,7 +19,7 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The one that reads."""
     name: CodecPipeline = request.param
     pytest.importorskip(name)
-    monkeypatch.setattr(feature_store, "default_pipeline", lambda: name)
+    monkeypatch.setattr(stored_rows, "default_pipeline", lambda: name)
     return name
 
 

@@ -12,12 +12,14 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 from obstore.store import MemoryStore
 
 from penultimate.store.errors import StoreBusyError
-from penultimate.store.objects import lease, remote
+from penultimate.store.objects import lease
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.lease import LeaseClaim
-from penultimate.store.objects.remote import RemoteObjects, Version
+from penultimate.store.objects.objects import Version
+from penultimate.store.objects.remote import RemoteObjects
 from penultimate.store.objects.requests import Requests
 from penultimate.store.objects.retry import Retry
+from penultimate.store.objects.shard_commit import PENDING_BYTES, pending_record
 
 SHARD, RECORD = "features/c/0/0", "features/commits/0.json"
 ADDRESS = Address(scheme="s3", bucket="bucket")
@@ -162,4 +164,4 @@ def test_what_is_pending_is_not_taken_for_a_record() -> None:
         Writer(client, at=1, meanwhile=_die).write(b"A")
     assert Writer(client).names("features/commits") == ["0.json"]
     assert Writer(client).records("features/commits") == []
-    assert len(remote._pending()) == remote._PENDING_BYTES
+    assert len(pending_record()) == PENDING_BYTES
