@@ -16,7 +16,6 @@ from penultimate.store.errors import (
     UnknownNameError,
 )
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.format import layout
 from penultimate.store.format.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.format.layout import Strings
@@ -26,6 +25,7 @@ from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
 from penultimate.store.stored_rows import StoredRows, read_columns
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

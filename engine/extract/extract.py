@@ -23,11 +23,11 @@ from penultimate.engine.runtime.prefetch import ahead
 from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadShare
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.format.layout import SHARD_ROWS, num_shards, variable_width
 from penultimate.store.key import FeatureKey
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 # Shapes: N samples, B images of a batch, D feature dimensions.
 
