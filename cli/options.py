@@ -17,11 +17,11 @@ Images = Annotated[
         "tars also at s3://, gs:// or az://, read in ranges.",
     ),
 ]
-StorePlace = Annotated[
+StoreLocation = Annotated[
     str,
     typer.Argument(metavar="STORE", help="A feature store: a folder, or an s3://, gs:// or az:// address."),
 ]
-TrialsPlace = Annotated[
+TrialsLocation = Annotated[
     str, typer.Argument(metavar="TRIALS", help="A trial log: a folder, or an s3://, gs:// or az:// address.")
 ]
 NewTrials = Annotated[

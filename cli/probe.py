@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
-from penultimate.cli.options import NewTrials, StorePlace
+from penultimate.cli.options import NewTrials, StoreLocation
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
@@ -21,7 +21,7 @@ from penultimate.store.trials.trial_log import TrialLog
 
 
 def probe(
-    store: StorePlace,
+    store: StoreLocation,
     trials: NewTrials,
     dataset: Annotated[str, typer.Option(help="Glob over the datasets in the store.")] = "*",
     backbone: Annotated[str, typer.Option(help="Glob over the backbones in the store.")] = "*",
