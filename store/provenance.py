@@ -1,4 +1,4 @@
-"""What a stored number was made with: library versions, machine, and the commit of this package."""
+"""Record what a stored number was made with: library versions, machine, and the commit of this package."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of Python and of the libraries a number can depend on; those not installed are absent."""
+    """Return the versions of Python and of the installed libraries on which a number can depend."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -38,7 +38,7 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def machine() -> dict[str, str | int]:
-    """Processor, usable cores, memory in GiB and operating system; nothing that names a person or a host."""
+    """Return processor, usable cores, memory in GiB and operating system; nothing names a person or a host."""
     usable = getattr(os, "sched_getaffinity", None)
     return {
         "processor": _processor(),
@@ -59,7 +59,7 @@ def _processor() -> str:
 
 @cache
 def source_commit() -> str:
-    """Git commit of the checkout this package runs from (``-dirty`` if changed), else ``version <version>``."""
+    """Return the git commit of the package's checkout (``-dirty`` if changed), else ``version <version>``."""
     root = Path(__file__).resolve().parents[1]
     installed = f"version {library_versions().get('penultimate', 'unknown')}"
     if not (root / ".git").exists():
@@ -73,5 +73,5 @@ def source_commit() -> str:
 
 
 def utc_now() -> str:
-    """ISO 8601, seconds."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
