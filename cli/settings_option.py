@@ -66,7 +66,9 @@ def parse_changes(model: type[Strict], changes: Sequence[str], *, given: Given) 
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals or not name:
-            raise InputError(f"--set takes name=value, for example {next(iter(model.model_fields))}=..., got {change!r}")
+            raise InputError(
+                f"--set takes name=value, for example {next(iter(model.model_fields))}=..., got {change!r}"
+            )
         if name not in model.model_fields:
             raise UnknownNameError("setting", name, model.model_fields)
         if name in found or name in given:
@@ -79,7 +81,12 @@ def described(model: type[Strict]) -> list[dict[str, str]]:
     """List the options of ``model``: ``name``, ``type`` with its range, ``default`` and ``help`` of each."""
     properties = model.model_json_schema()["properties"]
     return [
-        {"name": name, "type": _type_text(properties[name]), "default": _default(model, name), "help": _help(model, name)}
+        {
+            "name": name,
+            "type": _type_text(properties[name]),
+            "default": _default(model, name),
+            "help": _help(model, name),
+        }
         for name in model.model_fields
     ]
 
