@@ -31,11 +31,11 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings, run_probe
-from penultimate.engine.train.grid import Grid
+from penultimate.engine.train.search.grid import Grid
 from penultimate.engine.train.learner.network import load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Search, run_search
+from penultimate.engine.train.search.grid_search import Search, run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore

@@ -13,9 +13,9 @@ from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import dtype_named
-from penultimate.engine.train.grid import WHOLE, Shard
+from penultimate.engine.train.search.grid import WHOLE, Shard
 from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Search
+from penultimate.engine.train.search.grid_search import Search
 from penultimate.engine.train.settings import Starts, TrainSettings, grid_of, logged_search
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import InputError

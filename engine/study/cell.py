@@ -21,7 +21,7 @@ from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.study.study import Dataset
 from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.runs.run import Report as TrainReport
-from penultimate.engine.train.search import Search
+from penultimate.engine.train.search.grid_search import Search
 from penultimate.engine.train.settings import Starts, TrainSettings, logged_search
 from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.feature_store import FeatureStore

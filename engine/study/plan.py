@@ -19,7 +19,7 @@ from penultimate.engine.study.paths import Place
 from penultimate.engine.study.settings import ALL, Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.learner.network import InitName
-from penultimate.engine.train.search import answer_folder
+from penultimate.engine.train.search.grid_search import answer_folder
 from penultimate.engine.train.settings import Starts, TrainSettings
 from penultimate.store.errors import PenultimateError
 from penultimate.store.feature_store import FeatureStore

@@ -9,7 +9,7 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.train.grid import grid_named
+from penultimate.engine.train.search.grid import grid_named
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.recipe import LossName
 from penultimate.engine.train.settings import TrainSettings, grid_of

@@ -9,11 +9,11 @@ from penultimate.engine.backbones.timm_backbone import PreprocessKind, preproces
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.devices import PrecisionName
-from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
+from penultimate.engine.train.search.grid import WHOLE, Grid, Shard, grid_named
 from penultimate.engine.train.learner.network import InitName, Start, load_start
 from penultimate.engine.train.recipe import LossName, Recipe
 from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search
+from penultimate.engine.train.search.grid_search import Outcome, Search, answer_folder, run_search
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
 

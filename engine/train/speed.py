@@ -10,7 +10,7 @@ from penultimate.engine.train.augment.draws import draw
 from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.rows import training_rows
 from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Search
+from penultimate.engine.train.search.grid_search import Search
 
 _UPDATES = 3
 """The first is warm-up and not counted."""

@@ -8,12 +8,12 @@ import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.grid import GRIDS, Grid, Shard, choose, grid_named
+from penultimate.engine.train.search.grid import GRIDS, Grid, Shard, choose, grid_named
 from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.run import Means
 from penultimate.engine.train.runs.run_result import RunResult
-from penultimate.engine.train.search import Search, run_search
+from penultimate.engine.train.search.grid_search import Search, run_search
 from penultimate.store.errors import InputError, NoRunConvergedError, UnknownNameError
 from penultimate.store.trials.trial_log import TrialLog
 

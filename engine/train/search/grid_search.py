@@ -16,7 +16,7 @@ from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import METRICS, applicable
 from penultimate.engine.train.evaluate import Evaluation, evaluate
-from penultimate.engine.train.grid import WHOLE, Grid, Shard, choose
+from penultimate.engine.train.search.grid import WHOLE, Grid, Shard, choose
 from penultimate.engine.train.learner.network import Start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows
