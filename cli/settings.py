@@ -7,7 +7,7 @@ import typer
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.settings_option import described
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.train.job import TrainJob
+from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.errors import UnknownNameError
 
 MODELS: dict[str, type[Strict]] = {"train": TrainJob}

@@ -25,7 +25,7 @@ Given = dict[str, Any]
 """Name of an option -> the value that was typed, not yet checked by the model."""
 
 Groups = Mapping[str, Sequence[str]]
-"""Heading in ``--help`` -> the flags below it: a field's name, and after it the flags where they are named otherwise."""
+"""Heading in ``--help`` -> the flags below it: a field's name, then the flags where they have other names."""
 
 Command = Callable[..., None]
 
@@ -47,8 +47,9 @@ def with_settings(model: type[Strict], *, flags: Groups) -> Callable[[Command], 
 
         signature = inspect.signature(verb, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
-        parameters = [*own, *(flag.parameter for flag in made), _set_parameter(verb.__name__, group=[*flags][-1])]
+        parameters = [*own, *(flag.parameter for flag in made), _set_parameter(verb.__name__)]
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        parameters.sort(key=lambda parameter: [None, *flags].index(_group(parameter)))
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # for Typer
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -114,8 +115,10 @@ class _Flag:
         names = [f"{name}/--no-{name[2:]}" for name in self.names] if kind is bool else self.names
         default = _default(self.model, self.name)
         help_text = _help(self.model, self.name) + (f" [default: {default}]" if default else "")
-        option = typer.Option(*names, help=help_text, rich_help_panel=self.group, show_default=False)
-        typed: Any = list[str] if get_origin(kind) is tuple else kind
+        many = get_origin(kind) is tuple
+        metavar = "A[,B...]" if many else None
+        option = typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=self.group, show_default=False)
+        typed: Any = list[str] if many else kind
         annotation = Annotated[typed | None, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -124,12 +127,17 @@ class _Flag:
         return [_yaml(part) for text in typed for part in text.split(",")] if isinstance(typed, list) else typed
 
 
-def _set_parameter(verb: str, *, group: str) -> inspect.Parameter:
+def _group(parameter: inspect.Parameter) -> str | None:
+    """The heading of a parameter, where it has one."""
+    (option,) = parameter.annotation.__metadata__
+    return getattr(option, "rich_help_panel", None)
+
+
+def _set_parameter(verb: str) -> inspect.Parameter:
     option = typer.Option(
         "--set",
         metavar="NAME=VALUE",
         help=f"Any other setting; repeats. `penultimate settings {verb}` lists them all.",
-        rich_help_panel=group,
     )
     annotation = Annotated[list[str] | None, option]
     return inspect.Parameter("changes", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

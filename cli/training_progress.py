@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingProgress:
-    """Called with each event of a run (``observers.Row``)."""
+    """Called with each event of a run (``loggers.Row``)."""
 
     def __init__(self) -> None:
         self._last_line = float("-inf")

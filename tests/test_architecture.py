@@ -55,7 +55,16 @@ HOMES = {
     "boto3": (),
     "ray": ("penultimate.engine.runtime.ray_cluster",),
     "matplotlib": ("penultimate.engine.report",),
-    "pydantic": ("penultimate.engine.study",),
+    "pydantic": (  # where settings are declared
+        "penultimate.engine.runtime.strict",
+        "penultimate.engine.runtime.option_types",
+        "penultimate.engine.study",
+        "penultimate.engine.train.options",
+        "penultimate.engine.train.recipe",
+        "penultimate.engine.train.runs.resources",
+        "penultimate.engine.train.settings",
+        "penultimate.engine.train.sweep",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""A trained network on disk: ``model.safetensors`` and ``config.json``, the layout of timm's ``local-dir:`` models."""
+"""Keep a trained network as ``model.safetensors`` and ``config.json``, the layout of timm's ``local-dir:`` models."""
 
 import json
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, im
 
 
 def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> nn.Module:
-    """The network of a finished run, uint8 images (B, H, W, C) to logits (B, K)."""
+    """Load the network of a finished run, which maps uint8 images (B, H, W, C) to logits (B, K)."""
     network = create_network(recipe.network, num_classes=num_classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
