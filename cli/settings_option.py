@@ -41,8 +41,8 @@ def with_settings(model: type[Strict], *, flags: Groups) -> Callable[[Command], 
     def decorate(verb: Command) -> Command:
         @wraps(verb)
         def command(changes: list[str] | None, **typed: Any) -> None:
-            values = {flag: typed.pop(flag.name) for flag in made}
-            given = {flag.name: flag.value(typed) for flag, typed in values.items() if typed not in (None, [])}
+            values = [(flag, typed.pop(flag.name)) for flag in made]
+            given = {flag.name: flag.read(value) for flag, value in values if value not in (None, [])}
             verb(**typed, settings=given | parse_changes(model, changes or [], given=given))
 
         signature = inspect.signature(verb, eval_str=True)
@@ -122,9 +122,9 @@ class _Flag:
         annotation = Annotated[typed | None, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
-    def value(self, typed: Any) -> Any:
-        """What was typed; for a tuple, each part between commas as YAML reads it."""
-        return [_yaml(part) for text in typed for part in text.split(",")] if isinstance(typed, list) else typed
+    def read(self, value: Any) -> Any:
+        """Return what was typed; for a tuple, each part between commas as YAML reads it."""
+        return [_yaml(part) for text in value for part in text.split(",")] if isinstance(value, list) else value
 
 
 def _group(parameter: inspect.Parameter) -> str | None:

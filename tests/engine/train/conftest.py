@@ -65,3 +65,8 @@ def resources() -> Resources:
 def with_dropout(recipe: Recipe) -> Recipe:
     """Everything that draws at random or keeps a state of its own."""
     return recipe.replace(dropout=0.3, ema_decay=0.9, warmup_steps=2, label_smoothing=0.1)
+
+
+@pytest.fixture(scope="session")
+def test_resnet() -> InitialModel:
+    return load_initial_model("test_resnet", init="random", weights="timm", seed=0)

@@ -14,7 +14,7 @@ from penultimate.store.errors import InputError, UnavailableError
 CPU = torch.device("cpu")
 OPTIONS = [
     "--model=test_vit", "--init=random", "--size=32", "--steps=3", "--batch-size=4", "--learning-rate=0.05",
-    "--weight-decay=1e-3", "--dropout=0", "--decoder=pillow", "--workers=1", "--no-retrain", "--json",
+    "--weight-decay=1e-3", "--set=dropout=0", "--decoder=pillow", "--workers=1", "--no-retrain", "--json",
 ]  # fmt: skip
 
 
