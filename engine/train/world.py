@@ -82,21 +82,14 @@ def world_from_launcher(device: str) -> Iterator[World]:
     ``device`` is ``cpu`` or ``cuda``; of several processes on GPUs, each takes the GPU of its local rank. Raises
     UnavailableError where a process has no GPU of its own.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"no CUDA device: torch {torch.__version__} sees none; use --device cpu")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = (int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])) if size > 1 else (0, 0)
+    chosen = _device(device, local_rank)
     # All updates have the same shapes, so that it pays to try cuDNN's algorithms, as timm's train.py does.
     torch.backends.cudnn.benchmark = device == "cuda"
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(rank=0, size=1, device=torch.device(device, 0) if device == "cuda" else torch.device(device))
+        yield World(rank=0, size=1, device=chosen)
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    if device == "cuda" and local_rank >= torch.cuda.device_count():
-        raise UnavailableError(
-            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
-            f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
-        )
-    chosen = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -104,6 +97,19 @@ def world_from_launcher(device: str) -> Iterator[World]:
         yield World(rank=rank, size=size, device=chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UnavailableError(f"no CUDA device: torch {torch.__version__} sees none; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UnavailableError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
+            f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", local_rank)
 
 
 def local_batch_size(batch_size: int, world: World) -> int:

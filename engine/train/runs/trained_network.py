@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,8 +31,15 @@ def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, im
             "make room and run again"
         ) from error
     partial.replace(folder / WEIGHTS)
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(_config(recipe, images), indent=1), encoding="utf-8")
+    partial.replace(folder / CONFIG)
+
+
+def _config(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
+    """Describe the network as timm does, with its class names and its recipe."""
     view = recipe.preprocess
-    config = {
+    return {
         "architecture": recipe.network,
         "num_classes": len(images.class_names),
         "label_names": list(images.class_names),
@@ -48,9 +56,6 @@ def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, im
         },
         "recipe": recipe.as_dict(),
     }
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    partial.replace(folder / CONFIG)
 
 
 def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> nn.Module:
