@@ -74,9 +74,8 @@ class Augmenter(Protocol):
     def augment(self, images: ImageSet, draws: BatchDraws, settings: CropSettings) -> AugmentedBatch:
         """Crop, resize and flip every image drawn, in order.
 
-               The nearest image before it stands in for one that cannot be decoded.
-        Raises DecodeError if no image of the
-               batch can be decoded.
+        The nearest image before it stands in for one that cannot be decoded. Raises DecodeError if no image of the
+        batch can be decoded.
         """
 
 
