@@ -31,11 +31,12 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings, run_probe
-from penultimate.engine.train.grid import Grid
-from penultimate.engine.train.learner.network import load_start
+from penultimate.engine.train.learner.network import load_initial_model
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Search, run_search
+from penultimate.engine.train.runs.resources import Resources, ResourceSettings
+from penultimate.engine.train.search.grid import Grid
+from penultimate.engine.train.search.grid_search import GridSearch
+from penultimate.engine.train.search.run_search import run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -47,7 +48,7 @@ from penultimate.store.trials.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """Everything the outcome depends on, apart from the images."""
+    """Everything the result depends on, apart from the images."""
 
     network: str = "resnet10t"
     size: int = 32
@@ -123,7 +124,7 @@ def part(images: ImageSet, classes: Sequence[int], counts: Sequence[int], *, nam
 
 def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: float, seed: int) -> tuple[Trial, Path]:
     """One network from scratch: its Trial on its own classes, and its folder."""
-    start = load_start(experiment.network, init="random", weights="timm", seed=seed)
+    initial = load_initial_model(experiment.network, init="random", weights="timm", seed=seed)
     grid = Grid(
         learning_rates=(experiment.learning_rate,),
         weight_decays=(experiment.weight_decay,),
@@ -131,12 +132,12 @@ def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: 
         batch_size=experiment.batch_size,
     )
     recipe = experiment.recipe(images, smoothing=smoothing, seed=seed)
-    search = Search(images=images, start=start, recipe=recipe, grid=grid, retrain=False)
+    search = GridSearch(images=images, initial=initial, recipe=recipe, grid=grid, retrain=False)
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    outcome = run_search(search, out, Means(world=world, num_workers=1))
-    assert outcome.trial is not None
-    assert outcome.folder is not None
-    return outcome.trial, outcome.folder
+    result = run_search(search, out, Resources(world=world, settings=ResourceSettings(workers=1)))
+    assert result.trial is not None
+    assert result.folder is not None
+    return result.trial, result.folder
 
 
 def features_of(folders: Sequence[Path], images: ImageSet, experiment: Experiment, store: Path) -> list[FeatureSet]:
@@ -197,7 +198,7 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
 
 
 def main() -> None:
-    """Run it on one image set and print the outcome as JSON."""
+    """Run it on one image set and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
     parser.add_argument("--root", type=Path)

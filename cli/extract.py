@@ -16,7 +16,7 @@ from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
-from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -105,7 +105,7 @@ def extract(
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
     """
-    share = Share.parse(shard)
+    partition = Partition.parse(shard)
     image_set = load_images(
         images,
         root=root,
@@ -132,13 +132,20 @@ def extract(
     )
     opened = FeatureStore.create(store)
     if cluster is not None:
-        if share != WHOLE:
+        if partition != WHOLE:
             raise InputError("--cluster makes its own parts; leave --shard away")
         extracted = _extract_on(cluster, image_set, requests, opened, settings, task_cpus, shard_rows)
     else:
         with ImageProgress(image_set.name) as report:
             extracted = extract_requests(
-                image_set, requests, opened, settings, share=share, shard_rows=shard_rows, say=say, report=report
+                image_set,
+                requests,
+                opened,
+                settings,
+                partition=partition,
+                shard_rows=shard_rows,
+                say=say,
+                report=report,
             )
     rows = [_row(features) for features in extracted]
     if json:

@@ -22,11 +22,13 @@ from penultimate.cli import (
     predict,
     probe,
     report,
+    settings,
     show,
     store,
     study,
     train,
 )
+from penultimate.cli.grouped_help import GroupedCommand
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
@@ -48,10 +50,11 @@ for verb in (
     analyze.analyze,
     report.report,
     models.models,
+    settings.settings,
     imagenet_eval.imagenet_eval,
     demo.demo,
 ):
-    app.command()(verb)
+    app.command(cls=GroupedCommand)(verb)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")

@@ -57,8 +57,12 @@ HOMES = {
     "matplotlib": ("penultimate.engine.report",),
     # Where settings are declared: a study's YAML and the options of extraction, probes and training.
     "pydantic": (
-        "penultimate.engine.extract",
-        "penultimate.engine.probe",
+        "penultimate.cli.options",
+        "penultimate.cli.settings",
+        "penultimate.engine.extract.settings",
+        "penultimate.engine.probe.settings",
+        "penultimate.engine.runtime.option_types",
+        "penultimate.engine.runtime.strict",
         "penultimate.engine.study",
         "penultimate.engine.train",
     ),

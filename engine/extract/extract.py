@@ -18,7 +18,7 @@ from penultimate.engine.backbones.backbone import Backbone, Identified
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.prefetch import ahead
 from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadShare
 from penultimate.store.feature_set import FeatureSet
@@ -64,13 +64,13 @@ def extract(
     dtype: str = "float32",
     threads: ThreadShare | None = None,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
-    share: Share = WHOLE,
+    partition: Partition = WHOLE,
     shard_rows: int = SHARD_ROWS,
     report: Report = lambda done, total: None,
 ) -> list[FeatureSet]:
     """Embed every image with every backbone and keep the features; shards already in the store are not computed again.
 
-    Returns one FeatureSet a backbone, in their order; of a ``share``, those that are complete with what other
+    Returns one FeatureSet a backbone, in their order; of a ``partition``, those that are complete with what other
     processes did. Images that cannot be decoded are left out and recorded by id with their reason. ``batch_size`` is
     lowered to a divisor of ``shard_rows``, so that a resumed run computes the very batches of an uninterrupted one.
     ``threads`` defaults to the share of a CPU's. ``notes``, by name of backbone, join the provenance of its features.
@@ -83,7 +83,7 @@ def extract(
     keys = [feature_key(images, backbone, decoder.name, dtype=dtype) for backbone in backbones]
     lacking = {key: backbone for key, backbone in zip(keys, backbones, strict=True) if not store.contains(key)}
     with ExitStack() as stack:
-        shards = share.shards(num_shards(len(images), shard_rows))
+        shards = partition.indices(num_shards(len(images), shard_rows))
         sinks = [
             _Sink(
                 backbone,
@@ -107,7 +107,7 @@ def extract(
         for sink in sinks:
             own = (notes or {}).get(sink.backbone.name, {})
             sink.writer.provenance |= {"backbone": dict(sink.backbone.provenance), **own}
-    return [store.read(key) for key in keys if share == WHOLE or store.contains(key)]
+    return [store.read(key) for key in keys if partition == WHOLE or store.contains(key)]
 
 
 def rows_a_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:

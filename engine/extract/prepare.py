@@ -16,7 +16,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
-from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -80,7 +80,7 @@ def extract_requests(
     store: FeatureStore,
     settings: ExtractionSettings,
     *,
-    share: Share = WHOLE,
+    partition: Partition = WHOLE,
     shard_rows: int = SHARD_ROWS,
     say: Say,
     report: Report = lambda done, total: None,
@@ -104,7 +104,7 @@ def extract_requests(
         decoder=decoder,
         batch_size=settings.rows,
         dtype=settings.dtype,
-        share=share,
+        partition=partition,
         shard_rows=shard_rows,
         threads=settings.threads,
         notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},

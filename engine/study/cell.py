@@ -19,11 +19,11 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.study.study import Dataset
-from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.runs.run import Report as TrainReport
-from penultimate.engine.train.search import Search
-from penultimate.engine.train.settings import Starts, TrainSettings, logged_search
-from penultimate.engine.train.world import world_from_launcher
+from penultimate.engine.train.runs.resources import Report as TrainReport
+from penultimate.engine.train.runs.resources import ResourceSettings, open_resources
+from penultimate.engine.train.search.get_or_train import get_or_train
+from penultimate.engine.train.search.grid_search import GridSearch
+from penultimate.engine.train.settings import InitialModels, TrainSettings
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
 from penultimate.store.trials.trial_log import TrialLog
@@ -152,8 +152,7 @@ class TrainCell:
     images: ImagesRequest
     request: BackboneRequest
     settings: TrainSettings
-    device: str
-    workers: int
+    resources: ResourceSettings
     runs: Path
     trials: Path
     what: TrainMethod
@@ -171,14 +170,13 @@ class TrainCell:
         name = self.request.name or self.request.model
         return f"{self.what} {self.images.name}, {name}{budget}{few}, seed {self.settings.seed}"
 
-    def search(self) -> Search:
+    def search(self) -> GridSearch:
         """The question it asks; raises InputError where the images do not allow it."""
-        return self.settings.search(self.images.load(), Starts(self.request).of(self.settings))
+        return self.settings.search(self.images.load(), InitialModels(self.request).of(self.settings))
 
     def run(self, talk: Talk) -> None:
         """See Cell."""
         search = self.search()
         self.runs.mkdir(parents=True, exist_ok=True)
-        with world_from_launcher(self.device) as world:
-            means = Means(world=world, num_workers=self.workers, report=talk.training)
-            logged_search(search, self.runs, TrialLog.create(self.trials), means, say=talk.say)
+        with open_resources(self.resources, report=talk.training, log=talk.say) as resources:
+            get_or_train(search, self.runs, TrialLog.create(self.trials), resources)

@@ -17,7 +17,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.protocol import ProbeSettings
-from penultimate.engine.runtime.partition import Share
+from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import TasksFailedError
 from penultimate.store.feature_set import FeatureSet
@@ -120,13 +120,14 @@ def extract_on(
     checks, keys = _values(cluster.run([first], needs, say=say))[0]
     shards = num_shards(len(images), shard_rows)
     count = min(shards, PARTS_A_PLACE * cluster.places(needs))
-    parts = [Share(index=index, count=count) for index in range(count)]
+    parts = [Partition(index=index, count=count) for index in range(count)]
     lacking = any(not store.contains(key) for key in keys)
     tasks = [
         Task(
             name=f"{images.name}, part {part.index + 1} of {count}",
             call=_Part(shared, preparation, store.address, part, shard_rows, checks),
-            num_images=min(part.shards(shards).stop * shard_rows, len(images)) - part.shards(shards).start * shard_rows,
+            num_images=min(part.indices(shards).stop * shard_rows, len(images))
+            - part.indices(shards).start * shard_rows,
         )
         for part in parts
         if lacking
@@ -157,7 +158,7 @@ class _Part:
     images: "Shared"
     preparation: Preparation
     store: str
-    share: Share
+    partition: Partition
     shard_rows: int
     checks: Mapping[str, Mapping[str, Any]]
 
@@ -173,7 +174,7 @@ class _Part:
             dtype=prepared.dtype,
             threads=prepared.threads,
             notes={name: {**note, **self.checks.get(name, {})} for name, note in prepared.notes.items()},
-            share=self.share,
+            partition=self.partition,
             shard_rows=self.shard_rows,
             report=talk.images,
         )

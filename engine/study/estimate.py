@@ -12,9 +12,8 @@ from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.study.cell import ExtractCell, ProbeCell, TrainCell
 from penultimate.engine.study.plan import Plan
-from penultimate.engine.train.runs.run import Means
+from penultimate.engine.train.runs.resources import open_resources
 from penultimate.engine.train.speed import training_images_per_second
-from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import PenultimateError
 from penultimate.store.trials.trial_log import TrialLog
 
@@ -104,13 +103,14 @@ def _training(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
     for (method, *_), cells in groups.items():
         first = cells[0]
         say(f"measuring: {first.title}")
-        with world_from_launcher(first.device) as world:
-            rate = training_images_per_second(first.search(), Means(world=world, num_workers=first.workers))
+        with open_resources(first.resources) as resources:
+            rate = training_images_per_second(first.search(), resources)
+        grids = [cell.settings.resolved_grid for cell in cells]
         updates = [
-            (len(cell.settings.grid) + cell.settings.retrain) * (cell.settings.steps or cell.settings.grid.steps)
-            for cell in cells
+            (len(grid) + cell.settings.retrain) * cell.settings.num_steps
+            for grid, cell in zip(grids, cells, strict=True)
         ]
-        batches = [cell.settings.batch_size or cell.settings.grid.batch_size for cell in cells]
+        batches = [cell.settings.batch_size or grid.batch_size for grid, cell in zip(grids, cells, strict=True)]
         images = sum(number * batch for number, batch in zip(updates, batches, strict=True))
         name = first.request.name or first.request.model
         source = (

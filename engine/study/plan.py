@@ -16,11 +16,12 @@ from penultimate.engine.probe.protocol import ProbeSettings, asked_id
 from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.paths import Place
-from penultimate.engine.study.settings import ALL, Train, is_for
+from penultimate.engine.study.settings import Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.learner.network import InitName
-from penultimate.engine.train.search import answer_folder
-from penultimate.engine.train.settings import Starts, TrainSettings
+from penultimate.engine.train.runs.resources import ResourceSettings
+from penultimate.engine.train.search.run_search import result_folder
+from penultimate.engine.train.settings import InitialModels, TrainSettings
 from penultimate.store.errors import PenultimateError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
@@ -144,9 +145,9 @@ class _Planner:
         (request,) = requests
         how = asked.pretrain
         named = replace(request, name=asked.name or f"{request.model}.{how.dataset}")
-        settings = how.asked("random", steps=how.steps, shots=ALL, seed=request.seed)
+        settings = how.settings(seed=request.seed)
         cell = self._train_cell(how.dataset, named, settings, "pretrain")
-        status, folder = self._training(cell, self._ids_pretrained, Starts(named))
+        status, folder = self._training(cell, self._ids_pretrained, InitialModels(named))
         if folder is not None:
             return [_Wanted(replace(named, weights=str(folder)), trained_here=True)]
         first = f"it is to be trained on {how.dataset} first"
@@ -214,19 +215,19 @@ class _Planner:
     def _trainings(self, wanted: _Wanted) -> None:
         """Fine-tuned where there is something to fine-tune; from scratch by name, so each network once."""
         request, seed = wanted.request, self._study.seed
-        starts = Starts(request)
+        models = InitialModels(request)
         finetune = () if request.weights == "random" else self._study.finetune
         for settings in _for(request, finetune, "pretrained", seed):
             for dataset in self._images:
                 if wanted.status == "to do":
-                    self._training(self._train_cell(dataset, request, settings, "finetune"), self._ids, starts)
+                    self._training(self._train_cell(dataset, request, settings, "finetune"), self._ids, models)
                 else:
                     how = {"status": wanted.status, "reason": wanted.reason}
                     self._add("finetune", dataset, wanted.name, _setting(settings), **how)
         scratch = () if wanted.trained_here else self._study.scratch
         for settings in _for(request, scratch, "random", seed):
             for dataset in self._images:
-                self._training(self._train_cell(dataset, request, settings, "scratch"), self._ids, starts)
+                self._training(self._train_cell(dataset, request, settings, "scratch"), self._ids, models)
 
     def _train_cell(
         self, dataset: str, request: BackboneRequest, settings: TrainSettings, what: TrainMethod
@@ -235,25 +236,24 @@ class _Planner:
         return TrainCell(
             images=images_request(self._study, dataset),
             request=request,
-            settings=replace(settings, decoder=settings.decoder or default_decoder(self._study.device)),
-            device=self._study.device,
-            workers=self._study.workers or usable_cores(),
+            settings=settings.replace(decoder=settings.decoder or default_decoder(self._study.device)),
+            resources=ResourceSettings(device=self._study.device, workers=self._study.workers or usable_cores()),
             runs=runs,
             trials=runs / "trials" if what == "pretrain" else self._place.trials,
             what=what,
         )
 
-    def _training(self, cell: TrainCell, ids: frozenset[str], starts: Starts) -> tuple[Status, Path | None]:
+    def _training(self, cell: TrainCell, ids: frozenset[str], models: InitialModels) -> tuple[Status, Path | None]:
         """How it stands, and the folder of its network if it has ended."""
         images = self._images[cell.dataset]
         settings = cell.settings
-        search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, starts.of(settings)))
+        search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, models.of(settings)))
         if isinstance(search, str):
             name = cell.request.name or cell.request.model
             self._add(cell.what, cell.dataset, name, _setting(settings), status="blocked", reason=search)
             return "blocked", None
-        self._add_trial(cell.what, cell, search.start.label, search.trial_id, ids)
-        folder = answer_folder(search, cell.runs)
+        self._add_trial(cell.what, cell, search.initial.label, search.trial_id, ids)
+        folder = result_folder(search, cell.runs)
         return "to do" if folder is None else "there", folder
 
     def _add_trial(

@@ -24,16 +24,14 @@ if TYPE_CHECKING:
     from penultimate.engine.study.run import run_study as run_study
     from penultimate.engine.study.study import Study as Study
     from penultimate.engine.torch_features import torch_batches as torch_batches
-    from penultimate.engine.train.grid import Grid as Grid
+    from penultimate.engine.train.api import train as train
     from penultimate.engine.train.recipe import Recipe as Recipe
-    from penultimate.engine.train.search import Search as Search
-    from penultimate.engine.train.search import run_search as run_search
+    from penultimate.engine.train.search.search_result import SearchResult as SearchResult
     from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
-    "Grid": "penultimate.engine.train.grid",
     "Head": "penultimate.engine.probe.head",
     "ImageSet": "penultimate.engine.images.image_set",
     "LogisticRegressionPath": "penultimate.engine.probe.estimator",
@@ -41,7 +39,7 @@ _HOME = {
     "Preprocess": "penultimate.engine.images.preprocess",
     "Recipe": "penultimate.engine.train.recipe",
     "RegularizationPath": "penultimate.engine.probe.path",
-    "Search": "penultimate.engine.train.search",
+    "Search": "penultimate.engine.train.search.grid_search",
     "Study": "penultimate.engine.study.study",
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
@@ -50,10 +48,10 @@ _HOME = {
     "probe_features": "penultimate.engine.probe.protocol",
     "read_accuracy_table": "penultimate.engine.analysis.accuracy_table",
     "read_study": "penultimate.engine.study.document",
-    "run_search": "penultimate.engine.train.search",
     "run_study": "penultimate.engine.study.run",
     "scoreboard": "penultimate.engine.analysis.scoreboard",
     "torch_batches": "penultimate.engine.torch_features",
+    "train": "penultimate.engine.train.api",
 }
 """Public name -> the module that defines it."""
 

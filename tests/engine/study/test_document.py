@@ -29,7 +29,7 @@ def test_lists_multiply() -> None:
     assert len(asked) == len(set(asked)) == 2 * (3 + 3 + 1)  # subsets are drawn three times, all images once
     settings = finetune.settings("pretrained", seed=7)
     assert [(each.steps, each.seed) for each in settings] == [(100, 7), (100, 8), (400, 7), (400, 8)]
-    assert all(len(each.grid) == 20 for each in settings)
+    assert all(len(each.resolved_grid) == 20 for each in settings)
 
 
 def test_a_dataset_may_be_a_path_alone() -> None:
@@ -57,7 +57,9 @@ def test_the_papers_study_is_whole() -> None:
     study = read_study(ROOT / "examples" / "kornblith2019.yaml")
     assert len(study.datasets) == 12
     assert [len(backbone.requests(data=".", seed=0)) for backbone in study.backbones] == [16]
-    assert {len(train.settings("pretrained", seed=0)[0].grid) for train in (*study.finetune, *study.scratch)} == {56}
+    assert {
+        len(train.settings("pretrained", seed=0)[0].resolved_grid) for train in (*study.finetune, *study.scratch)
+    } == {56}
 
 
 def test_what_init_writes_is_a_study_and_so_is_all_of_it_uncommented() -> None:

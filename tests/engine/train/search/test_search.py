@@ -8,12 +8,15 @@ import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.grid import GRIDS, Grid, Shard, choose, grid_named
-from penultimate.engine.train.learner.network import Start, load_start
+from penultimate.engine.runtime.partition import Partition
+from penultimate.engine.train.learner.network import InitialModel, load_initial_model
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.runs.run import Means
+from penultimate.engine.train.runs.resources import Resources
 from penultimate.engine.train.runs.run_result import RunResult
-from penultimate.engine.train.search import Search, run_search
+from penultimate.engine.train.search.choose import choose
+from penultimate.engine.train.search.grid import GRIDS, Grid, grid_named
+from penultimate.engine.train.search.grid_search import GridSearch
+from penultimate.engine.train.search.run_search import run_search
 from penultimate.store.errors import InputError, NoRunConvergedError, UnknownNameError
 from penultimate.store.trials.trial_log import TrialLog
 
@@ -21,8 +24,8 @@ GRID = Grid(learning_rates=(0.05, 1e12), weight_decays=(0.0, 1e-3), steps=4, bat
 
 
 @pytest.fixture
-def search(images: ImageSet, start: Start, recipe: Recipe) -> Search:
-    return Search(images=images, start=start, recipe=replace(recipe, steps=4, eval_every=2), grid=GRID)
+def search(images: ImageSet, initial: InitialModel, recipe: Recipe) -> GridSearch:
+    return GridSearch(images=images, initial=initial, recipe=recipe.replace(steps=4, eval_every=2), grid=GRID)
 
 
 def test_the_grids_are_those_of_the_papers() -> None:
@@ -38,21 +41,11 @@ def test_the_grids_are_those_of_the_papers() -> None:
         grid_named("paper-finetun")
 
 
-def test_shards_share_out_every_run_once() -> None:
-    runs = list(range(20))
-    parts = [Shard.parse(f"{i}/3").of(runs) for i in (1, 2, 3)]
-    assert sorted(run for part in parts for run in part) == runs
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    for wrong in ("0/3", "4/3", "1", "a/b"):
-        with pytest.raises(InputError):
-            Shard.parse(wrong)
-
-
 @pytest.fixture
 def result(recipe: Recipe) -> Callable[..., RunResult]:
     def make(score: float, loss: float, *, status: Any = "finished", rate: float = 0.1) -> RunResult:
         return RunResult(
-            recipe=replace(recipe, learning_rate=rate).as_dict(),
+            recipe=recipe.replace(learning_rate=rate).as_dict(),
             status=status,
             steps=4,
             history=[{"step": 4, "epoch": 1.0, "val_loss": loss, "val_top1": score}],
@@ -71,8 +64,10 @@ def test_the_best_on_val_is_chosen_and_a_diverged_run_never(result: Callable[...
         choose([result(0.9, 0.1, status="diverged", rate=rate) for rate in (3.0, 0.1)], "top1")
 
 
-def test_a_grid_is_chosen_from_retrained_and_scored_once(search: Search, means: Means, tmp_path: Path) -> None:
-    outcome = run_search(search, tmp_path, means)
+def test_a_grid_is_chosen_from_retrained_and_scored_once(
+    search: GridSearch, resources: Resources, tmp_path: Path
+) -> None:
+    outcome = run_search(search, tmp_path, resources)
     trial = outcome.trial
     assert trial is not None
     assert outcome.folder is not None
@@ -92,29 +87,31 @@ def test_a_grid_is_chosen_from_retrained_and_scored_once(search: Search, means: 
     assert TrialLog(tmp_path / "trials").trials()[0].value == trial.value
 
 
-def test_shards_together_give_the_trial_of_one_machine(search: Search, means: Means, tmp_path: Path) -> None:
-    first = run_search(search, tmp_path / "shared", means, shard=Shard.parse("1/2"))
-    assert (first.trial, first.waiting) == (None, 2)
-    second = run_search(search, tmp_path / "shared", means, shard=Shard.parse("2/2"))
-    alone = run_search(search, tmp_path / "alone", means)
+def test_partitions_together_give_the_trial_of_one_machine(
+    search: GridSearch, resources: Resources, tmp_path: Path
+) -> None:
+    first = run_search(search, tmp_path / "shared", resources, partition=Partition.parse("0/2"))
+    assert (first.trial, first.num_waiting) == (None, 2)
+    second = run_search(search, tmp_path / "shared", resources, partition=Partition.parse("1/2"))
+    alone = run_search(search, tmp_path / "alone", resources)
     assert second.trial is not None
     assert alone.trial is not None
     assert second.trial.id == alone.trial.id
     assert second.trial.metrics == alone.trial.metrics
 
 
-def test_a_grid_in_which_all_diverge_is_an_error(search: Search, means: Means, tmp_path: Path) -> None:
+def test_a_grid_in_which_all_diverge_is_an_error(search: GridSearch, resources: Resources, tmp_path: Path) -> None:
     hopeless = replace(search, grid=replace(GRID, learning_rates=(1e12,)))
     with pytest.raises(NoRunConvergedError, match="all 2 runs diverged"):
-        run_search(hopeless, tmp_path, means)
+        run_search(hopeless, tmp_path, resources)
 
 
 def test_shots_train_on_that_many_a_class_and_keep_the_images_identity(
-    search: Search, means: Means, tmp_path: Path
+    search: GridSearch, resources: Resources, tmp_path: Path
 ) -> None:
     single = replace(GRID, learning_rates=(0.05,), weight_decays=(0.0,))
-    few = replace(search, recipe=replace(search.recipe, shots=2), grid=single, retrain=False)
-    trial = run_search(few, tmp_path, means).trial
+    few = replace(search, recipe=search.recipe.replace(shots=2), grid=single, retrain=False)
+    trial = run_search(few, tmp_path, resources).trial
     assert trial is not None
     assert trial.settings["shots"] == 2
     assert trial.features["images"] == search.images.digest
@@ -123,8 +120,10 @@ def test_shots_train_on_that_many_a_class_and_keep_the_images_identity(
         replace(few, retrain=True)
 
 
-def test_a_trained_network_is_a_backbone_like_any_other(search: Search, means: Means, tmp_path: Path) -> None:
-    folder = run_search(search, tmp_path, means).folder
+def test_a_trained_network_is_a_backbone_like_any_other(
+    search: GridSearch, resources: Resources, tmp_path: Path
+) -> None:
+    folder = run_search(search, tmp_path, resources).folder
     assert folder is not None
     backbone = load_backbone("test_efficientnet", weights=str(folder))
     assert (backbone.preprocess.height, backbone.preprocess.mean) == (32, (0.5, 0.5, 0.5))
@@ -133,24 +132,24 @@ def test_a_trained_network_is_a_backbone_like_any_other(search: Search, means: M
     assert backbone.embed(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, backbone.feature_dim)
     with pytest.raises(InputError, match="holds a network test_efficientnet"):
         load_backbone("test_resnet", weights=str(folder))
-    again = load_start("test_efficientnet", init="pretrained", weights=str(folder), seed=0)
+    again = load_initial_model("test_efficientnet", init="pretrained", weights=str(folder), seed=0)
     assert again.digest == backbone.weights_digest
 
 
-def test_timm_itself_opens_the_folder_of_a_run(search: Search, means: Means, tmp_path: Path) -> None:
+def test_timm_itself_opens_the_folder_of_a_run(search: GridSearch, resources: Resources, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
-    folder = run_search(search, tmp_path, means).folder
+    folder = run_search(search, tmp_path, resources).folder
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert model.num_classes == 3
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
 
 
 def test_a_run_whose_weights_another_search_dropped_is_trained_again(
-    search: Search, means: Means, tmp_path: Path
+    search: GridSearch, resources: Resources, tmp_path: Path
 ) -> None:
-    retrained = run_search(search, tmp_path, means)
-    as_chosen = run_search(replace(search, retrain=False), tmp_path, means)
-    alone = run_search(replace(search, retrain=False), tmp_path / "alone", means)
+    retrained = run_search(search, tmp_path, resources)
+    as_chosen = run_search(replace(search, retrain=False), tmp_path, resources)
+    alone = run_search(replace(search, retrain=False), tmp_path / "alone", resources)
     assert as_chosen.trial is not None
     assert alone.trial is not None
     assert as_chosen.trial.metrics == alone.trial.metrics
@@ -158,7 +157,7 @@ def test_a_run_whose_weights_another_search_dropped_is_trained_again(
     assert {row["phase"] for row in as_chosen.trial.history} == {"grid", "chosen"}
 
 
-def test_fine_tuned_and_from_scratch_have_one_label(search: Search) -> None:
-    package = load_start("test_efficientnet", init="random", weights="package", seed=0)
+def test_fine_tuned_and_from_scratch_have_one_label(search: GridSearch) -> None:
+    package = load_initial_model("test_efficientnet", init="random", weights="package", seed=0)
     assert (package.label, package.digest) == ("test_efficientnet", "random")
-    assert replace(search, start=package).method == "scratch"
+    assert replace(search, initial=package).method == "scratch"
