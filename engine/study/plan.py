@@ -11,12 +11,13 @@ from penultimate.engine.extract.extract import feature_key
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.probe.get_or_fit import ProbeMeans
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id
+from penultimate.engine.probe.protocol import planned_trial_id
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.engine.runtime.fields import ALL
 from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.paths import Place
-from penultimate.engine.study.settings import ALL, Train, is_for
+from penultimate.engine.study.settings import Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.search import answer_folder
@@ -203,12 +204,12 @@ class _Planner:
                 key=key,
                 settings=settings,
                 seed=seed,
-                means=ProbeMeans(device=self._study.device),
+                resources=ProbeResources(device=self._study.device),
                 store=self._place.store,
                 trials=self._place.trials,
             )
             multi_label = images.labels_N.ndim == 2
-            trial = asked_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
+            trial = planned_trial_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
             self._add_trial("probe", cell, key.backbone, trial, self._ids)
 
     def _trainings(self, wanted: _Wanted) -> None:

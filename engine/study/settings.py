@@ -1,40 +1,18 @@
 """What a study does with each dataset and backbone: probes, fine-tuning, training from scratch. Lists multiply."""
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.settings import ProbeGrid
 from penultimate.engine.runtime.devices import PrecisionName
+from penultimate.engine.runtime.fields import ALL, Count, ManyShots, Shots, listed
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.train.grid import grid_named
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.recipe import LossName
 from penultimate.engine.train.settings import TrainSettings, grid_of
-
-ALL: Final = "all"
-"""In a list of shots: every training image."""
-
-Count = Annotated[int, Field(ge=1)]
-
-
-def listed(value: Any) -> Any:
-    """One setting is a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _few(value: Any) -> Any:
-    if value == ALL or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError(f"expected all, or a number of images a class from 1 up, got {value!r}")
-
-
-Few = Annotated[int | Literal["all"], BeforeValidator(_few)]
-
-ManyShots = Annotated[tuple[Few, ...], BeforeValidator(listed), Field(min_length=1)]
-"""Training images a class, and ``all``."""
 
 
 def is_for(only: str | None, model: str) -> bool:
@@ -42,48 +20,11 @@ def is_for(only: str | None, model: str) -> bool:
     return only is None or fnmatchcase(model, only)
 
 
-class Probe(Strict):
+class Probe(ProbeGrid):
     """Linear probes on the features; the fields are those of ``penultimate probe``."""
 
     only: str | None = None
     """A glob over the backbones' models that this is for; None: all."""
-
-    losses: Annotated[tuple[Literal["softmax", "logistic", "squared_hinge"] | None, ...], BeforeValidator(listed)] = (
-        None,
-    )
-    """None: softmax, or logistic where images have several labels."""
-
-    l2: str = "1e-6:1e5:45"
-    tol: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    solver: Literal["torch", "cuml", "sklearn"] = "torch"
-    shots: ManyShots = (ALL,)
-    seeds: Count = 1
-    """Subsets drawn for each number of shots."""
-
-    @field_validator("l2")
-    @classmethod
-    def _is_a_path(cls, text: str) -> str:
-        RegularizationPath.parse(text)
-        return text
-
-    def settings(self) -> list[tuple[ProbeSettings, int]]:
-        """With the seed, one a trial."""
-        path = RegularizationPath.parse(self.l2)
-        return [
-            (
-                ProbeSettings(
-                    path=path,
-                    loss=loss,
-                    tol=self.tol,
-                    solver=self.solver,
-                    shots=shots if isinstance(shots, int) else None,
-                ),
-                seed,
-            )
-            for loss in self.losses
-            for shots in self.shots
-            for seed in range(self.seeds if isinstance(shots, int) else 1)
-        ]
 
 
 _OF_THE_GRID = ("grid", "learning_rates", "weight_decays")
@@ -124,7 +65,7 @@ class TrainFields(Strict):
             grid_named(name)
         return name
 
-    def asked(self, init: InitName, *, steps: int | None, shots: Few, seed: int) -> TrainSettings:
+    def asked(self, init: InitName, *, steps: int | None, shots: Shots, seed: int) -> TrainSettings:
         """The settings of one trial."""
         same = {name: getattr(self, name) for name in TrainFields.model_fields if name not in _OF_THE_GRID}
         return TrainSettings(

@@ -20,8 +20,9 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.devices import PrecisionName
-from penultimate.engine.study.settings import Count, Pretrain, Probe, Train, listed
+from penultimate.engine.runtime.fields import Count, listed
 from penultimate.engine.runtime.strict import Strict
+from penultimate.engine.study.settings import Pretrain, Probe, Train
 
 
 def below(folder: str, path: str) -> str:
