@@ -50,7 +50,7 @@ from penultimate.store.provenance import library_versions, machine, source_commi
 
 Record = dict[str, Any]
 MATCH = 1e-4
-"""``tight`` stops when its objective is above ours by at most this share."""
+"""``tight`` stops when its objective is above ours by at most this fraction."""
 
 
 def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
@@ -81,10 +81,10 @@ def ours(
 def objective(
     features_ND: NDArray[Any], labels_N: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any], l2: float
 ) -> float:
-    """Of any solution, float64."""
-    share_N = np.full(len(labels_N), 1 / len(labels_N))
+    """Return the softmax objective of any solution, float64."""
+    weight_N = np.full(len(labels_N), 1 / len(labels_N))
     return measure(
-        features_ND, labels_N, share_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
+        features_ND, labels_N, weight_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
     )[0]
 
 

@@ -55,7 +55,7 @@ HOMES = {
     "boto3": (),
     "ray": ("penultimate.engine.runtime.ray_cluster",),
     "matplotlib": ("penultimate.engine.report",),
-    "pydantic": ("penultimate.engine.study",),
+    "pydantic": ("penultimate.engine.study", "penultimate.engine.runtime", "penultimate.engine.probe.settings"),
 }
 
 
