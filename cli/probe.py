@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
 from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
 from penultimate.cli.options import NewTrials, StorePlace
@@ -14,7 +13,6 @@ from penultimate.cli.output import print_json, print_table, say
 from penultimate.engine.probe.get_or_fit import get_or_fit
 from penultimate.engine.probe.settings import ProbeGrid, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.fields import ALL, Shots
-from penultimate.engine.runtime.strict import one_line
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
@@ -64,7 +62,7 @@ def probe(
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """
-    settings = _grid(
+    settings = ProbeGrid.of(
         l2=l2, metric=metric, losses=(loss,), tol=tol, solver=solver, shots=parse_shots(shots), seeds=seeds
     ).settings()
     opened = FeatureStore(store)
@@ -83,14 +81,6 @@ def probe(
                 get_or_fit(features, each, log, seed=seed, resources=resources, log=say) for each, seed in settings
             ]
     _print(found, json=json)
-
-
-def _grid(**values: Any) -> ProbeGrid:
-    """Return the validated settings; raises InputError, one line, that names the option."""
-    try:
-        return ProbeGrid(**values)
-    except ValidationError as error:
-        raise one_line(error, origin="penultimate probe") from error
 
 
 def _probe_on(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
@@ -96,6 +96,14 @@ class ProbeGrid(_ProbeFields):
     def _is_a_path(cls, text: str) -> str:
         RegularizationPath.parse(text)
         return text
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Return the settings; raises ``InputError``, one line, for a value that is not allowed."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise one_line(error, origin="probe settings") from error
 
     def settings(self) -> list[tuple[ProbeSettings, int]]:
         """Return the settings of each probe, with its seed."""
