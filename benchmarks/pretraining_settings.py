@@ -30,7 +30,8 @@ from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, run_probe
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.engine.train.learner.network import load_initial_model
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.resources import Resources, ResourceSettings

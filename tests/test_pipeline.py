@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from penultimate.cli.main import run
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -38,7 +39,9 @@ def features(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fea
 def test_objective_on_real_features_is_that_of_scikit_learn_at_tight_tolerance(features: FeatureSet, l2: float) -> None:
     rows = features.rows("train", "val")
     X_ND, y_N = features.features[rows].astype(np.float64), features.labels[rows]
-    (probe,) = fit_path(features.features[rows], y_N, num_classes=len(CLASSES), path=RegularizationPath(l2=(l2,)))
+    (probe,) = fit_path(
+        features.features[rows], y_N, FitSettings(num_classes=len(CLASSES), path=RegularizationPath(l2=(l2,)))
+    )
     theirs = LogisticRegression(C=1 / l2, tol=1e-12, solver="newton-cg", max_iter=10_000).fit(X_ND, y_N)
     log_probabilities_NK = theirs.predict_log_proba(X_ND)
     loss = -log_probabilities_NK[np.arange(len(y_N)), y_N].sum() + l2 / 2 * (theirs.coef_**2).sum()

@@ -16,8 +16,8 @@ from penultimate.engine.extract.extract import Report
 from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.get_or_fit import get_or_fit
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.study.study import Dataset
 from penultimate.engine.train.runs.resources import Report as TrainReport
 from penultimate.engine.train.runs.resources import ResourceSettings, open_resources
@@ -122,7 +122,7 @@ class ProbeCell:
     key: FeatureKey
     settings: ProbeSettings
     seed: int
-    means: ProbeMeans
+    resources: ProbeResources
     store: Path
     trials: Path
 
@@ -142,7 +142,7 @@ class ProbeCell:
         """See Cell."""
         features = FeatureStore(self.store).read(self.key)
         log = TrialLog.create(self.trials)
-        logged_probe(features, self.settings, log, seed=self.seed, means=self.means, say=talk.say)
+        get_or_fit(features, self.settings, log, seed=self.seed, resources=self.resources, log=talk.say)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,8 @@ from penultimate.engine.extract.extract import extract, feature_key
 from penultimate.engine.extract.prepare import ExtractionSettings, checked, prepared_backbones
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.get_or_fit import get_or_fit
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.threads import ThreadShare
 from penultimate.store.errors import TasksFailedError
@@ -201,14 +201,14 @@ class ProbeTask:
     asked: tuple[tuple[ProbeSettings, int], ...]
     """Settings with their seeds."""
 
-    means: ProbeMeans
+    resources: ProbeResources
 
     def __call__(self, talk: "Talk") -> list[str]:
         """Ids of the trials, all in the log now."""
         features = FeatureStore(self.store).read(self.key)
         log = TrialLog(self.trials)
         return [
-            logged_probe(features, settings, log, seed=seed, means=self.means, say=talk.say).id
+            get_or_fit(features, settings, log, seed=seed, resources=self.resources, log=talk.say).id
             for settings, seed in self.asked
         ]
 

@@ -11,8 +11,8 @@ from penultimate.engine.extract.extract import feature_key
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.probe.get_or_fit import ProbeMeans
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id
+from penultimate.engine.probe.protocol import planned_trial_id
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.paths import Place
@@ -204,12 +204,12 @@ class _Planner:
                 key=key,
                 settings=settings,
                 seed=seed,
-                means=ProbeMeans(device=self._study.device),
+                resources=ProbeResources(device=self._study.device),
                 store=self._place.store,
                 trials=self._place.trials,
             )
             multi_label = images.labels_N.ndim == 2
-            trial = asked_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
+            trial = planned_trial_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
             self._add_trial("probe", cell, key.backbone, trial, self._ids)
 
     def _trainings(self, wanted: _Wanted) -> None:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from penultimate.engine.images.image_set import ImageSet as ImageSet
     from penultimate.engine.images.load import load_images as load_images
     from penultimate.engine.images.preprocess import Preprocess as Preprocess
-    from penultimate.engine.probe.estimator import LogisticRegressionPath as LogisticRegressionPath
-    from penultimate.engine.probe.estimator import LogisticRegressionPathCV as LogisticRegressionPathCV
+    from penultimate.engine.probe.estimator import LinearProbePath as LinearProbePath
+    from penultimate.engine.probe.estimator import LinearProbePathCV as LinearProbePathCV
     from penultimate.engine.probe.fit import fit_path as fit_path
+    from penultimate.engine.probe.fit_settings import FitSettings as FitSettings
     from penultimate.engine.probe.head import Head as Head
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
     from penultimate.engine.probe.protocol import probe_features as probe_features
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",
+    "FitSettings": "penultimate.engine.probe.fit_settings",
     "Head": "penultimate.engine.probe.head",
     "ImageSet": "penultimate.engine.images.image_set",
-    "LogisticRegressionPath": "penultimate.engine.probe.estimator",
-    "LogisticRegressionPathCV": "penultimate.engine.probe.estimator",
+    "LinearProbePath": "penultimate.engine.probe.estimator",
+    "LinearProbePathCV": "penultimate.engine.probe.estimator",
     "Preprocess": "penultimate.engine.images.preprocess",
     "Recipe": "penultimate.engine.train.recipe",
     "RegularizationPath": "penultimate.engine.probe.path",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id, probe_features
+from penultimate.engine.probe.protocol import planned_trial_id, probe_features
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 
@@ -46,7 +47,7 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
 
 def test_the_id_is_known_before_the_run() -> None:
     features = stored()
-    wanted = asked_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
+    wanted = planned_trial_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
     assert wanted == probe_features(features, path=PATH).id
 
 

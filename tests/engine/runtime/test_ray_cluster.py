@@ -19,10 +19,9 @@ from support.cluster_cases import Counted, Ranked
 from support.store_cases import array_files
 
 from penultimate.cli.main import run
-from penultimate.engine.probe.get_or_fit import ProbeMeans
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime import ray_cluster as cluster_module
 from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
 from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
@@ -210,7 +209,7 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     log = TrialLog.create(tmp_path / "third")
     settings = ((ProbeSettings(path=RegularizationPath.parse("1e-2:1:3")), 0),)
     tasks = [
-        ProbeTask(store=str(store), trials=log.address, key=key, asked=settings, means=ProbeMeans())
+        ProbeTask(store=str(store), trials=log.address, key=key, asked=settings, resources=ProbeResources())
         for key in FeatureStore(store).keys()  # noqa: SIM118
     ]
     says = r"1 of 3 tasks failed, the others are done .*does not hold what was written"

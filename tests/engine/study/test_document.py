@@ -111,7 +111,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("finetune.grid=paper", "no grid named 'paper'; did you mean paper-scratch or paper-finetune"),
         (
             "probe.losses=[hinge]",
-            "probe.0.losses.0: Input should be 'softmax', 'logistic' or 'squared_hinge'",
+            "probe.0.losses.0: no loss named 'hinge'; did you mean squared_hinge?",
         ),
         ("probe.shots=[some]", "expected all, or a number of images a class from 1 up, got 'some'"),
         ("probe.l2=1e-3:1e-6:4", "expected 0 < low < high"),

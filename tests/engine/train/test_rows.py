@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, run_probe
+from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.reader import FeatureReader
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.engine.train.learner.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import training_rows
