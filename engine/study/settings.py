@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.devices import PrecisionName
-from penultimate.engine.study.strict import Strict
+from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.train.grid import grid_named
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.recipe import LossName

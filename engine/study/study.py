@@ -21,7 +21,7 @@ from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.study.settings import Count, Pretrain, Probe, Train, listed
-from penultimate.engine.study.strict import Strict
+from penultimate.engine.runtime.strict import Strict
 
 
 def below(folder: str, path: str) -> str:
