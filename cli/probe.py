@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
+from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
 from penultimate.cli.options import NewTrials, StorePlace
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
@@ -78,16 +78,16 @@ def probe(
         for count in parse_shots(shots)
     ]
     means = ProbeMeans(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
-    log = TrialLog.create(trials)
+    trial_log = TrialLog.create(trials)
     pairs = tuple((settings, seed) for settings in asked for seed in range(seeds if settings.shots else 1))
     if cluster is not None:
-        found = _probe_on(cluster, opened, keys, log, pairs, means, task_cpus)
+        found = _probe_on(cluster, opened, keys, trial_log, pairs, means, task_cpus)
     else:
         found = []
         for key in keys:
             features = opened.read(key)
             found += [
-                logged_probe(features, settings, log, seed=seed, means=means, say=say) for settings, seed in pairs
+                logged_probe(features, settings, trial_log, seed=seed, means=means, say=log) for settings, seed in pairs
             ]
     _print(found, json=json)
 
@@ -96,19 +96,24 @@ def _probe_on(
     address: str,
     store: FeatureStore,
     keys: Sequence[FeatureKey],
-    log: TrialLog,
+    trial_log: TrialLog,
     asked: tuple[tuple[ProbeSettings, int], ...],
     means: ProbeMeans,
     task_cpus: int | None,
 ) -> list[Trial]:
-    from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
+    from penultimate.engine.study.cell import ProbeCell
+    from penultimate.engine.study.distributed import probe_on
 
-    tasks = [ProbeTask(store=store.address, trials=log.address, key=key, asked=asked, means=means) for key in keys]
+    cells = [
+        ProbeCell(key=key, settings=settings, seed=seed, means=means, store=store.address, trials=trial_log.address)
+        for key in keys
+        for settings, seed in asked
+    ]
     with open_cluster(address) as cluster:
         # A path keeps one core busy; the features of several, read at once, are what fills a machine's memory.
-        needs = needs_of(cluster, device=means.device, task_cpus=task_cpus, default_cpus=1)
-        ids = probe_on(cluster, tasks, needs=needs, say=say)
-    known = {trial.id: trial for trial in log.trials()}
+        resources = resources_of(cluster, device=means.device, task_cpus=task_cpus, default_cpus=1)
+        ids = probe_on(cluster, cells, resources=resources, log=log)
+    known = {trial.id: trial for trial in trial_log.trials()}
     return [known[trial_id] for trial_id in ids]
 
 

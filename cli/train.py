@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.decode.factory import default_decoder
@@ -218,8 +218,8 @@ def _answer(searches: Sequence[Search], out: Path, trials: str, means: Means, sh
         out.mkdir(parents=True, exist_ok=True)
         TrialLog.create(trials)
     means.world.barrier()
-    log = TrialLog(trials)
-    answers = [logged_search(search, out, log, means, shard=shard, say=say) for search in searches]
+    trial_log = TrialLog(trials)
+    answers = [logged_search(search, out, trial_log, means, shard=shard, say=log) for search in searches]
     return [_row(answer.trial, answer.folder) for answer in answers if answer.trial is not None]
 
 

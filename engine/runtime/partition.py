@@ -1,4 +1,4 @@
-"""Share: the part of an extraction that one of several processes does."""
+"""Partition: part I of N of any work, from 0: the one way to name a part."""
 
 import re
 from dataclasses import dataclass
@@ -8,8 +8,11 @@ from penultimate.store.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """Part ``index`` of ``count``; the parts of all are every shard of a key exactly once, in order."""
+class Partition:
+    """Part ``index`` of ``count``; the parts of all indices are every item exactly once, in order.
+
+    Raises InputError unless 0 <= index < count.
+    """
 
     index: int = 0
     """From 0."""
@@ -18,23 +21,28 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise InputError(f"a share i/n needs 0 <= i < n, got {self.index}/{self.count}")
+            parts = f"0/{self.count}" + (f" to {self.count - 1}/{self.count}" if self.count > 1 else "")
+            raise InputError(
+                f"parts are numbered from 0: expected {parts}, got {self.index}/{self.count}"
+                if self.count > 0
+                else f"expected part I of N such as 0/2, the first of two, got {self.index}/{self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The share that ``0/2`` names; InputError for anything else."""
+        """Read the partition that ``0/2`` names; raises InputError for anything else."""
         if not (match := re.fullmatch(r"(\d+)/(\d+)", text)):
-            raise InputError(f"expected a share like 0/2, the first of two, got {text!r}")
+            raise InputError(f"expected part I of N such as 0/2, the first of two, got {text!r}")
         return cls(index=int(match[1]), count=int(match[2]))
 
-    def shards(self, num_shards: int) -> range:
-        """The shards of this share, which differ by at most one in number from another's; none if there are few.
+    def of(self, num_items: int) -> range:
+        """Return the items of this part; parts differ by at most one in number, and have none where items are few.
 
-        >>> [list(Share(index=i, count=3).shards(7)) for i in range(3)]
+        >>> [list(Partition(index=i, count=3).of(7)) for i in range(3)]
         [[0, 1], [2, 3], [4, 5, 6]]
         """
-        return range(self.index * num_shards // self.count, (self.index + 1) * num_shards // self.count)
+        return range(self.index * num_items // self.count, (self.index + 1) * num_items // self.count)
 
 
-WHOLE = Share()
+WHOLE = Partition()
 """All of it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.engine.train.augment.draws import Draws
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError, UnavailableError, UnknownNameError
@@ -83,7 +83,7 @@ def augmented(
 ) -> Iterator[Augmented]:
     """Batches in order, the next ``depth`` - 1 made while one is trained on."""
     with ThreadPoolExecutor(1, thread_name_prefix="augment") as executor:
-        yield from ahead(executor, partial(_augment, augmenter, images, settings), draws, depth=depth)
+        yield from prefetch_map(executor, partial(_augment, augmenter, images, settings), draws, depth=depth)
 
 
 def _augment(augmenter: Augmenter, images: ImageSet, settings: Settings, draws: Draws) -> Augmented:

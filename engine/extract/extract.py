@@ -1,0 +1,103 @@
+"""Extract: images and the names of networks in, one FeatureSet a network out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extract.embed import ImagesDone, embed_images
+from penultimate.engine.extract.prepare import ExtractionJob, Log
+from penultimate.engine.extract.settings import ExtractionSettings
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
+from penultimate.engine.runtime.partition import WHOLE, Partition
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.feature_store import FeatureStore
+
+
+def extract(
+    images: ImageSet | str | Path,
+    *,
+    store: FeatureStore | str | Path,
+    model: str | Sequence[str],
+    weights: str = "timm",
+    seed: int = 0,
+    settings: ExtractionSettings | None = None,
+    partition: Partition = WHOLE,
+) -> list[FeatureSet]:
+    """Embed images with pretrained networks and keep the penultimate features; what is there is not computed again.
+
+    Each image is read and decoded once, however many networks there are. A call that was interrupted or killed goes
+    on at its first missing shard when it is made again. Images that cannot be decoded are left out, and recorded by
+    id with their reason in ``FeatureSet.failed``.
+
+    Parameters
+    ----------
+    images
+        An ``ImageSet`` (see ``load_images``, which splits and labels), or what ``penultimate extract`` takes as
+        IMAGES: a folder, a manifest, tars, Parquet files, an array file or the name of a dataset.
+    store
+        The feature store, or where it lies: a folder, or an ``s3://``, ``gs://`` or ``az://`` address. It is made
+        if it is not there.
+    model
+        timm names (``arch`` or ``arch.tag``), globs over them, or a set such as ``kornblith16``.
+    weights
+        ``timm`` (downloaded from its hub), ``package`` (an installed weight package), ``random``, or a
+        ``.safetensors`` or ``.pth`` file.
+    seed
+        Seed of random weights.
+    settings
+        Device, precision, decoder and the like; each field says what it does.
+    partition
+        The part of the rows that this call embeds, ``Partition(index=0, count=2)`` for the first half; processes
+        that do one part each make the same store as one call.
+
+    Returns
+    -------
+    list of FeatureSet
+        One for each network, in the order of ``model``. Of a part, those that are complete with what other
+        processes did.
+
+    Raises
+    ------
+    InputError
+        If the images or a network's name are not understood.
+    UnavailableError
+        If a device, precision, decoder or weights are not to be had here; nothing is replaced silently.
+    DecodeError
+        If not one image can be decoded.
+    StoreBusyError
+        If another process writes the same part of the store.
+
+    Examples
+    --------
+    >>> import penultimate
+    >>> photos = getfixture("photos")  # photos/cat/00.jpg, photos/dog/00.jpg, ...
+    >>> (features,) = penultimate.extract(photos, store=photos / "../features.zarr", model="test_vit", weights="random")
+    >>> features.features.shape
+    (24, 64)
+    """
+    image_set = images if isinstance(images, ImageSet) else load_images(str(images))
+    job = ExtractionJob(
+        requests=tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed)),
+        settings=settings or ExtractionSettings(),
+    )
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
+    return extract_job(image_set, job, opened, partition=partition)
+
+
+def extract_job(
+    images: ImageSet,
+    job: ExtractionJob,
+    store: FeatureStore,
+    *,
+    partition: Partition = WHOLE,
+    log: Log = lambda line: None,
+    progress: ImagesDone = lambda done, total: None,
+) -> list[FeatureSet]:
+    """Prepare, check and run an ExtractionJob in this process; raises what ``embed_images`` raises.
+
+    What the parity check finds is kept with the features, and logged if it is past its tolerance.
+    """
+    extractor = job.prepare(images, store, log)
+    checks = job.check(extractor, images, store, log)
+    return embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
