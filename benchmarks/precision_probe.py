@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.extract import extract
+from penultimate.engine.extract.embed import Extractor, embed_images
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import probe_features
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trials.trial import Trial
@@ -36,10 +36,10 @@ BATCH_SIZES = (2, 8, 13, 64)
 
 
 def features_of(images: ImageSet, store: FeatureStore, model: str, weights: str, precision: str) -> FeatureSet:
-    threads = ThreadShare.of("cpu")
+    threads = ThreadBudget.of("cpu")
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=threads.decode)
-    (features,) = extract(images, [backbone], store, decoder=decoder, threads=threads)
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=decoder, threads=threads), store)
     return features
 
 

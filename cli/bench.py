@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
+from penultimate.engine.extract.prepare import ExtractionJob, prepared_backbones
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
@@ -33,7 +34,7 @@ def bench(
     weights: options.Weights = "timm",
     root: options.Root = None,
     preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderName = None,
+    decoder: options.DecoderOption = None,
     device: options.Device = "cpu",
     precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
@@ -60,20 +61,18 @@ def bench(
         decoder=decoder,
         device=device,
         precision=precision,
-        compiled=compiled,
+        compile=compiled,
         batch_size=batch_size,
         workers=workers,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
-    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(whole), say=say)
+    job = ExtractionJob(requests=tuple(requests_of(model, weights=weights, seed=seed)), settings=settings)
+    backbones, _ = prepared_backbones(job.requests, settings, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []
     rows = [
         measure(
             sample,
-            chosen,
-            settings.make_decoder,
-            batch_size=settings.rows,
-            threads=settings.threads,
+            job.extractor(chosen),
+            num_parameters=sum(backbone.num_parameters for backbone in chosen),
             shared_cores=device == "cpu",
             num_rounds=rounds,
         ).as_dict()
@@ -83,5 +82,7 @@ def bench(
         print_json(rows)
     else:
         print_table(
-            rows, _COLUMNS, title=f"{len(sample):,} images of {sample.name}, batch {settings.rows}, {settings.threads}"
+            rows,
+            _COLUMNS,
+            title=f"{len(sample):,} images of {sample.name}, batch {settings.rows_per_batch}, {settings.threads}",
         )

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
+from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
 from penultimate.cli.options import NewTrials, StoreLocation
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.probe.get_or_fit import get_or_fit
 from penultimate.engine.probe.settings import ProbeGrid, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.option_types import ALL, Shots
@@ -78,15 +78,16 @@ def probe(
     if not keys:
         raise InputError(f"{store} has no complete features of dataset {dataset!r} and backbone {backbone!r}")
     resources = ProbeResources(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
-    log = TrialLog.create(trials)
+    trial_log = TrialLog.create(trials)
     if cluster is not None:
-        found = _probe_on(cluster, opened, keys, log, tuple(settings), resources, task_cpus)
+        found = _probe_on(cluster, opened, keys, trial_log, settings, resources, task_cpus)
     else:
         found = []
         for key in keys:
             features = opened.read(key)
             found += [
-                get_or_fit(features, each, log, seed=seed, resources=resources, log=say) for each, seed in settings
+                get_or_fit(features, each, trial_log, seed=seed, resources=resources, log=log)
+                for each, seed in settings
             ]
     _print(found, json=json)
 
@@ -95,21 +96,31 @@ def _probe_on(
     address: str,
     store: FeatureStore,
     keys: Sequence[FeatureKey],
-    log: TrialLog,
-    settings: tuple[tuple[ProbeSettings, int], ...],
+    trial_log: TrialLog,
+    settings: Sequence[tuple[ProbeSettings, int]],
     resources: ProbeResources,
     task_cpus: int | None,
 ) -> list[Trial]:
-    from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
+    from penultimate.engine.study.cell import ProbeCell
+    from penultimate.engine.study.distributed import probe_on
 
-    tasks = [
-        ProbeTask(store=store.address, trials=log.address, key=key, asked=settings, resources=resources) for key in keys
+    cells = [
+        ProbeCell(
+            key=key,
+            settings=each,
+            seed=seed,
+            resources=resources,
+            store=store.address,
+            trials=trial_log.address,
+        )
+        for key in keys
+        for each, seed in settings
     ]
     with open_cluster(address) as cluster:
         # A path keeps one core busy; the features of several, read at once, are what fills a machine's memory.
-        needs = needs_of(cluster, device=resources.device, task_cpus=task_cpus, default_cpus=1)
-        ids = probe_on(cluster, tasks, needs=needs, say=say)
-    known = {trial.id: trial for trial in log.trials()}
+        task = resources_of(cluster, device=resources.device, task_cpus=task_cpus, default_cpus=1)
+        ids = probe_on(cluster, cells, resources=task, log=log)
+    known = {trial.id: trial for trial in trial_log.trials()}
     return [known[trial_id] for trial_id in ids]
 
 

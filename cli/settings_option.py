@@ -119,7 +119,7 @@ class _Flag:
         metavar = "A[,B...]" if many else None
         option = typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=self.group, show_default=False)
         typed: Any = list[str] if many else kind
-        annotation = Annotated[typed | None, option]  # type: ignore[valid-type]  # read from the declaration
+        annotation = Annotated[typed | None, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def read(self, value: Any) -> Any:

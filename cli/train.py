@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.request import BackboneRequest
@@ -119,7 +119,7 @@ def train(
         multi_label=multi_label,
     )
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
-    with open_resources(job, report=TrainingProgress(), log=say) as resources:
+    with open_resources(job, report=TrainingProgress(), log=log) as resources:
         results = train_job(image_set, request, job, resources, out=out, trials=trials, partition=partition)
         rows = [_row(result.trial, result.folder) for result in results if result.trial is not None]
         if resources.world.is_main:

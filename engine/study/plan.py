@@ -1,21 +1,31 @@
-"""Plan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
+"""StudyPlan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
-from penultimate.engine.extract.extract import feature_key
+from penultimate.engine.extract.embed import feature_key
+from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.protocol import planned_trial_id
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.threads import usable_cores
-from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
-from penultimate.engine.study.paths import Place
+from penultimate.engine.study.cell import (
+    Cell,
+    ExtractCell,
+    ImagesRequest,
+    ProbeCell,
+    RunContext,
+    TrainCell,
+    TrainMethod,
+)
+from penultimate.engine.study.paths import StudyPaths
 from penultimate.engine.study.settings import Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.learner.network import InitName
@@ -55,7 +65,7 @@ class Step:
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
+class StudyPlan:
     """Everything a study asks for."""
 
     steps: list[Step] = field(default_factory=list)
@@ -87,13 +97,13 @@ def images_request(study: Study, name: str) -> ImagesRequest:
     return ImagesRequest(name=name, dataset=study.datasets[name], data=study.data, seed=study.seed)
 
 
-def make_plan(study: Study, place: Place, *, say: Callable[[str], None] = lambda line: None) -> Plan:
-    """What ``study`` asks for, and what of it lies in ``place``; a dataset or network that is not here is a problem.
+def make_plan(study: Study, paths: StudyPaths, context: RunContext) -> StudyPlan:
+    """What ``study`` asks for, and what of it lies in ``paths``; a dataset or network that is not here is a problem.
 
     Reads every dataset (from what is remembered of it, where it has been seen before) and, if one is here, loads every
     network.
     """
-    return _Planner(study, place, say).plan()
+    return _Planner(study, paths, context).plan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +122,20 @@ class _Wanted:
 
 
 class _Planner:
-    def __init__(self, study: Study, place: Place, say: Callable[[str], None]) -> None:
-        self._study, self._place, self._say = study, place, say
-        self._plan = Plan()
-        self._ids = _logged(place.trials)
-        self._ids_pretrained = _logged(place.pretraining / "trials")
-        self._store = FeatureStore(place.store) if _holds_something(place.store) else None
+    def __init__(self, study: Study, paths: StudyPaths, context: RunContext) -> None:
+        self._study, self._paths, self._context = study, paths, context
+        self._plan = StudyPlan()
+        self._ids = _logged(paths.trials)
+        self._ids_pretrained = _logged(paths.pretraining / "trials")
+        self._store = FeatureStore(paths.store) if _holds_something(paths.store) else None
         self._seen: set[str] = set()
         self._images: dict[str, ImageSet | str] = {}
         """Or why a dataset is not here."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         for name in self._study.datasets:
-            self._say(f"{name}: reading")
-            self._images[name] = _or_why(images_request(self._study, name).load)
+            self._context.log(f"{name}: reading")
+            self._images[name] = _or_why(partial(images_request(self._study, name).load, self._context.state))
         backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
@@ -157,7 +167,7 @@ class _Planner:
         request = wanted.request
         if wanted.status != "to do":
             return wanted, None
-        self._say(f"{request.name or request.model}: loading")
+        self._context.log(f"{request.name or request.model}: loading")
         found = _or_why(lambda: identity_of(request, self._study))
         if isinstance(found, str):
             return replace(wanted, status="blocked", reason=found), None
@@ -188,10 +198,11 @@ class _Planner:
     def _extract_cell(self, dataset: str, lacking: Sequence[Identity]) -> ExtractCell:
         return ExtractCell(
             images=images_request(self._study, dataset),
-            requests=tuple(identity.request for identity in lacking),
+            job=ExtractionJob(
+                requests=tuple(identity.request for identity in lacking), settings=self._study.extraction
+            ),
             names=tuple(identity.name for identity in lacking),
-            settings=self._study.extraction,
-            store=self._place.store,
+            store=str(self._paths.store),
         )
 
     def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
@@ -205,8 +216,8 @@ class _Planner:
                 settings=settings,
                 seed=seed,
                 resources=ProbeResources(device=self._study.device),
-                store=self._place.store,
-                trials=self._place.trials,
+                store=str(self._paths.store),
+                trials=str(self._paths.trials),
             )
             multi_label = images.labels_N.ndim == 2
             trial = planned_trial_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
@@ -232,14 +243,14 @@ class _Planner:
     def _train_cell(
         self, dataset: str, request: BackboneRequest, settings: TrainSettings, what: TrainMethod
     ) -> TrainCell:
-        runs = self._place.pretraining if what == "pretrain" else self._place.runs
+        runs = self._paths.pretraining if what == "pretrain" else self._paths.runs
         return TrainCell(
             images=images_request(self._study, dataset),
             request=request,
             settings=settings.replace(decoder=settings.decoder or default_decoder(self._study.device)),
             resources=ResourceSettings(device=self._study.device, workers=self._study.workers or usable_cores()),
             runs=runs,
-            trials=runs / "trials" if what == "pretrain" else self._place.trials,
+            trials=runs / "trials" if what == "pretrain" else self._paths.trials,
             what=what,
         )
 

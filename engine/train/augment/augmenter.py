@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.engine.train.augment.draws import BatchDraws
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError
@@ -84,7 +84,7 @@ def augmented(
 ) -> Iterator[AugmentedBatch]:
     """Yield batches in order, and make the next ``depth`` - 1 of them while one is trained on."""
     with ThreadPoolExecutor(1, thread_name_prefix="augment") as executor:
-        yield from ahead(executor, partial(_augment, augmenter, images, settings), draws, depth=depth)
+        yield from prefetch_map(executor, partial(_augment, augmenter, images, settings), draws, depth=depth)
 
 
 def _augment(augmenter: Augmenter, images: ImageSet, settings: CropSettings, draws: BatchDraws) -> AugmentedBatch:

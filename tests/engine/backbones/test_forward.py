@@ -13,7 +13,7 @@ from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.runtime import devices
 from penultimate.engine.runtime.devices import computes_natively
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import MemoryLimitError, UnavailableError
 
 
@@ -152,7 +152,7 @@ def test_on_a_gpu_compiled_features_on_two_threads_are_the_eager_ones() -> None:
     images = noise(backbone, 6)
     eager = backbone.embed(images)
     backbone.compile(4)
-    with ThreadShare.of("cuda").in_force():
+    with ThreadBudget.of("cuda").in_force():
         compiled = backbone.embed(torch.from_numpy(images).cuda())
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); fused kernels round at other places.
     assert np.linalg.norm(compiled - eager) < 0.03 * np.linalg.norm(eager)
