@@ -31,6 +31,7 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings, run_probe
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.train.grid import Grid
 from penultimate.engine.train.learner.network import load_start
 from penultimate.engine.train.recipe import Recipe
@@ -39,7 +40,7 @@ from penultimate.engine.train.search import Search, run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N test images.

@@ -33,6 +33,7 @@ from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import PRECISIONS
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
@@ -41,7 +42,7 @@ from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.learner.network import Start, load_start
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 
 Update = Callable[[], None]
 

@@ -11,6 +11,7 @@ from penultimate.engine.extract.prepare import ExtractionSettings, prepared_back
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 
 _COLUMNS = {
@@ -77,6 +78,7 @@ def bench(
             shared_cores=device == "cpu",
             num_rounds=rounds,
         ).as_dict()
+        | {"machine": machine()}
         for chosen in [*([backbone] for backbone in backbones), *together]
     ]
     if json:

@@ -10,6 +10,7 @@ from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.load import load_images
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
@@ -69,7 +70,7 @@ def parity(
         check_parity(image_set, backbone, by, num_images=num_images, batch_size=settings.rows, threads=settings.threads)
         for backbone in backbones
     ]
-    rows = [report.as_dict() for report in reports]
+    rows = [report.as_dict() | {"machine": machine()} for report in reports]
     if json:
         print_json(rows)
     else:

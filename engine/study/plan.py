@@ -13,7 +13,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.get_or_fit import ProbeMeans
 from penultimate.engine.probe.protocol import ProbeSettings, asked_id
-from penultimate.engine.runtime.threads import usable_cores
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
 from penultimate.engine.study.paths import Place
 from penultimate.engine.study.settings import ALL, Train, is_for

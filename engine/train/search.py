@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import METRICS, applicable
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.train.evaluate import Evaluation, evaluate
 from penultimate.engine.train.grid import WHOLE, Grid, Shard, choose
 from penultimate.engine.train.learner.network import Start
@@ -25,7 +26,7 @@ from penultimate.engine.train.runs.run import Means, train_run
 from penultimate.engine.train.runs.run_result import RunResult, forget
 from penultimate.engine.train.runs.trained_network import WEIGHTS, load_trained
 from penultimate.store.errors import InputError, NoRunConvergedError
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.trial import Trial, trial_id
 
 # Shapes: N test samples, K classes.

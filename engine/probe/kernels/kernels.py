@@ -7,13 +7,12 @@ needs it, and does all that belongs to a block of rows while the block is in a c
 
 import ctypes
 import functools
-import sysconfig
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from penultimate.engine.runtime.capabilities import compiled_kernels
 from penultimate.store.errors import UnavailableError
 
 # Shapes: N samples, K classes, S strengths, M = S x K columns of scores, R columns of the turned design.
@@ -36,9 +35,8 @@ def library() -> ctypes.CDLL | None:
 
     Raises ``UnavailableError`` where they were compiled from another source than this one.
     """
-    path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
-    machine = torch.cpu.get_capabilities()
-    if not (machine.get("amx_bf16", False) and machine.get("avx512_bf16", False) and path.exists()):
+    path = compiled_kernels()
+    if path is None:
         return None
     source = path.with_name("kernels.c")
     if source.exists() and source.stat().st_mtime > path.stat().st_mtime:

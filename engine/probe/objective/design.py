@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.kernels.kernels import ROUNDING, MatrixUnits, library
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 
 # Shapes: N samples, D feature dimensions, R columns of the turned design, M columns of scores (strengths x classes).
 
@@ -43,7 +44,7 @@ WIDE = 64
 """From this many classes on, a Hessian product runs at the speed of the matrix units."""
 
 LOW_ROWS = 20_000
-"""From this many rows on, the covariance is taken from bfloat16 products: it only chooses a basis."""
+"""From this many rows on, the covariance is taken from bfloat16 products on matrix units: it only chooses a basis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,7 @@ class Basis:
 
 def fast_low_precision(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the machine has matrix units for it, else None."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else None
+    return torch.bfloat16 if has_bfloat16_matrix_units(device) else None
 
 
 class Design:
@@ -220,9 +219,9 @@ def turn(features_ND: Tensor, share_N: Tensor | None) -> tuple[Basis, Tensor]:
 
 
 def _principal(centred_NR: Tensor, share_N: Tensor | None) -> Tensor:
-    """Eigenvectors of the weighted covariance, largest first; with many rows from bfloat16 products."""
-    low = len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32
-    right_NR = centred_NR.bfloat16() if low else centred_NR
+    """Eigenvectors of the weighted covariance, largest first; with many rows at low precision."""
+    many = len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32
+    right_NR = centred_NR.to((fast_low_precision(centred_NR.device) if many else None) or centred_NR.dtype)
     left_NR = right_NR if share_N is None else right_NR * share_N.to(right_NR.dtype)[:, None]
     covariance_RR = (left_NR.T @ right_NR).to(centred_NR.dtype)
     vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]
