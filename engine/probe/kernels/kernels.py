@@ -8,11 +8,12 @@ needs it, and does all that belongs to a block of rows while the block is in a c
 import ctypes
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from penultimate.engine.runtime.capabilities import compiled_kernels
+from penultimate.engine.runtime.capabilities import EXTENSION, compiled_kernels
 from penultimate.store.errors import UnavailableError
 
 # Shapes: N samples, K classes, S strengths, M = S x K columns of scores, R columns of the turned design.
@@ -29,15 +30,18 @@ OTHERS = 3
 ALIGNMENT = 64
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled passes; None on a machine without such units, or where no C compiler was at hand to compile them.
 
     Raises ``UnavailableError`` where they were compiled from another source than this one.
     """
     path = compiled_kernels()
-    if path is None:
-        return None
+    return None if path is None else _library_at(path)
+
+
+@functools.cache
+def _library_at(path: Path) -> ctypes.CDLL | None:
+    """None where the operating system does not grant the units."""
     source = path.with_name("kernels.c")
     if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
         raise UnavailableError(f"{path.name} is older than {source.name}; run 'pip install --editable .' again")
@@ -178,7 +182,7 @@ def _shares(share_N: Tensor | None, rows: int) -> tuple[Tensor | None, float]:
 
 
 def _loaded() -> ctypes.CDLL:
-    found = library()
+    found = _library_at(EXTENSION)
     assert found is not None
     return found
 
