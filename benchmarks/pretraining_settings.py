@@ -32,6 +32,7 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.settings import ProbeSettings
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.train.learner.network import load_initial_model
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.resources import Resources, ResourceSettings
@@ -41,7 +42,7 @@ from penultimate.engine.train.search.run_search import run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N test images.

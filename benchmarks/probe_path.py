@@ -41,10 +41,11 @@ from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import measure
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 
 # Shapes: N samples, D feature dimensions, K classes.
 

@@ -32,12 +32,13 @@ from scaling_simulation import Constants, tables
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import variable_width
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry
-from penultimate.store.provenance import machine, source_commit
+from penultimate.store.provenance import source_commit
 
 # Shapes: B images of a batch, D feature dimensions.
 

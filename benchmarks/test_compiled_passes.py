@@ -9,7 +9,10 @@ from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.objective.torch_design import TorchDesign
 from penultimate.engine.probe.path import RegularizationPath
 
-pytestmark = pytest.mark.skipif(library() is None, reason="no AMX bfloat16 here, or no compiled kernels")
+pytestmark = [
+    pytest.mark.capability,
+    pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes"),
+]
 
 
 def test_the_sides_differ_in_nothing_but_the_design() -> None:

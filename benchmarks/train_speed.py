@@ -33,7 +33,8 @@ from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.devices import PRECISIONS
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.runtime.devices import PRECISIONS, PrecisionName
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.train.augment.augmenter import AugmentedBatch, CropSettings, augmented
 from penultimate.engine.train.augment.draws import draw_batch
@@ -42,7 +43,7 @@ from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.learner.network import InitialModel, load_initial_model
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 
 Update = Callable[[], None]
 
@@ -57,7 +58,7 @@ class Workload:
     size: int | None
     """Pixels; None: the network's own."""
 
-    precision: str
+    precision: PrecisionName
     workers: int
     device: str = "cpu"
     timm_channels_last: bool = False

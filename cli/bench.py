@@ -12,6 +12,7 @@ from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 
 _COLUMNS = {
@@ -76,6 +77,7 @@ def bench(
             shared_cores=device == "cpu",
             num_rounds=rounds,
         ).as_dict()
+        | {"machine": machine()}
         for chosen in [*([backbone] for backbone in backbones), *together]
     ]
     if json:

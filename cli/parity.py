@@ -11,6 +11,7 @@ from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
@@ -72,7 +73,7 @@ def parity(
         )
         for backbone in backbones
     ]
-    rows = [report.as_dict() for report in reports]
+    rows = [report.as_dict() | {"machine": machine()} for report in reports]
     if json:
         print_json(rows)
     else:

@@ -1,6 +1,5 @@
-"""Record what a stored number was made with: library versions, machine, and the commit of this package."""
+"""Record what a stored number was made with: library versions, and the commit of this package."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -34,27 +33,6 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@cache
-def machine() -> dict[str, str | int]:
-    """Return processor, usable cores, memory in GiB and operating system; nothing names a person or a host."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return {
-        "processor": _processor(),
-        "cores": len(usable(0)) if usable else os.cpu_count() or 1,
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except FileNotFoundError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "CPU part"))]
-    return names[0] if names else platform.machine()
 
 
 @cache

@@ -167,6 +167,28 @@ def test_a_circle_is_found_over_several_steps() -> None:
     assert _circles(imports) == [("a", "b", "c"), ("e", "f")]
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "get_capabilities",
+        "get_device_capability",
+        "mkldnn_bf16",
+        "cpu_count(",
+        "sched_getaffinity",
+        "which(",
+        "cpuinfo",
+    ],
+)
+def test_what_the_machine_can_do_is_asked_in_one_module(question: str) -> None:
+    asking = {
+        str(path.relative_to(ROOT))
+        for folder in ("store", "engine", "cli", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        if question in path.read_text()
+    }
+    assert asking == {"engine/runtime/capabilities.py"}
+
+
 def test_the_walk_sees_the_imports_it_judges() -> None:
     assert ("penultimate.cli.main", "penultimate.store.errors") in IMPORTS
 
@@ -174,7 +196,7 @@ def test_the_walk_sees_the_imports_it_judges() -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import penultimate", ("torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
+        ("import penultimate", ("numpy", "torch", "zarr", "timm", "nvidia.dali", "matplotlib")),
         ("import penultimate.store.feature_store", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
         ("import penultimate.store.trials.trial_log", ("torch", "timm", "nvidia.dali", "sklearn", "obstore")),
         ("import penultimate.cli.main", ("nvidia.dali", "matplotlib", "cuml", "ray")),

@@ -18,6 +18,7 @@ from penultimate.engine.backbones.backbone import Backbone, Identified
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadBudget
@@ -26,7 +27,7 @@ from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import SHARD_ROWS, num_shards, variable_width
 from penultimate.store.key import FeatureKey
 from penultimate.store.plan import Plan
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 # Shapes: N samples, B images of a batch, D feature dimensions; S backbones, M rows of a key.

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import CONTENT_DTYPE, UNKNOWN, DigestCache, Entries
 from penultimate.engine.images.image_set import ImageSource
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
@@ -46,7 +46,7 @@ def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCac
         for index in range(first, min(first + _GROUP, len(ids))):
             _digest_one(source, index, known, found)
 
-    num_threads = min(16, 2 * (os.cpu_count() or 1))
+    num_threads = min(16, 2 * usable_cores())
     try:
         with ThreadPoolExecutor(num_threads, thread_name_prefix="digest") as pool:
             for _ in prefetch_map(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):

@@ -14,10 +14,11 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ON_CPU, ProbeResources, ProbeSettings
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import FeatureKey
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.subsets import shots_per_class
 from penultimate.store.trials.trial import Trial, trial_id
 

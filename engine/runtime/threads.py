@@ -1,11 +1,12 @@
 """ThreadBudget: which part of a machine's cores decodes and which part runs networks, while both run at once."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from penultimate.engine.runtime.capabilities import usable_cores
 
 _MAX_REPLICAS = 16
 """Replicas launch their kernels under one interpreter lock; beyond these, cores go to threads within a replica."""
@@ -57,12 +58,6 @@ class ThreadBudget:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def default_batch_size(device: str) -> int:

@@ -15,7 +15,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.protocol import planned_trial_id
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
-from penultimate.engine.runtime.threads import usable_cores
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.study.cell import (
     Cell,
     ExtractCell,

@@ -7,6 +7,8 @@ What is public is listed in ``__all__`` and imported on first use, so that ``imp
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from penultimate.engine.runtime.capabilities import lower_libraries as _lower_libraries
+
 if TYPE_CHECKING:
     from penultimate.engine.analysis.accuracy_table import read_accuracy_table as read_accuracy_table
     from penultimate.engine.analysis.analysis import analyze as analyze
@@ -58,6 +60,9 @@ _HOME = {
 """Public name -> the module that defines it."""
 
 __all__ = list(_HOME)
+
+
+_lower_libraries()  # here, since whatever of penultimate is imported loads numpy and torch after this
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,13 @@ needs it, and does all that belongs to a block of rows while the block is in a c
 
 import ctypes
 import functools
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from penultimate.engine.runtime.capabilities import EXTENSION, compiled_kernels
 from penultimate.store.errors import UnavailableError
 
 # Shapes: N samples, K classes, P of them padded, S strengths, M = S x K columns of scores (points of a space besides
@@ -31,16 +31,18 @@ OTHERS = 3
 ALIGNMENT = 64
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None on a processor without AMX bfloat16, or where they were not compiled.
 
     Raises ``UnavailableError`` where they are older than their source.
     """
-    path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
-    machine = torch.cpu.get_capabilities()
-    if not (machine.get("amx_bf16", False) and machine.get("avx512_bf16", False) and path.exists()):
-        return None
+    path = compiled_kernels()
+    return None if path is None else _library_at(path)
+
+
+@functools.cache
+def _library_at(path: Path) -> ctypes.CDLL | None:
+    """None where the operating system does not grant the units."""
     source = path.with_name("kernels.c")
     if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
         raise UnavailableError(f"{path.name} is older than {source.name}; run 'pip install --editable .' again")
@@ -193,7 +195,7 @@ def _weights(sample_weight_N: Tensor | None, rows: int) -> tuple[Tensor | None, 
 
 
 def _loaded() -> ctypes.CDLL:
-    found = library()
+    found = _library_at(EXTENSION)
     assert found is not None
     return found
 

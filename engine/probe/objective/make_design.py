@@ -11,6 +11,7 @@ from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.losses import Loss
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 from penultimate.engine.probe.objective.torch_design import TorchDesign
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 
 # Shapes: N samples, D feature dimensions.
 
@@ -55,9 +56,7 @@ def choose_precision(num_features: int, loss: Loss, device: torch.device) -> Pro
 
 def fast_low_precision(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 where the device multiplies it in hardware of its own, else None."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else None
+    return torch.bfloat16 if has_bfloat16_matrix_units(device) else None
 
 
 def _on_amx(features: RotatedFeatures) -> bool:

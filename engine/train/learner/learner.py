@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
-from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.runtime.capabilities import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.runtime.threads import usable_cores
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World, world_from_launcher
 

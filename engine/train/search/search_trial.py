@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import METRICS, applicable
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.train.evaluate import Evaluation, evaluate
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.resources import Resources
 from penultimate.engine.train.runs.run_result import RunResult
 from penultimate.engine.train.runs.trained_network import load_trained
 from penultimate.engine.train.search.grid_search import GridSearch
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N test samples, K classes.

@@ -16,7 +16,8 @@ from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.devices import PrecisionName, computes_natively
+from penultimate.engine.runtime.capabilities import computes_natively
+from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import DecodeError
 
@@ -58,18 +59,23 @@ def test_the_reference_is_at_no_distance_from_itself(images: ImageSet, backbone:
     assert report.as_dict()["passed"]
 
 
-def test_the_fast_way_passes(images: ImageSet) -> None:
+@pytest.mark.capability
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_fast_way_passes(images: ImageSet, precision: PrecisionName) -> None:
     pytest.importorskip("nvidia.dali")
     from penultimate.engine.images.decode.dali import DaliDecoder
 
-    lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
-    report = parity_check(images, lower, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    if not computes_natively(precision, torch.device("cpu")):
+        pytest.skip(f"this processor has no {precision} units")
+    fast = load_backbone("test_resnet", weights="random", precision=precision)
+    report = parity_check(images, fast, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
     assert report["passed"]
     assert report["num_images"] == len(images)
     assert report["feature_distance"] > 0
     assert report["num_decoded_by_one"] == 0
 
 
+@pytest.mark.capability
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_photographs_pass_at_every_precision(data_folder: Path, precision: PrecisionName) -> None:
     pytest.importorskip("nvidia.dali")

@@ -11,11 +11,14 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC, LinearSVC
 from support.probe_cases import Floats, mixture, softmax_objective
+from support.processors import pretend
 
 from penultimate.engine.probe.fit import fit_path
 from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes.
@@ -244,12 +247,18 @@ def test_a_class_absent_from_train_gets_the_bias_that_is_its_optimum(loss: str, 
     np.testing.assert_allclose(probe.weight_KD[[0, 2, 3]], without.weight_KD, atol=1e-6)
 
 
-def test_large_data_in_mixed_precision_agree_with_float64() -> None:
+@pytest.mark.capability
+@pytest.mark.parametrize("lowered", [False, True], ids=["", "lowered"])
+def test_large_data_in_mixed_precision_agree_with_float64(lowered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above 2^20 features the products are float32, or bfloat16 where the machine has it."""
+    if lowered:
+        pretend(monkeypatch, "avx2")
+    low = "bfloat16" if has_bfloat16_matrix_units(torch.device("cpu")) and not lowered else "float32"
+    expected = f"{'float32' if library() is None else '2xbfloat16'}/{low}"
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
     for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path)):
-        assert probe.report.precision.startswith(("float32", "2xbfloat16"))
+        assert probe.report.precision == expected
         assert probe.report.certified
         found = softmax_objective(features_ND, labels_N, probe.weight_KD, probe.bias_K, probe.l2)
         assert found == pytest.approx(probe.report.objective, rel=1e-6)  # float32 scores, averaged over 9,000 samples

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from support.probe_cases import Floats, mixture, softmax_objective
+from support.processors import pretend
 from torch import Tensor
 
 from penultimate.engine.probe.fit import fit_path
@@ -18,10 +19,12 @@ from penultimate.engine.probe.kernels import kernels
 from penultimate.engine.probe.kernels.kernels import OTHERS, AmxMatrix, library, softmax, softmax_space
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.runtime import capabilities
 from penultimate.store.errors import UnavailableError
 
 # Shapes: N samples, K classes, S strengths, R columns of features, X rows of a class, M other points of a space.
 
+pytestmark = pytest.mark.capability
 needs_amx = pytest.mark.skipif(library() is None, reason="no AMX bfloat16 here, or no compiled kernels")
 
 SIZES = {
@@ -186,19 +189,18 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
-def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Take AMX away, or only the compiled kernels; torch then multiplies Hessians in that precision."""
 
     def take() -> str:
         if request.param == "float32":
-            monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-        monkeypatch.setattr(kernels, "__file__", "/nowhere/kernels.py")
-        library.cache_clear()
+            pretend(monkeypatch, "avx2")
+        else:
+            monkeypatch.setattr(capabilities, "EXTENSION", Path("/nowhere"))
         assert library() is None
         return f"float32/{request.param}"
 
-    yield take
-    library.cache_clear()
+    return take
 
 
 def path_of(
@@ -229,15 +231,10 @@ def test_a_path_on_amx_is_that_without(rows: int, dims: int, weighted: bool, wit
 
 @needs_amx
 def test_kernels_older_than_their_source_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Path(kernels.__file__)
-    for file in (here, *here.parent.glob("*kernels.c*")):
+    for file in Path(kernels.__file__).parent.glob("*kernels.c*"):
         shutil.copy2(file, tmp_path)
     source = tmp_path / "kernels.c"
     os.utime(source, (source.stat().st_atime, source.stat().st_mtime + 1e9))
-    monkeypatch.setattr(kernels, "__file__", str(tmp_path / here.name))
-    library.cache_clear()
-    try:
-        with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
-            library()
-    finally:
-        library.cache_clear()
+    monkeypatch.setattr(capabilities, "EXTENSION", tmp_path / capabilities.EXTENSION.name)
+    with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
+        library()

@@ -272,6 +272,7 @@ def test_an_image_size_the_network_refuses_is_refused_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its memory in /proc, which Linux has")
 def test_memory_does_not_grow_with_the_updates(
     images: ImageSet, initial: InitialModel, recipe: Recipe, resources: Resources, tmp_path: Path
 ) -> None:
