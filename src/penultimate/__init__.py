@@ -1,13 +1,15 @@
 """A feature store and probing engine for vision backbones.
 
 What is public is listed in ``__all__`` and imported on first use, so that ``import penultimate`` and
-``penultimate.store`` need neither torch nor timm nor DALI.
+``penultimate.store`` need neither torch nor timm nor DALI. It does one thing besides: OpenMP's threads, torch's among
+them, are told to sleep where they wait long, in this process and those it begins (``docs/scaling.md``).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from penultimate.engine.runtime.capabilities import lower_libraries as _lower_libraries
+from penultimate.engine.runtime.waiting_threads import let_waiting_threads_sleep as _let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from penultimate.engine.analysis.accuracy_table import read_accuracy_table as read_accuracy_table
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from penultimate.engine.train.search.search_result import SearchResult as SearchResult
     from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_store import FeatureStore as FeatureStore
+
+_let_waiting_threads_sleep()  # every way of starting the product imports this package before torch
 
 _HOME = {
     "FeatureStore": "penultimate.store.feature_store",

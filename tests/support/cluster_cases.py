@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +50,20 @@ class Ranked:
         if self.problem:
             raise InputError(self.problem)
         (self.folder / f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}").touch()
+
+
+@dataclass(frozen=True)
+class LoadsTorch:
+    """Comes to what the libraries that torch brings along say on stderr as they are loaded."""
+
+    def __call__(self, worker: Worker) -> str:
+        assert "torch" not in sys.modules, "too late to see it"
+        before = os.dup(2)
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                import torch  # noqa: F401
+            finally:
+                os.dup2(before, 2)
+            file.seek(0)
+            return file.read().decode()
