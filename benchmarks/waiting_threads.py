@@ -235,12 +235,13 @@ def report(
 
 
 def sample(folder: Path, num_images: int, target: Path) -> Path:
-    """Links to images evenly spaced in ``folder``, in folders of their classes."""
-    photographs = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    for index in np.unique(np.linspace(0, len(photographs) - 1, min(num_images, len(photographs))).astype(int)):
-        link = target / photographs[index].parent.name / photographs[index].name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(photographs[index].resolve())
+    """Links to so many images, as many of each of at most eight classes evenly spaced among those in ``folder``."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    chosen = [classes[i] for i in np.unique(np.linspace(0, len(classes) - 1, min(8, len(classes))).astype(int))]
+    for a_class in chosen:
+        (target / a_class.name).mkdir()
+        for path in sorted(a_class.glob("*.jpg"))[: num_images // len(chosen)]:
+            (target / a_class.name / path.name).symlink_to(path.resolve())
     return target
 
 
