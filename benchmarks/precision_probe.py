@@ -25,7 +25,8 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import probe_features
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.engine.runtime.capabilities import computes_natively
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_set import FeatureSet
@@ -112,7 +113,7 @@ def main(arguments: list[str]) -> None:
     path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
     here = [p for p in PRECISIONS if computes_natively(p, torch.device("cpu"))]
     sets = {p: features_of(images, store, options.model, options.weights, p) for p in here}
-    trials = {p: probe_features(features, path=path) for p, features in sets.items()}
+    trials = {p: run_probe(features, ProbeSettings(path=path)).trial for p, features in sets.items()}
     sizes = ", ".join(f"{(images.split_N == split).sum()} {split}" for split in ("train", "val", "test"))
     print(f"{options.model} on {images.name}: {sizes}; {options.strengths} strengths, chosen by {images.metric}")
     some = subset(images, sample_rows(len(images), options.batch_images))
@@ -124,7 +125,9 @@ def main(arguments: list[str]) -> None:
         if p != "float32":
             print(f"    features: {distances(sets[p].features, sets['float32'].features)}")
             print(f"    probe: {compared(trials[p], trials['float32'])}")
-            same = probe_features(sets[p], path=RegularizationPath(l2=(trials["float32"].chosen["l2"],)))
+            same = run_probe(
+                sets[p], ProbeSettings(path=RegularizationPath(l2=(trials["float32"].chosen["l2"],)))
+            ).trial
             print(f"    probe at float32's l2: {compared(same, trials['float32'])}")
         print(by_batch_size(some, options.model, options.weights, p), end="")
 

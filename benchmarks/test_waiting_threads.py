@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_photos
+from support.photographs import write_photos
 from waiting_threads import LIBGOMPS_OWN, Seconds, Work, report, verdict
 
 PASSIVE = "OMP_WAIT_POLICY=passive"

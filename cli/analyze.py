@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.accuracy_table import read_accuracy_table
 from penultimate.engine.analysis.analysis import Analysis
@@ -62,7 +63,7 @@ def analyze(
     ] = "sqrt",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples of the intervals.")] = NUM_RESAMPLES,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and of the permutation tests.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print every number as JSON; accuracies as fractions.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Say how well ImageNet accuracy predicts transfer, which models tie for best, and how sure that is.
 

@@ -6,6 +6,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.prepare import ExtractionJob, prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
@@ -13,7 +14,6 @@ from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 
 _COLUMNS = {
     "model": "model",
@@ -29,22 +29,29 @@ _COLUMNS = {
 }
 
 
+_FLAGS = {
+    options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
+    options.WHERE: ("device", "workers --workers -j"),
+}
+
+
+@with_settings(ExtractionSettings, flags=_FLAGS)
 def bench(
     images: options.Images,
     model: options.Models,
+    settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
-    preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderOption = None,
-    device: options.Device = "cpu",
-    precision: options.Precision = DEFAULT_PRECISION,
-    compiled: options.Compile = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    num_images: Annotated[int, typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.")] = 1024,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds after the first, of which the median is shown.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON rows, with timm's column names.")] = False,
+    num_images: Annotated[
+        int,
+        typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.", rich_help_panel=options.WHAT),
+    ] = 1024,
+    rounds: Annotated[
+        int,
+        typer.Option(min=1, help="Rounds after the first, of which the median is shown.", rich_help_panel=options.HOW),
+    ] = 3,
+    seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
     """Measure decoding, the network, writing and all together, and name what holds the whole back.
 
@@ -57,24 +64,16 @@ def bench(
     """
     whole = load_images(images, root=root, labels=False)
     sample = subset(whole, sample_rows(len(whole), num_images))
-    settings = ExtractionSettings(
-        preprocess=preprocess,
-        decoder=decoder,
-        device=device,
-        precision=precision,
-        compile=compiled,
-        batch_size=batch_size,
-        workers=workers,
-    )
-    job = ExtractionJob(requests=tuple(requests_of(model, weights=weights, seed=seed)), settings=settings)
-    backbones, _ = prepared_backbones(job.requests, settings, num_images=lambda backbone: len(whole), log=log)
+    how = ExtractionSettings.of(settings)
+    job = ExtractionJob(requests=tuple(requests_of(model, weights=weights, seed=seed)), settings=how)
+    backbones, _ = prepared_backbones(job.requests, how, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []
     rows = [
         measure(
             sample,
             job.extractor(chosen),
             num_parameters=sum(backbone.num_parameters for backbone in chosen),
-            shared_cores=device == "cpu",
+            shared_cores=how.device == "cpu",
             num_rounds=rounds,
         ).as_dict()
         | {"machine": machine()}
@@ -86,5 +85,5 @@ def bench(
         print_table(
             rows,
             _COLUMNS,
-            title=f"{len(sample):,} images of {sample.name}, batch {settings.rows_per_batch}, {settings.threads}",
+            title=f"{len(sample):,} images of {sample.name}, batch {how.rows_per_batch}, {how.threads}",
         )

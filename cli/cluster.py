@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penultimate.cli.options import WHERE
 from penultimate.cli.progress import ImageProgress
 from penultimate.store.errors import UnavailableError
 
@@ -20,12 +21,15 @@ ClusterOption = Annotated[
         metavar="auto|local|ADDRESS",
         help="Run on Ray: on the cluster that is there or else this machine's GPUs and cores (auto), on this machine "
         "(local), or at an address. Needs the extra `ray`.",
+        rich_help_panel=WHERE,
     ),
 ]
 TaskCpus = Annotated[
     int | None,
     typer.Option(
-        min=1, help="With --cluster: CPUs of a task. Default: a GPU's part of its machine; without GPUs, a machine."
+        min=1,
+        help="With --cluster: CPUs of a task. Default: a GPU's part of its machine; without GPUs, a machine.",
+        rich_help_panel=WHERE,
     ),
 ]
 

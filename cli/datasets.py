@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.images.datasets.paper12 import PAPER12, Check, check_dataset, dataset_named, download_dataset
 
@@ -17,14 +18,13 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `penultimate datasets` lists.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 _COLUMNS = ("dataset", "title", "classes", "train", "val", "test", "metric", "val_given", "download")
 _MISSING_SHOWN = 10
 
 
 @app.callback()
-def list_datasets(context: typer.Context, json: Json = False) -> None:
+def list_datasets(context: typer.Context, json: options.Json = False) -> None:
     """List the datasets that verbs take by name, with --root for the folder that holds them.
 
     \b
@@ -61,7 +61,7 @@ def check(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch it from its publisher and unpack it into --root first.")
     ] = False,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Count a copy's images a split and class against the published numbers and name what is missing.
 

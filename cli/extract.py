@@ -8,6 +8,7 @@ from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, open_cluster, resources_of
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
+from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.prepare import ExtractionJob
@@ -15,7 +16,6 @@ from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
@@ -26,56 +26,55 @@ _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""
 
 
+_FLAGS = {
+    options.HOW: (
+        "preprocess",
+        "decoder",
+        "precision",
+        "compile",
+        "batch_size --batch-size -b",
+        "dtype",
+        "parity",
+    ),
+    options.WHERE: ("device", "workers --workers -j"),
+}
+
+
+@with_settings(ExtractionSettings, flags=_FLAGS)
 def extract(
     images: options.Images,
-    store: Annotated[
-        str,
-        typer.Option(
-            "--store", help="The feature store: a folder, or an s3://, gs:// or az:// address; made if it is not there."
-        ),
-    ],
+    store: options.NewStore,
     model: options.Models,
+    settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
-    ] = False,
-    preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderOption = None,
-    device: options.Device = "cpu",
-    precision: options.Precision = DEFAULT_PRECISION,
-    compiled: options.Compile = None,
-    dtype: options.StoredDtype = "float32",
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    parity: options.ParityOption = True,
-    seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of random weights.")] = 0,
-    val_fraction: Annotated[float, typer.Option(help="Share of a class held out for val, where no split is given.")] = (
-        0.2
-    ),
-    test_fraction: Annotated[
-        float, typer.Option(help="Share of a class held out for test, where no split is given.")
-    ] = 0.2,
-    label_column: Annotated[
-        str, typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.")
-    ] = "label",
-    multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Samples of a manifest have several labels, separated by |.")
-    ] = False,
-    labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image, unlabelled.")
-    ] = True,
-    shard: Annotated[
-        str,
+        bool,
         typer.Option(
-            metavar="I/N",
-            help="Do only part I of N, from 0: N processes, each with its own part, make the same store as one.",
+            "--download",
+            help="Fetch a dataset named in IMAGES into --root first, where that can be.",
+            rich_help_panel=options.WHAT,
         ),
-    ] = "0/1",
+    ] = False,
+    seed: options.Seed = 0,
+    val_fraction: options.ValFraction = 0.2,
+    test_fraction: options.TestFraction = 0.2,
+    label_column: options.LabelColumn = "label",
+    multi_label: options.MultiLabel = False,
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels/--no-labels",
+            help="--no-labels takes every image, unlabelled.",
+            rich_help_panel=options.WHAT,
+        ),
+    ] = True,
+    shard: options.Part = "0/1",
     shard_rows: Annotated[
         int,
         typer.Option(
-            help="Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."
+            help="Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer.",
+            rich_help_panel=options.WHERE,
         ),
     ] = SHARD_ROWS,
     cluster: ClusterOption = None,
@@ -85,9 +84,10 @@ def extract(
         typer.Option(
             "--cache/--no-cache",
             help="Remember what files contained, by path, size and times, in ~/.cache/penultimate (XDG_CACHE_HOME).",
+            rich_help_panel=options.WHERE,
         ),
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Embed images with pretrained backbones and keep the penultimate features.
 
@@ -103,6 +103,7 @@ def extract(
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
     """
+    how = ExtractionSettings.of(settings)
     partition = Partition.parse(shard)
     image_set = load_images(
         images,
@@ -116,19 +117,8 @@ def extract(
         multi_label=multi_label,
         cache=user_cache() if cache else None,
     )
-    settings = ExtractionSettings(
-        preprocess=preprocess,
-        decoder=decoder,
-        device=device,
-        precision=precision,
-        dtype=dtype,
-        compile=compiled,
-        batch_size=batch_size,
-        workers=workers,
-        parity=parity,
-    )
     requests = tuple(requests_of(model, weights=weights, seed=seed))
-    job = ExtractionJob(requests=requests, settings=settings, shard_rows=shard_rows)
+    job = ExtractionJob(requests=requests, settings=how, shard_rows=shard_rows)
     opened = FeatureStore.create(store)
     if cluster is not None:
         if partition != WHOLE:

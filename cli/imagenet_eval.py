@@ -2,52 +2,55 @@
 
 import csv
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.progress import ImageProgress
+from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.engine.backbones.imagenet_eval import ImageNetScore, imagenet_images
 from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
-from penultimate.engine.images.decode.factory import default_decoder, make_decoder
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
 
 _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "printed %", "num_images": "n"}
 
 
+class ImageNetSettings(ExtractionSettings):
+    """How networks are scored with their own classifiers."""
+
+    preprocess: PreprocessKind = "timm"
+    """``timm``: its own resize and centre crop, as printed accuracies are. ``paper``: the whole image to the network's
+    input."""
+
+
+_FLAGS = {
+    options.HOW: ("preprocess", "decoder", "precision", "batch_size --batch-size -b"),
+    options.WHERE: ("device", "workers --workers -j"),
+}
+
+
+@with_settings(ImageNetSettings, flags=_FLAGS)
 def imagenet_eval(
     root: Annotated[
         Path,
         typer.Argument(metavar="FOLDER", help="Validation images in ImageNet's class folders, or with labels.csv."),
     ],
-    model: Annotated[
-        list[str], typer.Option("--model", "-m", help="A timm name, a glob, a set (kornblith16) or a list; repeats.")
-    ],
-    weights: Annotated[
-        str, typer.Option(help="timm, package, or a .safetensors or .pth file that holds a classifier.")
-    ] = "timm",
-    preprocess: Annotated[
-        PreprocessKind,
-        typer.Option(help="timm: its own resize and crop, as printed accuracies are. paper: see extract."),
-    ] = "timm",
-    decoder: Annotated[
-        Literal["dali", "pillow"] | None, typer.Option(help="Default: dali on Linux, pillow elsewhere.")
-    ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")] = "cpu",
-    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = DEFAULT_PRECISION,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a forward pass.")] = 64,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Decoding threads.")] = 2,
+    model: options.Models,
+    settings: Given,
+    weights: options.Weights = "timm",
     output: Annotated[
-        Path | None, typer.Option(help="Also write a CSV that `models --imagenet` takes before its own table.")
+        Path | None,
+        typer.Option(
+            help="Also write a CSV that `models --imagenet` takes before its own table.", rich_help_panel=options.WHERE
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
-        False
-    ),
+    json: options.Json = False,
 ) -> None:
     """Score networks with their own classifiers on ImageNet's validation images, beside what is printed of them.
 
@@ -55,14 +58,16 @@ def imagenet_eval(
     penultimate imagenet-eval imagenet/val --model resnet50.tv_in1k --device cuda --precision bfloat16
     penultimate imagenet-eval imagenet/val --model kornblith16 --output measured.csv
     """
+    how = ImageNetSettings.of(settings)
     names = match_models(model)
     images = imagenet_images(root)
     scores = []
     for name in names:
-        backbone = load_backbone(name, weights=weights, preprocess=preprocess, device=device, precision=precision)
+        backbone = load_backbone(
+            name, weights=weights, preprocess=how.preprocess, device=how.device, precision=how.precision
+        )
         with ImageProgress(backbone.name) as report:
-            decodes = make_decoder(decoder or default_decoder(), num_workers=workers)
-            scores.append(evaluate(backbone, images, decodes, batch_size=batch_size, report=report))
+            scores.append(evaluate(backbone, images, how.make_decoder(), batch_size=how.rows_per_batch, report=report))
     rows = [_row(score) for score in scores]
     if output is not None:
         _write(output, rows)

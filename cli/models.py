@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.backbones.catalog import ModelRow, describe, listed, match_models, model_set
 from penultimate.engine.backbones.imagenet import imagenet_table
@@ -38,9 +39,7 @@ def models(
     imagenet: Annotated[
         Path | None, typer.Option(help="CSV with columns model and top1 (per cent), before the table that comes along.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
-        False
-    ),
+    json: options.Json = False,
 ) -> None:
     """List networks by name, glob or set: input size, feature dimension, parameters without the classifier, ImageNet.
 

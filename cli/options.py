@@ -1,21 +1,12 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, each declared once; settings of the engine are declared by their models."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
-from penultimate.engine.backbones.timm_backbone import PreprocessKind
-from penultimate.engine.extract.settings import ExtractionSettings
-from penultimate.engine.images.decode.factory import DecoderName
-from penultimate.engine.runtime.devices import PrecisionName
-
-
-def option_of(settings: type[BaseModel], field: str, *names: str) -> Any:
-    """Make the flag of a setting, with the help text of its declaration; ``names`` where it has others than its own."""
-    return typer.Option(*names, help=settings.model_fields[field].description)
-
+WHAT, HOW, WHERE = "What", "How", "Where, and what is kept"
+"""Headings in ``--help``."""
 
 Images = Annotated[
     str,
@@ -36,26 +27,64 @@ TrialsLocation = Annotated[
 NewTrials = Annotated[
     str,
     typer.Option(
-        "--trials", help="The trial log: a folder, or an s3://, gs:// or az:// address; made if it is not there."
+        "--trials",
+        help="The trial log: a folder, or an s3://, gs:// or az:// address; made if it is not there.",
+        rich_help_panel=WHERE,
+    ),
+]
+NewStore = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="The feature store: a folder, or an s3://, gs:// or az:// address; made if it is not there.",
+        rich_help_panel=WHERE,
     ),
 ]
 Models = Annotated[
-    list[str], typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`, or a glob; repeats.")
+    list[str],
+    typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`, or a glob; repeats.", rich_help_panel=WHAT),
 ]
 Weights = Annotated[
     str,
     typer.Option(
         help="timm: downloaded from its hub. package: an installed weight package. random: seeded by --seed. "
-        "Else a .safetensors or .pth file."
+        "Else a .safetensors or .pth file, or the folder of a run of `penultimate train`.",
+        rich_help_panel=WHAT,
     ),
 ]
-Root = Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")]
-PreprocessOption = Annotated[PreprocessKind, option_of(ExtractionSettings, "preprocess")]
-DecoderOption = Annotated[DecoderName | None, option_of(ExtractionSettings, "decoder")]
-Device = Annotated[Literal["cpu", "cuda"], option_of(ExtractionSettings, "device")]
-Precision = Annotated[PrecisionName, option_of(ExtractionSettings, "precision")]
-Compile = Annotated[bool | None, option_of(ExtractionSettings, "compile", "--compile/--no-compile")]
-BatchSize = Annotated[int | None, option_of(ExtractionSettings, "batch_size", "--batch-size", "-b")]
-Workers = Annotated[int | None, option_of(ExtractionSettings, "workers", "--workers", "-j")]
-StoredDtype = Annotated[Literal["float32", "float16"], option_of(ExtractionSettings, "dtype")]
-ParityOption = Annotated[bool, option_of(ExtractionSettings, "parity", "--parity/--no-parity")]
+Root = Annotated[Path | None, typer.Option(help="Folder of a dataset that IMAGES gives by name.", rich_help_panel=WHAT)]
+Seed = Annotated[
+    int,
+    typer.Option(help="Seed of whatever is drawn: splits that are not given, random weights.", rich_help_panel=WHAT),
+]
+ValFraction = Annotated[
+    float,
+    typer.Option(help="Fraction of each class held out for val, where no split is given.", rich_help_panel=WHAT),
+]
+TestFraction = Annotated[
+    float,
+    typer.Option(help="Fraction of each class held out for test, where no split is given.", rich_help_panel=WHAT),
+]
+LabelColumn = Annotated[
+    str,
+    typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.", rich_help_panel=WHAT),
+]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label", help="Samples of a manifest have several labels, separated by |.", rich_help_panel=WHAT
+    ),
+]
+Part = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do only part I of N, counted from 0: N processes, one part each, come to what one would.",
+        rich_help_panel=WHERE,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.", rich_help_panel=WHERE),
+]

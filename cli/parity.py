@@ -6,13 +6,13 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
 _COLUMNS = {
@@ -28,21 +28,25 @@ _COLUMNS = {
 }
 
 
+_FLAGS = {
+    options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
+    options.WHERE: ("device", "workers --workers -j"),
+}
+
+
+@with_settings(ExtractionSettings, flags=_FLAGS)
 def parity(
     images: options.Images,
     model: options.Models,
+    settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
-    preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderOption = None,
-    device: options.Device = "cpu",
-    precision: options.Precision = DEFAULT_PRECISION,
-    compiled: options.Compile = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    num_images: Annotated[int, typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    num_images: Annotated[
+        int,
+        typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.", rich_help_panel=options.WHAT),
+    ] = 256,
+    seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
     """Compare the chosen decoder, resize, precision and compiler with Pillow and torch in float32.
 
@@ -55,22 +59,12 @@ def parity(
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
     image_set = load_images(images, root=root, labels=False)
-    settings = ExtractionSettings(
-        preprocess=preprocess,
-        decoder=decoder,
-        device=device,
-        precision=precision,
-        compile=compiled,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    how = ExtractionSettings.of(settings)
     requests = requests_of(model, weights=weights, seed=seed)
-    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), log=log)
-    by = settings.make_decoder()
+    backbones, _ = prepared_backbones(requests, how, num_images=lambda backbone: len(image_set), log=log)
+    by = how.make_decoder()
     reports = [
-        check_parity(
-            image_set, backbone, by, num_images=num_images, batch_size=settings.rows_per_batch, threads=settings.threads
-        )
+        check_parity(image_set, backbone, by, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)
         for backbone in backbones
     ]
     rows = [report.as_dict() | {"machine": machine()} for report in reports]

@@ -9,29 +9,39 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.extract.settings import ExtractionSettings
+from penultimate.cli.settings_option import Given, with_settings
+from penultimate.engine.extract.settings import PredictSettings
 from penultimate.engine.images.load import load_images
-from penultimate.engine.predict import Predictions, predict_images
+from penultimate.engine.predict import Predictions
+from penultimate.engine.predict import predict as predict_scores
 from penultimate.engine.probe.head import Head, probabilities
 
+_FLAGS = {
+    options.HOW: ("decoder", "compile", "batch_size --batch-size -b"),
+    options.WHERE: ("device", "workers --workers -j"),
+}
 
+
+@with_settings(PredictSettings, flags=_FLAGS)
 def predict(
     images: options.Images,
-    head: Annotated[Path, typer.Option(help="What `probe` wrote: TRIALS/heads/TRIAL.safetensors.")],
+    head: Annotated[
+        Path,
+        typer.Option(help="What `probe` wrote: TRIALS/heads/TRIAL.safetensors.", rich_help_panel=options.WHAT),
+    ],
+    settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
     store: Annotated[
-        str | None, typer.Option("--store", help="Keep the features in this store, so that they are made once only.")
+        str | None,
+        typer.Option(
+            "--store",
+            help="Keep the features in this store, so that they are made once only.",
+            rich_help_panel=options.WHERE,
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes an image, best first.")] = 1,
-    decoder: options.DecoderOption = None,
-    device: options.Device = "cpu",
-    compiled: options.Compile = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
-        False
-    ),
+    top: Annotated[int, typer.Option(min=1, help="Classes an image, best first.", rich_help_panel=options.HOW)] = 1,
+    json: options.Json = False,
 ) -> None:
     """Classify images with a head that `probe` saved, through the backbone, preprocess and precision it was fitted on.
 
@@ -44,13 +54,8 @@ def predict(
     """
     fitted = Head.load(head)
     image_set = load_images(images, root=root, labels=False)
-    settings = ExtractionSettings(
-        decoder=decoder, device=device, compile=compiled, batch_size=batch_size, workers=workers
-    )
     with ImageProgress(image_set.name) as progress:
-        found = predict_images(
-            image_set, fitted, weights=weights, settings=settings, store=store, log=log, progress=progress
-        )
+        found = predict_scores(image_set, fitted, weights=weights, store=store, log=log, progress=progress, **settings)
     rows = _rows(found, fitted, top)
     value = "score" if fitted.loss == "squared_hinge" else "probability"
     if json:

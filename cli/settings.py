@@ -4,19 +4,31 @@ from typing import Annotated
 
 import typer
 
+from penultimate.cli import options
+from penultimate.cli.imagenet_eval import ImageNetSettings
 from penultimate.cli.output import print_json, print_table
 from penultimate.cli.settings_option import described
+from penultimate.engine.extract.settings import ExtractionSettings, PredictSettings
+from penultimate.engine.probe.settings import ProbeJob
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.errors import UnknownNameError
 
-MODELS: dict[str, type[Strict]] = {"train": TrainJob}
+MODELS: dict[str, type[Strict]] = {
+    "extract": ExtractionSettings,
+    "bench": ExtractionSettings,
+    "parity": ExtractionSettings,
+    "probe": ProbeJob,
+    "predict": PredictSettings,
+    "train": TrainJob,
+    "imagenet-eval": ImageNetSettings,
+}
 """Verb -> what declares its options."""
 
 
 def settings(
     verb: Annotated[str, typer.Argument(metavar="VERB", help=f"One of: {', '.join(MODELS)}.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: options.Json = False,
 ) -> None:
     """List the settings of a verb: those that have a flag of their own, and those that only --set gives.
 

@@ -3,7 +3,7 @@
 Names, types, ranges, defaults and help texts are read from the model (see ``engine.runtime.strict.Strict``), so that a
 verb repeats none of them:
 
-    @with_settings(TrainJob, flags={"How": ("steps", "batch_size --batch-size -b")})
+    @with_settings(TrainJob, flags={HOW: ("steps", "batch_size --batch-size -b")})
     def train(images: options.Images, settings: Given) -> None:
         job = TrainJob.of(settings)
 """
@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 import yaml
 
+from penultimate.cli.options import HOW, WHAT, WHERE
 from penultimate.engine.runtime.strict import Strict
 from penultimate.store.errors import InputError, UnknownNameError
 
@@ -28,6 +29,9 @@ Groups = Mapping[str, Sequence[str]]
 """Heading in ``--help`` -> the flags below it: a field's name, then the flags where they have other names."""
 
 Command = Callable[..., None]
+
+HEADINGS = (None, WHAT, HOW, WHERE)
+"""Of ``--help``, in order; arguments have none."""
 
 
 def with_settings(model: type[Strict], *, flags: Groups) -> Callable[[Command], Command]:
@@ -49,7 +53,7 @@ def with_settings(model: type[Strict], *, flags: Groups) -> Callable[[Command], 
         own = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
         parameters = [*own, *(flag.parameter for flag in made), _set_parameter(verb.__name__)]
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        parameters.sort(key=lambda parameter: [None, *flags].index(_group(parameter)))
+        parameters.sort(key=lambda parameter: HEADINGS.index(_group(parameter)))
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # for Typer
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -137,7 +141,8 @@ def _set_parameter(verb: str) -> inspect.Parameter:
     option = typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help=f"Any other setting; repeats. `penultimate settings {verb}` lists them all.",
+        help=f"Any other setting; repeats. `penultimate settings {verb.replace('_', '-')}` lists them all.",
+        rich_help_panel=HOW,
     )
     annotation = Annotated[list[str] | None, option]
     return inspect.Parameter("changes", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.score_row import ScoreRow
@@ -31,9 +32,7 @@ _COLUMNS = {
 def show(
     trials: TrialsLocation,
     figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print JSON rows instead of a table; fractions, not percent.")
-    ] = (False),
+    json: options.Json = False,
 ) -> None:
     """Print the scoreboard: what each backbone scored on test, how sure that is, and who ties with the best.
 

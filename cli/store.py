@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.options import StoreLocation
 from penultimate.cli.output import print_json, print_table
 from penultimate.store.errors import CorruptFeaturesError
@@ -22,13 +23,12 @@ app = typer.Typer(
 )
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="A digest or path that `store ls` shows, or its beginning.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 _COLUMNS = ("dataset", "backbone", "digest", "rows", "total", "precision", "dtype", "complete")
 
 
 @app.command("ls")
-def list_keys(store: StoreLocation, json: Json = False) -> None:
+def list_keys(store: StoreLocation, json: options.Json = False) -> None:
     """List the features in a store, complete ones and those of an unfinished extraction.
 
     \b
@@ -55,7 +55,7 @@ def info(store: StoreLocation, key: Key) -> None:
 
 
 @app.command()
-def verify(store: StoreLocation, json: Json = False) -> None:
+def verify(store: StoreLocation, json: options.Json = False) -> None:
     """Read every byte again and compare it with the checksums; exit code 1 if anything differs.
 
     \b

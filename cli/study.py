@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
@@ -93,9 +94,7 @@ def run_command(
     task_gpus: Annotated[
         int, typer.Option(min=1, help="With --cluster and a study on GPUs: GPUs of a task; training uses all of them.")
     ] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables; fractions, not percent.")] = (
-        False
-    ),
+    json: options.Json = False,
 ) -> None:
     """Run what is missing of a study: features once a dataset, then probes and training, then the trials' scores.
 

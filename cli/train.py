@@ -17,11 +17,9 @@ from penultimate.engine.train.runs.resources import open_resources
 from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.trials.trial import Trial
 
-_WHAT, _HOW, _WHERE = "What is trained", "How it is trained", "Where it runs, and what is kept"
-
 _FLAGS = {
-    _WHAT: ("init", "size", "shots", "seed"),
-    _HOW: (
+    options.WHAT: ("init", "size", "shots", "seed"),
+    options.HOW: (
         "grid",
         "learning_rates --learning-rate",
         "weight_decays --weight-decay",
@@ -29,7 +27,7 @@ _FLAGS = {
         "batch_size --batch-size -b",
         "retrain",
     ),
-    _WHERE: ("device", "precision", "decoder", "workers --workers -j"),
+    options.WHERE: ("device", "precision", "decoder", "workers --workers -j"),
 }
 """Settings that people use daily; ``--set`` has all."""
 
@@ -38,62 +36,30 @@ _FLAGS = {
 def train(
     images: options.Images,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`.", rich_help_panel=_WHAT)
+        str, typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`.", rich_help_panel=options.WHAT)
     ],
     out: Annotated[
         Path,
         typer.Option(
-            "--out", help="Folder of the runs, one below it for each; made if absent.", rich_help_panel=_WHERE
+            "--out", help="Folder of the runs, one below it for each; made if absent.", rich_help_panel=options.WHERE
         ),
     ],
     settings: Given,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Weights to fine-tune: timm, package, a .safetensors or .pth file, or the folder of a run of this "
-            "command.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "timm",
-    root: Annotated[
-        Path | None, typer.Option(help="Where a dataset named in IMAGES lies.", rich_help_panel=_WHAT)
-    ] = None,
-    label_column: Annotated[
-        str, typer.Option(help="Column of a manifest that holds the label.", rich_help_panel=_WHAT)
-    ] = "label",
-    multi_label: Annotated[
-        bool,
-        typer.Option(
-            "--multi-label", help="Samples of a manifest have several labels, separated by |.", rich_help_panel=_WHAT
-        ),
-    ] = False,
-    val_fraction: Annotated[
-        float,
-        typer.Option(help="Fraction of each class held out for val, where no split is given.", rich_help_panel=_WHAT),
-    ] = 0.2,
-    test_fraction: Annotated[
-        float,
-        typer.Option(help="Fraction of each class held out for test, where no split is given.", rich_help_panel=_WHAT),
-    ] = 0.2,
+    weights: options.Weights = "timm",
+    root: options.Root = None,
+    label_column: options.LabelColumn = "label",
+    multi_label: options.MultiLabel = False,
+    val_fraction: options.ValFraction = 0.2,
+    test_fraction: options.TestFraction = 0.2,
     trials: Annotated[
         str | None,
         typer.Option(
             help="The trial log: a folder, or an s3://, gs:// or az:// address. [default: trials in --out]",
-            rich_help_panel=_WHERE,
+            rich_help_panel=options.WHERE,
         ),
     ] = None,
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Do only part I of N of the runs, from 0; the last part to end, or one call more, makes the trial.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = "0/1",
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.", rich_help_panel=_WHERE),
-    ] = False,
+    shard: options.Part = "0/1",
+    json: options.Json = False,
 ) -> None:
     """Train a network: choose settings on val, train them again on train + val, score test once, keep the trial.
 

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from penultimate.engine.backbones.weights import LoadedNetwork
 from penultimate.engine.extract.embed import ImagesDone
 from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.prepare import ExtractionJob, Log
-from penultimate.engine.extract.settings import ExtractionSettings
+from penultimate.engine.extract.settings import ExtractionSettings, PredictSettings
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.load import load_images
 from penultimate.engine.probe.head import Head
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
@@ -46,40 +47,67 @@ def request_of(head: Head, weights: str) -> BackboneRequest:
     )
 
 
-def predict_images(
-    images: ImageSet,
-    head: Head,
+def predict(
+    images: ImageSet | str | Path,
+    head: Head | str | Path,
     *,
-    weights: str,
-    settings: ExtractionSettings,
-    store: str | None = None,
-    log: Log,
+    weights: str = "timm",
+    store: str | Path | None = None,
+    log: Log = lambda line: None,
     progress: ImagesDone = lambda done, total: None,
+    **settings: Any,
 ) -> Predictions:
-    """Embed ``images`` as the head's own features were made, and score them.
+    """Embed images as the features of a saved head were made, and score every class.
 
-    Of ``settings`` only device, decoder, compilation, batch size and workers are read; the rest is the head's. Another
-    decoder than the head's is said. Features are kept in ``store``, or nowhere for None. Raises ``InputError`` if
-    ``weights`` are not those of the head, and what ``extract`` raises.
+    Parameters
+    ----------
+    images
+        An ``ImageSet``, or what ``load_images`` reads; labels are not needed.
+    head
+        A ``Head``, or the file that ``probe`` wrote: ``TRIALS/heads/TRIAL.safetensors``.
+    weights
+        Where the network's weights come from, as in ``extract``; they must be those of the head.
+    store
+        A feature store to keep the features in. None: they are not kept.
+    log, progress
+        Called with lines for people, and with (images done, images to do) after every batch.
+    **settings
+        Any field of ``PredictSettings``: ``device``, ``decoder``, ``compile``, ``batch_size``, ``workers``. All else
+        is the head's. Another decoder than the head's is logged.
+
+    Returns
+    -------
+    Predictions
+        Scores (N, K) float32 of the N images that could be decoded, their ids, and why others could not. Turn scores
+        into probabilities with ``Head.probabilities``.
+
+    Raises
+    ------
+    InputError
+        If ``weights`` are not those of the head, the images are not understood, or a setting is not known; and what
+        ``extract`` raises.
+
+    Examples
+    --------
+    ::
+
+        found = penultimate.predict("new/", "trials/heads/0123456789abcdef.safetensors")
+        print(found.ids_N[0], found.scores_NK[0].argmax())
     """
+    head = head if isinstance(head, Head) else Head.load(head)
+    image_set = images if isinstance(images, ImageSet) else load_images(str(images), labels=False)
     request = request_of(head, weights)
     own = head.features
-    if settings.decoder not in (None, own["decoder"]):
-        log(f"warning: the head was fitted on images decoded by {own['decoder']}, these are by {settings.decoder}")
-    settings = ExtractionSettings.model_validate(
-        settings.model_dump()
-        | {
-            "preprocess": _preprocess_kind(head, request.load(), weights),
-            "decoder": settings.decoder or own["decoder"],
-            "precision": own["precision"],
-            "dtype": own["dtype"],
-            "parity": False,
-        }
-    )
+    given = PredictSettings.of(settings)
+    if given.decoder not in (None, own["decoder"]):
+        log(f"warning: the head was fitted on images decoded by {own['decoder']}, these are by {given.decoder}")
+    of_the_head = {"precision": own["precision"], "dtype": own["dtype"], "decoder": given.decoder or own["decoder"]}
+    preprocess = _preprocess_kind(head, request.load(), weights)
+    how = ExtractionSettings.of({**given.model_dump(), **of_the_head, "preprocess": preprocess, "parity": False})
     with tempfile.TemporaryDirectory() as scratch:
-        opened = FeatureStore.create(store or str(Path(scratch) / "features.zarr"))
-        job = ExtractionJob(requests=(request,), settings=settings)
-        (features,) = extract_job(images, job, opened, log=log, progress=progress)
+        opened = FeatureStore.create(store or (Path(scratch) / "features.zarr"))
+        job = ExtractionJob(requests=(request,), settings=how)
+        (features,) = extract_job(image_set, job, opened, log=log, progress=progress)
         return Predictions(ids_N=features.ids, scores_NK=head.scores(features.features), failed=dict(features.failed))
 
 

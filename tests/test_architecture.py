@@ -210,7 +210,7 @@ def test_importing_stays_light(statement: str, absent: tuple[str, ...]) -> None:
 
 def test_the_public_names_are_those_that_import() -> None:
     for name in penultimate.__all__:
-        assert getattr(penultimate, name).__name__ == name
+        assert getattr(penultimate, name).__name__.removeprefix("penultimate.") == name
     assert set(penultimate.__all__) <= set(dir(penultimate))
     with pytest.raises(AttributeError, match="FeatureStore"):
         penultimate.__getattr__("FeatureStor")

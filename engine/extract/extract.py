@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.embed import ImagesDone, embed_images
@@ -21,8 +22,8 @@ def extract(
     model: str | Sequence[str],
     weights: str = "timm",
     seed: int = 0,
-    settings: ExtractionSettings | None = None,
     partition: Partition = WHOLE,
+    **settings: Any,
 ) -> list[FeatureSet]:
     """Embed images with pretrained networks and keep the penultimate features; what is there is not computed again.
 
@@ -45,11 +46,13 @@ def extract(
         ``.safetensors`` or ``.pth`` file.
     seed
         Seed of random weights.
-    settings
-        Device, precision, decoder and the like; each field says what it does.
     partition
         The part of the rows that this call embeds, ``Partition(index=0, count=2)`` for the first half; processes
         that do one part each make the same store as one call.
+    **settings
+        Any field of ``ExtractionSettings``, which ``penultimate settings extract`` lists with its type, range,
+        default and meaning. Used most: ``device`` ("cpu" or "cuda"), ``precision`` ("float32", "bfloat16",
+        "float16"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
 
     Returns
     -------
@@ -60,7 +63,7 @@ def extract(
     Raises
     ------
     InputError
-        If the images or a network's name are not understood.
+        If the images, a network's name or a setting are not understood.
     UnavailableError
         If a device, precision, decoder or weights are not to be had here; nothing is replaced silently.
     DecodeError
@@ -79,7 +82,7 @@ def extract(
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
     job = ExtractionJob(
         requests=tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed)),
-        settings=settings or ExtractionSettings(),
+        settings=ExtractionSettings.of(settings),
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
     return extract_job(image_set, job, opened, partition=partition)

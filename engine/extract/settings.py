@@ -6,20 +6,31 @@ from penultimate.engine.backbones.timm_backbone import PreprocessKind
 from penultimate.engine.extract.embed import rows_per_batch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
+from penultimate.engine.runtime.device_options import DecodingOptions
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
 from penultimate.engine.runtime.option_types import Count
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
 
 
-class ExtractionOptions(Strict):
-    """How features are made: the section ``extract`` of a study, and flags of ``penultimate extract``."""
+class PassOptions(Strict):
+    """How images go through a network, whatever its features are kept as."""
+
+    decoder: DecoderName | None = None
+    """Library that decodes images; by default dali-gpu with device cuda, else dali on Linux and pillow elsewhere."""
+
+    compile: bool | None = None
+    """Compile networks; by default where the number of images makes it pay."""
+
+    batch_size: Count | None = None
+    """Images a forward pass, lowered to a power of two; by default 8 on a CPU, 256 on a GPU."""
+
+
+class ExtractionOptions(PassOptions):
+    """How features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
 
     preprocess: PreprocessKind = "paper"
     """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop."""
-
-    decoder: DecoderName | None = None
-    """What decodes images; by default dali on Linux, pillow elsewhere, dali-gpu with the device cuda."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """What the network computes in. float32 is on every processor; bfloat16 is faster where there are units for it and
@@ -28,24 +39,16 @@ class ExtractionOptions(Strict):
     dtype: Literal["float32", "float16"] = "float32"
     """What features are stored in."""
 
-    compile: bool | None = None
-    """Whether networks are compiled; by default where the number of images makes it pay."""
-
-    batch_size: Count | None = None
-    """Images a forward pass, lowered to a power of two; by default 8 on a CPU, 256 on a GPU."""
-
     parity: bool = True
     """Check some images against the reference before all are embedded."""
 
 
-class ExtractionSettings(ExtractionOptions):
+class PredictSettings(PassOptions, DecodingOptions):
+    """How images are embedded for a head, which says the rest itself."""
+
+
+class ExtractionSettings(ExtractionOptions, DecodingOptions):
     """All of how features are made, the machine's part included; frozen, hashable and picklable."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where networks run."""
-
-    workers: Count | None = None
-    """Decoding threads; by default one a core."""
 
     cores: Count | None = None
     """Cores that threads make use of; by default all that this process may run on."""

@@ -34,24 +34,6 @@ class ProbeRun:
     """The probe at the chosen strength, refitted on train + val unless ``shots`` were given."""
 
 
-def probe_features(
-    features: FeatureSet,
-    *,
-    path: RegularizationPath,
-    metric: str | None = None,
-    loss: str | None = None,
-    tol: float = 1e-4,
-    device: str = "cpu",
-    seed: int = 0,
-) -> Trial:
-    """Probe stored features and return the Trial: ``run_probe`` with its settings as arguments.
-
-    ``metric`` None is the dataset's own, ``loss`` None softmax, or logistic where samples have several labels.
-    """
-    settings = ProbeSettings(path=path, metric=metric, loss=loss, tol=tol)
-    return run_probe(features, settings, resources=ProbeResources(device=device), seed=seed).trial
-
-
 def planned_trial_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
     """Return the id that the Trial of ``run_probe`` will have, before there are features.
 

@@ -1,5 +1,6 @@
 """The settings of probes, each declared once: the command line, the YAML of a study and Python read these models."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.solvers import SOLVERS
+from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line
 
@@ -106,6 +108,24 @@ class ProbeGrid(_ProbeFields):
             for shots in self.shots
             for seed in range(1 if shots == ALL else self.seeds)
         ]
+
+
+class ProbeJob(ProbeGrid, DeviceOptions):
+    """Everything that ``penultimate probe`` is asked besides the store and the trial log."""
+
+    memory: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?[KMGT]i?B?$")] | None = None
+    """Stream features that take more than this, such as 500M or 4G; by default all are held in memory."""
+
+    @property
+    def resources(self) -> "ProbeResources":
+        """What the probes run on."""
+        return ProbeResources(device=self.device, memory_bytes=None if self.memory is None else num_bytes(self.memory))
+
+
+def num_bytes(text: str) -> int:
+    """Return ``500M``, ``4G`` or ``1.5G`` in bytes (powers of 1,024)."""
+    number, unit = re.fullmatch(r"([\d.]+)([KMGT])i?B?", text, re.IGNORECASE).groups()  # type: ignore[union-attr]  # validated
+    return int(float(number) * 1024 ** (1 + "KMGT".index(unit.upper())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ def train(
     *,
     weights: str = "timm",
     trials: str | Path | None = None,
-    partition: str = "0/1",
+    partition: Partition = WHOLE,
     **settings: Any,
 ) -> list[SearchResult]:
     """Fine-tune a network or train it from scratch: choose on val, train again on train + val, score test once.
@@ -45,8 +45,8 @@ def train(
     trials
         The trial log: a folder or an s3://, gs:// or az:// address. By default ``trials`` below ``out``.
     partition
-        ``"I/N"``, counted from 0: only this part of the runs, so that N machines share a grid. The trial is made by
-        the call that finds all runs ended.
+        The part of the runs that this call does, so that N machines divide a grid. The trial is made by the call that
+        finds all runs ended.
     **settings
         Any field of TrainJob, which ``penultimate settings train`` lists with its type, range, default and meaning.
         Used most: ``init`` ("pretrained" or "random"), ``grid`` ("paper-finetune", "paper-scratch", "quick"),
@@ -85,12 +85,11 @@ def train(
         print(result.trial.value, result.trial.chosen, result.folder)
     """
     job = TrainJob.of(settings)
-    part = Partition.parse(partition)
     if not isinstance(images, ImageSet):
         images = load_images(str(images), seed=job.seed)
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job) as resources:
-        return train_job(images, request, job, resources, out=Path(out), trials=trials, partition=part)
+        return train_job(images, request, job, resources, out=Path(out), trials=trials, partition=partition)
 
 
 def train_job(

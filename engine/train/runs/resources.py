@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from penultimate.engine.runtime.capabilities import usable_cores
+from penultimate.engine.runtime.device_options import DecodingOptions
 from penultimate.engine.runtime.option_types import Count, listed
-from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World, world_from_launcher
 
@@ -21,14 +21,8 @@ def _silent(*told: Any) -> None:
     """Tell nobody."""
 
 
-class ResourceSettings(Strict):
+class ResourceSettings(DecodingOptions):
     """Device, threads and intervals of training."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Device that trains the network."""
-
-    workers: Count | None = None
-    """Threads that decode images; by default one for each core."""
 
     eval_batch_size: Count = 64
     """Images of a forward pass in evaluations."""

@@ -1,11 +1,11 @@
-"""probe_features: one Trial a FeatureSet, chosen on val, scored once on test."""
+"""run_probe: one Trial a FeatureSet, chosen on val, scored once on test."""
 
 import numpy as np
 import pytest
 from support.processors import pretend
 
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import planned_trial_id, probe_features
+from penultimate.engine.probe.protocol import planned_trial_id, run_probe
 from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
@@ -23,7 +23,7 @@ def stored(rows: int = 300, *, several: bool = False) -> FeatureSet:
 
 
 def test_the_chosen_strength_is_the_strongest_with_the_best_val_score() -> None:
-    trial = probe_features(stored(), path=PATH)
+    trial = run_probe(stored(), ProbeSettings(path=PATH)).trial
     on_train = [row for row in trial.history if row["fitted_on"] == "train"]
     best = max(row["val"] for row in on_train)
     assert trial.chosen["l2"] == next(row["l2"] for row in on_train if row["val"] == best)
@@ -32,7 +32,7 @@ def test_the_chosen_strength_is_the_strongest_with_the_best_val_score() -> None:
 
 
 def test_the_value_is_what_the_kept_predictions_score() -> None:
-    trial = probe_features(stored(), path=PATH)
+    trial = run_probe(stored(), ProbeSettings(path=PATH)).trial
     labels_N, predicted_N = trial.arrays["test_labels"], trial.arrays["test_predictions"]
     by_class = [np.mean(predicted_N[labels_N == k] == k) for k in range(3)]
     assert trial.value == pytest.approx(np.mean(by_class), abs=1e-12)
@@ -40,7 +40,7 @@ def test_the_value_is_what_the_kept_predictions_score() -> None:
 
 
 def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -> None:
-    trial = probe_features(stored(several=True), path=PATH)
+    trial = run_probe(stored(several=True), ProbeSettings(path=PATH)).trial
     assert trial.settings["loss"] == "logistic"
     assert trial.arrays["test_scores"].shape == (100, 3)
     assert trial.value > 0.9  # the labels are thresholds of single features
@@ -49,16 +49,16 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
 def test_the_id_is_known_before_the_run() -> None:
     features = stored()
     wanted = planned_trial_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
-    assert wanted == probe_features(features, path=PATH).id
+    assert wanted == run_probe(features, ProbeSettings(path=PATH)).trial.id
 
 
 @pytest.mark.capability
 def test_a_trial_records_the_processor_and_the_class_it_was_taken_for(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "amx", switch="avx2")
-    lowered = probe_features(stored(), path=PATH)
+    lowered = run_probe(stored(), ProbeSettings(path=PATH)).trial
     assert (lowered.hardware["cpu_class"], lowered.hardware["cpu_class_actual"]) == ("avx2", "amx")
     pretend(monkeypatch, "amx")
-    own = probe_features(stored(), path=PATH)
+    own = run_probe(stored(), ProbeSettings(path=PATH)).trial
     assert (own.hardware["cpu_class"], own.hardware["cpu_class_actual"]) == ("amx", "amx")
     assert own.id == lowered.id  # a lesser machine answers the same question
 
@@ -66,7 +66,7 @@ def test_a_trial_records_the_processor_and_the_class_it_was_taken_for(monkeypatc
 def test_a_missing_split_is_refused_with_the_counts() -> None:
     features = FeatureSet.of(np.ones((4, 2), np.float32), np.array([0, 1, 0, 1]), ["train", "train", "test", "test"])
     with pytest.raises(InputError, match=r"no samples in val.*2 train, 0 val, 2 test"):
-        probe_features(features, path=PATH)
+        run_probe(features, ProbeSettings(path=PATH))
 
 
 def test_samples_whose_features_are_not_finite_are_named_by_id() -> None:
@@ -79,4 +79,4 @@ def test_samples_whose_features_are_not_finite_are_named_by_id() -> None:
         ids_N=["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
     )
     with pytest.raises(InputError, match=r"b\.jpg"):
-        probe_features(features, path=PATH)
+        run_probe(features, ProbeSettings(path=PATH))

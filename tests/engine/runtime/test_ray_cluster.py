@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
-from conftest import write_photos
 from support.cluster_cases import Counted, Ranked
+from support.photographs import write_photos
 from support.store_cases import array_files
 
 from penultimate.cli.main import run

@@ -1,0 +1,100 @@
+"""Probe stored features from Python, as ``penultimate probe`` does."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from penultimate.engine.probe.get_or_fit import get_or_fit
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.settings import Log, ProbeJob
+from penultimate.store.errors import InputError
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
+
+
+def probe(
+    features: FeatureSet | FeatureStore | str | Path,
+    *,
+    trials: str | Path | None = None,
+    dataset: str = "*",
+    backbone: str = "*",
+    **settings: Any,
+) -> list[Trial]:
+    """Fit whole regularisation paths on stored features: choose the strength on val, refit, score test once.
+
+    Every strength is certified: its objective is within a stated distance of the optimum, or the trial says that it
+    is not. No image and no network is touched.
+
+    Parameters
+    ----------
+    features
+        One ``FeatureSet``, or a feature store (a ``FeatureStore``, a folder, or an ``s3://``, ``gs://`` or ``az://``
+        address) whose complete keys are all probed.
+    trials
+        The trial log, a folder or an address; made if it is not there. What it holds already is read, not fitted
+        again, and heads are written beside it, as ``heads/TRIAL.safetensors``. None: trials are returned, not kept.
+    dataset, backbone
+        Globs over the datasets and the backbones of a store.
+    **settings
+        Any field of ``ProbeJob``, which ``penultimate settings probe`` lists with its type, range, default and
+        meaning. Used most: ``l2`` ("FROM:TO:HOW_MANY", strengths on the *sum* of losses: scikit-learn's C = 1 / l2),
+        ``losses`` ("softmax", "logistic", "squared_hinge"), ``metric``, ``shots`` (training images a class), ``seeds``
+        (subsets drawn for each number of shots), ``device``, ``memory`` ("4G": features that take more are streamed).
+
+    Returns
+    -------
+    list of Trial
+        One for each key, loss, number of shots and seed. ``value`` is the test score as a fraction, ``chosen`` the
+        strength, ``history`` every strength with its certificate, ``arrays`` the predictions on every test sample.
+
+    Raises
+    ------
+    InputError
+        For an unknown setting or a value out of range; features that are not there, not finite, or of one class only;
+        a split without samples; a metric that does not suit the labels. Nothing is fitted then.
+    UnavailableError
+        For a device or solver that is not here.
+
+    Examples
+    --------
+    >>> import penultimate
+    >>> store = getfixture("probe_store")  # features of 24 photographs of three classes
+    >>> (trial,) = penultimate.probe(store, l2="0.01:100:5")
+    >>> trial.metric, trial.converged, sorted(trial.chosen)
+    ('top1', True, ['l2'])
+    """
+    job = ProbeJob.of(settings)
+    log = None if trials is None else TrialLog.create(str(trials))
+    if isinstance(features, FeatureSet):
+        return probe_sets([features], job, log)
+    store = features if isinstance(features, FeatureStore) else FeatureStore(str(features))
+    return probe_sets((store.read(key) for key in matching_keys(store, dataset, backbone)), job, log)
+
+
+def matching_keys(store: FeatureStore, dataset: str, backbone: str) -> Sequence[FeatureKey]:
+    """Return the complete keys of ``store`` whose dataset and backbone match two globs; InputError if none does."""
+    keys = store.keys()
+    found = [key for key in keys if fnmatchcase(key.dataset, dataset) and fnmatchcase(key.backbone, backbone)]
+    if not found:
+        raise InputError(
+            f"{store.address} has no complete features of dataset {dataset!r} and backbone {backbone!r}; "
+            f"`penultimate store ls {store.address}` lists what it has"
+        )
+    return found
+
+
+def probe_sets(
+    sets: Iterable[FeatureSet], job: ProbeJob, trials: TrialLog | None, *, log: Log = lambda line: None
+) -> list[Trial]:
+    """Return the trial of every set with every setting of ``job``, read from ``trials`` or fitted and added to them."""
+    return [
+        run_probe(features, settings, resources=job.resources, seed=seed).trial
+        if trials is None
+        else get_or_fit(features, settings, trials, seed=seed, resources=job.resources, log=log)
+        for features in sets
+        for settings, seed in job.settings()
+    ]
