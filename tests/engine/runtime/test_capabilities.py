@@ -229,7 +229,7 @@ def test_in_a_process_of_its_own_the_switch_reaches_answers_and_kernels() -> Non
     environment = {name: value for name, value in os.environ.items() if name not in LIBRARY_SWITCHES}
     environment[SWITCH] = "avx2"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=240
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=600
     )
     found = json.loads(done.stdout)
     assert found["class"] == "avx2"
@@ -255,7 +255,7 @@ def test_on_the_command_line_what_cannot_be_is_one_line_and_exit_code_2(
     command = [sys.executable, "-m", "penultimate", "extract", str(photos), "--store", str(tmp_path / "store")]
     done = subprocess.run(
         [*command, "--model", "test_resnet", "--weights", "random", "--precision", "bfloat16"],
-        env={**os.environ, SWITCH: switch}, capture_output=True, text=True, check=False, timeout=240,
+        env={**os.environ, SWITCH: switch}, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""
