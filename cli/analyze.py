@@ -62,7 +62,7 @@ def analyze(
         typer.Option(help="Factor on standard errors for M models: sqrt(M/(M-1)) (Morey), or M/(M-1) as printed."),
     ] = "sqrt",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples of the intervals.")] = NUM_RESAMPLES,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of the permutation tests.")] = 0,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Say how well ImageNet accuracy predicts transfer, which models tie for best, and how sure that is.

@@ -20,7 +20,6 @@ from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import SHARD_ROWS
 
 _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""
@@ -70,13 +69,6 @@ def extract(
         ),
     ] = True,
     shard: options.Part = "0/1",
-    shard_rows: Annotated[
-        int,
-        typer.Option(
-            help="Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer.",
-            rich_help_panel=options.WHERE,
-        ),
-    ] = SHARD_ROWS,
     cluster: ClusterOption = None,
     task_cpus: TaskCpus = None,
     cache: Annotated[
@@ -118,7 +110,7 @@ def extract(
         cache=user_cache() if cache else None,
     )
     requests = tuple(requests_of(model, weights=weights, seed=seed))
-    job = ExtractionJob(requests=requests, settings=how, shard_rows=shard_rows)
+    job = ExtractionJob(requests=requests, settings=how)
     opened = FeatureStore.create(store)
     if cluster is not None:
         if partition != WHOLE:

@@ -55,7 +55,7 @@ Weights = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Folder of a dataset that IMAGES gives by name.", rich_help_panel=WHAT)]
 Seed = Annotated[
     int,
-    typer.Option(help="Seed of whatever is drawn: splits that are not given, random weights.", rich_help_panel=WHAT),
+    typer.Option(help="Seed of all that is drawn at random, and of splits that are not given.", rich_help_panel=WHAT),
 ]
 ValFraction = Annotated[
     float,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
@@ -44,7 +45,7 @@ def report(
         list[str] | None, typer.Option(metavar="CLASS", help="A class to draw in figure 4; repeat. Default: first ten.")
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples of the intervals.")] = NUM_RESAMPLES,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap, the permutation tests and t-SNE.")] = 0,
+    seed: options.Seed = 0,
 ) -> None:
     """Write one self-contained page: scoreboard, figures, the tests behind each claim, what did not converge.
 

@@ -54,7 +54,8 @@ def train(
     trials: Annotated[
         str | None,
         typer.Option(
-            help="The trial log: a folder, or an s3://, gs:// or az:// address. [default: trials in --out]",
+            help="The trial log: a folder, or an s3://, gs:// or az:// address; made if it is not there. "
+            "[default: trials in --out]",
             rich_help_panel=options.WHERE,
         ),
     ] = None,

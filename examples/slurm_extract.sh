@@ -40,4 +40,4 @@ trap 'kill $(jobs -p)' EXIT
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" bash -c \
     "until [ \"\$(ray status --address=$address 2>/dev/null | grep -c ' node_')\" -ge ${#nodes[@]} ]; do sleep 2; done"
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" --cpus-per-task=4 \
-    penultimate extract "$images" --store "$store" "${models[@]}" --device cuda --cluster "$address" --shard-rows 4096
+    penultimate extract "$images" --store "$store" "${models[@]}" --device cuda --cluster "$address" --set shard_rows=4096

@@ -18,7 +18,6 @@ from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.devices import device_named, dtype_named
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import SHARD_ROWS
 
 Log = Callable[[str], None]
 """Called with a line for the person who waits."""
@@ -31,11 +30,13 @@ class ExtractionJob:
     requests: tuple[BackboneRequest, ...]
     settings: ExtractionSettings = field(default_factory=ExtractionSettings)
 
-    shard_rows: int = SHARD_ROWS
-    """Rows of one object of the store: the unit of work and of resumption."""
-
     num_workers: int = 1
     """Processes that divide the images: whether compiling pays depends on what one of them embeds."""
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of one object of the store: the unit of work and of resumption."""
+        return self.settings.shard_rows
 
     def for_workers(self, count: int, *, cores: int) -> Self:
         """Return the job of ``count`` workers that divide the images and have ``cores`` cores each."""

@@ -11,6 +11,7 @@ from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
 from penultimate.engine.runtime.option_types import Count
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
+from penultimate.store.format.layout import SHARD_ROWS
 
 
 class PassOptions(Strict):
@@ -49,6 +50,9 @@ class PredictSettings(PassOptions, DecodingOptions):
 
 class ExtractionSettings(ExtractionOptions, DecodingOptions):
     """All of how features are made, the machine's part included; frozen, hashable and picklable."""
+
+    shard_rows: Count = SHARD_ROWS
+    """Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."""
 
     cores: Count | None = None
     """Cores that threads make use of; by default all that this process may run on."""

@@ -40,7 +40,7 @@ class TrainJob(TrainSweep, ResourceSettings):
     """Fine-tune the weights (pretrained), or train from scratch (random)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the split, where none is given, and of all that is drawn at random."""
+    """Seed of all that is drawn at random, and of splits that are not given."""
 
     def trials(self) -> list[TrainSettings]:
         """Return the settings of each trial."""

@@ -37,7 +37,7 @@ class Job:
 
     def command(self, store: Path, *more: str) -> list[str]:
         model = ["--model", "test_resnet", "--weights", "random", "--workers", "1", "--batch-size", "8", "--no-cache"]
-        shards = ["--shard-rows", str(SHARD_ROWS)]
+        shards = ["--set", f"shard_rows={SHARD_ROWS}"]
         return ["extract", str(self.images), "--store", str(store), *model, *shards, *more]
 
     def check(self, store: Path) -> None:

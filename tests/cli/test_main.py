@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 import zarr
 
-from penultimate.cli.main import run
+from penultimate.cli.main import app, run
 from penultimate.store.feature_store import FeatureStore
 
+SHARED = {
+    "--device", "--workers", "--seed", "--json", "--root", "--weights", "--decoder", "--shard", "--trials",
+    "--val-fraction", "--test-fraction", "--label-column", "--multi-label",
+}  # fmt: skip
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1")
 
 
@@ -112,7 +117,7 @@ def test_all_images_undecodable_is_a_failed_run(
         (["extract", "{tmp}/m.csv", "--store", "{tmp}/s", *TINY], "label"),
         (["extract", "{photos}", "--stor", "{tmp}/s", *TINY], "--stor"),
         (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--precision", "int4"], "int4"),
-        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--batch-size", "0"], "--batch-size"),
+        (["extract", "{photos}", "--store", "{tmp}/s", *TINY, "--batch-size", "0"], "batch_size"),
         (["store", "ls", "{tmp}/empty"], "empty"),
         (["store", "ls", "{tmp}/nowhere"], "extract"),
         (["probe", "{tmp}/empty", "--trials", "{tmp}/t"], "empty"),
@@ -178,3 +183,23 @@ def test_ctrl_c_while_it_is_still_importing_is_one_line_and_130() -> None:
     process.stderr.close()
     assert process.wait() == 130
     assert said == ["penultimate: interrupted before anything had begun\n"]
+
+
+def test_an_option_has_one_help_text_in_all_verbs() -> None:
+    said: dict[str, set[str]] = {}
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]  # a group's own
+        for option in getattr(command, "params", ()):
+            for name in option.opts:
+                if name in SHARED and getattr(option, "help", None):
+                    said.setdefault(name, set()).add(option.help.split(" [default")[0])
+    assert {name: texts for name, texts in said.items() if len(texts) > 1} == {}
+    assert said.keys() == SHARED
+
+
+def test_no_verb_has_more_than_26_options() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group's own
+    counts = {
+        name: len([p for p in getattr(c, "params", ()) if p.param_type_name == "option"])
+        for name, c in commands.items()
+    }
+    assert {name: count for name, count in counts.items() if count > 26} == {}

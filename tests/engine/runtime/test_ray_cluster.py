@@ -34,7 +34,7 @@ from penultimate.store.verify import verify
 pytestmark = pytest.mark.slow
 
 RESOURCES = TaskResources(cpus=1)
-EXTRACT = ["--weights", "random", "--shard-rows", "8", "--batch-size", "8", "--workers", "1", "--no-cache"]
+EXTRACT = ["--weights", "random", "--set", "shard_rows=8", "--batch-size", "8", "--workers", "1", "--no-cache"]
 
 
 @pytest.fixture(scope="module")
