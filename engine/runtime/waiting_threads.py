@@ -7,8 +7,8 @@ any other work, those it waits for are not running, and it keeps them from it.
 import os
 
 SPIN_COUNT = 3000
-"""Looks at a lock before a thread of libgomp sleeps; libgomp's own is 300,000. Measured on both classes of processor,
-alone and beside itself: ``benchmarks/results/waiting_threads_xeon2_202611.md``."""
+"""Looks at a lock before a thread of libgomp sleeps; libgomp's own is 300,000. Fewer cost time alone, more cost it
+beside other work: ``benchmarks/waiting_threads.py`` measures both."""
 
 USERS_OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Environment variables by which runtimes of OpenMP are told how to wait: OpenMP's own, GCC's, Intel's and LLVM's."""
