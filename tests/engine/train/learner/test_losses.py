@@ -67,8 +67,8 @@ def test_without_batch_norm_scale_it_stays_one(initial: InitialModel, recipe: Re
 
 def test_the_auxiliary_heads_are_trained_along_and_not_kept(recipe: Recipe) -> None:
     inception = load_initial_model("inception_v1", init="random", weights="timm", seed=0)
-    aided = replace(
-        recipe, network="inception_v1", auxiliary_head=True, preprocess=replace(recipe.preprocess, height=96, width=96)
+    aided = recipe.replace(
+        network="inception_v1", auxiliary_head=True, preprocess=replace(recipe.preprocess, height=96, width=96)
     )
     learner = Learner(inception, aided, num_classes=3, steps_per_epoch=3, world=WORLD)
     heads = [name for name in learner.state()["trained"] if name.startswith("heads.")]

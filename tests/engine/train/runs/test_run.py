@@ -276,8 +276,8 @@ def test_an_image_size_the_network_refuses_is_refused_at_once(
 def test_memory_does_not_grow_with_the_updates(
     images: ImageSet, initial: InitialModel, recipe: Recipe, resources: Resources, tmp_path: Path
 ) -> None:
-    large = replace(
-        recipe, steps=90, batch_size=12, eval_every=90, preprocess=replace(recipe.preprocess, height=128, width=128)
+    large = recipe.replace(
+        steps=90, batch_size=12, eval_every=90, preprocess=replace(recipe.preprocess, height=128, width=128)
     )
     resident: list[int] = []
 
