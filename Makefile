@@ -1,18 +1,19 @@
 # make demo | test | check | browser; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 
 .PHONY: demo test check lint browser clean
 
-demo: .venv/installed
+demo: .venv/installed-demo
 	$(BIN)/penultimate demo
 
-test: .venv/installed
+test: .venv/installed-test
 	$(BIN)/python -m pytest
 
 check: lint test
 
-lint: .venv/installed
+lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -24,9 +25,13 @@ browser:
 	     && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null && command -v chromium; } \
 	|| echo "no Chromium here and none could be installed (Debian: apt-get install chromium); its tests will skip"
 
-.venv/installed: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
+.venv/installed-demo: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test]'
+	$(INSTALL) '.[demo]'
+	touch $@
+
+.venv/installed-test: .venv/installed-demo
+	$(INSTALL) '.[demo,weights,test]'
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """Figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
@@ -95,11 +95,22 @@ def _budget_numbers(curve: BudgetCurve) -> pd.DataFrame:
     )
 
 
-def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn:
-    """Figure 9 for one backbone: a panel a dataset, a line a method (and variant)."""
+def method_of(curve: SizeCurve) -> str:
+    """Line of a curve where methods are compared: ``method`` or ``method (variant)``."""
+    return f"{curve.method} ({curve.variant})" if curve.variant else curve.method
+
+
+def backbone_of(curve: SizeCurve) -> str:
+    """Line of a curve where backbones are compared: ``backbone`` or ``backbone (variant)``."""
+    return f"{curve.backbone} ({curve.variant})" if curve.variant else curve.backbone
+
+
+def sizes_figure(
+    subject: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
+) -> Drawn:
+    """Figure 9 for one backbone, a line a method, or for one method, a line a backbone; a panel a dataset."""
     datasets = sorted({curve.dataset for curve in curves})
-    lines = sorted({(curve.method, curve.variant) for curve in curves})
-    labels = [method if not variant else f"{method} ({variant})" for method, variant in lines]
+    lines = sorted({line_of(curve) for curve in curves})
     columns = min(4, ceil(len(datasets) ** 0.5))
     hover: dict[str, str] = {}
     with style():
@@ -111,15 +122,16 @@ def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn
         for d, dataset in enumerate(datasets):
             mine = [curve for curve in curves if curve.dataset == dataset]
             for curve in mine:
-                number = lines.index((curve.method, curve.variant))
-                _size_curve(panels[d], curve, labels, labels[number], f"d{d}c{number}", hover)
+                line = line_of(curve)
+                marks = look(line, lines) | {"linestyle": _line_style(line)}
+                _size_curve(panels[d], curve, marks, f"d{d}c{lines.index(line)}", hover)
             _size_axes(panels[d], mine, dataset)
             if d % columns == 0:
                 panels[d].set_ylabel("Accuracy (%)")
-        _method_legend(figure, panels[0], labels)
+        _method_legend(figure, panels[0], lines)
     return Drawn(
         name=name,
-        title=f"Accuracy against images a class: {backbone}",
+        title=f"Accuracy against images a class: {subject}",
         caption="Points: mean over subsets; error bars: standard error over subsets, none for a single one. Axes are "
         "logit-scaled.",
         figure=figure,
@@ -128,19 +140,16 @@ def sizes_figure(backbone: str, curves: Sequence[SizeCurve], name: str) -> Drawn
     )
 
 
-def _size_curve(
-    axes: Axes, curve: SizeCurve, labels: Sequence[str], label: str, prefix: str, hover: dict[str, str]
-) -> None:
-    marks = look(label, labels)
+def _size_curve(axes: Axes, curve: SizeCurve, marks: dict[str, Any], prefix: str, hover: dict[str, str]) -> None:
     y = expit(curve.log_odds_S)
-    axes.plot(curve.shots_S, y, color=marks["color"], linestyle=METHOD_LINES.get(curve.method, "solid"), zorder=1)
+    axes.plot(curve.shots_S, y, color=marks["color"], linestyle=marks["linestyle"], zorder=1)
     for s, (shots, mean) in enumerate(zip(curve.shots_S, y, strict=True)):
         error = curve.standard_error_S[s]
         if np.isfinite(error) and error > 0:
             low, high = np.clip([mean - error, mean + error], 1e-4, 1 - 1e-4)
             axes.vlines(shots, low, high, color=marks["color"], linewidth=1, zorder=2)
         gid = f"{prefix}s{s}"
-        axes.plot([shots], [mean], **marks, linestyle="none", zorder=3, gid=gid)
+        axes.plot([shots], [mean], **(marks | {"linestyle": "none"}), zorder=3, gid=gid)
         said = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
         hover[gid] = (
             f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{said} % with {shots} images a class, "
@@ -184,15 +193,23 @@ def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
     )
 
 
+def _line_style(name: str) -> Any:
+    """That of a method, what was varied in brackets left aside; solid for another name."""
+    return METHOD_LINES.get(name.partition(" (")[0], "solid")
+
+
 def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [
-        axes.plot(
-            [],
-            [],
-            linestyle=METHOD_LINES.get(name.partition(" (")[0], "solid"),
-            **look(name, names),
-            label=setting_name(name),
-        )[0]
+        axes.plot([], [], linestyle=_line_style(name), **look(name, names), label=setting_name(name))[0]
         for name in names
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    widest = max(len(setting_name(name)) for name in names)
+    columns = int(figure.get_figwidth() / (_INCHES_A_LETTER * widest + _INCHES_A_HANDLE))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), max(1, columns)))
+
+
+_INCHES_A_LETTER = 0.055
+"""Of a legend's text, at 7 points."""
+
+_INCHES_A_HANDLE = 0.55
+"""Of the line before it, with the gap to the next."""

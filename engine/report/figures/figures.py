@@ -2,18 +2,19 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from penultimate.engine.analysis.convergence import BudgetCurve
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.curves import budgets_figure, sizes_figure
+from penultimate.engine.report.figures.curves import backbone_of, budgets_figure, method_of, sizes_figure
 from penultimate.engine.report.figures.drawn import Drawn
 from penultimate.engine.report.figures.methods import against_figure, method_pairs, methods_figure
 from penultimate.engine.report.figures.settings import settings_figure
 from penultimate.engine.report.figures.transfer import Ties, averages_figure, transfer_figure
+from penultimate.engine.report.names import setting_name
 
 _SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
 
@@ -68,11 +69,28 @@ def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[Drawn]:
 
 
 def _sizes(curves: Sequence[SizeCurve]) -> Iterator[Drawn]:
-    by_backbone: defaultdict[str, list[SizeCurve]] = defaultdict(list)
+    """A figure for each method that several backbones share, and for each backbone with several methods or variants.
+
+    A backbone that would be in neither has a figure of its own.
+    """
+    by_method, by_backbone = (
+        _grouped(curves, lambda curve: curve.method),
+        _grouped(curves, lambda curve: curve.backbone),
+    )
+    compared = {method for method, mine in by_method.items() if len({curve.backbone for curve in mine}) > 1}
+    for method in sorted(compared):
+        name = setting_name(method).lower()
+        yield sizes_figure(name, by_method[method], f"figure9_{_slug(method)}", line_of=backbone_of)
+    for backbone, mine in sorted(by_backbone.items()):
+        if len({method_of(curve) for curve in mine}) > 1 or not compared & {curve.method for curve in mine}:
+            yield sizes_figure(backbone, mine, f"figure9_{_slug(backbone)}")
+
+
+def _grouped(curves: Sequence[SizeCurve], key: Callable[[SizeCurve], str]) -> dict[str, list[SizeCurve]]:
+    groups: defaultdict[str, list[SizeCurve]] = defaultdict(list)
     for curve in curves:
-        by_backbone[curve.backbone].append(curve)
-    for backbone in sorted(by_backbone):
-        yield sizes_figure(backbone, by_backbone[backbone], f"figure9_{_slug(backbone)}")
+        groups[key(curve)].append(curve)
+    return groups
 
 
 def _slug(name: str) -> str:
