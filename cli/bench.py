@@ -11,6 +11,7 @@ from penultimate.engine.extract.prepare import ExtractionSettings, prepared_back
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 
 _COLUMNS = {
@@ -32,6 +33,8 @@ def bench(
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,
+    path_column: options.PathColumn = None,
+    reader: options.ReaderName = None,
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
@@ -53,7 +56,9 @@ def bench(
     penultimate bench photos/ --model resnet50.a1_in1k
     penultimate bench photos/ --model tf_efficientnet_lite0 --weights package --device cpu --json
     """
-    whole = load_images(images, root=root, labels=False)
+    requests = requests_of(model, weights=weights, seed=seed)
+    whole = load_images(images, root=root, labels=False, path_column=path_column, reader=reader)
+    say(summary_of(whole))
     sample = subset(whole, sample_rows(len(whole), num_images))
     settings = ExtractionSettings(
         preprocess=preprocess,
@@ -64,7 +69,6 @@ def bench(
         batch_size=batch_size,
         workers=workers,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
     backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(whole), say=say)
     together = [backbones] if len(backbones) > 1 else []
     rows = [

@@ -8,22 +8,20 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, needs_of, open_cluster
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import print_json, print_table, say, say_failed
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.backbones.request import BackboneRequest, requests_of
 from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.engine.runtime.partition import WHOLE, Share
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import SHARD_ROWS
-
-_FAILED_SHOWN = 10
-"""Images left out that are named on stderr; the store has all of them."""
 
 
 def extract(
@@ -58,12 +56,11 @@ def extract(
     test_fraction: Annotated[
         float, typer.Option(help="Share of a class held out for test, where no split is given.")
     ] = 0.2,
-    label_column: Annotated[
-        str, typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.")
-    ] = "label",
-    multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Samples of a manifest have several labels, separated by |.")
-    ] = False,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = "label",
+    multi_label: options.MultiLabel = False,
+    reader: options.ReaderName = None,
+    splits: options.Splits = True,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="--no-labels takes every image, unlabelled.")
     ] = True,
@@ -106,6 +103,7 @@ def extract(
         --device cuda --cluster auto
     """
     share = Share.parse(shard)
+    requests = requests_of(model, weights=weights, seed=seed)  # a wrong name is known before any image is read
     image_set = load_images(
         images,
         root=root,
@@ -114,11 +112,14 @@ def extract(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         labels=labels,
+        path_column=path_column,
         label_column=label_column,
         multi_label=multi_label,
+        reader=reader,
+        splits=splits,
         cache=user_cache() if cache else None,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
+    say(summary_of(image_set))
     settings = ExtractionSettings(
         preprocess=preprocess,
         decoder=decoder,
@@ -149,8 +150,7 @@ def extract(
         waiting = len(requests) - len(extracted)
         typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
-        for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
-            typer.echo(f"left out {sample}: {reason}", err=True)
+        say_failed(features.failed)
 
 
 def _extract_on(

@@ -6,15 +6,42 @@ from typing import Annotated, Literal
 import typer
 
 from penultimate.engine.backbones.timm_backbone import PreprocessKind
+from penultimate.engine.images.layout import Reader
 from penultimate.engine.runtime.devices import PrecisionName
 
 Images = Annotated[
-    str,
+    list[str],
     typer.Argument(
-        metavar="IMAGES",
-        help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
-        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`; "
-        "tars also at s3://, gs:// or az://, read in ranges.",
+        metavar="IMAGES...",
+        help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV, TSV, JSON Lines "
+        "or Parquet manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or "
+        "`set-{000..009}.tar`; tars also at s3://, gs:// or az://, read in ranges. Without labels also images, lists "
+        "of paths (.txt) and any number of all these.",
+    ),
+]
+LabelColumn = Annotated[str, typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.")]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of a table that holds the path of the image. Default: path, image, file, filename, ..."),
+]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label", help="Samples of a manifest or of tars have several labels: a list, or names separated by |."
+    ),
+]
+ReaderName = Annotated[
+    Reader | None,
+    typer.Option(
+        "--reader",
+        help="What to read of a folder that holds several things: image files, tars, Parquet files or a table.",
+    ),
+]
+Splits = Annotated[
+    bool,
+    typer.Option(
+        "--splits/--no-splits",
+        help="--no-splits takes the first level of a folder as classes even where it is called train, test, ...",
     ),
 ]
 StorePlace = Annotated[

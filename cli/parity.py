@@ -10,6 +10,7 @@ from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
@@ -31,6 +32,8 @@ def parity(
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,
+    path_column: options.PathColumn = None,
+    reader: options.ReaderName = None,
     preprocess: options.PreprocessOption = "paper",
     decoder: options.DecoderName = None,
     device: options.Device = "cpu",
@@ -52,7 +55,9 @@ def parity(
     penultimate parity photos/ --model resnet50.a1_in1k --precision bfloat16
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
-    image_set = load_images(images, root=root, labels=False)
+    requests = requests_of(model, weights=weights, seed=seed)
+    image_set = load_images(images, root=root, labels=False, path_column=path_column, reader=reader)
+    say(summary_of(image_set))
     settings = ExtractionSettings(
         preprocess=preprocess,
         decoder=decoder,
@@ -62,7 +67,6 @@ def parity(
         batch_size=batch_size,
         workers=workers,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
     backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), say=say)
     by = settings.make_decoder()
     reports = [

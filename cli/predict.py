@@ -11,6 +11,7 @@ from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.progress import ImageProgress
 from penultimate.engine.extract.prepare import ExtractionSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.predict import Classified, classify
 from penultimate.engine.probe.head import Head, probabilities
 
@@ -20,6 +21,8 @@ def predict(
     head: Annotated[Path, typer.Option(help="What `probe` wrote: TRIALS/heads/TRIAL.safetensors.")],
     weights: options.Weights = "timm",
     root: options.Root = None,
+    path_column: options.PathColumn = None,
+    reader: options.ReaderName = None,
     store: Annotated[
         str | None, typer.Option("--store", help="Keep the features in this store, so that they are made once only.")
     ] = None,
@@ -40,10 +43,12 @@ def predict(
 
     \b
     penultimate predict new/ --head trials/heads/0123456789abcdef.safetensors
+    penultimate predict cat.jpg 'more/*.png' list.csv --head head.safetensors
     penultimate predict new/ --head head.safetensors --weights package --top 5 --json
     """
     fitted = Head.load(head)
-    image_set = load_images(images, root=root, labels=False)
+    image_set = load_images(images, root=root, labels=False, path_column=path_column, reader=reader)
+    say(summary_of(image_set))
     settings = ExtractionSettings(
         decoder=decoder, device=device, compiled=compiled, batch_size=batch_size, workers=workers
     )
@@ -56,7 +61,7 @@ def predict(
     else:
         shown = [row | {value: f"{row[value]:.4f}"} for row in rows]
         print_table(shown, {"id": "image", "class": "class", value: value})
-    for id_, reason in found.failed.items():
+    for id_, reason in found.failed.items():  # all of them: no store may have kept them
         say(f"left out {id_}: {reason}")
 
 

@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.training_progress import TrainingProgress
+from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.devices import dtype_named
 from penultimate.engine.train.grid import WHOLE, Shard
 from penultimate.engine.train.runs.run import Means
@@ -24,9 +27,7 @@ from penultimate.store.trials.trial_log import TrialLog
 
 
 def train(
-    images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="A folder, a CSV or Parquet manifest, or a dataset's name.")
-    ],
+    images: options.Images,
     model: Annotated[str, typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs, one below it each; made if it is not there.")],
     trials: Annotated[
@@ -115,10 +116,11 @@ def train(
     test_fraction: Annotated[
         float, typer.Option(help="Share of a class held out for test, where no split is given.")
     ] = 0.2,
-    label_column: Annotated[str, typer.Option(help="Column of a manifest that holds the label.")] = "label",
-    multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Samples of a manifest have several labels, separated by |.")
-    ] = False,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = "label",
+    multi_label: options.MultiLabel = False,
+    reader: options.ReaderName = None,
+    splits: options.Splits = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.")] = (
         False
     ),
@@ -135,17 +137,24 @@ def train(
         --steps 300 --batch-size 64 --size 96
     """
     chosen_from = grid_of(grid, learning_rate, weight_decay)
+    match_models([model])  # a wrong name is known before any image is read
+    starts = Starts(BackboneRequest(model=model, weights=weights, seed=seed))
     image_set = load_images(
         images,
         root=root,
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
+        path_column=path_column,
         label_column=label_column,
         multi_label=multi_label,
+        reader=reader,
+        splits=splits,
     )
     with world_from_launcher(device) as world:
         dtype_named(precision, world.device)
+        if world.is_main:
+            say(summary_of(image_set))
         asked = TrainSettings(
             init=init,
             grid=chosen_from,
@@ -173,7 +182,6 @@ def train(
             for few in (_numbers(shots) if shots else [None])
             for number in range(seeds)
         ]
-        starts = Starts(BackboneRequest(model=model, weights=weights, seed=seed))
         searches = [settings.search(image_set, starts.of(settings)) for settings in trials_asked]
         means = Means(
             world=world,

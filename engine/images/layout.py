@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from penultimate.engine.images.folders.class_folders import (
-    NO_LABEL,
     ClassFolders,
     find_class_folders,
     labelled_images,
@@ -96,9 +95,9 @@ def interpret(
 ) -> Interpretation:
     """What the folder with this index means by the rules above; ``name`` is what messages call it.
 
-    ``labels=False`` takes every image unlabelled, ``reader`` decides in place of rules 1 to 3, ``splits=False`` takes the
-    first level as classes whatever it is called. Raises InputError where there is nothing to read, where the rules leave
-    a choice, and for a class of val or test that train lacks.
+    ``labels=False`` takes every image unlabelled, ``reader`` decides in place of rules 1 to 3, ``splits=False`` takes
+    the first level as classes whatever it is called. Raises InputError where there is nothing to read, where the rules
+    leave a choice, and for a class of val or test that train lacks.
     """
     tree = FolderTree(index)
     tables = [path for path, columns in index.columns.items() if "file_name" in columns]
@@ -187,15 +186,13 @@ def _told(found: ClassFolders) -> str:
     if not found.split_folders:
         return f"one folder a class{where}"
     roles = ", ".join(f"{last_of(folder)}/ is {split}" for folder, split in found.split_folders.items())
-    flat = [last_of(folder) for folder, (label, _) in found.assigned.items() if label == NO_LABEL]
-    classless = [folder for folder in flat if not _has_classes(found, folder)]
+    classless = [
+        last_of(folder)
+        for folder in found.split_folders
+        if not any(assigned.startswith(f"{folder}/") for assigned in found.assigned)
+    ]
     without = f"; no class folders in {', '.join(classless)}" if classless else ""
     return f"split folders{where} ({roles}), one folder a class below{without}"
-
-
-def _has_classes(found: ClassFolders, name: str) -> bool:
-    above = next(folder for folder in found.split_folders if last_of(folder) == name)
-    return any(folder.startswith(f"{above}/") for folder in found.assigned)
 
 
 def _other(tree: FolderTree, reader: Reader, files: Sequence[str], unlabelled: Sequence[str]) -> Interpretation:

@@ -1,4 +1,4 @@
-"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays, images or a dataset's name."""
+"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays, images or a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -62,13 +62,13 @@ def load_images(
 
     That is a folder, which ``layout`` says how to read (``reader`` and ``splits=False`` decide what it leaves open), a
     CSV, TSV, JSON Lines or Parquet manifest, WebDataset tars (a tar, a glob or ``shard-{0000..0009}.tar``), also at an
-    ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``, or
-    a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it
+    ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``,
+    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it
     (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first). With
     ``labels=False`` also images, lists of them in a ``.txt``, and any number of all these and of folders.
 
-    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``path_column`` to tables, ``label_column`` to
-    tables and tars, ``multi_label`` to manifests and tars. ``cache`` remembers what files contained. Raises
+    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``path_column`` to tables, ``label_column``
+    to tables and tars, ``multi_label`` to manifests and tars. ``cache`` remembers what files contained. Raises
     UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
     specs = [spec] if isinstance(spec, str) else list(spec)
@@ -188,9 +188,7 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
     if suffixes == {".parquet"} and (len(paths) > 1 or image_column(paths[0]) is not None):
         _one_label(f"a row of {specs[0]!r}", columns)
         label_column = columns.label or "label"
-        return load_parquet_images(
-            paths, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache
-        )
+        return load_parquet_images(paths, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
     if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
         _one_label(f"an image of {specs[0]!r}", columns)
         return load_arrays(paths[0], labels=labels, draw=draw)

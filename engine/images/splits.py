@@ -1,4 +1,4 @@
-"""Splits: what names tell them, and seeded, stratified ones: a share or a number of every class to each of the three."""
+"""Splits told by names, and drawn ones: seeded and stratified, a share or a number of every class to each."""
 
 import re
 import unicodedata
@@ -31,6 +31,7 @@ def splits_told(name: str) -> set[str]:
     words = [word.lower() for word in _WORD.findall(name)]
     return {_TOLD[word] for whole in words for word in (whole, _ENDING.sub("", whole)) if word in _TOLD}
 
+
 def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
     """Raise InputError for a class of ``split`` that train, whose classes are ``known``, lacks."""
     if not (lacking := sorted(set(found) - set(known))):
@@ -39,7 +40,7 @@ def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
     twin = same.get(unicodedata.normalize("NFC", lacking[0]))
     more = ""
     if twin is not None:
-        more = f" ({ascii(lacking[0])} and train's {ascii(twin)} look alike and are other Unicode characters: rename one)"
+        more = f" ({lacking[0]!a} and train's {twin!a} look alike and are other Unicode characters: rename one)"
     raise InputError(
         f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}; add them to "
         "train, take them out, or take all images without labels (--no-labels)"

@@ -17,7 +17,9 @@ def summary_of(images: ImageSet) -> str:
     if left_out := images.provenance.get("left_out"):
         most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
         others = sum(count for _, count in most[_KINDS_SHOWN:])
-        shown = [f"{count:,} {kind}" for kind, count in most[:_KINDS_SHOWN]] + ([f"{others:,} others"] if others else [])
+        shown = [f"{count:,} {kind}" for kind, count in most[:_KINDS_SHOWN]] + (
+            [f"{others:,} others"] if others else []
+        )
         parts.append(f"left out: {', '.join(shown)}")
     return "; ".join(parts)
 
@@ -35,7 +37,9 @@ def _sizes(images: ImageSet) -> str:
     for split in SPLITS:
         in_split_N = images.split_N == split
         if count := int(in_split_N.sum()):
-            bare = int((images.labels_N[in_split_N] < 0).sum()) if images.labels_N.ndim == 1 and images.class_names else 0
+            bare = (
+                int((images.labels_N[in_split_N] < 0).sum()) if images.labels_N.ndim == 1 and images.class_names else 0
+            )
             note = "" if not bare else " (no labels)" if bare == count else f" ({bare:,} without labels)"
             sizes.append(f"{split} {count:,}{note}")
     return ", ".join(sizes)

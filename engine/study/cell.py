@@ -16,6 +16,7 @@ from penultimate.engine.extract.extract import Report
 from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.study.study import Dataset
@@ -110,6 +111,7 @@ class ExtractCell:
     def run(self, talk: Talk) -> None:
         """See Cell."""
         images = self.images.load()
+        talk.say(summary_of(images))
         with talk.images(images.name) as report:
             store = FeatureStore.create(self.store)
             extract_requests(images, self.requests, store, self.settings, say=talk.say, report=report)
@@ -178,6 +180,7 @@ class TrainCell:
     def run(self, talk: Talk) -> None:
         """See Cell."""
         search = self.search()
+        talk.say(summary_of(search.images))
         self.runs.mkdir(parents=True, exist_ok=True)
         with world_from_launcher(self.device) as world:
             means = Means(world=world, num_workers=self.workers, report=talk.training)

@@ -17,6 +17,7 @@ from penultimate.engine.extract.prepare import ExtractionSettings
 from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.layout import Reader
 from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.devices import PrecisionName
@@ -48,8 +49,11 @@ class Dataset(Strict):
     """Where a dataset taken by name lies, below the study's ``data``; None: in a folder of its key's name there; the
     digits are written where they are not."""
 
+    path_column: str | None = None
     label_column: str = "label"
     multi_label: bool = False
+    reader: Reader | None = None
+    splits: bool = True
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     per_class: PerClass | None = None
@@ -65,8 +69,11 @@ class Dataset(Strict):
             seed=seed,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
+            path_column=self.path_column,
             label_column=self.label_column,
             multi_label=self.multi_label,
+            reader=self.reader,
+            splits=self.splits,
             cache=cache,
         )
         found = replace(found, name=name)

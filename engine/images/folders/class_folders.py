@@ -83,8 +83,8 @@ def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
     if others:
         if _mixed(tree, told):
             raise InputError(
-                f"{where!r} mixes split folders ({names}) with others ({', '.join(map(last_of, others[:5]))}); keep only "
-                "train, val and test, or only class folders, or take all of them as classes (--no-splits)"
+                f"{where!r} mixes split folders ({names}) with others ({', '.join(map(last_of, others[:5]))}); keep "
+                "only train, val and test, or only class folders, or take all of them as classes (--no-splits)"
             )
         return {}
     if len(told) > 1 and set(told.values()) == {"train"}:  # freight_train, bullet_train

@@ -36,7 +36,7 @@ AVIF_SUFFIXES = (".avif", ".avifs")
 READS_HEIC = find_spec("pillow_heif") is not None
 """Whether the library of the extra ``heic`` is installed."""
 
-READS_AVIF = READS_HEIC or bool(features.check("avif"))
+READS_AVIF = "avif" in features.modules and bool(features.check_module("avif"))
 """Pillow does from 11.3 on, where its build has the library."""
 
 _JPEG = ("jpg", "jpeg", "jpe", "jfif", "mpo")
@@ -58,8 +58,41 @@ _SYSTEM_NAMES = frozenset(
 _NO_IMAGES = frozenset(
     f".{kind}"
     for kind in (
-        *("txt", "md", "rst", "csv", "tsv", "json", "jsonl", "ndjson", "xml", "yaml", "yml", "toml", "ini", "html", "htm"),
-        *("pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx", "svg", "psd", "ico", "zip", "gz", "tgz", "xz", "bz2", "zst"),
+        *(
+            "txt",
+            "md",
+            "rst",
+            "csv",
+            "tsv",
+            "json",
+            "jsonl",
+            "ndjson",
+            "xml",
+            "yaml",
+            "yml",
+            "toml",
+            "ini",
+            "html",
+            "htm",
+        ),
+        *(
+            "pdf",
+            "doc",
+            "docx",
+            "xls",
+            "xlsx",
+            "ppt",
+            "pptx",
+            "svg",
+            "psd",
+            "ico",
+            "zip",
+            "gz",
+            "tgz",
+            "xz",
+            "bz2",
+            "zst",
+        ),
         *("7z", "rar", "npy", "npz", "mat", "pkl", "pickle", "pt", "pth", "safetensors", "ckpt", "onnx", "h5", "hdf5"),
         *("tfrecord", "lmdb", "mdb", "db", "sqlite", "arrow", "feather", "py", "ipynb", "sh", "log", "bin", "dat"),
         *("mp4", "mov", "avi", "mkv", "webm", "mp3", "wav", "flac", "url", "lnk", "part", "partial", "crdownload"),
@@ -140,5 +173,8 @@ def kind_of_folder(names: set[str]) -> str | None:
         return RUN
     drawn = [name.removesuffix(".png") for name in names if name.endswith(".png")]
     tables = [name for name in names if name.endswith(".csv")]
-    figures = all(f"{stem}.pdf" in names and any(map(re.compile(re.escape(stem) + r"(_.*)?\.csv").fullmatch, tables)) for stem in drawn)
+    figures = all(
+        f"{stem}.pdf" in names and any(map(re.compile(re.escape(stem) + r"(_.*)?\.csv").fullmatch, tables))
+        for stem in drawn
+    )
     return FIGURES if drawn and tables and figures else None

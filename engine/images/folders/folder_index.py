@@ -47,7 +47,7 @@ class FolderIndex:
 
 
 def index_folder(root: Path) -> FolderIndex:
-    """List ``root``, several folders at a time, level by level; links are followed, but not back to where they came from.
+    """List ``root``, several folders at a time, level by level; links are followed, not back to where they came from.
 
     Raises InputError if there is no such folder, for a name that is not UTF-8, and for a folder that cannot be listed.
     """

@@ -43,7 +43,7 @@ class FolderTree:
         return folder not in self._occupied
 
     def wrapped(self, folder: str) -> str | None:
-        """The one folder in ``folder`` that has folders to be classes in it and no images beside them; None if not so."""
+        """The one folder in ``folder`` that has folders to be classes in it and no images beside them, or None."""
         inside = self.classes(folder)
         wrapper = len(inside) == 1 and not self.images_in[inside[0]] and bool(self.classes(inside[0]))
         return inside[0] if wrapper else None

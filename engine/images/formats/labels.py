@@ -128,5 +128,10 @@ def _check_classes(
     labels_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.str_], split: str
 ) -> None:
     in_split_K, in_train_K = (set(labels_N[split_N == one].tolist()) - {-1} for one in (split, "train"))
+    if in_split_K and not in_train_K:
+        raise InputError(
+            f"all labels are of {split}, and none of train, which everything is learned from; leave the split away "
+            "to have splits drawn, or take the images without labels (--no-labels)"
+        )
     if in_split_K - in_train_K:
         check_known([class_names[k] for k in in_split_K], [class_names[k] for k in in_train_K], split)

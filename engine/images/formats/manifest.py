@@ -91,10 +91,12 @@ def load_image_folder(
     Raises as ``load_manifest``.
     """
     rows = _joined([_below(root, table, columns, found) for table in found.files])
-    left_out = {kind: count for kind, count in found.left_out.items()}
+    left_out = dict(found.left_out)
     if unnamed := len(set(found.beside) - set(rows.paths)):
         left_out[NOT_NAMED] = unnamed
-    told = {path: next((part for part in path.split("/")[:-1] if len(splits_told(part)) == 1), "") for path in rows.paths}
+    told = {
+        path: next((part for part in path.split("/")[:-1] if len(splits_told(part)) == 1), "") for path in rows.paths
+    }
     folders = sorted(set(told.values()))
     split_of = dict(zip(folders, splits_by_name(folders), strict=True))
     splits = rows.splits or [split_of[told[path]] for path in rows.paths]
@@ -119,7 +121,7 @@ def load_image_folder(
 
 
 def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> Rows:
-    """The rows of a table with paths relative to ``root``; unlabelled if others have the label column and it has not."""
+    """The rows of a table with paths relative to ``root``; unlabelled where others have the label column and it not."""
     unlabelled = Columns(path=columns.path, label=None, split=columns.split, id=columns.id)
     rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
     prefix = f"{parent_of(table)}/" if parent_of(table) else ""
@@ -174,9 +176,7 @@ def _image_set(
     )
 
 
-def _labelling(
-    rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, draw: Draw
-) -> Labelling:
+def _labelling(rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, draw: Draw) -> Labelling:
     """``given_N`` is in that order already."""
     if rows.cells is None or columns.label is None:
         return Labelling.absent(len(order))
@@ -203,7 +203,7 @@ def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
     for path in paths:
         if not path.isascii() and not (root / path).exists() and (form := _other_form(root / path)):
             raise InputError(
-                f"{str(manifest)!r} names {path!r} ({ascii(path)}), and the file is there in other Unicode characters "
+                f"{str(manifest)!r} names {path!r} ({path!a}), and the file is there in other Unicode characters "
                 f"that look the same ({form}); write the table in them, or rename the file"
             )
     if not any((root / path).exists() for path in paths):

@@ -1,7 +1,8 @@
 """Parquet with the images in it, as Hugging Face datasets writes it, or as one column of encoded files.
 
-An image column is a struct of ``bytes`` (the encoded file) and ``path``, or binary and begins with an image. What a column means stands in the schema's
-metadata, under ``huggingface``: ``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
+An image column is a struct of ``bytes`` (the encoded file) and ``path``, or binary and begins with an image.
+What a column means stands in the schema's metadata, under ``huggingface``:
+``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
 """
 
 import json
@@ -67,8 +68,8 @@ def load_parquet_images(
     lacks are added; where some files have names and others bare numbers, InputError says so. Splits are those
     that the files' names tell (``train-00000-of-00002.parquet``), others are drawn as ``load_folder`` does;
     ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that cannot be read.
-    Raises InputError for a file without images, a missing column, a label that is none of the class names and a class of
-    val or test that train lacks.
+    Raises InputError for a file without images, a missing column, a label that is none of the class names and a class
+    of val or test that train lacks.
     """
     shared, names = stems([path.resolve() for path in files])
     by_name = sorted(zip([f"{name}/" for name in names], files, strict=True))
@@ -231,7 +232,7 @@ def _distinct(cells: pa.ChunkedArray) -> list[Any]:
 def _indices(
     table: _Table, cells: pa.ChunkedArray, names: list[str] | None, class_names: Sequence[str], column: str
 ) -> NDArray[np.int64]:
-    """Position of each row's class in ``class_names``, by name; -1 in a file that has no labels: all null, or all -1."""
+    """Position of each row's class in ``class_names``, by name; -1 in a file without labels: all null, or all -1."""
     if cells.null_count == len(cells):
         return np.full(len(cells), -1, np.int64)
     if names is None:
@@ -252,8 +253,8 @@ def _check_same_meaning(
     if bare and len(bare) < len(labelled):
         other = next(table for table, _, _ in labelled if table not in bare)
         raise InputError(
-            f"{column!r} holds bare numbers in {str(bare[0].path)!r} and names in {str(other.path)!r}, so nobody can say "
-            "which number is which name; read them apart, or take the images without labels (--no-labels)"
+            f"{column!r} holds bare numbers in {str(bare[0].path)!r} and names in {str(other.path)!r}, so nobody can "
+            "say which number is which name; read them apart, or take the images without labels (--no-labels)"
         )
 
 

@@ -21,8 +21,8 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
     """Every image that ``paths`` name; ids are paths as they were typed, each once.
 
     A folder gives every image in it, a table or list those in it that are there; other files, and tables that name no
-    file, are counted in the provenance. Raises InputError with ``labels``, which nothing here has, and where there is no
-    image.
+    file, are counted in the provenance. Raises InputError with ``labels``, which nothing here has, and where there is
+    no image.
     """
     if labels:
         raise InputError(_no_labels(paths, typed))

@@ -81,8 +81,8 @@ def _read(table: Path) -> pd.DataFrame:
     suffix = table.suffix.lower()
     if suffix not in (*MANIFEST_SUFFIXES, LIST_SUFFIX):
         raise InputError(
-            f"{str(table)!r} is no manifest: expected a file ending in {', '.join(MANIFEST_SUFFIXES)}, or a list of paths "
-            f"in {LIST_SUFFIX}"
+            f"{str(table)!r} is no manifest: expected a file ending in {', '.join(MANIFEST_SUFFIXES)}, or a list of "
+            f"paths in {LIST_SUFFIX}"
         )
     try:
         frame = _read_as(table, suffix)
@@ -112,8 +112,8 @@ def _read_as(table: Path, suffix: str) -> pd.DataFrame:
             )
         except pd.errors.ParserWarning as warning:
             raise ValueError(
-                "its rows have more cells than its header has names, as with a comma at the end of each row, or one in a "
-                "path that is not in quotes; take it away, or give the header a name more"
+                "its rows have more cells than its header has names, as with a comma at the end of each row, or one in "
+                "a path that is not in quotes; take it away, or give the header a name more"
             ) from warning
 
 
@@ -134,9 +134,10 @@ def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -
 
 def _texts(frame: pd.DataFrame, column: str, table: Path, *, option: str | None = None) -> list[str]:
     values = _column(frame, column, table, option)
-    if odd := next((value for value in values if isinstance(value, bytes | dict | list | np.ndarray)), None):
+    odd = next((value for value in values if isinstance(value, bytes | dict | list | np.ndarray)), None)
+    if odd is not None:
         raise InputError(
-            f"column {column!r} of {str(table)!r} holds {type(odd).__name__}, not one text a row; expected paths or names"
+            f"column {column!r} of {str(table)!r} holds {type(odd).__name__}, not a text a row, as paths and names are"
         )
     texts = [_text(value) for value in values]
     if "" in texts:

@@ -60,12 +60,12 @@ def load_webdataset(
     Tars are named relative to the folder they share.
 
     The label is the text of ``.cls``, or else the field ``columns.label`` of ``.json``; with ``multi_label`` that is a
-    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. ``names`` are the classes that
-    labels, all of them numbers, count from 0. Splits are those that the tars'
+    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. ``names`` are the classes
+    that labels, all of them numbers, count from 0. Splits are those that the tars'
     names tell (``train-0001.tar``), others are drawn as ``load_folder`` does; ``labels=False`` reads no labels and
     takes all as ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or
-    compressed tar, a key that comes twice or has several images, a sample without a label, a number without a name, and a
-    class of val or test that train lacks.
+    compressed tar, a key that comes twice or has several images, a sample without a label, a number without a name, and
+    a class of val or test that train lacks.
     """
     several = columns.multi_label and labels
     label_column = (columns.label or "label") if labels else None
@@ -218,9 +218,7 @@ def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.
     return images[0] if images else None
 
 
-def _label(
-    path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str
-) -> str | list[str] | None:
+def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | list[str] | None:
     for extension in ("cls", "json"):
         if extension not in members:
             continue
@@ -253,9 +251,7 @@ def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray
             )
 
 
-def _single(
-    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw
-) -> Labelling:
+def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
     if any(isinstance(label, list) for label in labels):
         raise InputError("labels are lists; ask for them with --multi-label (multi_label=True)")
     known_N = np.array([label is not None for label in labels])
@@ -267,9 +263,7 @@ def _single(
     return Labelling.drawn(labels_N, class_names, given_N, draw)
 
 
-def _several(
-    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw
-) -> Labelling:
+def _several(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
     cells = [label if isinstance(label, list) else several_of(label or "") for label in labels]
     class_of = _classes([text for cell in cells for text in cell], names)
     return Labelling.several([[class_of[text] for text in cell] for cell in cells], given_N, draw)
@@ -282,8 +276,8 @@ def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str
         return {text: text for text in distinct}
     if odd := [text for text in distinct if not text.isdecimal() or int(text) >= len(names)]:
         raise InputError(
-            f"the label {odd[0]!r} is no number below {len(names)}, the lines of classnames.txt; take that file away to "
-            "have the labels as they are"
+            f"the label {odd[0]!r} is no number below {len(names)}, the lines of classnames.txt; take that file away "
+            "to have the labels as they are"
         )
     known = distinct_names(names)
     return {text: known[int(text)] for text in distinct}

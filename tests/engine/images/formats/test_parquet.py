@@ -95,9 +95,13 @@ def test_a_file_that_is_no_parquet_or_holds_no_images_is_said(tmp_path: Path) ->
     with pytest.raises(InputError, match="as Parquet"):
         load_images(str(tmp_path / "a.parquet"))
     parquet.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
-    hugging_face(tmp_path / "b.parquet", rows(0, 3), [0, 1, 2])
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match=r"no images in .*, only 1 parquet"):
         load_images(str(tmp_path))
+    hugging_face(tmp_path / "b.parquet", rows(0, 9), [0, 1, 2] * 3)
+    with pytest.raises(InputError, match="holds no images"):
+        load_images(str(tmp_path / "?.parquet"))
+    images = load_images(str(tmp_path))
+    assert (len(images), images.provenance["left_out"]) == (9, {"parquet": 1})
 
 
 def test_a_file_that_vanishes_or_is_replaced_stops_the_run(tmp_path: Path) -> None:
