@@ -100,7 +100,7 @@ def interpret(
     leave a choice, and for a class of val or test that train lacks.
     """
     tree = FolderTree(index)
-    tables = [path for path, columns in index.columns.items() if "file_name" in columns]
+    tables = sorted(path for path, columns in index.columns.items() if "file_name" in columns)
     labelling = [path for path in tables if label_column in index.columns[path]] if labels else []
     chosen = reader or _choose_reader(tree, name, labelling)
     if chosen == "images":

@@ -7,7 +7,7 @@ from pathlib import Path
 from penultimate.engine.images.datasets import digits
 from penultimate.engine.images.datasets.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.folders.file_kinds import COMPRESSED_TARS
+from penultimate.engine.images.folders.file_kinds import COMPRESSED_TARS, IMAGE_SUFFIXES
 from penultimate.engine.images.folders.folder_index import index_folder
 from penultimate.engine.images.formats.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.formats.file_patterns import named_files, shared_name
@@ -27,7 +27,7 @@ from penultimate.store.objects.address import is_address
 DATASETS = (*PAPER12, digits.NAME)
 """Datasets that are taken by name."""
 
-_FILE_SUFFIXES = (*MANIFEST_SUFFIXES, LIST_SUFFIX, ".tar", *ARRAY_SUFFIXES)
+_FILE_SUFFIXES = {*MANIFEST_SUFFIXES, LIST_SUFFIX, ".tar", *ARRAY_SUFFIXES, *IMAGE_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +179,8 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
 def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
     """Files, several by one name or by several; folders among several names."""
     paths = list(dict.fromkeys(path for spec in specs for path in _named(spec)))
+    if len(paths) == 1 and paths[0].is_dir():  # by a glob
+        return _load_one(str(paths[0]), options)
     _only_for_folders(specs[0], options)
     name = paths[0].stem if len(paths) == 1 else shared_name(paths)
     labels, columns, draw, cache = options.labels, options.columns, options.draw, options.cache

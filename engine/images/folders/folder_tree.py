@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from penultimate.engine.images.folders.file_kinds import IMAGE, UNREADABLE_IMAGES
+from penultimate.engine.images.folders.file_kinds import HIDDEN, IMAGE, SYSTEM, UNREADABLE_IMAGES
 from penultimate.engine.images.folders.folder_index import FolderIndex, Identity
 from penultimate.engine.images.splits import splits_told
 
@@ -22,7 +22,9 @@ class FolderTree:
 
         unread = (parent_of(path) for path, kind in index.files if kind in UNREADABLE_IMAGES)
         self._bearing = self.with_images | _with_ancestors(unread)
-        self._occupied = _with_ancestors({parent_of(path) for path, _ in index.files})
+        self._occupied = _with_ancestors(
+            {parent_of(path) for path, kind in index.files if kind not in (HIDDEN, SYSTEM)}
+        )
         self.children: dict[str, list[str]] = {}
         for folder in index.folders:
             self.children.setdefault(parent_of(folder), []).append(folder)

@@ -13,7 +13,7 @@ from penultimate.store.errors import InputError
 
 
 def index_of(*paths: str, kinds: dict[str, str] | None = None, **columns: list[str]) -> FolderIndex:
-    """The index of these files, and of folders where a path ends in ``/``; ``kinds`` are of those that names do not tell."""
+    """The index of these files, and of folders where a path ends in ``/``; ``kinds`` where a name does not tell it."""
     files = [path for path in paths if not path.endswith("/")]
     folders = {path.rstrip("/") for path in paths if path.endswith("/")}
     for path in (*files, *folders):
