@@ -28,8 +28,8 @@ def demo(
     """
     folder.mkdir(parents=True, exist_ok=True)
     store, trials = str(folder / "features.zarr"), str(folder / "trials")
-    extract(NAME, root=folder / NAME, store=store, model=list(_BACKBONES), weights="package")
-    extract(NAME, root=folder / NAME, store=store, model=[_CONTROL], weights="random")
+    extract([NAME], root=folder / NAME, store=store, model=list(_BACKBONES), weights="package")
+    extract([NAME], root=folder / NAME, store=store, model=[_CONTROL], weights="random")
     probe(store, trials=trials)
     show(trials, figure=folder / "scoreboard.png")
     typer.echo(f"features  {store}\ntrials    {trials}\nfigure    {folder / 'scoreboard.png'}", err=True)
