@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-def say(line: str) -> None:
-    """A line of talk."""
+def log(line: str) -> None:
+    """Print a line for the person who waits, on stderr."""
     typer.echo(line, err=True)
 
 
@@ -18,12 +18,12 @@ _FAILED_SHOWN = 10
 """Images left out that are named on stderr; the store has all of them."""
 
 
-def say_failed(failed: Mapping[str, str]) -> None:
+def log_failed(failed: Mapping[str, str]) -> None:
     """Name the images that were left out, with the reason of each, and how many there are besides."""
     for id_, reason in list(failed.items())[:_FAILED_SHOWN]:
-        say(f"left out {id_}: {reason}")
+        log(f"left out {id_}: {reason}")
     if (more := len(failed) - _FAILED_SHOWN) > 0:
-        say(f"left out {more:,} more; the features have each with its reason")
+        log(f"left out {more:,} more; the features have each with its reason")
 
 
 def print_json(value: Any) -> None:

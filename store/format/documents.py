@@ -13,22 +13,22 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format.digest import digest_of
 
 ATTRIBUTE = "penultimate"
-"""The attribute of our groups."""
+"""Name of the one attribute that our groups have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of document: content to bytes and back. The same content always makes the same bytes."""
+    """One kind of document, which turns content into bytes and back; equal content makes equal bytes."""
 
     name: str
 
     in_group: bool
-    """Whether the document is the ``zarr.json`` of a group."""
+    """Whether documents of this kind are the ``zarr.json`` of a group."""
 
     def document(self, content: Mapping[str, Any], *, arrays: Mapping[str, Any] | None = None) -> bytes:
-        """Bytes that say ``content``; NaN in it raises ``ValueError``.
+        """Return ``content`` as bytes, sealed with a digest; raises ValueError if it holds NaN.
 
-        ``arrays``, name to metadata, become a group's inline consolidated metadata, by which xarray opens it in one
+        ``arrays``, metadata by name, become the group's inline consolidated metadata, with which xarray opens it in one
         read and without a warning.
         """
         value = {"kind": self.name, **content, "checksum": digest_of([self.name, content, arrays])}
@@ -40,7 +40,7 @@ class Kind:
         return _json(group)
 
     def content(self, document: bytes) -> dict[str, Any]:
-        """What ``document`` was given; ValueError if these are not, to the byte, what it made of that."""
+        """Return the content of ``document``; raises ValueError if any byte differs from what was written."""
         try:
             parsed = json.loads(document)
             value = parsed["attributes"][ATTRIBUTE] if self.in_group else parsed
@@ -54,7 +54,7 @@ class Kind:
         return content
 
     def read(self, document: bytes, where: str) -> dict[str, Any]:
-        """``content``, but what is wrong becomes a CorruptFeaturesError that names ``where``."""
+        """Return the content of ``document``; raises CorruptFeaturesError, naming ``where``, if it was changed."""
         try:
             return self.content(document)
         except ValueError as error:
@@ -70,7 +70,7 @@ COMMIT = Kind("commit record", in_group=False)
 
 
 def plain_group_document() -> bytes:
-    """``zarr.json`` of the groups between the store and its keys, which say nothing."""
+    """Return the ``zarr.json`` of the groups between the store and its keys, which have no attributes."""
     return _json(_group({}))
 
 

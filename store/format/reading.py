@@ -1,0 +1,43 @@
+"""Read stored arrays through Zarr: objects and a name in, values out; damaged bytes raise CorruptFeaturesError."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from penultimate.store.errors import CorruptFeaturesError, PenultimateError
+from penultimate.store.objects.objects import Objects
+
+ALL_ROWS = slice(None)
+
+
+def open_array(objects: Objects, name: str) -> "zarr.Array[Any]":
+    """Open the array at ``name`` for reading."""
+    with read_errors(objects, name):
+        return zarr.open_array(objects.store, path=name, mode="r")
+
+
+def read_array(objects: Objects, name: str, rows: slice = ALL_ROWS) -> NDArray[Any]:
+    """Return the values of some rows of the array at ``name``; raises CorruptFeaturesError if a checksum differs."""
+    array = open_array(objects, name)
+    with read_errors(objects, name, rows):
+        return np.asarray(array[rows])
+
+
+@contextmanager
+def read_errors(objects: Objects, name: str, rows: slice = ALL_ROWS) -> Iterator[None]:
+    """Turn what Zarr raises for damaged bytes into CorruptFeaturesError, inside ``objects.errors``."""
+    try:
+        with objects.errors(name):
+            yield
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, PenultimateError):
+            raise
+        where = "" if rows == ALL_ROWS else f", rows {rows.start} to {rows.stop},"
+        raise CorruptFeaturesError(
+            f"{objects.where(name)}{where} does not hold what was written: {error}; `penultimate store verify` says "
+            "what else, `penultimate store rm` removes the key, so that it can be extracted again"
+        ) from error
