@@ -12,7 +12,9 @@ from penultimate.engine.extract.prepare import ExtractionJob, prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.options import SourceOptions
 from penultimate.engine.images.subset import sample_rows, subset
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.capabilities import machine
 
 _COLUMNS = {
@@ -30,12 +32,17 @@ _COLUMNS = {
 
 
 _FLAGS = {
+    options.WHAT: ("path_column", "reader"),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
 
 
-@with_settings(ExtractionSettings, flags=_FLAGS)
+class BenchOptions(SourceOptions, ExtractionSettings):
+    """Everything that ``penultimate bench`` is asked besides images and networks."""
+
+
+@with_settings(BenchOptions, flags=_FLAGS)
 def bench(
     images: options.Images,
     model: options.Models,
@@ -62,11 +69,13 @@ def bench(
     penultimate bench photos/ --model resnet50.a1_in1k
     penultimate bench photos/ --model tf_efficientnet_lite0 --weights package --device cpu --json
     """
-    whole = load_images(images, root=root, labels=False)
+    how = BenchOptions.of(settings)
+    requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
+    log(summary_of(whole))
     sample = subset(whole, sample_rows(len(whole), num_images))
-    how = ExtractionSettings.of(settings)
-    job = ExtractionJob(requests=tuple(requests_of(model, weights=weights, seed=seed)), settings=how)
-    backbones, _ = prepared_backbones(job.requests, how, num_images=lambda backbone: len(whole), log=log)
+    job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
+    backbones, _ = prepared_backbones(job.requests, job.settings, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []
     rows = [
         measure(

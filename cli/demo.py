@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from penultimate.cli.output import print_table, say
+from penultimate.cli.output import log, print_table
 from penultimate.engine.analysis.data_size import SizeCurve, size_curves
 from penultimate.engine.images.datasets.openmoji import KINDS, write_pictures
 from penultimate.store.trials.trial_log import TrialLog
@@ -49,7 +49,7 @@ def demo(
     page = folder / "report.html"
     _step(1, f"Write pictures of {len(KINDS)} kinds, a folder a kind, to {pictures}: {', '.join(KINDS)}.")
     written = write_pictures(Path(pictures), KINDS)
-    say(f"      {written} written" if written else "      they are all there")
+    log(f"      {written} written" if written else "      they are all there")
 
     _step(2, "Describe each picture by the 1,280 numbers that a network computes before it classifies.")
     split = ["--test-fraction", "0.5", "--val-fraction", "0.15", "--no-compile"]
@@ -74,14 +74,14 @@ def demo(
 
 
 def _step(number: int, what: str) -> None:
-    say(f"\n{number} of 4  {what}")
+    log(f"\n{number} of 4  {what}")
 
 
 def _run(*arguments: str, quiet: bool = False) -> None:
     """Show a command and run it without its table, ``quiet`` without its talk; leave with its exit code if it fails."""
     from penultimate.cli.main import run  # which has this verb, too
 
-    say(f"      $ penultimate {shlex.join(arguments)}")
+    log(f"      $ penultimate {shlex.join(arguments)}")
     talk = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(talk if quiet else sys.stderr):
         code = run(list(arguments))
@@ -90,11 +90,11 @@ def _run(*arguments: str, quiet: bool = False) -> None:
         raise typer.Exit(code)
 
 
-def _tell(log: TrialLog) -> None:
+def _tell(trials: TrialLog) -> None:
     """Print the one table: what both networks got right by images a class, and how far ahead the trained one is."""
-    curves = {curve.backbone: curve for curve in size_curves(log.trials()) if curve.dataset == _PICTURES}
+    curves = {curve.backbone: curve for curve in size_curves(trials.trials()) if curve.dataset == _PICTURES}
     trained, random = curves[_MODEL], curves[f"{_MODEL}.random0"]
-    say(f"\nHow many pictures never seen are told rightly, in % (guessing: {100 / trained.num_classes:.1f}):")
+    log(f"\nHow many pictures never seen are told rightly, in % (guessing: {100 / trained.num_classes:.1f}):")
     rows = [
         {
             "shots": int(shots),
@@ -105,7 +105,7 @@ def _tell(log: TrialLog) -> None:
         for s, shots in enumerate(trained.shots_S)
     ]
     print_table(rows, _COLUMNS)
-    say(f"± is the standard error over {_SUBSETS} draws of the pictures learnt from.")
+    log(f"± is the standard error over {_SUBSETS} draws of the pictures learnt from.")
 
 
 def _percent(curve: SizeCurve, s: int) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, open_cluster, resources_of
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, log_failed, print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
@@ -16,16 +16,15 @@ from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.options import ImageOptions
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
-_FAILED_SHOWN = 10
-"""Images left out that are named on stderr; the store has all of them."""
-
-
 _FLAGS = {
+    options.WHAT: ("label_column", "path_column", "multi_label", "val_fraction", "test_fraction", "reader", "splits"),
     options.HOW: (
         "preprocess",
         "decoder",
@@ -39,7 +38,11 @@ _FLAGS = {
 }
 
 
-@with_settings(ExtractionSettings, flags=_FLAGS)
+class ExtractOptions(ImageOptions, ExtractionSettings):
+    """Everything that ``penultimate extract`` is asked besides images, networks and the store."""
+
+
+@with_settings(ExtractOptions, flags=_FLAGS)
 def extract(
     images: options.Images,
     store: options.NewStore,
@@ -56,10 +59,6 @@ def extract(
         ),
     ] = False,
     seed: options.Seed = 0,
-    val_fraction: options.ValFraction = 0.2,
-    test_fraction: options.TestFraction = 0.2,
-    label_column: options.LabelColumn = "label",
-    multi_label: options.MultiLabel = False,
     labels: Annotated[
         bool,
         typer.Option(
@@ -95,22 +94,20 @@ def extract(
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
     """
-    how = ExtractionSettings.of(settings)
+    how = ExtractOptions.of(settings)
     partition = Partition.parse(shard)
+    requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     image_set = load_images(
         images,
         root=root,
         download=download,
         seed=seed,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
         labels=labels,
-        label_column=label_column,
-        multi_label=multi_label,
         cache=user_cache() if cache else None,
+        **how.part(ImageOptions).model_dump(),
     )
-    requests = tuple(requests_of(model, weights=weights, seed=seed))
-    job = ExtractionJob(requests=requests, settings=how)
+    log(summary_of(image_set))
+    job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     opened = FeatureStore.create(store)
     if cluster is not None:
         if partition != WHOLE:
@@ -128,8 +125,7 @@ def extract(
         waiting = len(requests) - len(extracted)
         typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
     for features in extracted[:1]:
-        for sample, reason in list(features.failed.items())[:_FAILED_SHOWN]:
-            typer.echo(f"left out {sample}: {reason}", err=True)
+        log_failed(features.failed)
 
 
 def _extract_on(

@@ -9,12 +9,13 @@ WHAT, HOW, WHERE = "What", "How", "Where, and what is kept"
 """Headings in ``--help``."""
 
 Images = Annotated[
-    str,
+    list[str],
     typer.Argument(
-        metavar="IMAGES",
-        help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV or Parquet "
-        "manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or `set-{000..009}.tar`; "
-        "tars also at s3://, gs:// or az://, read in ranges.",
+        metavar="IMAGES...",
+        help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV, TSV, JSON Lines "
+        "or Parquet manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or "
+        "`set-{000..009}.tar`; tars also at s3://, gs:// or az://, read in ranges. Without labels also images, lists "
+        "of paths (.txt) and any number of all these.",
     ),
 ]
 StoreLocation = Annotated[
@@ -56,24 +57,6 @@ Root = Annotated[Path | None, typer.Option(help="Folder of a dataset that IMAGES
 Seed = Annotated[
     int,
     typer.Option(help="Seed of all that is drawn at random, and of splits that are not given.", rich_help_panel=WHAT),
-]
-ValFraction = Annotated[
-    float,
-    typer.Option(help="Fraction of each class held out for val, where no split is given.", rich_help_panel=WHAT),
-]
-TestFraction = Annotated[
-    float,
-    typer.Option(help="Fraction of each class held out for test, where no split is given.", rich_help_panel=WHAT),
-]
-LabelColumn = Annotated[
-    str,
-    typer.Option(help="Column of a table, or field of a tar's .json, that holds the label.", rich_help_panel=WHAT),
-]
-MultiLabel = Annotated[
-    bool,
-    typer.Option(
-        "--multi-label", help="Samples of a manifest have several labels, separated by |.", rich_help_panel=WHAT
-    ),
 ]
 Part = Annotated[
     str,

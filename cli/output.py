@@ -14,6 +14,18 @@ def log(line: str) -> None:
     typer.echo(line, err=True)
 
 
+_FAILED_SHOWN = 10
+"""Images left out that are named on stderr; the store has all of them."""
+
+
+def log_failed(failed: Mapping[str, str]) -> None:
+    """Name the images that were left out, with the reason of each, and how many there are besides."""
+    for id_, reason in list(failed.items())[:_FAILED_SHOWN]:
+        log(f"left out {id_}: {reason}")
+    if (more := len(failed) - _FAILED_SHOWN) > 0:
+        log(f"left out {more:,} more; the features have each with its reason")
+
+
 def print_json(value: Any) -> None:
     """One JSON value, indented."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))

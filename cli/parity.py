@@ -5,13 +5,15 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.options import SourceOptions
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import ParityError
 
@@ -29,12 +31,17 @@ _COLUMNS = {
 
 
 _FLAGS = {
+    options.WHAT: ("path_column", "reader"),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
 
 
-@with_settings(ExtractionSettings, flags=_FLAGS)
+class ParityOptions(SourceOptions, ExtractionSettings):
+    """Everything that ``penultimate parity`` is asked besides images and networks."""
+
+
+@with_settings(ParityOptions, flags=_FLAGS)
 def parity(
     images: options.Images,
     model: options.Models,
@@ -58,10 +65,12 @@ def parity(
     penultimate parity photos/ --model resnet50.a1_in1k --precision bfloat16
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
-    image_set = load_images(images, root=root, labels=False)
-    how = ExtractionSettings.of(settings)
-    requests = requests_of(model, weights=weights, seed=seed)
-    backbones, _ = prepared_backbones(requests, how, num_images=lambda backbone: len(image_set), log=log)
+    how = ParityOptions.of(settings)
+    requests = requests_of(model, weights=weights, seed=seed)  # a wrong name is known before any image is read
+    image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
+    log(summary_of(image_set))
+    networks = how.part(ExtractionSettings)
+    backbones, _ = prepared_backbones(requests, networks, num_images=lambda backbone: len(image_set), log=log)
     by = how.make_decoder()
     reports = [
         check_parity(image_set, backbone, by, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)

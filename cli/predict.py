@@ -12,17 +12,24 @@ from penultimate.cli.progress import ImageProgress
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.extract.settings import PredictSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.options import SourceOptions
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.predict import Predictions
 from penultimate.engine.predict import predict as predict_scores
 from penultimate.engine.probe.head import Head, probabilities
 
 _FLAGS = {
+    options.WHAT: ("path_column", "reader"),
     options.HOW: ("decoder", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
 
 
-@with_settings(PredictSettings, flags=_FLAGS)
+class PredictOptions(SourceOptions, PredictSettings):
+    """Everything that ``penultimate predict`` is asked besides images and head."""
+
+
+@with_settings(PredictOptions, flags=_FLAGS)
 def predict(
     images: options.Images,
     head: Annotated[
@@ -50,12 +57,16 @@ def predict(
 
     \b
     penultimate predict new/ --head trials/heads/0123456789abcdef.safetensors
+    penultimate predict cat.jpg 'more/*.png' list.csv --head head.safetensors
     penultimate predict new/ --head head.safetensors --weights package --top 5 --json
     """
     fitted = Head.load(head)
-    image_set = load_images(images, root=root, labels=False)
+    how = PredictOptions.of(settings)
+    image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
+    log(summary_of(image_set))
+    network = how.part(PredictSettings).model_dump()
     with ImageProgress(image_set.name) as progress:
-        found = predict_scores(image_set, fitted, weights=weights, store=store, log=log, progress=progress, **settings)
+        found = predict_scores(image_set, fitted, weights=weights, store=store, log=log, progress=progress, **network)
     rows = _rows(found, fitted, top)
     value = "score" if fitted.loss == "squared_hinge" else "probability"
     if json:

@@ -86,7 +86,7 @@ def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str]
         raise InputError(f"{dataset} has several labels an image; figure 4 colours images by their only one")
     spaces = []
     for backbone, features in zip(backbones, sets, strict=True):
-        rows = features.rows("test")
+        rows = features.labelled_rows("test")
         spaces.append(
             FeatureSpace(
                 name=backbone,

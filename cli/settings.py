@@ -5,22 +5,25 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
+from penultimate.cli.bench import BenchOptions
+from penultimate.cli.extract import ExtractOptions
 from penultimate.cli.imagenet_eval import ImageNetSettings
 from penultimate.cli.output import print_json, print_table
+from penultimate.cli.parity import ParityOptions
+from penultimate.cli.predict import PredictOptions
 from penultimate.cli.settings_option import described
-from penultimate.engine.extract.settings import ExtractionSettings, PredictSettings
+from penultimate.cli.train import TrainOptions
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.errors import UnknownNameError
 
 MODELS: dict[str, type[Strict]] = {
-    "extract": ExtractionSettings,
-    "bench": ExtractionSettings,
-    "parity": ExtractionSettings,
+    "extract": ExtractOptions,
+    "bench": BenchOptions,
+    "parity": ParityOptions,
     "probe": ProbeJob,
-    "predict": PredictSettings,
-    "train": TrainJob,
+    "predict": PredictOptions,
+    "train": TrainOptions,
     "imagenet-eval": ImageNetSettings,
 }
 """Verb -> what declares its options."""

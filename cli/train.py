@@ -9,8 +9,11 @@ from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
+from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.options import ImageOptions
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.train.api import train_job
 from penultimate.engine.train.runs.resources import open_resources
@@ -18,7 +21,19 @@ from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.trials.trial import Trial
 
 _FLAGS = {
-    options.WHAT: ("init", "size", "shots", "seed"),
+    options.WHAT: (
+        "init",
+        "size",
+        "shots",
+        "seed",
+        "label_column",
+        "path_column",
+        "multi_label",
+        "val_fraction",
+        "test_fraction",
+        "reader",
+        "splits",
+    ),
     options.HOW: (
         "grid",
         "learning_rates --learning-rate",
@@ -32,7 +47,11 @@ _FLAGS = {
 """Settings that people use daily; ``--set`` has all."""
 
 
-@with_settings(TrainJob, flags=_FLAGS)
+class TrainOptions(ImageOptions, TrainJob):
+    """Everything that ``penultimate train`` is asked besides images, network and folders."""
+
+
+@with_settings(TrainOptions, flags=_FLAGS)
 def train(
     images: options.Images,
     model: Annotated[
@@ -47,10 +66,6 @@ def train(
     settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
-    label_column: options.LabelColumn = "label",
-    multi_label: options.MultiLabel = False,
-    val_fraction: options.ValFraction = 0.2,
-    test_fraction: options.TestFraction = 0.2,
     trials: Annotated[
         str | None,
         typer.Option(
@@ -74,19 +89,15 @@ def train(
     penultimate train photos/ -m tf_efficientnet_lite0 --weights package --out runs/ --learning-rate 0.01 \\
         --steps 300 --batch-size 64 --size 96
     """
-    job = TrainJob.of(settings)
+    asked = TrainOptions.of(settings)
+    job = asked.part(TrainJob)
     partition = Partition.parse(shard)
-    image_set = load_images(
-        images,
-        root=root,
-        seed=job.seed,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        label_column=label_column,
-        multi_label=multi_label,
-    )
+    match_models([model])  # a wrong name is known before any image is read
+    image_set = load_images(images, root=root, seed=job.seed, **asked.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
+        if resources.world.is_main:
+            log(summary_of(image_set))
         results = train_job(image_set, request, job, resources, out=out, trials=trials, partition=partition)
         rows = [_row(result.trial, result.folder) for result in results if result.trial is not None]
         if resources.world.is_main:

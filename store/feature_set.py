@@ -164,6 +164,11 @@ class FeatureSet:
         """Return the increasing indices of the rows in these splits: ``rows("train", "val")``."""
         return np.flatnonzero(np.isin(self.split, splits))
 
+    def labelled_rows(self, *splits: str) -> NDArray[np.int64]:
+        """As ``rows``, of the samples that have a label: an image in no class folder has none (-1)."""
+        rows = self.rows(*splits)
+        return rows if self.labels.ndim == 2 else rows[self.labels[rows] >= 0]
+
     def batches(
         self, num_rows: int, *, rows: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:

@@ -60,6 +60,7 @@ HOMES = {
         "penultimate.cli.options",
         "penultimate.cli.settings",
         "penultimate.engine.extract.settings",
+        "penultimate.engine.images.options",
         "penultimate.engine.probe.settings",
         "penultimate.engine.runtime.option_types",
         "penultimate.engine.runtime.strict",

@@ -125,7 +125,7 @@ def _rank(logits_BK: NDArray[np.float32], labels_B: NDArray[np.int64]) -> NDArra
 def _labels_of_folders(root: Path) -> dict[str, int]:
     index_of = {synset: index for index, synset in enumerate(_synsets())}
     labels = {}
-    for id_ in list_images(root, "")[0]:
+    for id_ in list_images(root):
         folder, _, rest = id_.partition("/")
         if not rest or folder not in index_of:
             raise InputError(
@@ -133,8 +133,6 @@ def _labels_of_folders(root: Path) -> dict[str, int]:
                 f"images into one folder a class, or put {LABELS} with columns file, imagenet_class_index beside them"
             )
         labels[id_] = index_of[folder]
-    if not labels:
-        raise InputError(f"no images in {str(root)!r}; expected the ImageNet validation images, one folder a class")
     return labels
 
 

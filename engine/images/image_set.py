@@ -17,7 +17,11 @@ Strings = np.ndarray[Any, np.dtypes.StringDType]
 
 SPLITS = ("train", "val", "test")
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = (
+    {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+    | {"training": "train", "trainval": "train", "dev": "val", "testing": "test"}
+    | {"eval": "test", "evaluation": "test"}
+)
 """What people call a split, in lower case -> what it is called here."""
 
 SPLIT_DTYPE = np.dtype("<U5")

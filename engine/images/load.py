@@ -1,138 +1,241 @@
-"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays or the name of a dataset."""
+"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays, images or a dataset."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from penultimate.engine.images.datasets import digits
 from penultimate.engine.images.datasets.paper12 import PAPER12, download_dataset, load_paper_dataset
 from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.folders.file_kinds import COMPRESSED_TARS, IMAGE_SUFFIXES
+from penultimate.engine.images.folders.folder_index import index_folder
 from penultimate.engine.images.formats.arrays import ARRAY_SUFFIXES, load_arrays
-from penultimate.engine.images.formats.file_patterns import files_in, named_files, shared_name
-from penultimate.engine.images.formats.folder import IMAGE_SUFFIXES, load_folder
+from penultimate.engine.images.formats.file_patterns import named_files, shared_name
+from penultimate.engine.images.formats.folder import read_folder, root_name
 from penultimate.engine.images.formats.labels import Draw
-from penultimate.engine.images.formats.manifest import MANIFEST_SUFFIXES, load_manifest
+from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
 from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.single_files import load_files
+from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
 from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.layout import Interpretation, Reader, interpret
+from penultimate.engine.images.options import ImageOptions
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
 """Datasets that are taken by name."""
 
+_FILE_SUFFIXES = {*MANIFEST_SUFFIXES, LIST_SUFFIX, ".tar", *ARRAY_SUFFIXES, *IMAGE_SUFFIXES}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    """How to read what was named."""
+
+    labels: bool
+    columns: Columns
+    reader: Reader | None
+    splits: bool
+    draw: Draw
+    cache: DigestCache | None
+
 
 def load_images(
-    spec: str,
+    spec: str | Sequence[str],
     *,
     root: Path | None = None,
     download: bool = False,
     seed: int = 0,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
     labels: bool = True,
-    label_column: str = "label",
-    multi_label: bool = False,
     cache: DigestCache | None = None,
+    **options: Any,
 ) -> ImageSet:
-    """The images that ``spec`` names.
+    """Load the images that ``spec`` names, one text or several; ``options`` are those of ``ImageOptions``.
 
-    That is a folder of images, a CSV or Parquet manifest, WebDataset tars (a tar, a folder of them, a glob or
-    ``shard-{0000..0009}.tar``), also at an ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images
-    in them (those of a folder likewise), arrays in a ``.npz`` or ``.npy``, or a dataset by name with its ``root``,
-    into which ``download`` fetches it first where its publisher serves it
-    (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first).
-    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``labels`` to all but manifests,
-    ``label_column`` to tables and tars, ``multi_label`` to manifests. ``cache`` remembers what files contained.
-    Raises UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
+    That is a folder, which ``layout`` says how to read (``reader`` and ``splits=False`` decide what it leaves open), a
+    CSV, TSV, JSON Lines or Parquet manifest, WebDataset tars (a tar, a glob or ``shard-{0000..0009}.tar``), also at an
+    ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``,
+    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it
+    (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first). With
+    ``labels=False`` also images, lists of them in a ``.txt``, and any number of all these and of folders.
+
+    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``path_column`` to tables, ``label_column``
+    to tables and tars, ``multi_label`` to manifests and tars. ``cache`` remembers what files contained. Raises
+    UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
-    if not spec:
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    _check_texts(specs)
+    asked = ImageOptions.of(options)
+    label_column = asked.label_column if labels else None
+    how = _Options(
+        labels=labels,
+        columns=Columns(path=asked.path_column, label=label_column, multi_label=asked.multi_label),
+        reader=asked.reader,
+        splits=asked.splits,
+        draw=Draw(val_fraction=asked.val_fraction, test_fraction=asked.test_fraction, seed=seed),
+        cache=cache,
+    )
+    if len(specs) == 1 and (specs[0] in DATASETS or root is not None):
+        named = _load_dataset(specs[0], root, download=download, seed=seed, cache=cache)
+        if named is not None:
+            return named
+    elif root is not None:
+        raise InputError(f"--root goes with one dataset, got {len(specs)} names")
+    return _load_one(specs[0], how) if len(specs) == 1 else _load_files(specs, how)
+
+
+def _check_texts(specs: Sequence[str]) -> None:
+    if not specs or "" in specs:
         raise InputError("no images named: give a folder, a CSV or Parquet manifest, tars, arrays or a dataset")
+    for spec in specs:
+        try:
+            spec.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the name {spec!r} is not UTF-8; rename it") from error
+
+
+def _load_dataset(
+    name: str, root: Path | None, *, download: bool, seed: int, cache: DigestCache | None
+) -> ImageSet | None:
+    """None for a folder that is called as the digits are."""
+    here = Path(name).exists()
+    if name == digits.NAME:
+        return None if root is None and here else digits.load_digits(root, seed=seed, cache=cache)
+    if name not in DATASETS:
+        raise UnknownNameError("dataset", name, DATASETS)
+    if root is None:
+        also = f", or ./{name} for the folder of that name" if here else ""
+        raise InputError(f"the dataset {name!r} needs --root, the folder that holds it{also}")
+    if download:
+        download_dataset(name, root)
+    return load_paper_dataset(name, root, seed=seed, cache=cache)
+
+
+def _load_one(spec: str, options: _Options) -> ImageSet:
     path = Path(spec)
-    if spec == digits.NAME and (root is not None or not path.exists()):
-        return digits.load_digits(root, seed=seed, cache=cache)
-    if root is not None:
-        if spec not in DATASETS:
-            raise UnknownNameError("dataset", spec, DATASETS)
-        if download:
-            download_dataset(spec, root)
-        return load_paper_dataset(spec, root, seed=seed, cache=cache)
-    if spec in DATASETS:
-        also = f", or ./{spec} for the folder of that name" if path.exists() else ""
-        raise InputError(f"the dataset {spec!r} needs --root, the folder that holds it{also}")
     if is_address(spec):
+        _only_for_folders(spec, options)
         name, tars = remote_tars(spec)
-        draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-        return load_webdataset(tars, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
-    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    if (sharded := _sharded(spec)) is not None:
-        name, load, files = sharded
-        return load(files, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
-    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
-        return load_arrays(path, labels=labels, draw=draw)
+        return load_webdataset(
+            tars, name=name, columns=options.columns, labels=options.labels, draw=options.draw, cache=options.cache
+        )
     if path.is_dir():
-        return load_folder(path, labels=labels, cache=cache, **asdict(draw))
-    if path.is_file():
-        return load_manifest(path, label_column=label_column, multi_label=multi_label, cache=cache, **asdict(draw))
-    if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in (*MANIFEST_SUFFIXES, ".tar", *ARRAY_SUFFIXES):
-        raise InputError(f"no folder or manifest at {spec!r}")
-    raise UnknownNameError("folder, manifest or dataset", spec, DATASETS)
+        found = interpret(
+            index_folder(path),
+            name=spec,
+            labels=options.labels,
+            label_column=options.columns.label or "label",
+            reader=options.reader,
+            splits=options.splits,
+        )
+        return _load_folder(path, found, options)
+    if named_files(spec) is None and not path.exists():
+        if set(spec) & {"/", "\\", "~"} or path.suffix.lower() in _FILE_SUFFIXES:
+            raise InputError(f"no folder or manifest at {spec!r}")
+        raise UnknownNameError("folder, manifest or dataset", spec, DATASETS)
+    return _load_files([spec], options)
 
 
-class _ShardLoader(Protocol):
-    def __call__(
-        self,
-        files: Sequence[Path],
-        /,
-        *,
-        name: str,
-        labels: bool,
-        label_column: str,
-        draw: Draw,
-        cache: DigestCache | None,
-    ) -> ImageSet: ...
+def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageSet:
+    name, labels, columns, draw, cache = root_name(root), options.labels, options.columns, options.draw, options.cache
+    files = [root / file for file in found.files]
+    if found.reader == "table":
+        return load_image_folder(root, found, name=name, columns=columns, draw=draw, cache=cache)
+    _no_paths(f"the folder {str(root)!r}", columns)
+    if found.reader == "tars":
+        names = None if found.names_file is None else _class_names(root / found.names_file)
+        return load_webdataset(
+            files,
+            name=name,
+            columns=columns,
+            labels=labels,
+            names=names,
+            draw=draw,
+            left_out=found.left_out,
+            cache=cache,
+        )
+    _one_label(f"a sample of {str(root)!r}", columns)
+    if found.reader == "parquet":
+        return load_parquet_images(
+            files,
+            name=name,
+            labels=labels,
+            label_column=columns.label or "label",
+            draw=draw,
+            left_out=found.left_out,
+            cache=cache,
+        )
+    return read_folder(root, found, labels=labels, draw=draw, cache=cache)
 
 
-_SHARDS: dict[str, _ShardLoader] = {".tar": load_webdataset, ".parquet": load_parquet_images}
-"""Suffix -> loader of one or several such files."""
+def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
+    """Files, several by one name or by several; folders among several names."""
+    paths = list(dict.fromkeys(path for spec in specs for path in _named(spec)))
+    if len(paths) == 1 and paths[0].is_dir():  # by a glob
+        return _load_one(str(paths[0]), options)
+    _only_for_folders(specs[0], options)
+    name = paths[0].stem if len(paths) == 1 else shared_name(paths)
+    labels, columns, draw, cache = options.labels, options.columns, options.draw, options.cache
+    suffixes = {path.suffix.lower() if path.is_file() else "/" for path in paths}
+    if suffixes == {".tar"}:
+        return load_webdataset(paths, name=name, columns=columns, labels=labels, draw=draw, cache=cache)
+    if suffixes == {".parquet"} and (len(paths) > 1 or image_column(paths[0]) is not None):
+        _one_label(f"a row of {specs[0]!r}", columns)
+        label_column = columns.label or "label"
+        return load_parquet_images(paths, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
+    if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
+        _one_label(f"an image of {specs[0]!r}", columns)
+        return load_arrays(paths[0], labels=labels, draw=draw)
+    if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
+        return load_manifest(
+            paths[0],
+            labels=labels,
+            path_column=columns.path,
+            label_column=columns.label or "label",
+            multi_label=columns.multi_label,
+            cache=cache,
+            **asdict(draw),
+        )
+    if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
+        raise InputError(
+            f"{str(compressed)!r} is a compressed tar; samples are read from the middle of a tar: decompress it first "
+            "(gunzip, xz -d, zstd -d), or unpack it"
+        )
+    return load_files(paths, typed=specs, labels=labels, cache=cache)
 
 
-def _sharded(spec: str) -> tuple[str, _ShardLoader, list[Path]] | None:
-    """Name, loader and files of tars, or of Parquet files with images in them; None if ``spec`` is something else."""
-    path = Path(spec)
-    if path.is_dir():
-        kind = _shards_in(path)
-        return (path.resolve().name, _SHARDS[kind], files_in(path, kind)) if kind else None
-    files = named_files(spec)
-    name = path.stem if files is None else shared_name(files)
-    files = files or ([path] if path.is_file() else [])
-    kinds = {file.suffix.lower() for file in files}
-    if kinds == {".parquet"} and len(files) == 1 and image_column(files[0]) is None:
-        return None  # a manifest
-    if len(kinds) == 1 and kinds <= _SHARDS.keys():
-        return name, _SHARDS[kinds.pop()], files
-    if len(files) > 1:
-        raise InputError(f"{spec!r} names {len(files)} files ending in {sorted(kinds)}; expected .tar or .parquet")
-    return None
+def _named(spec: str) -> list[Path]:
+    if is_address(spec):
+        raise InputError(f"{spec!r} is an address; name it alone, or several tars as set-{{000..009}}.tar")
+    if (found := named_files(spec)) is not None:
+        return found
+    if not Path(spec).exists():
+        raise InputError(f"no file or folder {spec!r}")
+    return [Path(spec)]
 
 
-def _shards_in(folder: Path) -> str | None:
-    """``.tar`` or ``.parquet`` if ``folder`` is made of such files, None where images lie in it; only peeks."""
-    seen: set[str] = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            file = _first_file(entry.path) if entry.is_dir() else entry.name
-            seen.add(os.path.splitext(file)[1].lower())
-            if seen & IMAGE_SUFFIXES:
-                return None
-    return next((kind for kind in _SHARDS if kind in seen), None)
+def _class_names(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the class names in {str(path)!r}: {error}") from error
 
 
-def _first_file(folder: str) -> str:
-    with os.scandir(folder) as entries:
-        return next((entry.name for entry in entries if entry.is_file()), "")
+def _only_for_folders(spec: str, options: _Options) -> None:
+    if options.reader is not None or not options.splits:
+        option = "--reader" if options.reader is not None else "--no-splits"
+        raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
+
+
+def _one_label(what: str, columns: Columns) -> None:
+    if columns.multi_label and columns.label is not None:
+        raise InputError(f"{what} has one label; --multi-label goes with manifests and tars")
+
+
+def _no_paths(what: str, columns: Columns) -> None:
+    if columns.path is not None:
+        raise InputError(f"--path-column goes with tables, and {what} is read by none")

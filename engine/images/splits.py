@@ -1,13 +1,51 @@
-"""Seeded, stratified splits: a share or a number of every class to each of train, val and test."""
+"""Splits told by names, and drawn ones: seeded and stratified, a share or a number of every class to each."""
 
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.image_set import SPLIT_NAMES
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
+
+UNLABELLED = "unlabelled"
+"""What a folder tells that holds images to be classified, in place of a split."""
+
+_TOLD = SPLIT_NAMES | dict.fromkeys(
+    ("pred", "predict", "prediction", "predictions", "unlabelled", "unlabeled", "unsup"), UNLABELLED
+)
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_ENDING = re.compile("(set|data|split|images?|imgs?)$")
+
+
+def splits_told(name: str) -> set[str]:
+    """The splits that a file's or folder's name tells by its words, in any case; UNLABELLED for one to be predicted.
+
+    >>> splits_told("seg_train"), splits_told("ILSVRC2012_img_val"), splits_told("TestSet"), splits_told("cats")
+    ({'train'}, {'val'}, {'test'}, set())
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    return {_TOLD[word] for whole in words for word in (whole, _ENDING.sub("", whole)) if word in _TOLD}
+
+
+def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
+    """Raise InputError for a class of ``split`` that train, whose classes are ``known``, lacks."""
+    if not (lacking := sorted(set(found) - set(known))):
+        return
+    same = {unicodedata.normalize("NFC", name): name for name in known}
+    twin = same.get(unicodedata.normalize("NFC", lacking[0]))
+    more = ""
+    if twin is not None:
+        more = f" ({lacking[0]!a} and train's {twin!a} look alike and are other Unicode characters: rename one)"
+    raise InputError(
+        f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}; add them to "
+        "train, take them out, or take all images without labels (--no-labels)"
+    )
+
 
 Allotment = Callable[[int], dict[str, int]]
 """Images of one class -> how many of them each split gets; the rest is left where it is."""

@@ -58,7 +58,7 @@ def run_probe(
     resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
     metric = metric_named(resolved["metric"])
     _check(features, resolved["metric"])
-    train, val, test = (features.rows(split) for split in ("train", "val", "test"))
+    train, val, test = (features.labelled_rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
     reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources)
@@ -122,15 +122,29 @@ def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int
 
 
 def _check(features: FeatureSet, metric: str) -> None:
-    counts = {split: len(features.rows(split)) for split in ("train", "val", "test")}
-    empty = [split for split, count in counts.items() if not count]
-    if empty:
+    rows = {split: features.labelled_rows(split) for split in ("train", "val", "test")}
+    if not all(map(len, rows.values())):
+        raise InputError(_lacking(features, {split: len(labelled) for split, labelled in rows.items()}))
+    if features.labels.ndim == 1 and len(present := np.unique(features.labels[rows["train"]])) < 2:
+        only = features.class_names[int(present[0])]
         raise InputError(
-            f"{features.key.backbone} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
-            "a probe needs train, val and test (got " + ", ".join(f"{n} {split}" for split, n in counts.items()) + ")"
+            f"all training samples of {features.key.dataset} are of one class, {only!r}; a classifier needs two or "
+            "more: is the folder that was extracted one above or below the class folders?"
         )
     if metric != "map11" and metric not in applicable(features.labels):
         raise InputError(f"{metric} does not suit these labels; use one of {', '.join(applicable(features.labels))}")
+
+
+def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
+    """Which splits have no labelled samples, and what to do."""
+    empty = [split for split, count in counts.items() if not count]
+    bare = [split for split in empty if len(features.rows(split))]
+    advice = f"; images of {' and '.join(bare)} have no labels: extract train's folder alone to have splits drawn"
+    return (
+        f"{features.key.backbone} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
+        f"a probe needs train, val and test (got {', '.join(f'{n} {split}' for split, n in counts.items())})"
+        + (advice if bare else "")
+    )
 
 
 def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:

@@ -4,11 +4,13 @@ A field is an option: its annotation is the type and the range, its docstring th
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from penultimate.store.errors import InputError, UnknownNameError
+
+Part = TypeVar("Part", bound="Strict")
 
 
 class Strict(BaseModel):
@@ -26,6 +28,10 @@ class Strict(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise one_line(error, origin=origin) from error
+
+    def part(self, model: "type[Part]") -> "Part":
+        """Return the options that ``model`` declares, with the values they have here."""
+        return model.of({name: getattr(self, name) for name in model.model_fields})
 
     def replace(self, **changes: Any) -> Self:
         """Build an equal value but for ``changes``, checked again as a whole. Raises InputError as ``of`` does."""

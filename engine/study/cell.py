@@ -17,6 +17,7 @@ from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.extract.embed import Extractor, ImagesDone, embed_images
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.summary import summary_of
 from penultimate.engine.probe.get_or_fit import get_or_fit
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.partition import WHOLE, Partition
@@ -163,6 +164,7 @@ class ExtractCell(Cell):
     def run(self, context: RunContext) -> None:
         images, store = self.images.load(context.state), FeatureStore.create(self.store)
         log = context.log if self.checks is None else lambda line: None  # said once, by the CheckCell
+        log(summary_of(images))
         extractor = context.state.get_or_make(self.job, lambda: self.job.prepare(images, store, log), capacity=1)
         checks = self.job.check(extractor, images, store, log) if self.checks is None else self.checks
         with context.images(images.name) as progress:
@@ -232,6 +234,7 @@ class TrainCell(Cell):
     @override
     def run(self, context: RunContext) -> None:
         search = self.search(context.state)
+        context.log(summary_of(search.images))
         self.runs.mkdir(parents=True, exist_ok=True)
         with open_resources(self.resources, report=context.training, log=context.log) as resources:
             get_or_train(search, self.runs, TrialLog.create(self.trials), resources)

@@ -18,6 +18,7 @@ from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import DATASETS, load_images
+from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Strict
@@ -37,7 +38,7 @@ class PerClass(Strict):
     test: Count | None = None
 
 
-class Dataset(Strict):
+class Dataset(ImageOptions):
     """Where images come from; the key it stands under is its name."""
 
     images: str | None = None
@@ -48,10 +49,6 @@ class Dataset(Strict):
     """Where a dataset taken by name lies, below the study's ``data``; None: in a folder of its key's name there; the
     digits are written where they are not."""
 
-    label_column: str = "label"
-    multi_label: bool = False
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     per_class: PerClass | None = None
 
     def load(self, name: str, *, data: str, seed: int, cache: DigestCache | None) -> ImageSet:
@@ -63,11 +60,8 @@ class Dataset(Strict):
             spec if taken_by_name else below(data, spec),
             root=root,
             seed=seed,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            label_column=self.label_column,
-            multi_label=self.multi_label,
             cache=cache,
+            **self.part(ImageOptions).model_dump(),
         )
         found = replace(found, name=name)
         most = {} if self.per_class is None else self.per_class.model_dump(exclude_none=True)

@@ -46,6 +46,11 @@ def _check_classes(images: ImageSet, rows_M: NDArray[np.int64], recipe: Recipe) 
         counts_K = (labels == PRESENT).sum(axis=0)
     else:
         counts_K = np.bincount(labels, minlength=len(images.class_names))
+    if labels.ndim == 1 and len(images.class_names) < 2:
+        raise InputError(
+            f"{images.name} has fewer than two classes ({', '.join(images.class_names) or 'no labels'}); a classifier "
+            "needs two or more: is the folder that was named one above or below the class folders?"
+        )
     absent = [name for name, count in zip(images.class_names, counts_K.tolist(), strict=True) if count == 0]
     if absent:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
+from penultimate.engine.images.folders.file_kinds import READS_HEIC
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -21,6 +22,11 @@ from penultimate.store.errors import PenultimateError
 # filters hold for the process, because ``warnings.catch_warnings`` is not safe among threads before Python 3.14.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+if READS_HEIC:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 STRIP_PIXELS = 32 * 2**20
 """A resized image of more pixels than this is not made to be cropped (96 MiB); see ``resize_with_pillow``."""

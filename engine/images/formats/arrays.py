@@ -67,7 +67,13 @@ def load_arrays(
         class_names=labelling.class_names,
         metric=metric,
         source=ArraySource(parts[0] if len(parts) == 1 else np.concatenate(parts), str(path.resolve())),
-        provenance={"source": "arrays", "root": str(path.resolve()), "labels": labels, "seed": draw.seed},
+        provenance={
+            "source": "arrays",
+            "root": str(path.resolve()),
+            "labels": labels,
+            "layout": "arrays",
+            "seed": draw.seed,
+        },
     )
 
 

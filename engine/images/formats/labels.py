@@ -1,6 +1,5 @@
 """Labels and splits as texts, turned into class indices and into the three splits."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
@@ -8,21 +7,22 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES
-from penultimate.engine.images.splits import draw_missing_splits
+from penultimate.engine.images.image_set import SPLIT_DTYPE
+from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_told
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
 
 
 def ordered_classes(labels: Iterable[str]) -> list[str]:
-    """The distinct labels, sorted: as numbers if all are integers, else as texts.
+    """The distinct labels, sorted: as numbers if all are integers (equal numbers as texts), else as texts.
 
-    >>> ordered_classes(["10", "9", "9"]), ordered_classes(["10", "9", "x"])
-    (['9', '10'], ['10', '9', 'x'])
+    >>> ordered_classes(["10", "9", "9"]), ordered_classes(["10", "9", "x"]), ordered_classes(["1", "01", "2"])
+    (['9', '10'], ['10', '9', 'x'], ['01', '1', '2'])
     """
-    distinct = set(labels)
-    return sorted(distinct, key=int if all(name.removeprefix("-").isdecimal() for name in distinct) else None)
+    distinct = sorted(set(labels))
+    numbers = all(name.removeprefix("-").isdecimal() for name in distinct)
+    return sorted(distinct, key=int) if numbers else distinct
 
 
 def label_indices(labels: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -46,22 +46,26 @@ def checked_indices(labels_N: NDArray[Any], class_names: Sequence[str], where: s
 def splits_by_name(names: Sequence[str]) -> NDArray[np.str_]:
     """The split that each file's name tells by one of its words (``train-0001.tar``); ``train`` if none tells any.
 
-    Raises InputError for a name that tells several, and where some names tell one and others none.
+    All of one split that is not train tell none: it is to be split itself. Raises InputError for a name that tells
+    several, where some names tell one and others none, and for several splits without train.
 
-    >>> splits_by_name(["wds-train-00.tar", "wds-validation-00.tar"]).tolist()
-    ['train', 'val']
+    >>> splits_by_name(["wds-train-00.tar", "wds-validation-00.tar"]).tolist(), splits_by_name(["my-dev-set"]).tolist()
+    (['train', 'val'], ['train'])
     """
-    told = [{SPLIT_NAMES[word] for word in re.split("[^a-z]+", name.lower()) if word in SPLIT_NAMES} for name in names]
+    told = [splits_told(name) - {UNLABELLED} for name in names]
     for name, splits in zip(names, told, strict=True):
         if len(splits) > 1:
             raise InputError(f"the name {name!r} tells several splits: {', '.join(sorted(splits))}; rename it")
-    if not any(told):
-        return np.full(len(names), "train", SPLIT_DTYPE)
-    if silent := [name for name, splits in zip(names, told, strict=True) if not splits]:
+    found = sorted(set().union(*told))
+    if silent := [name for name, splits in zip(names, told, strict=True) if found and not splits]:
         raise InputError(
-            f"{silent[0]!r} does not tell its split as others do ({', '.join(sorted(set().union(*told)))}); name the "
+            f"{silent[0]!r} does not tell its split as others do ({', '.join(found)}); name the "
             "split in every file's name or in none"
         )
+    if len(found) > 1 and "train" not in found:
+        raise InputError(f"the names tell {', '.join(found)} but no train; name the files of one of them alone")
+    if "train" not in found:
+        return np.full(len(names), "train", SPLIT_DTYPE)
     return np.array([next(iter(splits)) for splits in told], SPLIT_DTYPE)
 
 
@@ -82,7 +86,10 @@ class Labelling(NamedTuple):
     """Labels and splits of a set's samples."""
 
     class_names: Sequence[str]
-    labels_N: NDArray[np.int64]
+
+    labels_N: NDArray[np.int64] | NDArray[np.uint8]
+    """As ``ImageSet.labels_N``."""
+
     split_N: NDArray[np.str_]
 
     @classmethod
@@ -94,6 +101,37 @@ class Labelling(NamedTuple):
     def drawn(
         cls, labels_N: NDArray[np.int64], class_names: Sequence[str], given_N: NDArray[np.str_], draw: Draw
     ) -> Self:
-        """With the splits that ``given_N`` lacks drawn; raises as ``splits.allot``."""
-        split_N = draw_missing_splits(given_N, labels_N, class_names, **asdict(draw))
-        return cls(class_names, labels_N, split_N)
+        """With the splits that ``given_N`` lacks drawn from the labelled samples of train.
+
+        Where ``given_N`` is empty, a labelled sample is train's to be drawn from, and an unlabelled one (-1) test's.
+        Raises as ``splits.allot``, and InputError for a class of val or test that train lacks.
+        """
+        train_N = np.where(given_N == "", "train", given_N).astype(SPLIT_DTYPE)
+        for split in ("val", "test"):
+            _check_classes(labels_N, class_names, train_N, split)
+        split_N = draw_missing_splits(train_N, labels_N, class_names, **asdict(draw))
+        return cls(class_names, labels_N, np.where((given_N == "") & (labels_N < 0), "test", split_N))
+
+    @classmethod
+    def several(cls, cells: Sequence[Sequence[str]], given_N: NDArray[np.str_], draw: Draw) -> Self:
+        """Of samples with any number of labels each, (N, K) 0/1; missing splits are drawn at random, not stratified."""
+        class_names = ordered_classes(label for cell in cells for label in cell)
+        index_of = {class_name: label for label, class_name in enumerate(class_names)}
+        several_NK = np.zeros((len(cells), len(class_names)), np.uint8)
+        for row, cell in enumerate(cells):
+            several_NK[row, [index_of[label] for label in cell]] = 1
+        alike_N = np.zeros(len(cells), np.int64)
+        return cls(class_names, several_NK, draw_missing_splits(given_N, alike_N, ["(all labels)"], **asdict(draw)))
+
+
+def _check_classes(
+    labels_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.str_], split: str
+) -> None:
+    in_split_K, in_train_K = (set(labels_N[split_N == one].tolist()) - {-1} for one in (split, "train"))
+    if in_split_K and not in_train_K:
+        raise InputError(
+            f"all labels are of {split}, and none of train, which everything is learned from; leave the split away "
+            "to have splits drawn, or take the images without labels (--no-labels)"
+        )
+    if in_split_K - in_train_K:
+        check_known([class_names[k] for k in in_split_K], [class_names[k] for k in in_train_K], split)

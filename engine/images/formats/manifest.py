@@ -1,34 +1,36 @@
-"""Manifests: a CSV or Parquet table with one row an image."""
+"""Manifests: images whose paths stand in a table, and folders of images with such a table in them."""
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.formats.labels import label_indices, ordered_classes
-from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
+from penultimate.engine.images.folders.folder_tree import parent_of
+from penultimate.engine.images.formats.labels import Draw, Labelling, label_indices, ordered_classes, splits_by_name
+from penultimate.engine.images.formats.tables import Columns, Rows, read_rows
+from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.layout import Interpretation
 from penultimate.engine.images.sources import FileSource
-from penultimate.engine.images.splits import draw_missing_splits
+from penultimate.engine.images.splits import splits_told
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, K classes.
 
-MANIFEST_SUFFIXES = (".csv", ".parquet")
-PATH_COLUMNS = ("path", "image", "file", "filename")
-"""Names tried, in this order, for the column of paths."""
+NOT_NAMED = "images that no table names"
 
 
 def load_manifest(
     manifest: Path,
     *,
     name: str | None = None,
+    labels: bool = True,
     path_column: str | None = None,
     label_column: str = "label",
     split_column: str = "split",
@@ -45,122 +47,147 @@ def load_manifest(
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
     train as ``load_folder`` does (of several labels a sample: at random, not stratified). With ``multi_label`` a
     label cell is a list, or names separated by ``|``, and the metric ``map11`` unless another is given. Class names
-    that are all integers are ordered as numbers. Raises InputError for a missing column, an empty cell, an unknown
-    split, a repeated id and a table none of whose files exists.
+    that are all integers are ordered as numbers. ``labels=False`` needs no label column, and takes all as ``test``.
+    Raises InputError for a missing column, an empty cell, an unknown split, a repeated id, a class of val or test that
+    train lacks and a table none of whose files exists.
     """
-    table = _read(manifest)
-    path_column = path_column or next((column for column in PATH_COLUMNS if column in table), PATH_COLUMNS[0])
-    paths = [path.replace("\\", "/") for path in _texts(table, path_column, manifest)]
-    ids = _texts(table, id_column, manifest) if id_column in table else paths
-    order = _sorted_unique(ids, manifest)
-    cells = _cells(table, label_column, manifest, multi_label=multi_label)
-    class_names = ordered_classes(label for cell in cells for label in cell)
-    texts = [] if multi_label else [cell[0] for cell in cells]
-    labels_N = (_several(cells, class_names) if multi_label else label_indices(texts, class_names))[order]
-    split_N = draw_missing_splits(
-        _splits(table, split_column, manifest)[order],
-        np.zeros(len(ids), np.int64) if multi_label else labels_N.astype(np.int64),
-        ["(all labels)"] if multi_label else class_names,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
+    columns = Columns(
+        path=path_column,
+        label=label_column if labels else None,
+        split=split_column,
+        id=id_column,
+        multi_label=multi_label,
     )
-    paths = [paths[position] for position in order]
-    if not any((manifest.parent / path).exists() for path in paths):
-        raise InputError(
-            f"none of the {len(paths)} files in {str(manifest)!r} exists; paths are relative to the manifest's "
-            f"folder: tried {str(manifest.parent / paths[0])!r}"
-        )
-    return build_image_set(
+    rows = read_rows(manifest, columns)
+    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    given_N = np.array(rows.splits if rows.splits is not None else ["train"] * len(rows.paths), SPLIT_DTYPE)
+    return _image_set(
+        manifest,
+        manifest.parent,
+        rows,
+        given_N,
         name=manifest.stem if name is None else name,
-        ids=[ids[position] for position in order],
-        labels_N=labels_N,
-        split_N=split_N,
-        class_names=class_names,
-        metric=metric or ("map11" if multi_label else "top1"),
-        source=FileSource(manifest.parent, paths),
+        columns=columns,
+        draw=draw,
+        metric=metric,
+        provenance={"source": "manifest", "manifest": str(manifest.resolve()), "layout": f"the table {manifest.name}"},
+        cache=cache,
+    )
+
+
+def load_image_folder(
+    root: Path,
+    found: Interpretation,
+    *,
+    name: str,
+    columns: Columns,
+    draw: Draw,
+    cache: DigestCache | None = None,
+) -> ImageSet:
+    """A folder of images whose labels stand in tables called ``metadata``, each for the images below its own folder.
+
+    Ids are paths relative to ``root``. Splits are those of a ``split`` column, or of folders called so, or drawn; the
+    images of a table without the label column have no label. Images that no table names are counted in the provenance.
+    Raises as ``load_manifest``.
+    """
+    rows = _joined([_below(root, table, columns, found) for table in found.files])
+    left_out = dict(found.left_out)
+    if unnamed := len(set(found.beside) - set(rows.paths)):
+        left_out[NOT_NAMED] = unnamed
+    told = {
+        path: next((part for part in path.split("/")[:-1] if len(splits_told(part)) == 1), "") for path in rows.paths
+    }
+    folders = sorted(set(told.values()))
+    split_of = dict(zip(folders, splits_by_name(folders), strict=True))
+    splits = rows.splits or [split_of[told[path]] for path in rows.paths]
+    return _image_set(
+        root / found.files[0],
+        root,
+        rows,
+        np.array(splits, SPLIT_DTYPE),
+        name=name,
+        columns=columns,
+        draw=draw,
+        metric=None,
         provenance={
-            "source": "manifest",
-            "manifest": str(manifest.resolve()),
-            "columns": {"path": path_column, "label": label_column, "split": split_column, "id": id_column},
-            "val_fraction": val_fraction,
-            "test_fraction": test_fraction,
-            "seed": seed,
+            "source": "image folder",
+            "root": str(root.resolve()),
+            "tables": list(found.files),
+            "layout": found.sentence,
+            "left_out": left_out,
         },
         cache=cache,
     )
 
 
-def _read(manifest: Path) -> pd.DataFrame:
-    if manifest.suffix.lower() not in MANIFEST_SUFFIXES:
-        raise InputError(
-            f"{str(manifest)!r} is no manifest: expected a file ending in {' or '.join(MANIFEST_SUFFIXES)}"
-        )
-    try:
-        if manifest.suffix.lower() == ".csv":
-            table = pd.read_csv(manifest, dtype=str, keep_default_na=False)  # a class may well be called "NA"
-        else:
-            table = pd.read_parquet(manifest)
-    except (OSError, ValueError) as error:  # pandas' and Arrow's parser errors are ValueErrors
-        raise InputError(f"cannot read the manifest {str(manifest)!r}: {error}") from error
-    if table.empty:
-        raise InputError(f"the manifest {str(manifest)!r} has no rows")
-    return table
+def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> Rows:
+    """The rows of a table with paths relative to ``root``; unlabelled where others have the label column and it not."""
+    unlabelled = Columns(path=columns.path, label=None, split=columns.split, id=columns.id)
+    rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
+    prefix = f"{parent_of(table)}/" if parent_of(table) else ""
+    paths = [os.path.normpath(prefix + path) for path in rows.paths]
+    return Rows(
+        paths=paths, ids=None, cells=rows.cells or [[]] * len(paths), splits=rows.splits, path_column=rows.path_column
+    )
 
 
-def _column(table: pd.DataFrame, column: str, manifest: Path) -> list[Any]:
-    if column not in table:
-        names = [str(name) for name in table.columns]
-        nearest = get_close_matches(column, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"{str(manifest)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}")
-    values: list[Any] = table[column].tolist()
-    return values
+def _joined(parts: Sequence[Rows]) -> Rows:
+    if len({part.splits is None for part in parts}) > 1:
+        raise InputError("some tables have a column of splits and others none; give it to all or to none")
+    return Rows(
+        paths=[path for part in parts for path in part.paths],
+        ids=None,
+        cells=[cell for part in parts for cell in part.cells or ()],
+        splits=None if parts[0].splits is None else [split for part in parts for split in part.splits or ()],
+        path_column=parts[0].path_column,
+    )
 
 
-def _texts(table: pd.DataFrame, column: str, manifest: Path) -> list[str]:
-    texts = [_text(value) for value in _column(table, column, manifest)]
-    if "" in texts:
-        raise InputError(f"row {texts.index('') + 1} of {str(manifest)!r} has nothing in column {column!r}")
-    return texts
+def _image_set(
+    table: Path,
+    root: Path,
+    rows: Rows,
+    given_N: NDArray[np.str_],
+    *,
+    name: str,
+    columns: Columns,
+    draw: Draw,
+    metric: str | None,
+    provenance: Mapping[str, Any],
+    cache: DigestCache | None,
+) -> ImageSet:
+    ids = rows.paths if rows.ids is None else rows.ids
+    order = _sorted_unique(ids, table)
+    labelling = _labelling(rows, order, given_N[order], columns, draw)
+    paths = [rows.paths[position] for position in order]
+    _check_files(table, root, paths)
+    drawn = {} if columns.label is None else {"val_fraction": draw.val_fraction, "test_fraction": draw.test_fraction}
+    named = {"path": rows.path_column, "label": columns.label, "split": columns.split, "id": columns.id}
+    return build_image_set(
+        name=name,
+        ids=[ids[position] for position in order],
+        labels_N=labelling.labels_N,
+        split_N=labelling.split_N,
+        class_names=labelling.class_names,
+        metric=metric or ("map11" if columns.multi_label and columns.label is not None else "top1"),
+        source=FileSource(root, paths),
+        provenance={**provenance, "columns": named, **drawn, "seed": draw.seed},
+        cache=cache,
+    )
 
 
-def _text(value: Any) -> str:
-    """Empty for a missing value."""
-    return "" if pd.isna(value) else str(value).strip()
-
-
-def _cells(table: pd.DataFrame, column: str, manifest: Path, *, multi_label: bool) -> list[list[str]]:
-    """The labels of each row; one each unless ``multi_label``."""
-    values = _column(table, column, manifest)
-    if any(isinstance(value, np.ndarray) for value in values):  # what pandas makes of a Parquet list
-        if not multi_label:
-            raise InputError(f"column {column!r} of {str(manifest)!r} holds lists; ask for them with multi_label=True")
-        return [[str(label) for label in value] if isinstance(value, np.ndarray) else [] for value in values]
-    if not multi_label:
-        return [[text] for text in _texts(table, column, manifest)]
-    return [[label.strip() for label in _text(value).split("|") if label.strip()] for value in values]
-
-
-def _several(cells: Sequence[Sequence[str]], class_names: Sequence[str]) -> NDArray[np.uint8]:
-    """(N, K) 0/1."""
-    index_of = {class_name: label for label, class_name in enumerate(class_names)}
-    several_NK = np.zeros((len(cells), len(class_names)), np.uint8)
-    for row, cell in enumerate(cells):
-        several_NK[row, [index_of[label] for label in cell]] = 1
-    return several_NK
-
-
-def _splits(table: pd.DataFrame, column: str, manifest: Path) -> NDArray[np.str_]:
-    if column not in table:
-        return np.full(len(table), "train", SPLIT_DTYPE)
-    texts = _texts(table, column, manifest)
-    if unknown := sorted({text for text in texts if text.lower() not in SPLIT_NAMES}):
-        raise InputError(
-            f"column {column!r} of {str(manifest)!r} has {', '.join(map(repr, unknown[:5]))}; "
-            f"expected {', '.join(SPLIT_NAMES)}"
-        )
-    return np.array([SPLIT_NAMES[text.lower()] for text in texts], SPLIT_DTYPE)
+def _labelling(rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, draw: Draw) -> Labelling:
+    """``given_N`` is in that order already."""
+    if rows.cells is None or columns.label is None:
+        return Labelling.absent(len(order))
+    cells = [rows.cells[position] for position in order]
+    if columns.multi_label:
+        return Labelling.several(cells, given_N, draw)
+    class_names = ordered_classes(label for cell in cells for label in cell)
+    known_N = np.array([bool(cell) for cell in cells])
+    labels_N = np.full(len(cells), -1, np.int64)
+    labels_N[known_N] = label_indices([cell[0] for cell in cells if cell], class_names)
+    return Labelling.drawn(labels_N, class_names, given_N, draw)
 
 
 def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
@@ -169,3 +196,23 @@ def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
         if ids[first] == ids[second]:
             raise InputError(f"{str(manifest)!r} names {ids[first]!r} twice, in rows {first + 1} and {second + 1}")
     return order
+
+
+def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
+    """InputError where no file exists, or one exists under a name that looks the same and is other characters."""
+    for path in paths:
+        if not path.isascii() and not (root / path).exists() and (form := _other_form(root / path)):
+            raise InputError(
+                f"{str(manifest)!r} names {path!r} ({path!a}), and the file is there in other Unicode characters "
+                f"that look the same ({form}); write the table in them, or rename the file"
+            )
+    if not any((root / path).exists() for path in paths):
+        raise InputError(
+            f"none of the {len(paths)} files in {str(manifest)!r} exists; paths are relative to the manifest's "
+            f"folder: tried {str(root / paths[0])!r}"
+        )
+
+
+def _other_form(path: Path) -> str | None:
+    """``NFC`` or ``NFD`` if the file is there in that normal form."""
+    return next((form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).exists()), None)

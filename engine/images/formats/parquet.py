@@ -1,12 +1,13 @@
-"""Parquet with the images in it, as Hugging Face datasets writes it.
+"""Parquet with the images in it, as Hugging Face datasets writes it, or as one column of encoded files.
 
-An image column is a struct of ``bytes`` (the encoded file) and ``path``. What a column means stands in the schema's
-metadata, under ``huggingface``: ``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
+An image column is a struct of ``bytes`` (the encoded file) and ``path``, or binary and begins with an image.
+What a column means stands in the schema's metadata, under ``huggingface``:
+``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
 """
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pyarrow import parquet
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
     USUAL_DRAW,
@@ -37,7 +39,15 @@ from penultimate.store.errors import InputError
 
 def image_column(path: Path) -> str | None:
     """Name of the first column of images in a Parquet file, None if it has none; InputError if it is no Parquet."""
-    return next((field.name for field in _metadata(path).schema.to_arrow_schema() if _is_images(field.type)), None)
+    schema = _metadata(path).schema.to_arrow_schema()
+    structs = [field.name for field in schema if _is_images(field.type)]
+    binary = [field.name for field in schema if _is_binary(field.type)]
+    return next(iter(structs), None) or next((column for column in binary if _begins_with_image(path, column)), None)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The column names of a Parquet file; InputError if it is none."""
+    return list(_metadata(path).schema.to_arrow_schema().names)
 
 
 def load_parquet_images(
@@ -48,14 +58,18 @@ def load_parquet_images(
     label_column: str = "label",
     draw: Draw = USUAL_DRAW,
     metric: str = "top1",
+    left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images inside Parquet files of the same columns; ids are ``<file without .parquet>/<row>``.
+    """Images inside Parquet files; ids are ``<file without .parquet>/<row>``, ``left_out`` is kept in the provenance.
 
-    Class names are those of the schema's ClassLabel, else the distinct values of ``label_column``. Splits are those
+    Class names are those of the schema's ClassLabel, else the distinct values of ``label_column``. Files whose
+    ClassLabels number the same names otherwise are mapped by name to the numbers of the first, to which names that it
+    lacks are added; where some files have names and others bare numbers, InputError says so. Splits are those
     that the files' names tell (``train-00000-of-00002.parquet``), others are drawn as ``load_folder`` does;
     ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that cannot be read.
-    Raises InputError for a file without images, a missing column and a label that is none of the class names.
+    Raises InputError for a file without images, a missing column, a label that is none of the class names and a class
+    of val or test that train lacks.
     """
     shared, names = stems([path.resolve() for path in files])
     by_name = sorted(zip([f"{name}/" for name in names], files, strict=True))
@@ -79,6 +93,8 @@ def load_parquet_images(
             "root": str(shared),
             "files": len(files),
             "labels": label_column if labels else False,
+            "layout": f"{len(files):,} Parquet files with images in them",
+            "left_out": dict(left_out or {}),
             "seed": draw.seed,
         },
         cache=cache,
@@ -108,6 +124,12 @@ class _Table:
     @property
     def num_rows(self) -> int:
         return int(self.group_starts[-1])
+
+    @property
+    def bytes_column(self) -> str:
+        """Where the encoded files themselves stand."""
+        struct = _is_images(self.metadata.schema.to_arrow_schema().field(self.column).type)
+        return f"{self.column}.bytes" if struct else self.column
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a row group; OSError if they cannot be read."""
@@ -140,9 +162,9 @@ class ParquetSource:
         group = int(np.searchsorted(table.group_starts, row, side="right")) - 1
         images = self._of_thread.group = self._group(number, group)
         cell = images[row - int(table.group_starts[group])].as_py()
-        if cell is None or cell["bytes"] is None:
+        content: bytes | None = cell["bytes"] if isinstance(cell, dict) else cell
+        if content is None:
             raise OSError("its row holds no bytes")
-        content: bytes = cell["bytes"]
         return content
 
     def stamp(self, index: int) -> Stamp:
@@ -153,7 +175,7 @@ class ParquetSource:
         with self._locks[hash((number, group)) % len(self._locks)]:
             if (images := self._groups.get((number, group))) is None:
                 table = self._tables[number]
-                images = self._groups[number, group] = table.read(group, [f"{table.column}.bytes"]).column(0)
+                images = self._groups[number, group] = table.read(group, [table.bytes_column]).column(0)
             return images
 
 
@@ -167,22 +189,73 @@ def _metadata(path: Path) -> parquet.FileMetaData:
 def _is_images(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return False
-    content = kind.field("bytes").type
-    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+    return _is_binary(kind.field("bytes").type)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _begins_with_image(path: Path, column: str) -> bool:
+    """Whether the first row that has something in a binary column has an image; reads a row at a time until then."""
+    try:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=1, columns=[column]):
+                if (content := batch.column(0)[0].as_py()) is not None:
+                    return kind_of_content(column, content[:HEAD_BYTES]) == IMAGE
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {column!r} of {str(path)!r}: {error}") from error
+    return False
 
 
 def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
-    class_names = _class_names(tables[0], column)
     columns = [_label_cells(table, column) for table in tables]
-    where = f"{column!r} in {str(tables[0].path)!r}"
-    if any(cells.null_count for cells in columns):
-        raise InputError(f"some rows of {where} have no label; take the images without labels (--no-labels)")
-    if class_names is not None:
-        labels_N = checked_indices(np.concatenate([cells.to_numpy() for cells in columns]), class_names, where)
-        return Labelling.drawn(labels_N, class_names, given_N, draw)
-    texts = [str(value) for cells in columns for value in cells.to_pylist()]
-    class_names = ordered_classes(texts)
-    return Labelling.drawn(label_indices(texts, class_names), class_names, given_N, draw)
+    if partly := [t for t, cells in zip(tables, columns, strict=True) if 0 < cells.null_count < len(cells)]:
+        raise InputError(
+            f"some rows of {column!r} in {str(partly[0].path)!r} have no label; take the images without labels "
+            "(--no-labels)"
+        )
+    names = [_class_names(table, column) for table in tables]
+    _check_same_meaning(tables, columns, names, column)
+    known = dict.fromkeys(name for own in names for name in own or ())
+    texts = {str(v) for own, cells in zip(names, columns, strict=True) if own is None for v in _distinct(cells)}
+    class_names = [*known, *ordered_classes(texts - known.keys())]
+    parts = [_indices(*each, class_names, column) for each in zip(tables, columns, names, strict=True)]
+    return Labelling.drawn(np.concatenate(parts), class_names, given_N, draw)
+
+
+def _distinct(cells: pa.ChunkedArray) -> list[Any]:
+    values: list[Any] = cells.drop_null().unique().to_pylist()
+    return values
+
+
+def _indices(
+    table: _Table, cells: pa.ChunkedArray, names: list[str] | None, class_names: Sequence[str], column: str
+) -> NDArray[np.int64]:
+    """Position of each row's class in ``class_names``, by name; -1 in a file without labels: all null, or all -1."""
+    if cells.null_count == len(cells):
+        return np.full(len(cells), -1, np.int64)
+    if names is None:
+        return label_indices([str(value) for value in cells.to_pylist()], class_names)
+    own_N = cells.to_numpy()
+    if (own_N == -1).all():
+        return np.full(len(cells), -1, np.int64)
+    where = f"{column!r} in {str(table.path)!r}"
+    return label_indices(names, class_names)[checked_indices(own_N, names, where)]
+
+
+def _check_same_meaning(
+    tables: Sequence[_Table], columns: Sequence[pa.ChunkedArray], names: Sequence[list[str] | None], column: str
+) -> None:
+    """InputError where some files have bare numbers for labels, and others names or texts."""
+    labelled = [each for each in zip(tables, columns, names, strict=True) if each[1].null_count < len(each[1])]
+    bare = [table for table, cells, own in labelled if own is None and pa.types.is_integer(cells.type)]
+    if bare and len(bare) < len(labelled):
+        other = next(table for table, _, _ in labelled if table not in bare)
+        raise InputError(
+            f"{column!r} holds bare numbers in {str(bare[0].path)!r} and names in {str(other.path)!r}, so nobody can "
+            "say which number is which name; read them apart, or take the images without labels (--no-labels)"
+        )
 
 
 def _label_cells(table: _Table, column: str) -> pa.ChunkedArray:
@@ -194,7 +267,8 @@ def _label_cells(table: _Table, column: str) -> pa.ChunkedArray:
             "(--label-column), or take the images without labels (--no-labels)"
         )
     kind = schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    known = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    if not any(is_known(kind) for is_known in known):
         raise InputError(f"{column!r} of {str(table.path)!r} should hold one integer or text a row, not {kind}")
     try:
         return parquet.read_table(table.path, columns=[column]).column(0)

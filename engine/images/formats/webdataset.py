@@ -10,7 +10,8 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
-from penultimate.engine.images.formats.folder import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.labels import (
     USUAL_DRAW,
     Draw,
@@ -31,8 +32,9 @@ from penultimate.engine.images.formats.labels import (
     ordered_classes,
     splits_by_name,
 )
+from penultimate.engine.images.formats.tables import USUAL_COLUMNS, Columns, several_of
 from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
-from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_set import SPLITS, ImageSet
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 
@@ -47,28 +49,35 @@ def load_webdataset(
     *,
     name: str,
     labels: bool = True,
-    label_column: str = "label",
+    columns: Columns = USUAL_COLUMNS,
+    names: Sequence[str] | None = None,
     draw: Draw = USUAL_DRAW,
-    metric: str = "top1",
+    metric: str | None = None,
+    left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
     """Images in uncompressed tars, files or ``remote_tars``; ids are ``<tar without .tar>/<key>``.
 
     Tars are named relative to the folder they share.
 
-    The label is the text of ``.cls``, or else the field ``label_column`` of ``.json``. Splits are those that the tars'
+    The label is the text of ``.cls``, or else the field ``columns.label`` of ``.json``; with ``multi_label`` that is a
+    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. ``names`` are the classes
+    that labels, all of them numbers, count from 0. Splits are those that the tars'
     names tell (``train-0001.tar``), others are drawn as ``load_folder`` does; ``labels=False`` reads no labels and
     takes all as ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or
-    compressed tar, a key that comes twice or has several images, and a sample without a label.
+    compressed tar, a key that comes twice or has several images, a sample without a label, a number without a name, and
+    a class of val or test that train lacks.
     """
+    several = columns.multi_label and labels
+    label_column = (columns.label or "label") if labels else None
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
-    folder, names = stems([tar.path for tar in tars])
+    folder, stems_of_tars = stems([tar.path for tar in tars])
     shared = tars[0].folder(folder)
     with ThreadPoolExecutor(min(16, 2 * usable_cores()), thread_name_prefix="tar") as pool:
-        indexes = list(pool.map(lambda tar: _index(tar, label_column if labels else None), tars))
+        indexes = list(pool.map(lambda tar: _index(tar, label_column), tars))
     samples = sorted(
         (f"{tar}/{key}", number, sample)
-        for number, (tar, index) in enumerate(zip(names, indexes, strict=True))
+        for number, (tar, index) in enumerate(zip(stems_of_tars, indexes, strict=True))
         for key, sample in index.samples
     )
     if not samples:
@@ -77,16 +86,20 @@ def load_webdataset(
     if (twice := next((a for a, b in pairwise(ids) if a == b), None)) is not None:
         raise InputError(f"the sample {twice!r} comes twice; keys must be unique within a tar")
     tar_N = np.array([number for _, number, _ in samples], np.int32)
-    texts = [sample.label for _, _, sample in samples]
-    labelling = _labelling(ids, texts, splits_by_name(names)[tar_N], label_column, draw) if labels else None
-    class_names, labels_N, split_N = labelling or Labelling.absent(len(ids))
+    labelling = Labelling.absent(len(ids))
+    if label_column is not None:
+        given_N = splits_by_name(stems_of_tars)[tar_N]
+        found = [sample.label for _, _, sample in samples]
+        _check_labels(ids, found, given_N, label_column)
+        labelling = (_several if several else _single)(found, names, given_N, draw)
+    without_image = sum(index.without_image for index in indexes)
     return build_image_set(
         name=name,
         ids=ids,
-        labels_N=labels_N,
-        split_N=split_N,
-        class_names=class_names,
-        metric=metric,
+        labels_N=labelling.labels_N,
+        split_N=labelling.split_N,
+        class_names=labelling.class_names,
+        metric=metric or ("map11" if several else "top1"),
         source=TarSource(
             tars,
             tar_N,
@@ -98,8 +111,10 @@ def load_webdataset(
             "source": "webdataset",
             "root": shared,
             "tars": len(tars),
-            "keys_without_image": sum(index.without_image for index in indexes),
-            "labels": label_column if labels else False,
+            "keys_without_image": without_image,
+            "labels": label_column or False,
+            "layout": f"{len(tars):,} WebDataset tars",
+            "left_out": {**(left_out or {}), **({"samples without an image": without_image} if without_image else {})},
             "seed": draw.seed,
         },
         cache=cache,
@@ -145,8 +160,8 @@ class _Sample(NamedTuple):
     offset: int
     size: int
 
-    label: str | None
-    """None where there is none or none was asked for."""
+    label: str | list[str] | None
+    """A list where the .json has one; None where there is none or none was asked for."""
 
 
 class _Index(NamedTuple):
@@ -204,7 +219,7 @@ def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.
     return images[0] if images else None
 
 
-def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | None:
+def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | list[str] | None:
     for extension in ("cls", "json"):
         if extension not in members:
             continue
@@ -215,19 +230,65 @@ def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo],
             value = json.loads(text).get(column) if extension == "json" else text.decode().strip()
         except (ValueError, AttributeError) as error:
             raise InputError(f"{members[extension].name!r} in {path!r} holds no label: {error}") from error
+        if isinstance(value, list):
+            return [str(label) for label in value]
         if value not in (None, ""):
             return str(value)
     return None
 
 
-def _labelling(
-    ids: Sequence[str], texts: Sequence[str | None], given_N: NDArray[np.str_], column: str, draw: Draw
-) -> Labelling:
-    known = [text for text in texts if text is not None]
-    if len(known) < len(texts):
+_Label = str | list[str] | None
+
+
+def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray[np.str_], column: str) -> None:
+    """InputError for a sample without a label, unless it is of val or test and none there has one."""
+    missing_N = np.array([label is None for label in labels])
+    for split in SPLITS:
+        in_split_N = given_N == split
+        if (missing_N & in_split_N).any() and (split == "train" or not missing_N[in_split_N].all()):
+            raise InputError(
+                f"{ids[int(np.argmax(missing_N & in_split_N))]!r} has no label: expected a .cls, or a .json with "
+                f"{column!r}; name another field (--label-column), or take all images without labels (--no-labels)"
+            )
+
+
+def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+    if any(isinstance(label, list) for label in labels):
+        raise InputError("labels are lists; ask for them with --multi-label (multi_label=True)")
+    known_N = np.array([label is not None for label in labels])
+    texts = [str(label) for label in labels if label is not None]
+    class_of = _classes(texts, names)
+    class_names = ordered_classes(texts) if names is None else distinct_names(names)
+    labels_N = np.full(len(labels), -1, np.int64)
+    labels_N[known_N] = label_indices([class_of[text] for text in texts], class_names)
+    return Labelling.drawn(labels_N, class_names, given_N, draw)
+
+
+def _several(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+    cells = [label if isinstance(label, list) else several_of(label or "") for label in labels]
+    class_of = _classes([text for cell in cells for text in cell], names)
+    return Labelling.several([[class_of[text] for text in cell] for cell in cells], given_N, draw)
+
+
+def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str]:
+    """Label -> class: with ``names`` the one that a number stands for, else the label itself."""
+    distinct = sorted(set(texts))
+    if names is None:
+        return {text: text for text in distinct}
+    if odd := [text for text in distinct if not text.isdecimal() or int(text) >= len(names)]:
         raise InputError(
-            f"{ids[texts.index(None)]!r} has no label: expected a .cls, or a .json with {column!r}; name another field "
-            "(--label-column), or take all images without labels (--no-labels)"
+            f"the label {odd[0]!r} is no number below {len(names)}, the lines of classnames.txt; take that file away "
+            "to have the labels as they are"
         )
-    class_names = ordered_classes(known)
-    return Labelling.drawn(label_indices(known, class_names), class_names, given_N, draw)
+    known = distinct_names(names)
+    return {text: known[int(text)] for text in distinct}
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Class names of which several may be the same, told apart by their numbers.
+
+    >>> distinct_names(["crane", "maillot", "crane"])
+    ['crane (0)', 'maillot', 'crane (2)']
+    """
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]

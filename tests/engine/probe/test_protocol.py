@@ -69,6 +69,34 @@ def test_a_missing_split_is_refused_with_the_counts() -> None:
         run_probe(features, ProbeSettings(path=PATH))
 
 
+def test_one_class_alone_is_refused_whatever_the_loss() -> None:
+    features = FeatureSet.of(np.ones((4, 2), np.float32), np.array([1, 1, 0, 1]), ["train", "train", "val", "test"])
+    for loss in ("softmax", "logistic", "squared_hinge"):
+        with pytest.raises(InputError, match=r"all training samples .* are of one class, '1'; a classifier needs two"):
+            run_probe(features, ProbeSettings(path=PATH, loss=loss))
+
+
+def test_samples_without_a_label_are_neither_fitted_nor_scored() -> None:
+    whole = stored()
+    labels_N = whole.labels.copy()
+    labels_N[::10] = -1
+    known = labels_N >= 0
+    features_ND = np.asarray(whole.features)
+    bare = FeatureSet.of(features_ND, labels_N, whole.split, ids_N=whole.ids, class_names=whole.class_names)
+    without = FeatureSet.of(
+        features_ND[known], labels_N[known], whole.split[known], ids_N=whole.ids[known], class_names=whole.class_names
+    )
+    some, same = (run_probe(features, ProbeSettings(path=PATH)).trial for features in (bare, without))
+    assert some.value == same.value
+    assert some.arrays["test_ids"].tolist() == same.arrays["test_ids"].tolist()
+
+
+def test_a_split_of_unlabelled_samples_says_so() -> None:
+    features = FeatureSet.of(np.ones((4, 2), np.float32), np.array([0, 1, 0, -1]), ["train", "train", "val", "test"])
+    with pytest.raises(InputError, match=r"no samples in test.*images of test have no labels: extract train's folder"):
+        run_probe(features, ProbeSettings(path=PATH))
+
+
 def test_samples_whose_features_are_not_finite_are_named_by_id() -> None:
     features_ND = np.ones((4, 2), np.float32)
     features_ND[1, 0] = np.nan

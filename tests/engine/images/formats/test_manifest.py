@@ -1,3 +1,4 @@
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pandas as pd
 import pytest
 
 from penultimate.engine.images.formats.manifest import load_manifest
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError
 
 
@@ -91,11 +93,12 @@ def test_lists_of_labels_must_be_asked_for(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"path": PATHS, "labels": LABELS}, "no column 'label'; it has 'path', 'labels'; did you mean 'labels'?"),
-        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species'$"),
+        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species' .name another with --label-"),
         ({"label": LABELS}, "no column 'path'; it has 'label'"),
         ({"path": PATHS, "label": ["cat", "", *LABELS[2:]]}, "row 2 of .* has nothing in column 'label'"),
         ({"path": [*PATHS[:5], PATHS[1]], "label": LABELS}, r"names 'a/1.jpg' twice, in rows 2 and 6"),
-        ({"path": PATHS, "label": LABELS, "split": ["dev"] * 6}, "column 'split' of .* has 'dev'; expected train"),
+        ({"path": PATHS, "label": LABELS, "split": ["fold"] * 6}, "column 'split' of .* has 'fold'; expected train"),
+        ({"path": PATHS, "label": LABELS, "split": ["dev"] * 6}, "all labels are of val, and none of train"),
         ({"path": PATHS, "label": ["cat"] * 5 + ["dog"]}, "class 'dog' has 1 image to split"),
         ({"path": [], "label": []}, "has no rows"),
     ],
@@ -120,3 +123,91 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b'"\x00\xff')
         with pytest.raises(InputError, match="manifest"):
             load_manifest(tmp_path / name)
+
+
+def test_labels_are_not_needed_where_none_are_asked_for(tmp_path: Path) -> None:
+    images = load_images(str(table(tmp_path, {"path": PATHS})), labels=False)
+    assert images.labels_N.tolist() == [-1] * 6
+    assert set(images.split_N.tolist()) == {"test"}
+    (tmp_path / "list.txt").write_text("\n".join(map(str, PATHS)) + "\n\n")
+    assert load_images(str(tmp_path / "list.txt"), labels=False).digest == images.digest
+    with pytest.raises(InputError, match=r"list of paths without labels.*--no-labels"):
+        load_images(str(tmp_path / "list.txt"))
+
+
+def test_the_columns_of_path_and_label_may_be_named(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id_code": range(6), "where": PATHS, "species": LABELS})
+    table(tmp_path, {"path": PATHS})
+    frame.to_csv(tmp_path / "own.tsv", sep="\t", index=False)
+    images = load_images(str(tmp_path / "own.tsv"), path_column="where", label_column="species")
+    assert images.class_names == ("cat", "dog")
+    with pytest.raises(InputError, match=r"no column 'path'; it has 'id_code', 'where', 'species'.*--path-column"):
+        load_images(str(tmp_path / "own.tsv"))
+
+
+def test_a_class_that_train_lacks_is_refused_as_in_folders(tmp_path: Path) -> None:
+    splits: list[object] = ["train", "train", "train", "train", "test", "test"]
+    labels: list[object] = ["cat", "dog", "cat", "dog", "cat", "eel"]
+    with pytest.raises(InputError, match=r"test has classes that train lacks.*: eel"):
+        load_manifest(table(tmp_path, {"path": PATHS, "label": labels, "split": splits}))
+
+
+@pytest.mark.parametrize("text", ["path,label\na/1.jpg,cat,\na/4.jpg,dog,\n", "path,label\na,1.jpg,cat\n"])
+def test_rows_longer_than_the_header_are_explained(tmp_path: Path, text: str) -> None:
+    (tmp_path / "set.csv").write_text(text)
+    with pytest.raises(InputError, match=r"more cells than its header has names, as with a comma at the end"):
+        load_manifest(tmp_path / "set.csv")
+
+
+def test_a_path_in_another_unicode_form_than_the_file_is_explained(tmp_path: Path) -> None:
+    paths: list[object] = ["a.jpg", "cafe\u0301.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg"]
+    manifest = table(tmp_path, {"path": paths, "label": LABELS})
+    text = unicodedata.normalize("NFC", manifest.read_text())
+    manifest.write_text(text)
+    with pytest.raises(InputError, match=r"caf\\xe9.*other Unicode characters that look the same \(NFD\)"):
+        load_manifest(manifest)
+
+
+class TestImageFolder:
+    """Hugging Face's ``imagefolder``: ``metadata`` with a column ``file_name``, beside the images of each split."""
+
+    @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+    def test_tables_of_the_splits_are_one_set(self, tmp_path: Path, name: str) -> None:
+        for split, labels in (("train", ["cat", "dog"] * 5), ("test", ["dog", "cat"])):
+            frame = pd.DataFrame({"file_name": [f"{n}.jpg" for n in range(len(labels))], "label": labels})
+            self.write(tmp_path / split, frame, name)
+        (tmp_path / "test" / "unnamed.jpg").write_bytes(b"")
+        (tmp_path / "notes.txt").write_bytes(b"")
+        images = load_images(str(tmp_path))
+        assert images.class_names == ("cat", "dog")
+        assert Counter(images.split_N.tolist()) == {"train": 8, "val": 2, "test": 2}
+        assert images.ids_N[0] == "test/0.jpg"
+        assert images.source.read(0) == b"0.jpg"
+        assert images.provenance["left_out"] == {".txt": 1, "images that no table names": 1}
+
+    def test_one_table_at_the_top_names_files_of_every_split(self, tmp_path: Path) -> None:
+        names = [f"{split}/{n}.jpg" for split in ("train", "validation") for n in range(4)]
+        self.write(tmp_path, pd.DataFrame({"file_name": names, "breed": ["pug", "tabby"] * 4}), "metadata.csv")
+        images = load_images(str(tmp_path), label_column="breed")
+        assert Counter(images.split_N.tolist()) == {"train": 4, "val": 4}
+        with pytest.raises(InputError, match=r"has columns file_name, breed: name the label's \(--label-column\)"):
+            load_images(str(tmp_path))
+
+    def test_a_split_without_the_label_column_is_kept_unlabelled(self, tmp_path: Path) -> None:
+        names = [f"{n}.jpg" for n in range(6)]
+        self.write(tmp_path / "train", pd.DataFrame({"file_name": names, "label": ["a", "b"] * 3}), "metadata.csv")
+        self.write(tmp_path / "test", pd.DataFrame({"file_name": names}), "metadata.csv")
+        images = load_images(str(tmp_path))
+        assert set(images.labels_N[images.split_N == "test"].tolist()) == {-1}
+        assert len(images) == 12
+
+    def write(self, folder: Path, frame: pd.DataFrame, name: str) -> None:
+        for path in frame["file_name"]:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(Path(path).name.encode())
+        if name.endswith("csv"):
+            frame.to_csv(folder / name, index=False)
+        elif name.endswith("jsonl"):
+            frame.to_json(folder / name, orient="records", lines=True)
+        else:
+            frame.to_parquet(folder / name)

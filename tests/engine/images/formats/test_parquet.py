@@ -1,12 +1,13 @@
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from penultimate.engine.images.load import load_images
@@ -95,9 +96,13 @@ def test_a_file_that_is_no_parquet_or_holds_no_images_is_said(tmp_path: Path) ->
     with pytest.raises(InputError, match="as Parquet"):
         load_images(str(tmp_path / "a.parquet"))
     parquet.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
-    hugging_face(tmp_path / "b.parquet", rows(0, 3), [0, 1, 2])
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match=r"no images in .*, only 1 parquet"):
         load_images(str(tmp_path))
+    hugging_face(tmp_path / "b.parquet", rows(0, 9), [0, 1, 2] * 3)
+    with pytest.raises(InputError, match="holds no images"):
+        load_images(str(tmp_path / "?.parquet"))
+    images = load_images(str(tmp_path))
+    assert (len(images), images.provenance["left_out"]) == (9, {"parquet": 1})
 
 
 def test_a_file_that_vanishes_or_is_replaced_stops_the_run(tmp_path: Path) -> None:
@@ -118,3 +123,58 @@ def test_the_digest_is_of_contents_not_of_how_they_are_stored(tmp_path: Path) ->
     parquet.write_table(table, path, row_group_size=12, compression="zstd")
     assert load_images(str(path)).digest == before
     np.testing.assert_equal(len(table), 12)
+
+
+def test_files_that_number_the_same_names_otherwise_are_mapped_by_name(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "train-0.parquet", rows(0, 6), [0, 1, 2] * 2, names=["ant", "bee", "cat"])
+    hugging_face(tmp_path / "train-1.parquet", rows(6, 6), [0, 1, 2] * 2, names=["cat", "ant", "bee"])
+    hugging_face(tmp_path / "test-0.parquet", rows(12, 3), [1, 2, 0], names=["bee", "cat", "ant"])
+    images = load_images(str(tmp_path))
+    assert images.class_names == ("bee", "cat", "ant")  # the first file's, test-0
+    named = dict(zip(images.ids_N.tolist(), [images.class_names[label] for label in images.labels_N], strict=True))
+    assert [named[f"test-0/000000{n}"] for n in range(3)] == ["cat", "ant", "bee"]
+    assert [named[f"train-0/000000{n}"] for n in range(3)] == ["ant", "bee", "cat"]
+    assert [named[f"train-1/000000{n}"] for n in range(3)] == ["cat", "ant", "bee"]
+
+
+def test_names_that_only_some_files_list_are_added_and_texts_are_mapped_too(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "a.parquet", rows(0, 6), [0, 1] * 3, names=["ant", "bee"])
+    hugging_face(tmp_path / "b.parquet", rows(6, 6), [0, 1] * 3, names=["cat", "ant"])
+    hugging_face(tmp_path / "c.parquet", rows(12, 6), ["dog", "bee"] * 3, names=None)
+    images = load_images(str(tmp_path))
+    assert images.class_names == ("ant", "bee", "cat", "dog")
+    assert images.labels_N.tolist() == [0, 1] * 3 + [2, 0] * 3 + [3, 1] * 3
+
+
+def test_bare_numbers_in_one_file_and_names_in_another_are_refused(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "a.parquet", rows(0, 6), [0, 1] * 3, names=["ant", "bee"])
+    hugging_face(tmp_path / "b.parquet", rows(6, 6), [0, 1] * 3, names=None)
+    with pytest.raises(InputError, match=r"bare numbers in .*b\.parquet' and names in .*a\.parquet'.*--no-labels"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1], [None, None, None]])
+def test_a_test_split_without_labels_is_kept_unlabelled(tmp_path: Path, labels: list[Any]) -> None:
+    hugging_face(tmp_path / "train.parquet", rows(0, 9), [0, 1, 2] * 3)
+    hugging_face(tmp_path / "test.parquet", rows(9, 3), labels)
+    images = load_images(str(tmp_path))
+    assert Counter(images.split_N.tolist()) == {"train": 6, "val": 3, "test": 3}
+    assert set(images.labels_N[images.split_N == "test"].tolist()) == {-1}
+
+
+def test_a_column_of_encoded_files_is_a_column_of_images(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    jpeg = encode(Image.new("RGB", (4, 4)), "JPEG")
+    content = [None, jpeg, jpeg + b"1", jpeg + b"2"]
+    table = pa.table({"key": [b"0", b"1", b"2", b"3"], "jpg": pa.array(content, pa.binary())})
+    parquet.write_table(table, tmp_path / "00000.parquet")
+    images = load_images(str(tmp_path / "00000.parquet"), labels=False)
+    assert [images.source.read(row) for row in range(1, 4)] == content[1:]
+    with pytest.raises(OSError, match="no bytes"):
+        images.source.read(0)
+
+
+def test_a_column_of_bytes_that_are_no_images_is_no_path(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"image": [b"abc" * 4000], "label": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"column 'image' of .* holds bytes") as raised:
+        load_images(str(tmp_path / "a.parquet"))
+    assert len(str(raised.value)) < 300

@@ -5,7 +5,9 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
@@ -167,3 +169,67 @@ def test_an_archive_beside_class_folders_does_not_make_them_tars(tmp_path: Path)
             (tmp_path / name / f"{number}.jpg").write_bytes(b"")
     pets(tmp_path / "download.tar")
     assert len(load_images(str(tmp_path))) == 6
+
+
+def test_tars_may_have_several_labels(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number, labels in enumerate([["cat", "dog"], ["cat"], [], ["eel"], ["dog"], ["eel", "cat"]]):
+        members |= {f"{number}.jpg": b"%d" % number, f"{number}.json": json.dumps({"label": labels}).encode()}
+    path = write_tar(tmp_path / "a.tar", members)
+    images = load_images(str(path), multi_label=True)
+    assert images.class_names == ("cat", "dog", "eel")
+    assert images.labels_N.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1]]
+    assert images.metric == "map11"
+    with pytest.raises(InputError, match=r"labels are lists.*--multi-label"):
+        load_images(str(path))
+    texts = {f"{n}.{kind}": b"x%d" % n if kind == "jpg" else b"cat|dog" for n in range(6) for kind in ("jpg", "cls")}
+    assert load_images(str(write_tar(tmp_path / "b.tar", texts)), multi_label=True).class_names == ("cat", "dog")
+
+
+def test_a_clip_benchmark_export_has_its_splits_and_class_names(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("test", 12)):
+        members: dict[str, bytes] = {}
+        for number in range(first, first + 12):
+            members |= {f"s{number}.webp": b"%d" % number, f"s{number}.cls": b"%d" % (number % 3)}
+        write_tar(tmp_path / split / "0.tar", members)
+        (tmp_path / split / "nshards.txt").write_text("1")
+    (tmp_path / "classnames.txt").write_text("crane\nmaillot\ncrane\n")
+    images = load_images(str(tmp_path))
+    assert images.class_names == ("crane (0)", "maillot", "crane (2)")
+    assert Counter(images.split_N.tolist()) == {"train": 9, "val": 3, "test": 12}
+    assert images.provenance["left_out"] == {".txt": 3}
+    (tmp_path / "classnames.txt").write_text("crane\n")
+    with pytest.raises(InputError, match=r"label '1' is no number below 1, the lines of classnames\.txt"):
+        load_images(str(tmp_path))
+
+
+def test_tars_of_test_without_labels_are_kept_unlabelled(tmp_path: Path) -> None:
+    pets(tmp_path / "train-0.tar")
+    write_tar(tmp_path / "test-0.tar", {f"{number}.jpg": b"t%d" % number for number in range(4)})
+    images = load_images(str(tmp_path))
+    assert set(images.labels_N[images.split_N == "test"].tolist()) == {-1}
+    assert Counter(images.split_N.tolist()) == {"train": 9, "val": 3, "test": 4}
+
+
+def test_an_img2dataset_download_is_read_by_its_tars_in_every_order(tmp_path: Path) -> None:
+    for shard in range(2):
+        pets(tmp_path / f"0000{shard}.tar", first=12 * shard)
+        parquet.write_table(pa.table({"url": ["u"], "key": ["k"]}), tmp_path / f"0000{shard}.parquet")
+        (tmp_path / f"0000{shard}_stats.json").write_text("{}")
+    images = load_images(str(tmp_path))
+    assert len(images) == 24
+    assert images.provenance["left_out"] == {".json": 2, "parquet": 2}
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz"])
+def test_a_compressed_tar_says_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    for spec in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError, match=r"compressed tar.*gunzip"):
+            load_images(str(spec))
+
+
+def test_several_tars_named_by_a_shell_are_the_set_of_the_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [str(pets(Path(f"pets-{number}.tar"), first=12 * number)) for number in range(3)]
+    assert load_images(names).digest == load_images("pets-*.tar").digest

@@ -1,0 +1,185 @@
+"""Tables of images as rows of texts: CSV, TSV, JSON Lines, Parquet, and plain lists of paths."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from penultimate.engine.images.image_set import SPLIT_NAMES
+from penultimate.store.errors import InputError
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LIST_SUFFIX = ".txt"
+"""A list of paths, a line each, without labels."""
+
+PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path")
+"""Names tried, in this order, for the column of paths."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """Which columns of a table hold what."""
+
+    path: str | None = None
+    """None: the first of PATH_COLUMNS that is there."""
+
+    label: str | None = "label"
+    """None: no labels are read."""
+
+    split: str = "split"
+    """Need not be there."""
+
+    id: str = "id"
+    """Need not be there: the paths are the ids then."""
+
+    multi_label: bool = False
+    """Whether a cell holds a list of labels, or several separated by ``|``."""
+
+
+USUAL_COLUMNS = Columns()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """What a table says, a row an image, in its order."""
+
+    paths: Sequence[str]
+    """With ``/``, relative to the table's folder, or absolute."""
+
+    ids: Sequence[str] | None
+    """None where the table has no such column."""
+
+    cells: Sequence[Sequence[str]] | None
+    """The labels of each, one unless there may be several; None where none are read."""
+
+    splits: Sequence[str] | None
+    """``train``, ``val`` or ``test``; None where the table has no such column."""
+
+    path_column: str
+
+
+def read_rows(table: Path, columns: Columns) -> Rows:
+    """Raises InputError for what is no table, an empty one, a missing column, an empty cell and an unknown split."""
+    frame = _read(table)
+    path_column = columns.path or next((column for column in PATH_COLUMNS if column in frame), PATH_COLUMNS[0])
+    return Rows(
+        paths=[path.replace("\\", "/") for path in _texts(frame, path_column, table, option="--path-column")],
+        ids=_texts(frame, columns.id, table) if columns.id in frame else None,
+        cells=None if columns.label is None else _cells(frame, columns.label, table, columns.multi_label),
+        splits=_splits(frame, columns.split, table) if columns.split in frame else None,
+        path_column=path_column,
+    )
+
+
+def _read(table: Path) -> pd.DataFrame:
+    suffix = table.suffix.lower()
+    if suffix not in (*MANIFEST_SUFFIXES, LIST_SUFFIX):
+        raise InputError(
+            f"{str(table)!r} is no manifest: expected a file ending in {', '.join(MANIFEST_SUFFIXES)}, or a list of "
+            f"paths in {LIST_SUFFIX}"
+        )
+    try:
+        frame = _read_as(table, suffix)
+    except (OSError, ValueError) as error:  # pandas' and Arrow's parser errors are ValueErrors
+        raise InputError(f"cannot read the manifest {str(table)!r}: {error}") from error
+    if frame.empty:
+        raise InputError(f"the manifest {str(table)!r} has no rows")
+    return frame
+
+
+def _read_as(table: Path, suffix: str) -> pd.DataFrame:
+    if suffix == ".parquet":
+        return pd.read_parquet(table)
+    if suffix == ".jsonl":
+        return pd.DataFrame([json.loads(line) for line in _lines(table)])
+    if suffix == LIST_SUFFIX:
+        return pd.DataFrame({PATH_COLUMNS[0]: _lines(table)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(
+                table,
+                sep="\t" if suffix == ".tsv" else ",",
+                dtype=str,
+                keep_default_na=False,  # a class may well be called "NA"
+                index_col=False,  # or else a comma at the end of each row shifts all columns by one
+            )
+        except pd.errors.ParserWarning as warning:
+            raise ValueError(
+                "its rows have more cells than its header has names, as with a comma at the end of each row, or one in "
+                "a path that is not in quotes; take it away, or give the header a name more"
+            ) from warning
+
+
+def _lines(table: Path) -> list[str]:
+    return [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -> list[Any]:
+    if column not in frame:
+        names = [str(name) for name in frame.columns]
+        nearest = get_close_matches(column, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        named = f" (name another with {option})" if option else ""
+        raise InputError(f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}{named}")
+    values: list[Any] = frame[column].tolist()
+    return values
+
+
+def _texts(frame: pd.DataFrame, column: str, table: Path, *, option: str | None = None) -> list[str]:
+    values = _column(frame, column, table, option)
+    odd = next((value for value in values if isinstance(value, bytes | dict | list | np.ndarray)), None)
+    if odd is not None:
+        raise InputError(
+            f"column {column!r} of {str(table)!r} holds {type(odd).__name__}, not a text a row, as paths and names are"
+        )
+    texts = [_text(value) for value in values]
+    if "" in texts:
+        raise InputError(f"row {texts.index('') + 1} of {str(table)!r} has nothing in column {column!r}")
+    return texts
+
+
+def _text(value: Any) -> str:
+    """Empty for a missing value."""
+    return "" if pd.isna(value) else str(value).strip()
+
+
+def _cells(frame: pd.DataFrame, column: str, table: Path, multi_label: bool) -> list[list[str]]:
+    """The labels of each row; one each unless ``multi_label``."""
+    if table.suffix.lower() == LIST_SUFFIX:
+        raise InputError(f"{str(table)!r} is a list of paths without labels; take them so (--no-labels)")
+    values = _column(frame, column, table, "--label-column; --no-labels reads none")
+    if any(isinstance(value, np.ndarray | list) for value in values):  # an array is what pandas makes of Parquet's list
+        if not multi_label:
+            raise InputError(
+                f"column {column!r} of {str(table)!r} holds lists; ask for them with --multi-label (multi_label=True)"
+            )
+        return [[str(label) for label in value] if isinstance(value, np.ndarray | list) else [] for value in values]
+    if not multi_label:
+        return [[text] for text in _texts(frame, column, table)]
+    return [several_of(_text(value)) for value in values]
+
+
+def several_of(text: str) -> list[str]:
+    """The labels in one cell.
+
+    >>> several_of("cat| dog |")
+    ['cat', 'dog']
+    """
+    return [label.strip() for label in text.split("|") if label.strip()]
+
+
+def _splits(frame: pd.DataFrame, column: str, table: Path) -> list[str]:
+    texts = _texts(frame, column, table)
+    if unknown := sorted({text for text in texts if text.lower() not in SPLIT_NAMES}):
+        raise InputError(
+            f"column {column!r} of {str(table)!r} has {', '.join(map(repr, unknown[:5]))}; "
+            f"expected {', '.join(SPLIT_NAMES)}"
+        )
+    return [SPLIT_NAMES[text.lower()] for text in texts]
