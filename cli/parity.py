@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.extract.prepare import prepared_backbones

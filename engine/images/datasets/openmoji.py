@@ -6,6 +6,7 @@ ImageNet weights help. OpenMoji 17.0, https://openmoji.org, licensed CC BY-SA 4.
 
 import unicodedata
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,5 +68,5 @@ def _font() -> "FreeTypeFont":
         raise UnavailableError(
             f"the pictures come from a package that is not installed: pip install {PROJECT}"
         ) from error
-    with get_openmoji_font_data().joinpath("glyf_colr0.ttf").open("rb") as file:
-        return ImageFont.truetype(file, _FONT_SIZE)
+    font = get_openmoji_font_data().joinpath("glyf_colr0.ttf").read_bytes()
+    return ImageFont.truetype(BytesIO(font), _FONT_SIZE)
