@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.digests import content_digests, image_set_digest
 from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
-from penultimate.engine.images.sources import SteadySource
+from penultimate.engine.images.sources import VerifiedSource
 
 
 def build_image_set(
@@ -37,7 +37,7 @@ def build_image_set(
         split_N=split_N,
         class_names=tuple(class_names),
         metric=metric,
-        source=SteadySource(source, ids, contents_N),
+        source=VerifiedSource(source, ids, contents_N),
         digest=digest,
         provenance=dict(provenance),
     )

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
 
-# Shapes: N samples of a set, F = 4 fields of a Stamp.
+# Shapes: N samples of a set, F = 4 fields of a FileFingerprint.
 
 CONTENT_DTYPE = np.dtype("S64")
 """Of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
@@ -31,7 +31,7 @@ _SETTLED_NS = 2_000_000_000
 _FORMAT = 1
 
 
-class Stamp(NamedTuple):
+class FileFingerprint(NamedTuple):
     """What tells a file from a later one; of a sample inside an archive, the archive's."""
 
     number: int
@@ -42,8 +42,8 @@ class Stamp(NamedTuple):
     changed_ns: int
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> "Stamp":
-        """Stamp of the file at ``path``, links followed; OSError if it is gone."""
+    def of(cls, path: str | os.PathLike[str]) -> "FileFingerprint":
+        """FileFingerprint of the file at ``path``, links followed; OSError if it is gone."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -52,18 +52,20 @@ class Stamp(NamedTuple):
         return time.time_ns() - max(self.modified_ns, self.changed_ns) > _SETTLED_NS
 
 
-UNKNOWN = Stamp(-1, -1, -1, -1)
+UNKNOWN = FileFingerprint(-1, -1, -1, -1)
 """Of a sample that cannot be remembered or is not."""
 
-_COLUMNS = ("id", *Stamp._fields, "content")
-_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.int64()) for name in Stamp._fields), ("content", pa.binary())])
+_COLUMNS = ("id", *FileFingerprint._fields, "content")
+_SCHEMA = pa.schema(
+    [("id", pa.string()), *((name, pa.int64()) for name in FileFingerprint._fields), ("content", pa.binary())]
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entries:
     """What is remembered of each sample of a set."""
 
-    stamps_NF: NDArray[np.int64]
+    fingerprints_NF: NDArray[np.int64]
     """UNKNOWN where nothing is."""
 
     contents_N: NDArray[np.bytes_]
@@ -76,14 +78,14 @@ class DigestCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, place: str) -> Path:
+    def path(self, location: str) -> Path:
         """The file that holds the entries of the source at ``place``."""
-        return self.folder / f"{digest_of([_FORMAT, place])}.parquet"
+        return self.folder / f"{digest_of([_FORMAT, location])}.parquet"
 
-    def load(self, place: str, ids: Sequence[str]) -> Entries:
+    def load(self, location: str, ids: Sequence[str]) -> Entries:
         """What is remembered of these samples; InputError if the file is damaged."""
         entries = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), b"", CONTENT_DTYPE))
-        path = self.path(place)
+        path = self.path(location)
         try:
             table = parquet.read_table(path, schema=_SCHEMA)
         except FileNotFoundError:
@@ -95,18 +97,18 @@ class DigestCache:
         row_N = np.asarray(pc.fill_null(pc.index_in(pa.array(ids, pa.string()), value_set=table["id"]), -1))
         known = row_N >= 0
         rows = row_N[known]
-        for field, name in enumerate(Stamp._fields):
-            entries.stamps_NF[known, field] = table[name].to_numpy()[rows]
+        for field, name in enumerate(FileFingerprint._fields):
+            entries.fingerprints_NF[known, field] = table[name].to_numpy()[rows]
         entries.contents_N[known] = np.array(table["content"].to_pylist(), CONTENT_DTYPE)[rows]
         return entries
 
-    def save(self, place: str, ids: Sequence[str], entries: Entries) -> None:
+    def save(self, location: str, ids: Sequence[str], entries: Entries) -> None:
         """Replace what is remembered of a source, at once; InputError where nothing can be written."""
-        path = self.path(place)
+        path = self.path(location)
         draft = path.with_suffix(f".{uuid4().hex}.partial")
-        keep = entries.stamps_NF[:, 0] != UNKNOWN.number
+        keep = entries.fingerprints_NF[:, 0] != UNKNOWN.number
         columns: list[Any] = [pa.array(ids, pa.string()).filter(pa.array(keep))]
-        columns += [pa.array(entries.stamps_NF[keep, field]) for field in range(len(UNKNOWN))]
+        columns += [pa.array(entries.fingerprints_NF[keep, field]) for field in range(len(UNKNOWN))]
         columns += [pa.array(entries.contents_N[keep].tolist(), pa.binary())]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -37,9 +37,9 @@ def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCac
     """(N,) ``content_digest`` of each sample, read on threads, a few samples in memory.
 
     A sample that cannot be read has ``unreadable``: it stays in the set, and decoding records why it failed. With a
-    cache, a file that has the stamp it had is not read; interrupted, what was read is remembered.
+    cache, a file that has the fingerprint it had is not read; interrupted, what was read is remembered.
     """
-    known = cache.load(source.place, ids) if cache is not None else None
+    known = cache.load(source.location, ids) if cache is not None else None
     found = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), UNREADABLE, CONTENT_DTYPE))
 
     def digest_group(first: int) -> None:
@@ -52,15 +52,15 @@ def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCac
             for _ in prefetch_map(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):
                 pass
     finally:
-        if cache is not None and known is not None and not np.array_equal(known.stamps_NF, found.stamps_NF):
-            cache.save(source.place, ids, found)
+        if cache is not None and known is not None and not np.array_equal(known.fingerprints_NF, found.fingerprints_NF):
+            cache.save(source.location, ids, found)
     return found.contents_N
 
 
 def _digest_one(source: ImageSource, index: int, known: Entries | None, found: Entries) -> None:
     try:
-        stamp = UNKNOWN if known is None else source.stamp(index)
-        if known is not None and stamp != UNKNOWN and stamp == tuple(known.stamps_NF[index].tolist()):
+        fingerprint = UNKNOWN if known is None else source.fingerprint(index)
+        if known is not None and fingerprint != UNKNOWN and fingerprint == tuple(known.fingerprints_NF[index].tolist()):
             found.contents_N[index] = known.contents_N[index]
         else:
             found.contents_N[index] = content_digest(source.read(index))
@@ -68,8 +68,8 @@ def _digest_one(source: ImageSource, index: int, known: Entries | None, found: E
         raise
     except OSError:
         return
-    if stamp == UNKNOWN or stamp.is_settled():
-        found.stamps_NF[index] = stamp
+    if fingerprint == UNKNOWN or fingerprint.is_settled():
+        found.fingerprints_NF[index] = fingerprint
 
 
 def image_set_digest(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.metrics import METRICS
 
 # Shapes: N samples, K classes.
@@ -32,13 +32,13 @@ class ImageSource(Protocol):
     """Where the bytes or pixels of a sample come from; several threads may read at once."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the samples lie, told apart from every other place: an absolute path, usually."""
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Encoded file contents, or pixels of shape (H, W, 3), of sample ``index``; OSError if it is gone."""
 
-    def stamp(self, index: int) -> Stamp:
+    def fingerprint(self, index: int) -> FileFingerprint:
         """By which sample ``index`` is known again without reading it, or UNKNOWN; OSError if it is gone."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digest_cache import UNKNOWN, Stamp
+from penultimate.engine.images.digest_cache import UNKNOWN, FileFingerprint
 from penultimate.engine.images.digests import UNREADABLE, content_digest
 from penultimate.engine.images.image_set import ImageSource
 from penultimate.store.errors import PenultimateError, VanishedImageError
@@ -23,38 +23,38 @@ class FileSource:
         self.paths = paths
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
+    def location(self) -> str:
+        """See ``ImageSource.location``."""
         return str(self.root.resolve())
 
     def read(self, index: int) -> bytes:
         """See ``ImageSource.read``."""
         return (self.root / self.paths[index]).read_bytes()
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return Stamp.of(self.root / self.paths[index])
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``."""
+        return FileFingerprint.of(self.root / self.paths[index])
 
 
 class ArraySource:
     """Samples that are pixels in memory, or mapped into it."""
 
-    def __init__(self, images_NHWC: NDArray[np.uint8], place: str) -> None:
+    def __init__(self, images_NHWC: NDArray[np.uint8], location: str) -> None:
         """In the order of the samples; ``place`` is the file or folder they come from."""
         self.images_NHWC = images_NHWC
-        self.place = place
+        self.location = location
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """See ``ImageSource.read``; grayscale is repeated three times."""
         pixels = self.images_NHWC[index]
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: pixels in memory are digested as fast as looked up."""
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``: pixels in memory are digested as fast as looked up."""
         return UNKNOWN
 
 
-class SteadySource:
+class VerifiedSource:
     """A source that gives what it gave when its set was digested, or says that it cannot.
 
     Features are kept under the digest of the set, so that other pixels than those it was made of must not get there.
@@ -67,9 +67,9 @@ class SteadySource:
         self._contents_N = contents_N
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
-        return self.original.place
+    def location(self) -> str:
+        """See ``ImageSource.location``."""
+        return self.original.location
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """As ``ImageSource.read``; VanishedImageError if what was readable is not any more, or is not the same.
@@ -86,16 +86,16 @@ class SteadySource:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise VanishedImageError(
-                f"{self._ids[index]} in {self.place} was there when its set was digested and cannot be read now: "
+                f"{self._ids[index]} in {self.location} was there when its set was digested and cannot be read now: "
                 f"{reason}; bring it back and run again to resume (without it the set is another one)"
             ) from error
         if content_digest(content) != self._contents_N[index]:
             raise VanishedImageError(
-                f"{self._ids[index]} in {self.place} was changed after its set was digested; "
+                f"{self._ids[index]} in {self.location} was changed after its set was digested; "
                 "run again to extract the set as it is now"
             )
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return self.original.stamp(index)
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``."""
+        return self.original.fingerprint(index)

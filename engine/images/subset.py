@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
@@ -56,14 +56,14 @@ class _Chosen:
         self._rows_M = rows_M
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
-        return self._source.place
+    def location(self) -> str:
+        """See ``ImageSource.location``."""
+        return self._source.location
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """See ``ImageSource.read``."""
         return self._source.read(int(self._rows_M[index]))
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return self._source.stamp(int(self._rows_M[index]))
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``."""
+        return self._source.fingerprint(int(self._rows_M[index]))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
@@ -87,7 +87,7 @@ def load_parquet_images(
         split_N=labelling.split_N,
         class_names=labelling.class_names,
         metric=metric,
-        source=ParquetSource(tables, place=str(shared)),
+        source=ParquetSource(tables, location=str(shared)),
         provenance={
             "source": "parquet images",
             "root": str(shared),
@@ -147,8 +147,8 @@ class ParquetSource:
     many as threads read, and a single one where they read neighbouring rows.
     """
 
-    def __init__(self, tables: Sequence[_Table], *, place: str) -> None:
-        self.place = place
+    def __init__(self, tables: Sequence[_Table], *, location: str) -> None:
+        self.location = location
         self._tables = tables
         self._starts = np.cumsum([0, *(table.num_rows for table in tables)])
         self._of_thread = threading.local()
@@ -167,9 +167,9 @@ class ParquetSource:
             raise OSError("its row holds no bytes")
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: that of the file."""
-        return Stamp.of(self._tables[int(np.searchsorted(self._starts, index, side="right")) - 1].path)
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``: that of the file."""
+        return FileFingerprint.of(self._tables[int(np.searchsorted(self._starts, index, side="right")) - 1].path)
 
     def _group(self, number: int, group: int) -> pa.ChunkedArray:
         with self._locks[hash((number, group)) % len(self._locks)]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.formats.file_patterns import expand_braces
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
@@ -35,7 +35,7 @@ class Tar(Protocol):
     def read(self, offset: int, size: int) -> bytes:
         """That range; fewer bytes where the tar ends. OSError if it is gone."""
 
-    def stamp(self) -> Stamp:
+    def fingerprint(self) -> FileFingerprint:
         """By which the tar is known again; OSError if it is gone."""
 
     def folder(self, shared: PurePath) -> str:
@@ -65,9 +65,9 @@ class LocalTar:
         with self._path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), size, offset)
 
-    def stamp(self) -> Stamp:
-        """See ``Tar.stamp``."""
-        return Stamp.of(self._path)
+    def fingerprint(self) -> FileFingerprint:
+        """See ``Tar.fingerprint``."""
+        return FileFingerprint.of(self._path)
 
     def folder(self, shared: PurePath) -> str:
         """See ``Tar.folder``."""
@@ -101,9 +101,9 @@ class RemoteTar:
         """Bytes of the object; FileNotFoundError if it is gone."""
         return int(self._head["size"])
 
-    def stamp(self) -> Stamp:
-        """See ``Tar.stamp``: the ETag stands for the inode; it changes with the content, so that times say no more."""
-        return Stamp(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
+    def fingerprint(self) -> FileFingerprint:
+        """See ``Tar.fingerprint``: the ETag stands for the inode; it changes with the content, so that times say no more."""
+        return FileFingerprint(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
 
     def folder(self, shared: PurePath) -> str:
         """See ``Tar.folder``."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
@@ -105,7 +105,7 @@ def load_webdataset(
             tar_N,
             np.array([sample.offset for _, _, sample in samples], np.int64),
             np.array([sample.size for _, _, sample in samples], np.int64),
-            place=shared,
+            location=shared,
         ),
         provenance={
             "source": "webdataset",
@@ -131,11 +131,11 @@ class TarSource:
         offset_N: NDArray[np.int64],
         size_N: NDArray[np.int64],
         *,
-        place: str,
+        location: str,
     ) -> None:
         """Of each sample: which of ``tars`` it is in, where its bytes begin and how many there are."""
         self.tars = tars
-        self.place = place
+        self.location = location
         self._tar_N = tar_N
         self._offset_N = offset_N
         self._size_N = size_N
@@ -148,9 +148,9 @@ class TarSource:
             raise OSError(f"{self._tar(index)} ends within the sample")
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: that of the tar."""
-        return self._tar(index).stamp()
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """See ``ImageSource.fingerprint``: that of the tar."""
+        return self._tar(index).fingerprint()
 
     def _tar(self, index: int) -> Tar:
         return self.tars[int(self._tar_N[index])]

@@ -92,17 +92,17 @@ def test_what_was_read_before_an_interruption_is_remembered(
     pets: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = DigestCache(tmp_path / "cache")
-    original = FileSource.stamp
+    original = FileSource.fingerprint
 
-    def interrupted(source: FileSource, index: int) -> digest_cache.Stamp:
+    def interrupted(source: FileSource, index: int) -> digest_cache.FileFingerprint:
         if index == 599:
             raise KeyboardInterrupt
         return original(source, index)
 
-    monkeypatch.setattr(FileSource, "stamp", interrupted)
+    monkeypatch.setattr(FileSource, "fingerprint", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(pets), cache=cache)
-    monkeypatch.setattr(FileSource, "stamp", original)
+    monkeypatch.setattr(FileSource, "fingerprint", original)
     reads.clear()
     load_images(str(pets), cache=cache)
     assert len(reads) < 300
