@@ -14,7 +14,7 @@ COMPILE_SECONDS = {"cpu": 25.0, "cuda": 60.0}
 """What compiling one network takes. CPU: 15 to 40 s measured for EfficientNet-Lite0 and ResNet-50 on 2 cores, a quarter
 where torch still has the kernels from before. CUDA: an estimate, not measured."""
 
-SAVED_SHARE = {
+SAVED_FRACTION = {
     "cpu": {"float32": 0.3, "bfloat16": 0.35, "float16": 0.2},
     "cuda": {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12},
 }
@@ -48,7 +48,7 @@ def decide_compile(
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
     eager = num_images * _eager_seconds(backbone, batch_size) / replicas
     kind = backbone.device.type
-    saved, cost = SAVED_SHARE[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
+    saved, cost = SAVED_FRACTION[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
     pays = saved > cost
     return CompileDecision(
         compile=pays,

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from penultimate.store.format.digest import digest_of
 
 
-class Placement(NamedTuple):
+class CropGeometry(NamedTuple):
     """Where the network's input lies in one resized image, all in pixels."""
 
     height: int
@@ -56,7 +56,7 @@ class Preprocess:
         if not all(s > 0 for s in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def placement(self, height: int, width: int) -> Placement:
+    def crop_geometry(self, height: int, width: int) -> CropGeometry:
         """How an image of ``height`` x ``width`` is resized and where it is then cropped.
 
         The roundings are those of timm's ``transforms_imagenet_eval`` and, in it, torchvision's ``Resize`` (longer
@@ -64,7 +64,7 @@ class Preprocess:
         ``CenterCrop`` (half to even).
         """
         if self.resize == "whole":
-            return Placement(self.height, self.width, 0, 0)
+            return CropGeometry(self.height, self.width, 0, 0)
         target_height, target_width = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
         if target_height != target_width:
             ratio = min(height / target_height, width / target_width)
@@ -74,7 +74,7 @@ class Preprocess:
         else:
             resized_height, resized_width = target_height, int(target_height * width / height)
         top, left = round((resized_height - self.height) / 2), round((resized_width - self.width) / 2)
-        return Placement(resized_height, resized_width, top, left)
+        return CropGeometry(resized_height, resized_width, top, left)
 
     @property
     def digest(self) -> str:

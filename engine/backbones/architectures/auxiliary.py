@@ -54,7 +54,7 @@ HEADS = {
     "nasnetamobile": AuxiliaryHeads((Tap("cell_9", 528, 4),), 0.4),
     "nasnetalarge": AuxiliaryHeads((Tap("cell_11", 2016, 6),), 0.4),
 }
-"""Architecture -> its heads. Placement and weight: TF-Slim's definitions; GoogLeNet's: its paper."""
+"""Architecture -> its heads. CropGeometry and weight: TF-Slim's definitions; GoogLeNet's: its paper."""
 
 
 class AuxiliaryNetwork(nn.Module):

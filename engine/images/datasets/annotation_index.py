@@ -1,4 +1,4 @@
-"""Samples: what a dataset's own files say: which images there are, of which class and in which split."""
+"""AnnotationIndex: what a dataset's own files say: which images there are, of which class and in which split."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from penultimate.store.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Samples:
+class AnnotationIndex:
     """Listed, not looked at: a file named here may be missing."""
 
     root: Path
@@ -33,7 +33,7 @@ class Samples:
     class_names: Sequence[str]
 
     @classmethod
-    def of(cls, root: Path, rows: Iterable[tuple[str, str, int]], class_names: Sequence[str]) -> "Samples":
+    def of(cls, root: Path, rows: Iterable[tuple[str, str, int]], class_names: Sequence[str]) -> "AnnotationIndex":
         """From rows of (path, split, class index) in any order; InputError if a path is named twice."""
         ordered = sorted(rows)
         ids = [path for path, _, _ in ordered]

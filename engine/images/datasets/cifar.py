@@ -38,7 +38,7 @@ class Pickles:
     batches: Mapping[str, Sequence[str]]
     """Split -> its files."""
 
-    val_share: float
+    val_fraction: float
     """Of train; of the 50,000 published images exactly the published number."""
 
 
@@ -50,7 +50,7 @@ CIFAR10 = Pickles(
     names_key="label_names",
     labels_key="labels",
     batches={"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
-    val_share=0.1,
+    val_fraction=0.1,
 )
 CIFAR100 = Pickles(
     name="cifar100",
@@ -60,7 +60,7 @@ CIFAR100 = Pickles(
     names_key="fine_label_names",
     labels_key="fine_labels",
     batches={"train": ["train"], "test": ["test"]},
-    val_share=5_067 / 50_000,
+    val_fraction=5_067 / 50_000,
 )
 
 
@@ -127,7 +127,7 @@ def _from_pickles(folder: Path, pickles: Pickles, *, seed: int) -> ImageSet:
 def _with_val(split_N: NDArray[np.str_], labels_N: NDArray[np.int64], pickles: Pickles, seed: int) -> NDArray[np.str_]:
     if "val" in split_N:
         return split_N
-    total = round(pickles.val_share * int((split_N == "train").sum()))
+    total = round(pickles.val_fraction * int((split_N == "train").sum()))
     return hold_out(split_N, labels_N, total, split="val", among="train", seed=seed)
 
 

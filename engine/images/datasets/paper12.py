@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.datasets.annotation_index import Samples
+from penultimate.engine.images.datasets.annotation_index import AnnotationIndex
 from penultimate.engine.images.datasets.annotations import read_birdsnap, read_pets, read_sun397, read_voc2007
 from penultimate.engine.images.datasets.caltech101 import load_caltech101
 from penultimate.engine.images.datasets.cifar import load_cifar10, load_cifar100
@@ -40,7 +40,7 @@ class Loader(Protocol):
 class Published:
     """A dataset whose files are images named by lists."""
 
-    read: Callable[[Path], Samples]
+    read: Callable[[Path], AnnotationIndex]
 
     folders: tuple[str, ...]
     """Where below ``--root`` it may lie, the first that holds ``marker``; ``.`` is the root itself."""
@@ -87,26 +87,31 @@ def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCac
     dataset = dataset_named(name)
     if not isinstance(dataset.source, Published):
         return dataset.source(root, seed=seed, cache=cache)
-    samples = read_samples(name, root)
-    split_N = samples.split_N
+    annotations = read_annotations(name, root)
+    split_N = annotations.split_N
     if not dataset.val_given:
         share = dataset.val / (dataset.train + dataset.val)
         total = round(share * int((split_N == "train").sum()))
-        split_N = hold_out(split_N, samples.labels_N.astype(np.int64), total, split="val", among="train", seed=seed)
+        split_N = hold_out(split_N, annotations.labels_N.astype(np.int64), total, split="val", among="train", seed=seed)
     return build_image_set(
         name=name,
-        ids=samples.ids,
-        labels_N=samples.labels_N,
+        ids=annotations.ids,
+        labels_N=annotations.labels_N,
         split_N=split_N,
-        class_names=samples.class_names,
+        class_names=annotations.class_names,
         metric=dataset.metric,
-        source=FileSource(samples.root, samples.ids),
-        provenance={"source": name, "root": str(samples.root.resolve()), "val_given": dataset.val_given, "seed": seed},
+        source=FileSource(annotations.root, annotations.ids),
+        provenance={
+            "source": name,
+            "root": str(annotations.root.resolve()),
+            "val_given": dataset.val_given,
+            "seed": seed,
+        },
         cache=cache,
     )
 
 
-def read_samples(name: str, root: Path) -> Samples:
+def read_annotations(name: str, root: Path) -> AnnotationIndex:
     """What the lists of ``name`` below ``root`` say; raises as ``load_paper_dataset``."""
     dataset = dataset_named(name)
     source = dataset.source
@@ -115,10 +120,10 @@ def read_samples(name: str, root: Path) -> Samples:
     base = next((root / folder for folder in source.folders if (root / folder / source.marker).exists()), None)
     if base is None:
         raise InputError(f"no {dataset.title} at {str(root)!r}: expected {dataset.layout}; get it from {dataset.where}")
-    samples = source.read(base)
-    if not any((samples.root / id_).is_file() for id_ in samples.ids):
-        raise InputError(f"{dataset.title} at {str(base)!r}: none of its {len(samples.ids)} images is there")
-    return samples
+    annotations = source.read(base)
+    if not any((annotations.root / id_).is_file() for id_ in annotations.ids):
+        raise InputError(f"{dataset.title} at {str(base)!r}: none of its {len(annotations.ids)} images is there")
+    return annotations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from penultimate.engine.images.datasets.annotation_index import Samples
+from penultimate.engine.images.datasets.annotation_index import AnnotationIndex
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -32,7 +32,7 @@ class TorchvisionSet:
 
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def read(self, base: Path) -> Samples:
+    def read(self, base: Path) -> AnnotationIndex:
         """The samples below ``base``, the publisher's archive as it unpacks; InputError if that cannot be read."""
         from torchvision import datasets
 
@@ -52,7 +52,7 @@ class TorchvisionSet:
                 for split, dataset in read.items()
                 for path, label in (dataset[index] for index in range(len(dataset)))
             ]
-        return Samples.of(base, rows, [str(name) for name in next(iter(read.values())).classes])
+        return AnnotationIndex.of(base, rows, [str(name) for name in next(iter(read.values())).classes])
 
 
 _TWO = {"train": "train", "test": "test"}

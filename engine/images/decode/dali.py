@@ -14,7 +14,7 @@ from nvidia.dali import Pipeline
 from PIL import Image
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
-from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
@@ -57,7 +57,7 @@ class _Sample:
 class DaliDecoder:
     """Decodes with a DALI pipeline on the CPU, which needs no GPU and no driver, and resizes with torch.
 
-    DALI decodes what it decodes exactly as Pillow does: plain files as ``header.plain_size`` defines them, nearly all
+    DALI decodes what it decodes exactly as Pillow does: plain files as ``header.jpeg_png_size`` defines them, nearly all
     there are. Every other kind (CMYK, palette, 16 bits, GIF, WebP, TIFF, truncated files ...) is decoded by
     Pillow, or recorded as failed with Pillow's reason, and so is each image of a chunk in which DALI raises, since
     DALI does not say which image it was and its pipeline is lost. ``counts`` tells how many went which way. Pixels
@@ -182,7 +182,7 @@ def _load(source: ImageSource, index: int) -> _Sample:
         return _Sample(index, reason_of(error), None)
     if not isinstance(content, bytes):
         return _Sample(index, content, None)
-    size = plain_size(content)
+    size = jpeg_png_size(content)
     return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
 
 
@@ -203,12 +203,12 @@ def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
 
 def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:
     """``image_HWC`` as ``view`` asks, (h, w, 3), antialiased."""
-    place = view.placement(*image_HWC.shape[:2])
-    if place.height * place.width > STRIP_PIXELS:
+    crop = view.crop_geometry(*image_HWC.shape[:2])
+    if crop.height * crop.width > STRIP_PIXELS:
         return np.asarray(resize_with_pillow(Image.fromarray(image_HWC), view))
     image_1CHW = torch.from_numpy(np.require(image_HWC, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = torch.nn.functional.interpolate(
-        image_1CHW, size=(place.height, place.width), mode=view.interpolation, align_corners=False, antialias=True
+        image_1CHW, size=(crop.height, crop.width), mode=view.interpolation, align_corners=False, antialias=True
     )
     resized_HWC: NDArray[np.uint8] = resized_1CHW.squeeze(0).permute(1, 2, 0).numpy()
-    return resized_HWC[place.top : place.top + view.height, place.left : place.left + view.width]
+    return resized_HWC[crop.top : crop.top + view.height, crop.left : crop.left + view.width]

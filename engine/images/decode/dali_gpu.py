@@ -13,10 +13,10 @@ from nvidia.dali import Pipeline
 from torch import Tensor
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
-from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.preprocess import Placement, Preprocess
+from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
@@ -25,7 +25,7 @@ from penultimate.store.errors import PenultimateError
 _INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
 """With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
 
-_HARDWARE_SHARE = 0.9
+_HARDWARE_FRACTION = 0.9
 """Of the images, what goes to the hardware JPEG engine where the GPU has one (A100, H100); DALI's documentation gives
 65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
 
@@ -37,7 +37,7 @@ _LARGEST_SCALE = 8.0
 class DaliGpuDecoder:
     """Decodes with DALI's mixed decoder and resizes with DALI, on the GPU; batches are torch tensors there, uncopied.
 
-    What is not plain (``header.plain_size``), and every image of a batch that DALI refuses, is decoded and resized by
+    What is not plain (``header.jpeg_png_size``), and every image of a batch that DALI refuses, is decoded and resized by
     Pillow and copied over. Resizing differs from Pillow's in that intermediate rows are not rounded to bytes: 0.16 of
     255 on average (CPU twin, 125 ImageNet photographs), so the name, and with it the key, is another than ``dali``.
 
@@ -93,11 +93,11 @@ class DaliGpuDecoder:
     def _merged(self, kept: Sequence["_Read"], decoded_PHWC: Tensor, position: int) -> Tensor:
         """Rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
         merged = decoded_PHWC.new_empty((len(kept), *decoded_PHWC.shape[1:]))
-        plain = [place for place, row in enumerate(kept) if isinstance(row.content, bytes)]
+        plain = [index for index, row in enumerate(kept) if isinstance(row.content, bytes)]
         merged[torch.tensor(plain, dtype=torch.int64, device=self._device)] = decoded_PHWC
-        for place, row in enumerate(kept):
+        for index, row in enumerate(kept):
             if isinstance(row.content, tuple):
-                merged[place] = torch.from_numpy(row.content[position])
+                merged[index] = torch.from_numpy(row.content[position])
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # the networks read it on streams of their own
         return merged
@@ -121,16 +121,16 @@ def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
     except OSError as error:
         return _Read(index, reason_of(error))
     if isinstance(content, bytes):
-        size = plain_size(content)
-        if size and all(_fits(size, view.placement(size.height, size.width)) for view in views):
+        size = jpeg_png_size(content)
+        if size and all(_fits(size, view.crop_geometry(size.height, size.width)) for view in views):
             return _Read(index, content)
     return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
 
 
-def _fits(size: Size, place: Placement) -> bool:
+def _fits(size: Size, crop: CropGeometry) -> bool:
     """Whether DALI resizes it as Pillow does: a much enlarged side overshoots, and Pillow clips between its passes."""
-    enlarged = max(place.height / size.height, place.width / size.width)
-    return place.height * place.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
+    enlarged = max(crop.height / size.height, crop.width / size.width)
+    return crop.height * crop.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
 
 
 def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
@@ -163,11 +163,11 @@ class _Pipeline:
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
-        sizes = [size for data in encoded if (size := plain_size(data))]
+        sizes = [size for data in encoded if (size := jpeg_png_size(data))]
         for number, view in enumerate(self._views):
-            places = [view.placement(*size) for size in sizes]
-            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in places])
-            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in places])
+            crops = [view.crop_geometry(*size) for size in sizes]
+            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in crops])
+            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in crops])
         try:
             outputs = self._pipeline.run()  # without a stream: returns when the pixels are there
         except RuntimeError:
@@ -192,14 +192,14 @@ class _Pipeline:
                 output_type=types.RGB,
                 adjust_orientation=False,
                 jpeg_fancy_upsampling=True,  # chroma as libjpeg-turbo, and so Pillow, makes it
-                hw_decoder_load=_HARDWARE_SHARE,
+                hw_decoder_load=_HARDWARE_FRACTION,
             )
-            pipeline.set_outputs(*(_placed(pixels, number, view) for number, view in enumerate(self._views)))
+            pipeline.set_outputs(*(_resized_crop(pixels, number, view) for number, view in enumerate(self._views)))
         pipeline.build()
         return pipeline
 
 
-def _placed(pixels: object, number: int, view: Preprocess) -> object:
+def _resized_crop(pixels: object, number: int, view: Preprocess) -> object:
     """Resized whole and then cropped, as the sizes and corners that are fed say."""
     size = fn.external_source(name=f"size{number}", dtype=types.FLOAT, ndim=1)
     start = fn.external_source(name=f"start{number}", dtype=types.INT32, ndim=1)

@@ -22,7 +22,7 @@ class Size(NamedTuple):
     width: int
 
 
-def plain_size(data: bytes) -> Size | None:
+def jpeg_png_size(data: bytes) -> Size | None:
     """Size of a *plain* image, one that every decoder decodes alike, or None for anything else.
 
     Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, of one or three components,
@@ -30,13 +30,13 @@ def plain_size(data: bytes) -> Size | None:
     12-bit, palette, 16-bit, truncated files, other formats and what is no image at all are not.
     """
     if data.startswith(b"\xff\xd8"):
-        return _plain_jpeg_size(data)
+        return _jpeg_size(data)
     if data.startswith(_PNG_SIGNATURE):
-        return _plain_png_size(data)
+        return _png_size(data)
     return None
 
 
-def _plain_jpeg_size(data: bytes) -> Size | None:
+def _jpeg_size(data: bytes) -> Size | None:
     size, position = None, 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -61,7 +61,7 @@ def _plain_jpeg_size(data: bytes) -> Size | None:
     return None
 
 
-def _plain_png_size(data: bytes) -> Size | None:
+def _png_size(data: bytes) -> Size | None:
     if len(data) < 45 or data[12:16] != b"IHDR" or _PNG_END not in data[-64:]:
         return None
     width, height, depth, color, _compression, _filter, interlace = struct.unpack_from(">IIBBBBB", data, 16)

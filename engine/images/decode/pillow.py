@@ -97,14 +97,14 @@ def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
     is resized alone. Not done for every image: Pillow rounds and clips between its two passes, and since 13.0 their
     order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
     """
-    place = view.placement(image.height, image.width)
+    crop = view.crop_geometry(image.height, image.width)
     resample = _RESAMPLING[view.interpolation]
-    if place.height * place.width <= STRIP_PIXELS:
-        resized = image.resize((place.width, place.height), resample)
-        return resized.crop((place.left, place.top, place.left + view.width, place.top + view.height))
-    y, x = image.height / place.height, image.width / place.width
-    right, bottom = (place.left + view.width) * x, (place.top + view.height) * y
-    box = (place.left * x, place.top * y, min(right, image.width), min(bottom, image.height))  # products may round up
+    if crop.height * crop.width <= STRIP_PIXELS:
+        resized = image.resize((crop.width, crop.height), resample)
+        return resized.crop((crop.left, crop.top, crop.left + view.width, crop.top + view.height))
+    y, x = image.height / crop.height, image.width / crop.width
+    right, bottom = (crop.left + view.width) * x, (crop.top + view.height) * y
+    box = (crop.left * x, crop.top * y, min(right, image.width), min(bottom, image.height))  # products may round up
     return image.resize((view.width, view.height), resample, box=box)
 
 

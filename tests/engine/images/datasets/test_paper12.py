@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from penultimate.engine.images.datasets.paper12 import PAPER12, check_dataset, read_samples
+from penultimate.engine.images.datasets.paper12 import PAPER12, check_dataset, read_annotations
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError
@@ -293,12 +293,12 @@ def test_lists_without_images_and_lists_that_cannot_be_read_are_refused(tmp_path
     labelled = food101(tmp_path)
     (tmp_path / "food-101" / "meta" / "test.json").write_text("{")
     with pytest.raises(InputError, match="torchvision's Food101 cannot read"):
-        read_samples("food101", tmp_path)
+        read_annotations("food101", tmp_path)
     food101(tmp_path)
     for path in labelled:
         (tmp_path / "food-101" / path).unlink()
     with pytest.raises(InputError, match="none of its 50 images is there"):
-        read_samples("food101", tmp_path)
+        read_annotations("food101", tmp_path)
 
 
 def test_the_table_is_the_papers(tmp_path: Path) -> None:
