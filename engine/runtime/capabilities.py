@@ -102,17 +102,17 @@ def cpu_class() -> CpuClass | None:
 
     Raises UnknownNameError for a name that is no class, UnavailableError on a processor that has no class.
     """
-    asked, own = os.environ.get(SWITCH), processor_class()
-    if not asked:
+    requested, own = os.environ.get(SWITCH), processor_class()
+    if not requested:
         return own
-    if asked not in CPU_CLASSES:
-        raise UnknownNameError(f"class of processor for {SWITCH}", asked, CPU_CLASSES)
+    if requested not in CPU_CLASSES:
+        raise UnknownNameError(f"class of processor for {SWITCH}", requested, CPU_CLASSES)
     if own is None:
         raise UnavailableError(
-            f"{SWITCH}={asked} is a class of x86-64 processors under Linux, and this is {platform.machine()} under "
+            f"{SWITCH}={requested} is a class of x86-64 processors under Linux, and this is {platform.machine()} under "
             f"{platform.system()}; unset it"
         )
-    return min(asked, own, key=CPU_CLASSES.index)
+    return min(requested, own, key=CPU_CLASSES.index)
 
 
 def lower_libraries() -> None:

@@ -17,14 +17,14 @@ def prefetch_map(
     Unlike ``Executor.map`` it takes from ``items`` only as results are taken from it, so that a chain of these
     needs memory for ``depth`` items a stage whatever the number of items. What ``function`` raises is raised here.
     """
-    flying: deque[Future[Result]] = deque()
+    in_flight: deque[Future[Result]] = deque()
     try:
         for item in items:
-            flying.append(executor.submit(function, item))
-            if len(flying) >= depth:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+            in_flight.append(executor.submit(function, item))
+            if len(in_flight) >= depth:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
     finally:
-        for future in flying:
+        for future in in_flight:
             future.cancel()

@@ -90,8 +90,8 @@ def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCac
     annotations = read_annotations(name, root)
     split_N = annotations.split_N
     if not dataset.val_given:
-        share = dataset.val / (dataset.train + dataset.val)
-        total = round(share * int((split_N == "train").sum()))
+        fraction = dataset.val / (dataset.train + dataset.val)
+        total = round(fraction * int((split_N == "train").sum()))
         split_N = hold_out(split_N, annotations.labels_N.astype(np.int64), total, split="val", among="train", seed=seed)
     return build_image_set(
         name=name,

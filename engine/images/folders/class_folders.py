@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penultimate.engine.images.folders.file_kinds import IMAGE
-from penultimate.engine.images.folders.folder_tree import FolderTree, heirs, last_of, parent_of
+from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_assignments, last_of, parent_of
 from penultimate.engine.images.image_set import SPLIT_NAMES
-from penultimate.engine.images.splits import UNLABELLED, check_known, splits_told
+from penultimate.engine.images.splits import UNLABELLED, check_known, splits_in_name
 from penultimate.store.errors import InputError
 
 NO_LABEL = -1
@@ -31,8 +31,8 @@ class ClassFolders:
 
 def labelled_images(tree: FolderTree, found: ClassFolders) -> tuple[list[str], list[int], list[str], int]:
     """Paths, labels and splits of the images, and how many are left out because links lead to them twice."""
-    heir = heirs(tree.index, found.assigned, (NO_LABEL, ""))
-    rows = [(path, heir[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
+    inherited = inherited_assignments(tree.index, found.assigned, (NO_LABEL, ""))
+    rows = [(path, inherited[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
     kept = [(path, own) for path, own in rows if own is not None]
     return (
         [path for path, _ in kept],
@@ -61,7 +61,7 @@ def _unwrapped(tree: FolderTree, *, splits: bool) -> str:
     folder = ""
     while (inside := tree.wrapped(folder)) is not None:
         told = {_told(child) for child in tree.classes(inside)}
-        if splits and splits_told(last_of(inside)) and ("train" not in told or None in told):
+        if splits and splits_in_name(last_of(inside)) and ("train" not in told or None in told):
             break
         folder = inside
     return folder
@@ -69,7 +69,7 @@ def _unwrapped(tree: FolderTree, *, splits: bool) -> str:
 
 def _told(folder: str) -> str | None:
     """The one split that a folder's name tells."""
-    told = splits_told(last_of(folder))
+    told = splits_in_name(last_of(folder))
     return next(iter(told)) if len(told) == 1 else None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from penultimate.engine.images.folders.file_kinds import HIDDEN, IMAGE, SYSTEM, UNREADABLE_IMAGES
 from penultimate.engine.images.folders.folder_index import FolderIndex, Identity
-from penultimate.engine.images.splits import splits_told
+from penultimate.engine.images.splits import splits_in_name
 
 
 class FolderTree:
@@ -55,7 +55,7 @@ class FolderTree:
         inside = self.classes(folder)
         if len(inside) != 1 or not self.images_in[inside[0]]:
             return False
-        return bool(splits_told(last_of(inside[0]))) or last_of(inside[0]).lower() in _JUST_IMAGES
+        return bool(splits_in_name(last_of(inside[0]))) or last_of(inside[0]).lower() in _JUST_IMAGES
 
 
 _JUST_IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
@@ -80,7 +80,7 @@ def _with_ancestors(folders: Iterable[str]) -> set[str]:
     return found
 
 
-def heirs(
+def inherited_assignments(
     index: FolderIndex, assigned: Mapping[str, tuple[int, str]], default: tuple[int, str]
 ) -> dict[str, tuple[int, str] | None]:
     """Every folder -> what was assigned to it or to the nearest folder above it.
@@ -88,13 +88,13 @@ def heirs(
     None for a folder that links lead to twice below one that something was assigned to: it counts once, where the path
     is shortest, the first of those in order.
     """
-    heir: dict[str, tuple[str, tuple[int, str]] | None] = {"": ("", assigned.get("", default))}
+    inherited: dict[str, tuple[str, tuple[int, str]] | None] = {"": ("", assigned.get("", default))}
     seen: set[tuple[str, Identity]] = set()
     for folder in sorted(index.folders, key=lambda path: (path.count("/"), path)):
-        above = heir[parent_of(folder)]
-        heir[folder] = (folder, assigned[folder]) if folder in assigned else above
-        if (own := heir[folder]) is not None and folder in index.identities:
+        above = inherited[parent_of(folder)]
+        inherited[folder] = (folder, assigned[folder]) if folder in assigned else above
+        if (own := inherited[folder]) is not None and folder in index.identities:
             reached = (own[0], index.identities[folder])
-            heir[folder] = None if reached in seen else own
+            inherited[folder] = None if reached in seen else own
             seen.add(reached)
-    return {folder: None if own is None else own[1] for folder, own in heir.items()}
+    return {folder: None if own is None else own[1] for folder, own in inherited.items()}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     checked_indices,
     label_indices,
     ordered_classes,
@@ -38,7 +38,12 @@ _PAIRS = {("images", "labels"): "train"} | {
 
 
 def load_arrays(
-    path: Path, *, name: str | None = None, labels: bool = True, draw: Draw = USUAL_DRAW, metric: str = "top1"
+    path: Path,
+    *,
+    name: str | None = None,
+    labels: bool = True,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
+    metric: str = "top1",
 ) -> ImageSet:
     """Images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W); ids are ``<split>/<row>``.
 
@@ -58,7 +63,7 @@ def load_arrays(
     splits = [(split, len(part)) for (split, _), part in zip(blocks, parts, strict=True)]
     given_N = np.concatenate([np.full(count, split, SPLIT_DTYPE) for split, count in splits])
     ids = [f"{split}/{row:07d}" for split, count in splits for row in range(count)]
-    labelling = _labelling(arrays, blocks, given_N, path, draw) if labels else Labelling.absent(len(ids))
+    labelling = _labelling(arrays, blocks, given_N, path, random_split) if labels else Labelling.unlabelled(len(ids))
     return build_image_set(
         name=path.stem if name is None else name,
         ids=ids,
@@ -72,7 +77,7 @@ def load_arrays(
             "root": str(path.resolve()),
             "labels": labels,
             "layout": "arrays",
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
     )
 
@@ -110,7 +115,7 @@ def _labelling(
     blocks: list[tuple[str, tuple[str, str]]],
     given_N: NDArray[np.str_],
     path: Path,
-    draw: Draw,
+    random_split: RandomSplit,
 ) -> Labelling:
     parts = []
     for _, (images, labels) in blocks:
@@ -125,9 +130,9 @@ def _labelling(
         parts.append(part[:, 0])
     if "class_names" in arrays:
         class_names = [str(text) for text in arrays["class_names"].tolist()]
-        return Labelling.drawn(
-            checked_indices(np.concatenate(parts), class_names, repr(str(path))), class_names, given_N, draw
+        return Labelling.single_label(
+            checked_indices(np.concatenate(parts), class_names, repr(str(path))), class_names, given_N, random_split
         )
     texts = [str(label) for part in parts for label in part.tolist()]
     class_names = ordered_classes(texts)
-    return Labelling.drawn(label_indices(texts, class_names), class_names, given_N, draw)
+    return Labelling.single_label(label_indices(texts, class_names), class_names, given_N, random_split)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folders.folder_index import index_folder
-from penultimate.engine.images.formats.labels import Draw, Labelling
+from penultimate.engine.images.formats.labels import Labelling, RandomSplit
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.layout import Interpretation, interpret
 from penultimate.engine.images.sources import FileSource
@@ -39,8 +39,8 @@ def load_folder(
     folders, a class too small to split, and a class of val or test that train lacks.
     """
     found = interpret(index_folder(root), name=str(root), labels=labels, reader="images", splits=splits)
-    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    return read_folder(root, found, name=name, labels=labels, draw=draw, metric=metric, cache=cache)
+    random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    return read_folder(root, found, name=name, labels=labels, random_split=random_split, metric=metric, cache=cache)
 
 
 def read_folder(
@@ -49,17 +49,21 @@ def read_folder(
     *,
     name: str | None = None,
     labels: bool = True,
-    draw: Draw,
+    random_split: RandomSplit,
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
     """The images that ``found`` names; raises as ``load_folder``."""
     listed = LabelledFiles.of(root, found)
-    labelling = Labelling.absent(len(listed.ids))
+    labelling = Labelling.unlabelled(len(listed.ids))
     provenance: dict[str, Any] = {"labels": False}
     if labels:
-        labelling = Labelling.drawn(listed.labels_N, listed.class_names, listed.given_N, draw)
-        provenance = {"val_fraction": draw.val_fraction, "test_fraction": draw.test_fraction, "seed": draw.seed}
+        labelling = Labelling.single_label(listed.labels_N, listed.class_names, listed.given_N, random_split)
+        provenance = {
+            "val_fraction": random_split.val_fraction,
+            "test_fraction": random_split.test_fraction,
+            "seed": random_split.seed,
+        }
     return listed.image_set(
         name=root_name(root) if name is None else name,
         split_N=labelling.split_N,

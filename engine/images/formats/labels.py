@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import SPLIT_DTYPE
-from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_told
+from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_in_name
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -52,7 +52,7 @@ def splits_by_name(names: Sequence[str]) -> NDArray[np.str_]:
     >>> splits_by_name(["wds-train-00.tar", "wds-validation-00.tar"]).tolist(), splits_by_name(["my-dev-set"]).tolist()
     (['train', 'val'], ['train'])
     """
-    told = [splits_told(name) - {UNLABELLED} for name in names]
+    told = [splits_in_name(name) - {UNLABELLED} for name in names]
     for name, splits in zip(names, told, strict=True):
         if len(splits) > 1:
             raise InputError(f"the name {name!r} tells several splits: {', '.join(sorted(splits))}; rename it")
@@ -70,7 +70,7 @@ def splits_by_name(names: Sequence[str]) -> NDArray[np.str_]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draw:
+class RandomSplit:
     """How splits that are not given are drawn; see ``splits.draw_missing_splits``."""
 
     val_fraction: float = 0.2
@@ -78,7 +78,7 @@ class Draw:
     seed: int = 0
 
 
-USUAL_DRAW = Draw()
+DEFAULT_RANDOM_SPLIT = RandomSplit()
 """A fifth of every class for val, a fifth for test."""
 
 
@@ -93,13 +93,17 @@ class Labelling(NamedTuple):
     split_N: NDArray[np.str_]
 
     @classmethod
-    def absent(cls, num_samples: int) -> Self:
+    def unlabelled(cls, num_samples: int) -> Self:
         """Unlabelled, all in ``test``: for extraction alone."""
         return cls((), np.full(num_samples, -1, np.int64), np.full(num_samples, "test", SPLIT_DTYPE))
 
     @classmethod
-    def drawn(
-        cls, labels_N: NDArray[np.int64], class_names: Sequence[str], given_N: NDArray[np.str_], draw: Draw
+    def single_label(
+        cls,
+        labels_N: NDArray[np.int64],
+        class_names: Sequence[str],
+        given_N: NDArray[np.str_],
+        random_split: RandomSplit,
     ) -> Self:
         """With the splits that ``given_N`` lacks drawn from the labelled samples of train.
 
@@ -109,11 +113,11 @@ class Labelling(NamedTuple):
         train_N = np.where(given_N == "", "train", given_N).astype(SPLIT_DTYPE)
         for split in ("val", "test"):
             _check_classes(labels_N, class_names, train_N, split)
-        split_N = draw_missing_splits(train_N, labels_N, class_names, **asdict(draw))
+        split_N = draw_missing_splits(train_N, labels_N, class_names, **asdict(random_split))
         return cls(class_names, labels_N, np.where((given_N == "") & (labels_N < 0), "test", split_N))
 
     @classmethod
-    def several(cls, cells: Sequence[Sequence[str]], given_N: NDArray[np.str_], draw: Draw) -> Self:
+    def multi_label(cls, cells: Sequence[Sequence[str]], given_N: NDArray[np.str_], random_split: RandomSplit) -> Self:
         """Of samples with any number of labels each, (N, K) 0/1; missing splits are drawn at random, not stratified."""
         class_names = ordered_classes(label for cell in cells for label in cell)
         index_of = {class_name: label for label, class_name in enumerate(class_names)}
@@ -121,7 +125,9 @@ class Labelling(NamedTuple):
         for row, cell in enumerate(cells):
             several_NK[row, [index_of[label] for label in cell]] = 1
         alike_N = np.zeros(len(cells), np.int64)
-        return cls(class_names, several_NK, draw_missing_splits(given_N, alike_N, ["(all labels)"], **asdict(draw)))
+        return cls(
+            class_names, several_NK, draw_missing_splits(given_N, alike_N, ["(all labels)"], **asdict(random_split))
+        )
 
 
 def _check_classes(

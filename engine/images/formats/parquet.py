@@ -23,9 +23,9 @@ from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     checked_indices,
     label_indices,
     ordered_classes,
@@ -56,7 +56,7 @@ def load_parquet_images(
     name: str,
     labels: bool = True,
     label_column: str = "label",
-    draw: Draw = USUAL_DRAW,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
     metric: str = "top1",
     left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
@@ -79,7 +79,7 @@ def load_parquet_images(
         raise InputError(f"{str(files[0])!r} has no rows")
     ids = [f"{stem}{row:07d}" for (stem, _), count in zip(by_name, counts, strict=True) for row in range(count)]
     given_N = np.repeat(splits_by_name([stem for stem, _ in by_name]), counts)
-    labelling = _labelling(tables, label_column, given_N, draw) if labels else Labelling.absent(len(ids))
+    labelling = _labelling(tables, label_column, given_N, random_split) if labels else Labelling.unlabelled(len(ids))
     return build_image_set(
         name=name,
         ids=ids,
@@ -95,7 +95,7 @@ def load_parquet_images(
             "labels": label_column if labels else False,
             "layout": f"{len(files):,} Parquet files with images in them",
             "left_out": dict(left_out or {}),
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
         cache=cache,
     )
@@ -208,7 +208,9 @@ def _begins_with_image(path: Path, column: str) -> bool:
     return False
 
 
-def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _labelling(
+    tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     columns = [_label_cells(table, column) for table in tables]
     if partly := [t for t, cells in zip(tables, columns, strict=True) if 0 < cells.null_count < len(cells)]:
         raise InputError(
@@ -221,7 +223,7 @@ def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_],
     texts = {str(v) for own, cells in zip(names, columns, strict=True) if own is None for v in _distinct(cells)}
     class_names = [*known, *ordered_classes(texts - known.keys())]
     parts = [_indices(*each, class_names, column) for each in zip(tables, columns, names, strict=True)]
-    return Labelling.drawn(np.concatenate(parts), class_names, given_N, draw)
+    return Labelling.single_label(np.concatenate(parts), class_names, given_N, random_split)
 
 
 def _distinct(cells: pa.ChunkedArray) -> list[Any]:

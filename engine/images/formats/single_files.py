@@ -31,7 +31,7 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
     if not ids:
         there = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left_out.items()))
         raise InputError(f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}")
-    labelling = Labelling.absent(len(ids))
+    labelling = Labelling.unlabelled(len(ids))
     return build_image_set(
         name=_name(paths),
         ids=ids,

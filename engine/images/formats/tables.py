@@ -42,7 +42,7 @@ class Columns:
     """Whether a cell holds a list of labels, or several separated by ``|``."""
 
 
-USUAL_COLUMNS = Columns()
+DEFAULT_COLUMNS = Columns()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -25,14 +25,14 @@ from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     label_indices,
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.formats.tables import USUAL_COLUMNS, Columns, several_of
+from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns, several_of
 from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
 from penultimate.engine.images.image_set import SPLITS, ImageSet
 from penultimate.engine.runtime.capabilities import usable_cores
@@ -49,9 +49,9 @@ def load_webdataset(
     *,
     name: str,
     labels: bool = True,
-    columns: Columns = USUAL_COLUMNS,
+    columns: Columns = DEFAULT_COLUMNS,
     names: Sequence[str] | None = None,
-    draw: Draw = USUAL_DRAW,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
     metric: str | None = None,
     left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
@@ -86,12 +86,12 @@ def load_webdataset(
     if (twice := next((a for a, b in pairwise(ids) if a == b), None)) is not None:
         raise InputError(f"the sample {twice!r} comes twice; keys must be unique within a tar")
     tar_N = np.array([number for _, number, _ in samples], np.int32)
-    labelling = Labelling.absent(len(ids))
+    labelling = Labelling.unlabelled(len(ids))
     if label_column is not None:
         given_N = splits_by_name(stems_of_tars)[tar_N]
         found = [sample.label for _, _, sample in samples]
         _check_labels(ids, found, given_N, label_column)
-        labelling = (_several if several else _single)(found, names, given_N, draw)
+        labelling = (_several if several else _single)(found, names, given_N, random_split)
     without_image = sum(index.without_image for index in indexes)
     return build_image_set(
         name=name,
@@ -115,7 +115,7 @@ def load_webdataset(
             "labels": label_column or False,
             "layout": f"{len(tars):,} WebDataset tars",
             "left_out": {**(left_out or {}), **({"samples without an image": without_image} if without_image else {})},
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
         cache=cache,
     )
@@ -252,7 +252,9 @@ def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray
             )
 
 
-def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _single(
+    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     if any(isinstance(label, list) for label in labels):
         raise InputError("labels are lists; ask for them with --multi-label (multi_label=True)")
     known_N = np.array([label is not None for label in labels])
@@ -261,13 +263,15 @@ def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDAr
     class_names = ordered_classes(texts) if names is None else distinct_names(names)
     labels_N = np.full(len(labels), -1, np.int64)
     labels_N[known_N] = label_indices([class_of[text] for text in texts], class_names)
-    return Labelling.drawn(labels_N, class_names, given_N, draw)
+    return Labelling.single_label(labels_N, class_names, given_N, random_split)
 
 
-def _several(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _several(
+    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     cells = [label if isinstance(label, list) else several_of(label or "") for label in labels]
     class_of = _classes([text for cell in cells for text in cell], names)
-    return Labelling.several([[class_of[text] for text in cell] for cell in cells], given_N, draw)
+    return Labelling.multi_label([[class_of[text] for text in cell] for cell in cells], given_N, random_split)
 
 
 def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str]:
