@@ -1,4 +1,4 @@
-"""From what a source lists to an ImageSet: sorting, checking and digesting, the same for every source."""
+"""Build an ImageSet from the samples that a source lists: digest every sample, and the set as a whole."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -24,7 +24,7 @@ def build_image_set(
     provenance: Mapping[str, Any],
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The ImageSet of samples already in the order of their ids; reads every sample ``cache`` does not know, once."""
+    """Build the ImageSet of samples that are in the order of their ids, and read once every one ``cache`` lacks."""
     contents_N = content_digests(ids, source, cache=cache)
     digest = image_set_digest(
         ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, contents_N=contents_N

@@ -1,8 +1,9 @@
-"""DigestCache: content digests of image files seen before, so that a set of millions is recognised without reading it.
+"""DigestCache keeps content digests of image files seen before, so that a set of millions is not read again.
 
-An entry holds as long as its file has the number, size, modification time and change time it had. The entries of one
-source lie in one Parquet file, ``<folder>/<digest of the source's place>.parquet``, read as a whole and replaced as
-a whole by a rename: of two writers at once the last one's file stays, and what the other added is computed again.
+An entry is valid as long as its file has the inode, size, modification time and change time it had. The entries of one
+source lie in one Parquet file, ``<folder>/<digest of the source's location>.parquet``, which is read as a whole and
+replaced as a whole by a rename. If two processes write at once, the last one's file stays, and what the other added is
+computed again.
 """
 
 import os
@@ -25,17 +26,20 @@ from penultimate.store.format.digest import digest_of
 # Shapes: N samples of a set, F = 4 fields of a FileFingerprint.
 
 CONTENT_DTYPE = np.dtype("S64")
-"""Of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
+"""Dtype of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
 
 _SETTLED_NS = 2_000_000_000
 _FORMAT = 1
 
 
 class FileFingerprint(NamedTuple):
-    """What tells a file from a later one; of a sample inside an archive, the archive's."""
+    """The metadata by which a file is recognised as unchanged; a sample inside an archive has the archive's.
+
+    The names of the fields are columns of the digest cache's files.
+    """
 
     number: int
-    """The inode."""
+    """Inode of the file."""
 
     size: int
     modified_ns: int
@@ -43,17 +47,17 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> "FileFingerprint":
-        """FileFingerprint of the file at ``path``, links followed; OSError if it is gone."""
+        """Return the fingerprint of the file at ``path``, links followed; raise OSError if it is gone."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_settled(self) -> bool:
-        """Whether any later change must show: file systems keep times in steps of up to 2 s."""
+        """Return whether any later change must show: file systems keep times in steps of up to 2 s."""
         return time.time_ns() - max(self.modified_ns, self.changed_ns) > _SETTLED_NS
 
 
 UNKNOWN = FileFingerprint(-1, -1, -1, -1)
-"""Of a sample that cannot be remembered or is not."""
+"""Fingerprint of a sample that the cache does not hold, or that cannot be cached."""
 
 _COLUMNS = ("id", *FileFingerprint._fields, "content")
 _SCHEMA = pa.schema(
@@ -63,27 +67,27 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entries:
-    """What is remembered of each sample of a set."""
+    """Cached fingerprint and content digest of each sample of a set."""
 
     fingerprints_NF: NDArray[np.int64]
-    """UNKNOWN where nothing is."""
+    """Fingerprint of each sample, UNKNOWN where none is cached."""
 
     contents_N: NDArray[np.bytes_]
     """Content digests, as ``digests.content_digest`` writes them."""
 
 
 class DigestCache:
-    """Entries by sample id, one file a source, in ``folder``, which is made when first written."""
+    """A cache of entries by sample id, one file a source, in ``folder``, which is made when first written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, location: str) -> Path:
-        """The file that holds the entries of the source at ``place``."""
+        """Return the file that holds the entries of the source at ``location``."""
         return self.folder / f"{digest_of([_FORMAT, location])}.parquet"
 
     def load(self, location: str, ids: Sequence[str]) -> Entries:
-        """What is remembered of these samples; InputError if the file is damaged."""
+        """Return the cached entries of these samples; raise InputError if the file is damaged."""
         entries = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), b"", CONTENT_DTYPE))
         path = self.path(location)
         try:
@@ -103,7 +107,7 @@ class DigestCache:
         return entries
 
     def save(self, location: str, ids: Sequence[str], entries: Entries) -> None:
-        """Replace what is remembered of a source, at once; InputError where nothing can be written."""
+        """Replace all entries of a source, atomically; raise InputError where nothing can be written."""
         path = self.path(location)
         draft = path.with_suffix(f".{uuid4().hex}.partial")
         keep = entries.fingerprints_NF[:, 0] != UNKNOWN.number
@@ -121,11 +125,11 @@ class DigestCache:
 
 
 def user_cache() -> DigestCache:
-    """In ``digests`` below ``cache_folder``."""
+    """Return the user's own cache, in the folder ``digests`` below ``cache_folder``."""
     return DigestCache(cache_folder() / "digests")
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/penultimate``, by default below ``~/.cache`` (XDG base directory specification)."""
+    """Return ``$XDG_CACHE_HOME/penultimate``, by default below ``~/.cache`` (XDG base directory specification)."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "penultimate"

@@ -1,4 +1,4 @@
-"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays, images or a dataset."""
+"""Load images by what people type: a folder, a manifest, tars, tables, arrays, single images or a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,14 +27,14 @@ from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
-"""Datasets that are taken by name."""
+"""Names of the datasets that can be loaded by name."""
 
 _FILE_SUFFIXES = {*MANIFEST_SUFFIXES, LIST_SUFFIX, ".tar", *ARRAY_SUFFIXES, *IMAGE_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    """How to read what was named."""
+    """The options of ``load_images`` that every reader needs."""
 
     labels: bool
     columns: Columns
@@ -103,7 +103,7 @@ def _check_texts(specs: Sequence[str]) -> None:
 def _load_dataset(
     name: str, root: Path | None, *, download: bool, seed: int, cache: DigestCache | None
 ) -> ImageSet | None:
-    """None for a folder that is called as the digits are."""
+    """Load a dataset by name; return None if the name is that of the digits and of a folder here."""
     here = Path(name).exists()
     if name == digits.NAME:
         return None if root is None and here else digits.load_digits(root, seed=seed, cache=cache)
@@ -186,7 +186,7 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
 
 
 def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
-    """Files, several by one name or by several; folders among several names."""
+    """Load one or several files, and any folders named together with them."""
     paths = list(dict.fromkeys(path for spec in specs for path in _named(spec)))
     if len(paths) == 1 and paths[0].is_dir():  # by a glob
         return _load_one(str(paths[0]), options)

@@ -1,4 +1,4 @@
-"""ImageOptions: how images and their labels are read, declared once for the command line, YAML and Python."""
+"""ImageOptions declares once, for the command line, YAML and Python, how images and their labels are read."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SourceOptions(Strict):
-    """How a folder or a table of images is understood."""
+    """Options that decide how a folder or a table of images is understood."""
 
     path_column: str | None = None
     """Column of a table that holds the path of the image; by default path, image, file, filename and the like."""
@@ -24,7 +24,7 @@ class SourceOptions(Strict):
 
 
 class ImageOptions(SourceOptions):
-    """How images, their labels and their splits are read."""
+    """Options that decide how images, their labels and their splits are read."""
 
     label_column: str = "label"
     """Column of a table, or field of a tar's .json, that holds the label."""

@@ -16,25 +16,28 @@ from penultimate.store.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AnnotationIndex:
-    """Listed, not looked at: a file named here may be missing."""
+    """The images that a dataset lists. No file was looked at: one that is named here may be missing."""
 
     root: Path
-    """What the paths are relative to."""
+    """Folder that the paths are relative to."""
 
     ids: Sequence[str]
     """Paths of the images, sorted and unique."""
 
     labels_N: NDArray[np.int64] | NDArray[np.uint8]
-    """(N,) class indices, or (N, K) of ``store.labels`` where samples have several labels."""
+    """Class indices (N,), or (N, K) as in ``store.labels`` where samples have several labels."""
 
     split_N: NDArray[np.str_]
-    """As the dataset gives them; a dataset without ``val`` has ``train`` and ``test``."""
+    """Split of each image as the dataset gives it; a dataset without ``val`` has ``train`` and ``test``."""
 
     class_names: Sequence[str]
 
     @classmethod
     def of(cls, root: Path, rows: Iterable[tuple[str, str, int]], class_names: Sequence[str]) -> "AnnotationIndex":
-        """From rows of (path, split, class index) in any order; InputError if a path is named twice."""
+        """Build the index from rows of (path, split, class index) in any order.
+
+        Raises InputError if a path is named twice.
+        """
         ordered = sorted(rows)
         ids = [path for path, _, _ in ordered]
         if repeated := [a for a, b in pairwise(ids) if a == b]:
@@ -49,7 +52,7 @@ class AnnotationIndex:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a list that a dataset comes with, without blank ones; InputError if it cannot be read."""
+    """Read the lines of a list that a dataset comes with, without blank ones; raise InputError if that fails."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

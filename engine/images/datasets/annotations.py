@@ -1,4 +1,4 @@
-"""Datasets that torchvision has no fitting class for: Birdsnap, SUN397's first partition, Oxford-IIIT Pets, VOC 2007.
+"""Read the datasets that torchvision has no fitting class for: Birdsnap, SUN397, Oxford-IIIT Pets and VOC 2007.
 
 torchvision's SUN397 knows no partitions, its OxfordIIITPet opens every image to tell its class, and its VOC classes
 are for detection and segmentation.
@@ -18,14 +18,15 @@ from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 # Shapes: N samples, K classes.
 
 _VOC_MARKS = {"1": PRESENT, "-1": ABSENT, "0": UNCOUNTED}
-"""Of ``ImageSets/Main/<class>_<split>.txt``; 0 is a class shown by difficult objects alone."""
+"""Mark in ``ImageSets/Main/<class>_<split>.txt`` -> label; 0 is a class shown by difficult objects alone."""
 
 
 def read_birdsnap(base: Path) -> AnnotationIndex:
-    """Berg et al. 2014, version 1.1: ``species.txt``, ``images.txt``, ``test_images.txt``, tab-separated.
+    """Read Birdsnap (Berg et al. 2014), version 1.1.
 
-    Images are where ``get_birdsnap.py`` puts them, ``download/images``, or in ``images``. Those that could not be
-    downloaded any more stay in the list, and decoding records that they are missing.
+    Its tables ``species.txt``, ``images.txt`` and ``test_images.txt`` are tab-separated. Images are where
+    ``get_birdsnap.py`` puts them, in ``download/images``, or in ``images``. Those that could not be downloaded any more
+    stay in the list, and decoding records that they are missing.
     """
     species = {row["id"]: index for index, row in enumerate(_table(base / "species.txt", "id", "common"))}
     names = [row["common"] for row in _table(base / "species.txt", "id", "common")]
@@ -42,13 +43,13 @@ def read_birdsnap(base: Path) -> AnnotationIndex:
 
 
 def read_sun397(base: Path) -> AnnotationIndex:
-    """Xiao et al. 2010: images below ``SUN397``, the first of the ten partitions beside or in it."""
+    """Read SUN397 (Xiao et al. 2010): images below ``SUN397``, the first of the ten partitions beside it or in it."""
     images = base / "SUN397" if (base / "SUN397").is_dir() else base
     candidates = [base, images, base / "Partitions", images / "Partitions"]
     lists = next((folder for folder in candidates if (folder / "Training_01.txt").is_file()), None)
     if lists is None:
         raise InputError(
-            f"no Training_01.txt in {', '.join(repr(str(folder)) for folder in candidates)}: unpack Partitions.zip there"
+            f"no Training_01.txt in {', '.join(repr(str(path)) for path in candidates)}: unpack Partitions.zip there"
         )
     class_names = sorted(line.lstrip("/") for line in lines_of(lists / "ClassName.txt"))
     index_of = {name: index for index, name in enumerate(class_names)}
@@ -64,7 +65,10 @@ def read_sun397(base: Path) -> AnnotationIndex:
 
 
 def read_pets(base: Path) -> AnnotationIndex:
-    """Parkhi et al. 2012: ``annotations/trainval.txt`` and ``test.txt``: name, class 1 to 37, species, breed."""
+    """Read Oxford-IIIT Pets (Parkhi et al. 2012).
+
+    A line of ``annotations/trainval.txt`` and ``test.txt`` is a name, the class from 1 to 37, species and breed.
+    """
     rows, name_of = [], {}
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         for line in lines_of(base / "annotations" / file):
@@ -80,7 +84,10 @@ def read_pets(base: Path) -> AnnotationIndex:
 
 
 def read_voc2007(base: Path) -> AnnotationIndex:
-    """Everingham et al. 2007, classification: ``ImageSets/Main``, both archives unpacked into one ``VOC2007``."""
+    """Read VOC 2007 (Everingham et al. 2007) for classification.
+
+    Annotations are in ``ImageSets/Main``, with both archives unpacked into one ``VOC2007``.
+    """
     main = base / "ImageSets" / "Main"
     class_names = sorted(path.name.removesuffix("_train.txt") for path in main.glob("*_train.txt"))
     if not class_names:

@@ -1,4 +1,4 @@
-"""The twelve datasets of Kornblith et al. 2019 (table 1) by name: read, split, measured and checked as the paper does.
+"""Load the twelve datasets of Kornblith et al. 2019 (table 1) by name, with the paper's splits and metrics.
 
 Totals and metrics are the paper's. Where a dataset gives no validation set, its size is that of BYOL's appendix D,
 which follows the paper; the images are drawn by a seed, from every class in proportion. The paper's table prints
@@ -30,10 +30,10 @@ from penultimate.store.errors import InputError, UnavailableError, UnknownNameEr
 
 
 class Loader(Protocol):
-    """Reads a dataset whose images are not files named by lists."""
+    """A function that loads a dataset whose images are not files named by lists."""
 
     def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet:
-        """The dataset at ``root``; ``seed`` draws the splits that are not given."""
+        """Load the dataset at ``root``; ``seed`` draws the splits that are not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +43,10 @@ class Published:
     read: Callable[[Path], AnnotationIndex]
 
     folders: tuple[str, ...]
-    """Where below ``--root`` it may lie, the first that holds ``marker``; ``.`` is the root itself."""
+    """Folders below ``--root`` that may hold the dataset, of which the first with ``marker`` does; ``.`` is the root."""
 
     marker: str
-    """A file or folder that tells it is there."""
+    """Path of a file or folder by which the dataset is recognised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,27 +62,28 @@ class PaperDataset:
     val_given: bool
 
     source: Published | Loader
-    """How it is read; a function where its images are not files named by lists."""
+    """Reader of the lists that name its images; a function where its images are not files named by lists."""
 
     where: str
-    """The publisher's page."""
+    """Address of the publisher's page."""
 
     layout: str
-    """How the folder must look, in a line."""
+    """Layout that the folder must have, in a line."""
 
     downloads: tuple[Download, ...] = ()
-    """What ``download_dataset`` fetches; the publisher's files that torchvision knows, with its MD5 sums."""
+    """Files that ``download_dataset`` fetches: the publisher's that torchvision knows, with its MD5 sums."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Images a split."""
+        """Number of images in each split."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """The dataset ``name`` below ``root``; ``seed`` draws the validation images where none are given.
+    """Load the dataset ``name`` below ``root``; ``seed`` draws the validation images where none are given.
 
-    Raises UnknownNameError, or InputError saying where to get it and how the folder must look.
+    Raises UnknownNameError for an unknown name, and InputError, with where to get the dataset and how the folder must
+    look, where it cannot be read.
     """
     dataset = dataset_named(name)
     if not isinstance(dataset.source, Published):
@@ -112,7 +113,7 @@ def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCac
 
 
 def read_annotations(name: str, root: Path) -> AnnotationIndex:
-    """What the lists of ``name`` below ``root`` say; raises as ``load_paper_dataset``."""
+    """Read the lists of the dataset ``name`` below ``root``; raise as ``load_paper_dataset`` does."""
     dataset = dataset_named(name)
     source = dataset.source
     if not isinstance(source, Published):
@@ -128,30 +129,30 @@ def read_annotations(name: str, root: Path) -> AnnotationIndex:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """What ``check_dataset`` found."""
+    """The numbers of images and classes that ``check_dataset`` expected and found."""
 
     dataset: str
 
     expected: Mapping[str, int]
-    """Split -> published number of images, and ``classes``."""
+    """Split -> published number of images, and ``classes`` -> number of classes."""
 
     found: Mapping[str, int]
-    """The same, of this copy: images that are listed and there."""
+    """Split -> number of images in this copy that are listed and there, and ``classes`` -> number of classes."""
 
     per_class: Mapping[str, Mapping[str, int]]
-    """Class -> split -> images that are there; of several labels, those that show it."""
+    """Class -> split -> number of images that are there and show it."""
 
     missing: tuple[str, ...]
-    """Images that are listed but not there."""
+    """Ids of the images that are listed but not there."""
 
     @property
     def complete(self) -> bool:
-        """Whether every number is as published and nothing is missing."""
+        """True if every number is as published and nothing is missing."""
         return dict(self.found) == dict(self.expected) and not self.missing
 
 
 def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
-    """Count what is there against the published numbers; raises as ``load_paper_dataset``."""
+    """Compare the images that are there with the published numbers; raise as ``load_paper_dataset`` does."""
     dataset = dataset_named(name)
     images = load_paper_dataset(name, root, seed=seed)
     source = images.source.original if isinstance(images.source, VerifiedSource) else images.source
@@ -173,7 +174,10 @@ def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
 
 
 def download_dataset(name: str, root: Path) -> None:
-    """Fetch and unpack ``name`` into ``root``; UnavailableError with where to get it if its publisher serves none."""
+    """Fetch the dataset ``name`` and unpack it into ``root``.
+
+    Raises UnavailableError, with where to get it, if its publisher serves none.
+    """
     dataset = dataset_named(name)
     if not dataset.downloads:
         raise UnavailableError(
@@ -184,7 +188,7 @@ def download_dataset(name: str, root: Path) -> None:
 
 
 def dataset_named(name: str) -> PaperDataset:
-    """The dataset of that name, or UnknownNameError with the nearest."""
+    """Return the dataset of that name, or raise UnknownNameError with the nearest names."""
     if name not in PAPER12:
         raise UnknownNameError("dataset", name, PAPER12)
     return PAPER12[name]
@@ -419,4 +423,4 @@ PAPER12: dict[str, PaperDataset] = {
         ),
     ),
 }
-"""Name -> dataset, in the order of table 1."""
+"""Name -> dataset, in the order of the paper's table 1."""

@@ -1,4 +1,4 @@
-"""DaliGpuDecoder: DALI decodes and resizes on the GPU, and its pixels stay there."""
+"""DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,10 @@ import torch.utils.dlpack
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
+from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
 from penultimate.engine.images.image_set import ImageSet
@@ -23,40 +25,45 @@ from penultimate.store.errors import PenultimateError
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
 _INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
-"""With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
+"""Name of an interpolation -> DALI's filter.
+
+With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
 
 _HARDWARE_FRACTION = 0.9
-"""Of the images, what goes to the hardware JPEG engine where the GPU has one (A100, H100); DALI's documentation gives
-65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
+"""Fraction of the images that go to the hardware JPEG engine where the GPU has one (A100, H100). DALI's documentation
+gives 65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
 
 
 _LARGEST_SCALE = 8.0
-"""Of a side; beyond, as in a strip two pixels high, Pillow resizes: DALI's pixels were up to 10 of 255 off there."""
+"""Largest factor by which DALI enlarges a side. Beyond it, as in a strip two pixels high, Pillow resizes: DALI's pixels
+were up to 10 of 255 off there."""
 
 
-class DaliGpuDecoder:
-    """Decodes with DALI's mixed decoder and resizes with DALI, on the GPU; batches are torch tensors there, uncopied.
+class DaliGpuDecoder(Decoder):
+    """Decode with DALI's mixed decoder and resize with DALI, both on the GPU; batches are torch tensors there.
 
-    What is not plain (``header.jpeg_png_size``), and every image of a batch that DALI refuses, is decoded and resized by
-    Pillow and copied over. Resizing differs from Pillow's in that intermediate rows are not rounded to bytes: 0.16 of
-    255 on average (CPU twin, 125 ImageNet photographs), so the name, and with it the key, is another than ``dali``.
+    A file that is not plain (``file_header.jpeg_png_size``), and every image of a batch that DALI refuses, is decoded
+    and resized by Pillow and copied to the GPU. Resizing differs from Pillow's in that intermediate rows are not
+    rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet photographs), so the decoder's name,
+    and with it the key of the features, is another than ``dali``.
 
-    ``device="cpu"`` runs the same graph on the CPU: the twin that tests run where there is no GPU.
+    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches are
+    being read, one is decoded and one is with the caller.
     """
 
     name = "dali-gpu"
 
     def __init__(self, *, num_workers: int = 1, device: str = "cuda") -> None:
-        """``num_workers`` threads read files, parse their headers and run Pillow."""
+        """Use ``num_workers`` threads to read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
         self._device = torch.device(device)
-        if self._device.type == "cuda" and self._device.index is None:  # asked here: threads of its own would say 0
+        if self._device.type == "cuda" and self._device.index is None:  # here, for its own threads would say 0
             self._device = torch.device("cuda", torch.cuda.current_device())
 
+    @override
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """See ``Decoder.batches``; at most two batches are being read, one decoded and one taken."""
         pipeline = _Pipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
         batched = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
@@ -91,7 +98,7 @@ class DaliGpuDecoder:
         return torch.empty((0, view.height, view.width, 3), dtype=torch.uint8, device=self._device)
 
     def _merged(self, kept: Sequence["_Read"], decoded_PHWC: Tensor, position: int) -> Tensor:
-        """Rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
+        """Merge rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
         merged = decoded_PHWC.new_empty((len(kept), *decoded_PHWC.shape[1:]))
         plain = [index for index, row in enumerate(kept) if isinstance(row.content, bytes)]
         merged[torch.tensor(plain, dtype=torch.int64, device=self._device)] = decoded_PHWC
@@ -104,7 +111,7 @@ class DaliGpuDecoder:
 
 
 class _Read:
-    """One sample on its way: an encoded plain file, one array a view, or why there is neither."""
+    """One sample that was read: an encoded plain file, one array a view, or the reason why there is neither."""
 
     __slots__ = ("content", "index")
 
@@ -128,7 +135,10 @@ def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
 
 
 def _fits(size: Size, crop: CropGeometry) -> bool:
-    """Whether DALI resizes it as Pillow does: a much enlarged side overshoots, and Pillow clips between its passes."""
+    """Return whether DALI resizes the image as Pillow does.
+
+    It does not where a side is much enlarged: the filter overshoots, and Pillow clips between its passes.
+    """
     enlarged = max(crop.height / size.height, crop.width / size.width)
     return crop.height * crop.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
 
@@ -146,7 +156,7 @@ def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
 
 
 class _Pipeline:
-    """Encoded plain files in, one uint8 tensor (B, h, w, 3) a view out, on the device; built anew if a run failed."""
+    """A DALI pipeline from encoded plain files to one uint8 tensor (B, h, w, 3) a view; a failed run rebuilds it."""
 
     def __init__(self, views: Sequence[Preprocess], *, batch_size: int, num_threads: int, device: torch.device) -> None:
         self._views = views
@@ -156,7 +166,10 @@ class _Pipeline:
         self._pipeline: Pipeline | None = None
 
     def run(self, encoded: Sequence[bytes]) -> tuple[Tensor, ...] | None:
-        """None if one of them cannot be decoded. The tensors are DALI's memory, which lives as long as they do."""
+        """Decode the files and return a tensor a view, on the device; return None if one file cannot be decoded.
+
+        The tensors are DALI's memory, which lives as long as they do.
+        """
         if not encoded:
             shapes = [(0, view.height, view.width, 3) for view in self._views]
             return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
@@ -200,7 +213,7 @@ class _Pipeline:
 
 
 def _resized_crop(pixels: object, number: int, view: Preprocess) -> object:
-    """Resized whole and then cropped, as the sizes and corners that are fed say."""
+    """Resize whole images and crop them, by the sizes and corners that are fed to the inputs of view ``number``."""
     size = fn.external_source(name=f"size{number}", dtype=types.FLOAT, ndim=1)
     start = fn.external_source(name=f"start{number}", dtype=types.INT32, ndim=1)
     resized = fn.resize(pixels, size=size, interp_type=_INTERPOLATION[view.interpolation], antialias=True)

@@ -1,4 +1,4 @@
-"""PillowDecoder: the reference. Every other decoder is measured by its distance to these pixels."""
+"""PillowDecoder is the reference decoder: every other one is measured by its distance to these pixels."""
 
 import io
 import warnings
@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.folders.file_kinds import READS_HEIC
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
@@ -29,30 +31,32 @@ if READS_HEIC:
     register_heif_opener()
 
 STRIP_PIXELS = 32 * 2**20
-"""A resized image of more pixels than this is not made to be cropped (96 MiB); see ``resize_with_pillow``."""
+"""Largest number of pixels of a resized image (96 MiB) that is made as a whole before it is cropped."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-class PillowDecoder:
-    """Decodes and resizes with Pillow, on threads.
+class PillowDecoder(Decoder):
+    """Decode and resize images with Pillow, on several threads.
 
     Pixels are those of torchvision's ``pil_loader``, ``Image.open(file).convert("RGB")``: EXIF orientation is not
     applied, an alpha channel is dropped, the first frame of an animation is taken. One difference: 16-bit grayscale
     keeps its eight high bits, as Pillow itself does for 16-bit RGB, where ``convert`` would clip at 255 and give a
     white image. A truncated file, and one of more pixels than Pillow's ``MAX_IMAGE_PIXELS``, is recorded as failed.
+
+    At most two batches of resized rows and ``num_workers`` images are in memory.
     """
 
     name = "pillow"
 
     def __init__(self, *, num_workers: int = 1) -> None:
-        """``num_workers`` threads read, decode and resize."""
+        """Use ``num_workers`` threads to read, decode and resize."""
         self.num_workers = num_workers
 
+    @override
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """See ``Decoder.batches``; at most two batches of resized rows and ``num_workers`` images are in memory."""
 
         def row(index: int) -> Row:
             return _row(images.source, index, views)
@@ -74,7 +78,7 @@ def _row(source: ImageSource, index: int, views: Sequence[Preprocess]) -> Row:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The RGB image of an encoded file, loaded; whatever Pillow raises if it cannot be decoded."""
+    """Decode a file to an RGB image; raise whatever Pillow raises if it cannot be decoded."""
     if not data:
         raise ValueError("empty file (0 bytes)")
     with Image.open(io.BytesIO(data)) as image:
@@ -91,11 +95,11 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
-    """``image`` as ``view`` asks, (h, w) pixels, antialiased.
+    """Resize and crop ``image`` to the (h, w) pixels of ``view``, antialiased.
 
-    Of a strip so long that resizing all of it would need more than ``STRIP_PIXELS``, the box that the crop keeps
-    is resized alone. Not done for every image: Pillow rounds and clips between its two passes, and since 13.0 their
-    order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
+    If a strip is so long that resizing all of it would take more than ``STRIP_PIXELS``, only the box that the crop
+    keeps is resized. That is not done for every image: Pillow rounds and clips between its two passes, and since 13.0
+    their order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
     """
     crop = view.crop_geometry(image.height, image.width)
     resample = _RESAMPLING[view.interpolation]
@@ -109,7 +113,7 @@ def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
 
 
 def reason_of(error: Exception) -> str:
-    """One line, the same for the same file every time."""
+    """Say in one line why an image failed, in the same words for the same file every time."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a kind Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, FileNotFoundError):

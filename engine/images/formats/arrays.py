@@ -1,4 +1,4 @@
-"""Images that are arrays: ``.npz`` archives and ``.npy`` files, as CIFAR, MNIST and MedMNIST are passed on.
+"""Load images that are arrays in ``.npz`` archives and ``.npy`` files, as CIFAR, MNIST and MedMNIST are passed on.
 
 An archive holds ``images`` and ``labels``, or such a pair a split, named as Keras does (``x_train``, ``y_train``) or
 as MedMNIST does (``train_images``, ``train_labels``); ``class_names`` may stand beside them. A ``.npy`` holds images,
@@ -34,7 +34,7 @@ _PAIRS = {("images", "labels"): "train"} | {
     for word, split in SPLIT_NAMES.items()
     for pair in ((f"x_{word}", f"y_{word}"), (f"{word}_images", f"{word}_labels"))
 }
-"""Names of images and of their labels -> their split."""
+"""Names of an array of images and of the array of their labels -> their split."""
 
 
 def load_arrays(
@@ -45,9 +45,10 @@ def load_arrays(
     random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
     metric: str = "top1",
 ) -> ImageSet:
-    """Images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W); ids are ``<split>/<row>``.
+    """Load the images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W).
 
-    Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn as ``load_folder`` does;
+    Ids are ``<split>/<row>``. Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn
+    as by ``load_folder``;
     ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded. Raises InputError
     for anything else, and for splits whose images differ in size.
     """
@@ -97,7 +98,7 @@ def _load(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def _images(images: NDArray[Any], where: str) -> NDArray[np.uint8]:
-    """(N, H, W, C), without a copy."""
+    """View images as (N, H, W, C), without a copy; raise InputError if they have no such shape."""
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] == 3:

@@ -1,4 +1,4 @@
-"""Image folders: the image files of an ``Interpretation``, which ``layout`` makes of what lies in a folder."""
+"""Load folders of image files, with the classes and splits that ``layout`` reads from the names of folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ def load_folder(
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Image files below ``root``; ids are paths relative to it, links are followed.
+    """Load the image files below ``root``; ids are paths relative to it, and links are followed.
 
-    What is a class and what a split, ``layout`` says. Splits that are not given are stratified shares of train: ``val``
-    where train and test are there, both where neither is. ``labels=False`` takes every image at any depth, unlabelled
-    and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images without class
+    ``layout`` has the rules for classes and splits. Splits that are not given are stratified fractions of train:
+    ``val`` where train and test are there, both where neither is. ``labels=False`` takes every image at any depth,
+    unlabelled and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images without class
     folders, a class too small to split, and a class of val or test that train lacks.
     """
     found = interpret(index_folder(root), name=str(root), labels=labels, reader="images", splits=splits)
@@ -53,7 +53,7 @@ def read_folder(
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The images that ``found`` names; raises as ``load_folder``."""
+    """Load the images that ``found`` names; raise as ``load_folder`` does."""
     listed = LabelledFiles.of(root, found)
     labelling = Labelling.unlabelled(len(listed.ids))
     provenance: dict[str, Any] = {"labels": False}
@@ -74,13 +74,13 @@ def read_folder(
 
 
 def root_name(root: Path) -> str:
-    """The folder's own name, for people."""
+    """Return the folder's own name, for people."""
     return root.resolve().name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledFiles:
-    """What class folders hold, before any split is drawn."""
+    """The image files of class folders with their labels and given splits, before any split is drawn."""
 
     root: Path
 
@@ -88,16 +88,16 @@ class LabelledFiles:
     """Paths relative to ``root``, sorted."""
 
     labels_N: NDArray[np.int64]
-    """-1 for an image in no class folder."""
+    """Class index of each image, -1 for one in no class folder."""
 
     given_N: NDArray[np.str_]
-    """The split whose folder an image is in; empty where there are none."""
+    """Split whose folder each image is in; empty text where it is in none."""
 
     found: Interpretation
 
     @classmethod
     def of(cls, root: Path, found: Interpretation) -> "LabelledFiles":
-        """The image files that ``found`` names."""
+        """Take the image files that ``found`` names, below ``root``."""
         return cls(
             root=root,
             ids=found.files,
@@ -108,12 +108,12 @@ class LabelledFiles:
 
     @property
     def class_names(self) -> Sequence[str]:
-        """In the order of ``labels_N``."""
+        """Names of the classes, in the order of the indices in ``labels_N``."""
         return self.found.class_names
 
     @property
     def split_N(self) -> NDArray[np.str_]:
-        """As ``given_N``; ``train`` where no split is given."""
+        """Split of each image: the given one, or ``train`` where none is given."""
         return np.where(self.given_N == "", "train", self.given_N).astype(SPLIT_DTYPE)
 
     def image_set(
@@ -125,7 +125,7 @@ class LabelledFiles:
         provenance: Mapping[str, Any],
         cache: DigestCache | None,
     ) -> ImageSet:
-        """These files with the splits drawn."""
+        """Build the ImageSet of these files with the splits ``split_N``."""
         return build_image_set(
             name=name,
             ids=self.ids,
@@ -147,10 +147,10 @@ class LabelledFiles:
 
 
 def list_classes(root: Path) -> LabelledFiles:
-    """The images below ``root/class`` or ``root/split/class``; raises as ``load_folder``."""
+    """List the images below ``root/class`` or ``root/split/class``; raise as ``load_folder`` does."""
     return LabelledFiles.of(root, interpret(index_folder(root), name=str(root), reader="images"))
 
 
 def list_images(root: Path) -> Sequence[str]:
-    """Paths relative to ``root``, sorted, of the image files below it at any depth; InputError where there are none."""
+    """List the image files below ``root`` at any depth, by sorted relative paths; raise InputError if there are none."""
     return interpret(index_folder(root), name=str(root), labels=False, reader="images").files
