@@ -1,4 +1,4 @@
-"""AnnotationIndex: what a dataset's own files say: which images there are, of which class and in which split."""
+"""AnnotationIndex lists a dataset's images with their classes and splits, as the dataset's own files say."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

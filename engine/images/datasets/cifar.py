@@ -82,7 +82,9 @@ def load_cifar100(root: Path, *, seed: int = 0, cache: DigestCache | None = None
 
 
 def _load(root: Path, pickles: Pickles, *, seed: int, cache: DigestCache | None) -> ImageSet:
-    """Load a set from ``root``, which is or holds the folder of pickles, or holds ``train/<class>/`` and ``test/<class>/``.
+    """Load one of the two sets from ``root``.
+
+    ``root`` is or holds the folder of pickles, or holds images in ``train/<class>/`` and ``test/<class>/``.
 
     Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
     archive is not unpacked. Raises InputError if there is neither layout.

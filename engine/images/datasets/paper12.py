@@ -43,7 +43,7 @@ class Published:
     read: Callable[[Path], AnnotationIndex]
 
     folders: tuple[str, ...]
-    """Folders below ``--root`` that may hold the dataset, of which the first with ``marker`` does; ``.`` is the root."""
+    """Folders below ``--root`` that may hold the dataset; the first with ``marker`` does. ``.`` is the root."""
 
     marker: str
     """Path of a file or folder by which the dataset is recognised."""

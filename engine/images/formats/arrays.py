@@ -48,9 +48,8 @@ def load_arrays(
     """Load the images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W).
 
     Ids are ``<split>/<row>``. Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn
-    as by ``load_folder``;
-    ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded. Raises InputError
-    for anything else, and for splits whose images differ in size.
+    as by ``load_folder``; ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded.
+    Raises InputError for anything else, and for splits whose images differ in size.
     """
     arrays = _load(path)
     blocks = sorted((split, pair) for pair, split in _PAIRS.items() if pair[0] in arrays)

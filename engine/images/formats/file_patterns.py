@@ -15,7 +15,7 @@ _MOST_FILES = 1_000_000
 
 
 def named_files(spec: str) -> list[Path] | None:
-    """List the files that ``shard-{0000..0009}.tar``, ``{a,b}.tar`` or a glob names; None if ``spec`` is one plain path.
+    """List the files that ``shard-{0000..0009}.tar``, ``{a,b}.tar`` or a glob names; return None for a plain path.
 
     Raises InputError for a file of a brace range that is not there, and for a glob that matches nothing.
     """

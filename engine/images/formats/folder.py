@@ -35,8 +35,8 @@ def load_folder(
 
     ``layout`` has the rules for classes and splits. Splits that are not given are stratified fractions of train:
     ``val`` where train and test are there, both where neither is. ``labels=False`` takes every image at any depth,
-    unlabelled and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images without class
-    folders, a class too small to split, and a class of val or test that train lacks.
+    unlabelled and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images
+    without class folders, a class too small to split, and a class of val or test that train lacks.
     """
     found = interpret(index_folder(root), name=str(root), labels=labels, reader="images", splits=splits)
     random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
@@ -152,5 +152,5 @@ def list_classes(root: Path) -> LabelledFiles:
 
 
 def list_images(root: Path) -> Sequence[str]:
-    """List the image files below ``root`` at any depth, by sorted relative paths; raise InputError if there are none."""
+    """List the image files below ``root`` at any depth as sorted relative paths; raise InputError if there are none."""
     return interpret(index_folder(root), name=str(root), labels=False, reader="images").files

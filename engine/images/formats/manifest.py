@@ -1,4 +1,4 @@
-"""Manifests: images whose paths stand in a table, and folders of images with such a table in them."""
+"""Load images whose paths stand in a table, a manifest, and folders of images with such tables in them."""
 
 import os
 import unicodedata
@@ -48,7 +48,7 @@ def load_manifest(
     metric: str | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images whose paths, relative to the manifest's folder, stand in a table.
+    """Load images whose paths, relative to the manifest's folder, stand in a table.
 
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
     train as ``load_folder`` does (of several labels a sample: at random, not stratified). With ``multi_label`` a
@@ -90,11 +90,11 @@ def load_image_folder(
     random_split: RandomSplit,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """A folder of images whose labels stand in tables called ``metadata``, each for the images below its own folder.
+    """Load a folder of images whose labels stand in tables called ``metadata``, each for the images below its folder.
 
-    Ids are paths relative to ``root``. Splits are those of a ``split`` column, or of folders called so, or drawn; the
-    images of a table without the label column have no label. Images that no table names are counted in the provenance.
-    Raises as ``load_manifest``.
+    Ids are paths relative to ``root``. Splits are those of a ``split`` column, or of folders with such names, or drawn;
+    the images of a table without the label column have no label. Images that no table names are counted in the
+    provenance. Raises what ``load_manifest`` raises.
     """
     rows = _joined([_below(root, table, columns, found) for table in found.files])
     left_out = dict(found.left_out)
@@ -127,7 +127,7 @@ def load_image_folder(
 
 
 def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> Rows:
-    """The rows of a table with paths relative to ``root``; unlabelled where others have the label column and it not."""
+    """Read a table's rows with paths relative to ``root``; without labels if it lacks a label column others have."""
     unlabelled = Columns(path=columns.path, label=None, split=columns.split, id=columns.id)
     rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
     prefix = f"{parent_of(table)}/" if parent_of(table) else ""
@@ -189,7 +189,7 @@ def _image_set(
 def _labelling(
     rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, random_split: RandomSplit
 ) -> Labelling:
-    """``given_N`` is in that order already."""
+    """Label the rows in this order, in which ``given_N`` is already."""
     if rows.cells is None or columns.label is None:
         return Labelling.unlabelled(len(order))
     cells = [rows.cells[position] for position in order]
@@ -211,7 +211,7 @@ def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
 
 
 def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
-    """InputError where no file exists, or one exists under a name that looks the same and is other characters."""
+    """Raise InputError if no file exists, or if one exists under a name that looks the same in other characters."""
     for path in paths:
         if not path.isascii() and not (root / path).exists() and (form := _other_form(root / path)):
             raise InputError(
@@ -226,5 +226,5 @@ def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
 
 
 def _other_form(path: Path) -> str | None:
-    """``NFC`` or ``NFD`` if the file is there in that normal form."""
+    """Return ``NFC`` or ``NFD`` if the file exists under its name in that normal form, else None."""
     return next((form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).exists()), None)
