@@ -73,7 +73,7 @@ class ImageSet:
     """Digest of ids, labels, splits and file contents, 16 hex digits."""
 
     provenance: Mapping[str, Any]
-    """Where the images were and how they were split, with which seed, as values that JSON can hold."""
+    """Origin of the images, and how and with which seed they were split, as values that JSON can hold."""
 
     def __post_init__(self) -> None:
         n = len(self.ids_N)

@@ -17,7 +17,7 @@ class SourceOptions(Strict):
     """Column of a table that holds the path of the image; by default path, image, file, filename and the like."""
 
     reader: Reader | None = None
-    """What to read of a folder that holds several things: image files, tars, Parquet files or a table."""
+    """Kind of files to read in a folder that holds several kinds: image files, tars, Parquet files or a table."""
 
     splits: bool = True
     """Take folders called train, val, test and the like as splits; without, the first level of a folder is classes."""

@@ -33,7 +33,7 @@ class TorchvisionSet:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, base: Path) -> AnnotationIndex:
-        """Read the annotations below ``base``, the unpacked archive of the publisher; raise InputError if that fails."""
+        """Read the annotations below ``base``, the publisher's unpacked archive; raise InputError if that fails."""
         from torchvision import datasets
 
         reader = getattr(datasets, self.class_name)
