@@ -1,6 +1,6 @@
-"""TimmBackbone: any network with timm's interface as a frozen feature extractor.
+"""TimmBackbone makes a frozen feature extractor of any network with timm's interface.
 
-uint8 pixels come in, float32 penultimate features go out: what the classifier sees, that is
+It turns uint8 pixels into float32 penultimate features, the input of the classifier:
 ``forward_head(forward_features(x), pre_logits=True)``.
 """
 
@@ -25,23 +25,24 @@ from penultimate.store.errors import InputError, MemoryLimitError, UnavailableEr
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
 PreprocessKind = Literal["paper", "timm"]
-"""The whole image to the input size, or timm's own resize and centre crop."""
+"""Kind of resize: the whole image to the input size, or timm's own resize and centre crop."""
 
 
 BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
-"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of other sizes.
+"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of different sizes.
 
-One rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of layers.
+It is one rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of
+layers.
 Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/results/precision_202611.md``.
 """
 
 
 class TimmBackbone:
-    """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``.
+    """A frozen network as a Backbone: name, weights digest, feature dimension, preprocess, and ``embed``.
 
-    The features of an image do not depend on the batch it comes in, up to rounding: kernels are chosen by batch size
-    and may add in another order. ``BATCH_TOLERANCE`` has how far, relative to the vector's norm; ``compile`` fixes the
-    batch size of all passes.
+    Up to rounding, the features of an image do not depend on the batch it comes in: kernels are chosen by batch size
+    and may add in another order. ``BATCH_TOLERANCE`` bounds the difference relative to the vector's norm; ``compile``
+    fixes the batch size of all passes.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class TimmBackbone:
 
     @property
     def num_classes(self) -> int:
-        """K of the classifier that was loaded; 0 if there is none."""
+        """Number K of classes of the classifier that was loaded; 0 if there is none."""
         return self.model.num_classes
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole network, with the classifier."""
+        """Number of parameters of the whole network, with the classifier."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """See Backbone."""
+        """Source of the weights, device, compilation and largest pass, as values for JSON; complete after embedding."""
         return {
             "weights": self.weights_source,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
@@ -104,9 +105,11 @@ class TimmBackbone:
         return self._compile_seconds
 
     def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """See Backbone. A batch that does not fit into memory is halved, and so are those after it.
+        """Return the penultimate features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
 
-        Raises MemoryLimitError if one image alone does not fit.
+        B may be 0, and several threads may call it at once. A batch that does not fit into memory is halved, and so are
+        those after it. Raises InputError for images of another shape or dtype, and MemoryLimitError if one image alone
+        does not fit.
         """
         self._check(images_BHWC)
         if not len(images_BHWC):
@@ -122,13 +125,13 @@ class TimmBackbone:
                 self._halve(self._forward.fixed_rows or rows, error)
 
     def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Outputs (B, K) of the classifier that came with the weights; InputError if they had none."""
+        """Return the outputs (B, K) of the classifier that came with the weights; raise InputError if they had none."""
         self._check(images_BHWC)
         self._check_classifier()
         return np.asarray(self._forward.logits(self._on_device(images_BHWC)).cpu().numpy(), dtype=np.float32)
 
     def classify(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs (B, K) of the classifier, in float32, for features of ``embed``; InputError if there is none."""
+        """Return the classifier's float32 outputs (B, K) for features of ``embed``; raise InputError if it has none."""
         self._check_classifier()
         head = self.model.get_classifier()
         heads = head if isinstance(head, tuple) else (head,)  # distilled networks average two
@@ -138,7 +141,7 @@ class TimmBackbone:
         return np.asarray(torch.stack(outputs).mean(dim=0).cpu().numpy(), dtype=np.float32)
 
     def reference(self) -> "TimmBackbone":
-        """The same weights on the CPU, in float32, not compiled: what every other way of running them is held to."""
+        """Return a backbone with the same weights on the CPU, in float32, not compiled: the reference of parity."""
         return TimmBackbone(
             self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu(),
             name=self.name,
@@ -161,7 +164,7 @@ class TimmBackbone:
             raise InputError(f"{self.name} has no classifier: its weights ({self.weights_source}) hold none")
 
     def _pass(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Copy in, forward, copy back; on a GPU all three in order on this thread's own stream."""
+        """Copy images to the device, run the network and copy features back; on a GPU on this thread's own stream."""
         if self.device.type == "cpu":
             return np.asarray(self._forward(self._on_device(images_BHWC)).numpy())
         with torch.cuda.stream(self._stream()) as _:
@@ -185,7 +188,7 @@ class TimmBackbone:
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
     def _halve(self, rows: int, error: Exception) -> None:
-        """Let no pass have more than half of ``rows`` from now on, unless another thread has seen to that already."""
+        """Limit all further passes to half of ``rows``, unless another thread has done so already."""
         if rows == 1:
             raise MemoryLimitError(
                 f"not enough memory on {self.device} for one image through {self.name} "
@@ -220,7 +223,7 @@ def load_backbone(
     precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
 ) -> TimmBackbone:
-    """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
+    """Load the network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
 
     Raises what ``load_network`` and ``TimmBackbone`` raise.
     """
@@ -232,7 +235,7 @@ def load_backbone(
 def backbone_of(
     network: LoadedNetwork, *, preprocess: PreprocessKind, device: str, precision: PrecisionName
 ) -> TimmBackbone:
-    """A loaded network, ready to embed. Raises what ``TimmBackbone`` raises."""
+    """Make a TimmBackbone of a loaded network; raise what ``TimmBackbone`` raises."""
     return TimmBackbone(
         network.model,
         name=network.name,
@@ -245,10 +248,11 @@ def backbone_of(
 
 
 def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
-    """How the input of ``model`` is made, from the configuration that came with its weights.
+    """Return the Preprocess of ``model``, from the configuration that came with its weights.
 
-    ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop share,
-    interpolation). Mean and standard deviation are the network's in both.
+    ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (fraction that the crop
+    keeps, interpolation). Mean and standard deviation are the network's in both. Raises UnavailableError where timm's
+    evaluation of the network is not offered here.
     """
     from timm.data.config import resolve_model_data_config
 
@@ -264,7 +268,7 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     if interpolation not in ("bicubic", "bilinear") or (squash and config["crop_pct"] != 1.0):
         raise UnavailableError(
             f"timm's evaluation of this network resizes by {interpolation!r} with crop mode {config['crop_mode']!r} "
-            f"and share {config['crop_pct']}, which is not offered; use --preprocess paper"
+            f"and crop fraction {config['crop_pct']}, which is not offered; use --preprocess paper"
         )
     return Preprocess(
         height=height,

