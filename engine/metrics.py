@@ -71,7 +71,7 @@ def average_precision_11(scores_N: NDArray[np.floating[Any]], positive_N: NDArra
     last_of_ties = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
     hits, taken = hits_N[last_of_ties], last_of_ties + 1
     precision, tenths = hits / taken, 10 * hits
-    # recall >= t in integers, 10 hits >= 10 t positives: 3/10 must count as a recall of 0.3.
+    # Integers decide whether recall >= t (10 hits >= 10 t positives), so that 3/10 counts as a recall of 0.3.
     best = [precision[tenths >= t * hits_N[-1]].max() for t in range(11)]
     return float(np.mean(best))
 

@@ -35,7 +35,7 @@ def folding_once_rounded() -> Iterator[None]:
     another type only in a convolution to which a map is added in the same kernel: that bias is rounded.
     """
     alone: Any = lowerings[_POINTWISE.default]
-    kernels = {_POINTWISE.default: alone.__wrapped__}  # wrapped is the lowering without the conversion
+    kernels = {_POINTWISE.default: alone.__wrapped__}  # the wrapped function is the lowering without the conversion
     for adding in (_POINTWISE.binary, torch.ops.mkldnn._convolution_pointwise_.binary):
         kernels[adding] = _rounding_bias(lowerings[adding])
     with (
@@ -117,7 +117,7 @@ def _only_user(node: Node) -> Node | None:
 
 
 def _fold(graph: Graph, convolution: Node, steps: list[Node], rounding: Node) -> None:
-    """Replace convolution, steps and rounding by one convolution with scaled weights (C, ...) and a float32 bias (C)."""
+    """Replace convolution, steps and rounding by one convolution with scaled weights (C, ...) and float32 bias (C)."""
     images, weight, bias, *geometry = _arguments(convolution)
     dtype, weight_shape = convolution.meta["val"].dtype, weight.meta["val"].shape
     call = graph.call_function
@@ -131,7 +131,7 @@ def _fold(graph: Graph, convolution: Node, steps: list[Node], rounding: Node) ->
                 broadcast = (weight_shape[0], *[1] * (len(weight_shape) - 1))
                 weight_C = call(operation, (weight_C, call(_aten.reshape.default, (constant_C, broadcast))))
         rounded_C = call(_convert, (weight_C, dtype))
-        rounded_C.meta.update(weight.meta)  # inductor looks at the shapes of weights before it computes all anew
+        rounded_C.meta.update(weight.meta)  # inductor reads the shapes of weights before it computes them again
         folded = call(_aten.convolution.default, (images, rounded_C, bias_C, *geometry))
         folded.meta.update(rounding.meta)
     rounding.replace_all_uses_with(folded)

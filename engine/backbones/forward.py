@@ -40,7 +40,7 @@ class Forward:
         """Return the features (B, D) of one pass; once compiled, B must be at most ``fixed_rows``."""
         rows = len(pixels_BHWC)
         if self.fixed_rows is not None and rows < self.fixed_rows:
-            # Made outside inference mode, as full batches are: the two kinds of tensor would be two graphs.
+            # This tensor is made outside inference mode, as full batches are: each kind would have a graph of its own.
             filled = pixels_BHWC.new_zeros((self.fixed_rows, *self._size))
             filled[:rows] = pixels_BHWC
             pixels_BHWC = filled

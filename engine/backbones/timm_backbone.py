@@ -172,7 +172,7 @@ class TimmBackbone:
             host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(features, non_blocking=True)
             self._stream().synchronize()
-        return np.array(host.numpy())  # pinned memory is scarce: given back at once
+        return np.array(host.numpy())  # a copy, so that the pinned memory, which is scarce, is free again
 
     def _stream(self) -> torch.cuda.Stream:
         if not hasattr(self._of_thread, "stream"):

@@ -203,7 +203,7 @@ def _downloaded(name: str) -> tuple[Network, str]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(kept), hash_prefix=file.stem.rpartition("-")[2], progress=False)
-        except RuntimeError as error:  # so torch reports a hash that differs
+        except RuntimeError as error:  # torch raises it for a wrong hash
             raise UnavailableError(_hub_advice(name, f"{url}: {error}")) from error
     load_tensors(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
     return model, url
@@ -290,7 +290,7 @@ def _require_hub(name: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or getproxies():
-        return  # only the local cache is asked; or a proxy resolves names for us
+        return  # only the local cache is used, or a proxy resolves names
     host = urlsplit(constants.ENDPOINT).hostname
     try:
         socket.getaddrinfo(host, 443)

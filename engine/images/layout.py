@@ -199,7 +199,7 @@ def _other(tree: FolderTree, reader: Reader, files: Sequence[str], unlabelled: S
     read = set(files)
     left_out = Counter(kind for path, kind in tree.index.files if path not in read)
     if reader == "table":
-        del left_out[IMAGE]  # the table says which of them are read; the others are counted then
+        del left_out[IMAGE]  # the table says which of them are read, and the others are counted later
     names = [path for path, _ in tree.index.files if last_of(path) == "classnames.txt"] if reader == "tars" else []
     return Interpretation(
         reader=reader,

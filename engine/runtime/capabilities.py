@@ -145,7 +145,7 @@ def computes_natively(precision: str, device: "torch.device") -> bool:
         return True
     if device.type == "cpu":
         return not _PRECISION_UNITS[precision].isdisjoint(_cpu_features())
-    # Volta (7.0) is the first with float16 tensor cores; every GPU of today's torch builds has float16 arithmetic.
+    # Every GPU that today's torch builds support has float16 arithmetic, from Volta (7.0) on in tensor cores.
     return precision == "float16" or _is_ampere(device)
 
 

@@ -192,7 +192,7 @@ def cluster_at(address: str) -> Iterator[Cluster]:
     ``local`` starts one on this machine; ``auto`` takes a cluster that is running, or else starts one. Raises
     InputError where there is none at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless somebody asks for it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data is sent unless the user wants it
     # Ray 2.x warns that this will change; a task that asks for no GPU sees none either way.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -244,7 +244,7 @@ class _Attempt:
         return None if again else TaskResult(task=self.task, value=None, error=self.error, attempts=self.number)
 
     def next(self) -> "_Attempt":
-        waited = self.pause > 0  # for somebody else: no attempt of its own was used up
+        waited = self.pause > 0  # it waited for another writer, which does not count as an attempt
         return _Attempt(self.task, self.index, self.number + (not waited), self.began)
 
 
@@ -269,7 +269,7 @@ def _call(call: Callable[[Worker], Any], board: Any, index: int, folder: str, pa
         return _Returned(error=_line(error), is_busy=True)
     except PenultimateError as error:
         return _Returned(error=_line(error), is_final=isinstance(error, InputError))
-    except Exception as error:  # a job of days goes on past what nobody foresaw, and says so at its end
+    except Exception as error:  # a job of days goes on after an unforeseen error, and reports it at its end
         return _Returned(error=f"{type(error).__name__}: {_line(error)}")
     reporter.flush()
     return _Returned(value=value)
@@ -335,7 +335,7 @@ def _show(board: Any, tasks: Sequence[Task], log: Callable[[str], None], progres
     lines, states, rates = ray.get(board.take.remote())
     for line in lines:
         log(line)
-    # A task that goes on found fewer images to do than it stands for: the others were done before.
+    # A resumed task finds fewer images to do than its total: the others were done before.
     done = sum(tasks[index].num_images - total + done for index, (_, done, total) in states.items())
     progress(Progress(done=done, total=sum(task.num_images for task in tasks), rates=rates))
 

@@ -33,7 +33,7 @@ class ThreadBudget:
 
     def __post_init__(self) -> None:
         if min(self.decode, self.replicas, self.per_replica) < 1:
-            raise ValueError(f"each number of threads must be at least 1, got {self}")
+            raise ValueError(f"each number of threads must be at least one, got {self}")
 
     @classmethod
     def of(cls, device: str, *, decode: int | None = None, cores: int | None = None) -> "ThreadBudget":

@@ -30,4 +30,4 @@ class WorkerState:
                 kept.popitem(last=False)
             kept[key] = make()
         kept.move_to_end(key)
-        return cast(Value, kept[key])  # what was kept under a key is what its caller made
+        return cast(Value, kept[key])  # a key always has the type of value that its callers make

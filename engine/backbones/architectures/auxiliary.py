@@ -47,7 +47,7 @@ class AuxiliaryHeads:
 
 HEADS = {
     "inception_v1": AuxiliaryHeads((Tap("inception4a", 512, 4), Tap("inception4d", 528, 4)), 0.3, googlenet=True),
-    # Ioffe & Szegedy 2015 draw none; attached where Inception v3's is, before the last reduction.
+    # Ioffe & Szegedy 2015 show none; it is attached where Inception v3's is, before the last reduction.
     "bn_inception": AuxiliaryHeads((Tap("inception_4d", 608, 4),), 0.4),
     "inception_v3": AuxiliaryHeads((Tap("Mixed_6e", 768, 5),), 0.4),
     "inception_v4": AuxiliaryHeads((Tap("features.17", 1024, 5),), 0.4),

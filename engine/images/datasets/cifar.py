@@ -159,7 +159,7 @@ def _encode(text: str, _encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # have no public name
+_RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # they have no public name
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 wrote them, the published files among them
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,

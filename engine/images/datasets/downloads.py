@@ -41,9 +41,9 @@ def fetch(downloads: Iterable[Download], root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             download_url(download.url, str(folder), filename=name, md5=download.md5)
-        except (OSError, RuntimeError) as error:  # RuntimeError: what came has another MD5
+        except (OSError, RuntimeError) as error:  # RuntimeError: the file has another MD5
             if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
+                error.close()  # it keeps the connection open
             raise UnavailableError(
                 f"{download.url} cannot be downloaded ({' '.join(str(error).split())}); "
                 f"fetch it by hand, put it into {str(folder)!r} and unpack it there"
@@ -67,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as tar:
                 _refuse(archive, ((member.name, member.isfile() or member.isdir()) for member in tar))
-                # As an attribute: Python 3.11 before 3.11.4, Debian 12's, knows no argument of that name.
+                # This is an attribute because Python 3.11 before 3.11.4, Debian 12's, has no argument of that name.
                 tar.extraction_filter = getattr(tarfile, "data_filter", None)
                 tar.extractall(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:

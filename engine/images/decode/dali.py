@@ -115,7 +115,7 @@ class DaliDecoder(Decoder):
         if not encoded:
             return chunk
         decoded = pipeline.run(encoded)
-        if decoded is None:  # there is a damaged file that looked complete; Pillow tells which, and why
+        if decoded is None:  # a damaged file looked complete; Pillow tells which one, and why
             self._count(refused_chunks=1)
             return chunk
         self._count(dali=len(encoded))

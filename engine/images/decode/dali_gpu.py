@@ -57,7 +57,7 @@ class DaliGpuDecoder(Decoder):
         """Use ``num_workers`` threads to read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
         self._device = torch.device(device)
-        if self._device.type == "cuda" and self._device.index is None:  # here, for its own threads would say 0
+        if self._device.type == "cuda" and self._device.index is None:  # its threads would all see GPU 0
             self._device = torch.device("cuda", torch.cuda.current_device())
 
     @override

@@ -85,14 +85,14 @@ def load_arrays(
 def _load(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
         if path.suffix.lower() == ".npz":
-            # NumPy leaves a file of its own open where it is damaged
+            # NumPy would leave a damaged file open that it opened itself
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 wanted = {"class_names", *(name for pair in _PAIRS for name in pair)}
                 return {name: archive[name] for name in archive.files if name in wanted}
         arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
         beside = path.with_name("labels.npy")
         return arrays | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
-    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
+    except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own for a damaged file
         raise InputError(f"cannot read the arrays of {str(path)!r}: {error}") from error
 
 

@@ -119,7 +119,7 @@ class RemoteTar(Tar):
     def _head(self) -> Mapping[str, Any]:
         if (head := self._objects.head(self._name)) is None:
             raise FileNotFoundError(f"{self} is gone")
-        # One request for good: a tar that changes later is noticed by the digests of its images.
+        # This is requested only once: a tar that changes later is noticed by the digests of its images.
         return head
 
 

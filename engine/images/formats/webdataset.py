@@ -3,7 +3,7 @@
 The members ``train/n01.jpg`` and ``train/n01.cls`` have the key ``train/n01`` and the extensions ``jpg`` and ``cls``
 (https://github.com/webdataset/webdataset). A tar is indexed once, by its headers, and images are read by byte range:
 nothing is unpacked, and no member's name is used as a path. DALI's own reader is not used: it streams tars in order,
-so it could neither go on at a given row nor say which member did not decode.
+so it could neither resume at a given row nor say which member did not decode.
 """
 
 import json

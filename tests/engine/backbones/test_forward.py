@@ -1,4 +1,4 @@
-"""Forward and TimmBackbone's ways of running it: compiled, filled up, halved; and when compiling pays."""
+"""Forward runs eager and compiled, fills up and halves batches, and is compiled where that pays."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +46,7 @@ def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
 
 
 class OutOfMemoryAbove:
-    """A pass that runs out of memory above so many images."""
+    """Let a pass run out of memory above so many images."""
 
     def __init__(self, backbone: TimmBackbone, limit: int) -> None:
         self.features, self.limit = backbone._forward._run, limit
@@ -112,8 +112,8 @@ def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.Monkey
     monkeypatch.setattr(compilation, "has_compiler", lambda: True)
     monkeypatch.setattr(compilation, "_eager_seconds", lambda backbone, batch_size: 0.01)
 
-    def decided(num_images: int, asked: bool | None = None) -> tuple[bool, str]:
-        decision = decide_compile(backbone, num_images, batch_size=8, replicas=2, requested=asked)
+    def decided(num_images: int, requested: bool | None = None) -> tuple[bool, str]:
+        decision = decide_compile(backbone, num_images, batch_size=8, replicas=2, requested=requested)
         return decision.compile, decision.reason
 
     # 0.3 of 0.005 s an image is saved: 25 s after 16,667 images.

@@ -1,4 +1,4 @@
-"""Where tensors come from, what does not fit, and what the digest is of."""
+"""Weights come from four sources, are refused if they do not fit, and have a digest."""
 
 from pathlib import Path
 

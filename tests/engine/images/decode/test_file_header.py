@@ -1,4 +1,4 @@
-"""The tests of the decoders show that plain files are decoded alike; here, which files count as plain."""
+"""Only certain files count as plain; the tests of the decoders show that those are decoded alike."""
 
 from collections.abc import Callable
 

@@ -24,7 +24,7 @@ NUMBERS = itertools.count()
 
 
 def tar_of(folder: Path, names: list[str]) -> bytes:
-    """Photographs as a WebDataset tar: ``<name>.jpg`` and ``<name>.cls``."""
+    """Write photographs as a WebDataset tar: ``<name>.jpg`` and ``<name>.cls``."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name in names:
@@ -37,7 +37,7 @@ def tar_of(folder: Path, names: list[str]) -> bytes:
 
 @pytest.fixture
 def location(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
-    """Folder of a bucket with the tars that also lie in ``tmp_path / 'tars'``."""
+    """Return the address of a folder of a bucket, with the tars that also lie in ``tmp_path / 'tars'``."""
     folder = f"images {next(NUMBERS)}"
     objects = open_objects(f"s3://{BUCKET}/{folder}?endpoint={proxy.endpoint}")
     names = sorted(str(path.relative_to(photos).with_suffix("")) for path in photos.rglob("*.jpg"))
@@ -73,7 +73,7 @@ def test_tars_in_a_bucket_are_the_set_of_the_same_tars_in_a_folder(
     assert all(np.array_equal(there[id_], here[id_]) for id_ in here)  # type: ignore[arg-type]
 
 
-def test_images_are_read_by_range_and_a_known_tar_only_by_its_stamp(
+def test_images_are_read_by_range_and_a_known_tar_only_by_its_fingerprint(
     proxy: Proxy, location: str, tmp_path: Path
 ) -> None:
     cache = DigestCache(tmp_path / "cache")
@@ -82,7 +82,7 @@ def test_images_are_read_by_range_and_a_known_tar_only_by_its_stamp(
     proxy.plan = lambda method, path: seen.append(method) if path.endswith(".tar") else None
     again = load_images(f"{location}/?endpoint={proxy.endpoint}", cache=cache)
     assert again.digest == first.digest
-    # Of each tar: whether it is there (its size and fingerprint come with that), its index and its end. Of no image anything.
+    # For each tar: whether it is there (its size and fingerprint come with that), its index and its end; no image.
     assert (seen.count("GET"), seen.count("HEAD")) == (6, 3)
     content = first.source.read(5)
     assert isinstance(content, bytes)
