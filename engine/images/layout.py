@@ -176,11 +176,11 @@ def _images(tree: FolderTree, name: str, *, labels: bool, splits: bool) -> Inter
         class_names=found.class_names,
         split_folders=found.split_folders,
         left_out=dict(sorted(left_out.items())),
-        sentence=_told(found) if labels else "image files, without labels",
+        sentence=_describe_class_folders(found) if labels else "image files, without labels",
     )
 
 
-def _told(found: ClassFolders) -> str:
+def _describe_class_folders(found: ClassFolders) -> str:
     """Describe for people how class folders are read."""
     where = f" in {found.base}/" if found.base else ""
     if not found.split_folders:

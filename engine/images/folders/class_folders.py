@@ -69,37 +69,37 @@ def _unwrapped(tree: FolderTree, *, splits: bool) -> str:
     """
     folder = ""
     while (inside := tree.wrapped(folder)) is not None:
-        told = {_told(child) for child in tree.classes(inside)}
-        if splits and splits_in_name(last_of(inside)) and ("train" not in told or None in told):
+        named_splits = {_split_in_name(child) for child in tree.classes(inside)}
+        if splits and splits_in_name(last_of(inside)) and ("train" not in named_splits or None in named_splits):
             break
         folder = inside
     return folder
 
 
-def _told(folder: str) -> str | None:
+def _split_in_name(folder: str) -> str | None:
     """Return the one split that a folder's name tells, or None if it tells none or several."""
-    told = splits_in_name(last_of(folder))
-    return next(iter(told)) if len(told) == 1 else None
+    splits = splits_in_name(last_of(folder))
+    return next(iter(splits)) if len(splits) == 1 else None
 
 
 def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
     """Return the split of each folder of the first level by rule 5; an empty dict if that level is classes."""
-    folders = [folder for folder in tree.classes(base) if not tree.is_empty(folder) or _told(folder)]
-    told = {folder: split for folder in folders if (split := _told(folder))}
-    others = [folder for folder in folders if folder not in told]
-    counts = Counter(told.values())
-    names = ", ".join(map(last_of, told))
+    folders = [folder for folder in tree.classes(base) if not tree.is_empty(folder) or _split_in_name(folder)]
+    split_of = {folder: split for folder in folders if (split := _split_in_name(folder))}
+    others = [folder for folder in folders if folder not in split_of]
+    counts = Counter(split_of.values())
+    names = ", ".join(map(last_of, split_of))
     if others:
-        if _mixed(tree, told):
+        if _mixed(tree, split_of):
             raise InputError(
                 f"{where!r} mixes split folders ({names}) with others ({', '.join(map(last_of, others[:5]))}); keep "
                 "only train, val and test, or only class folders, or take all of them as classes (--no-splits)"
             )
         return {}
-    if len(told) > 1 and set(told.values()) == {"train"}:  # freight_train, bullet_train
+    if len(split_of) > 1 and set(split_of.values()) == {"train"}:  # freight_train, bullet_train
         return {}
     if "train" not in counts:
-        if not set(counts) - {UNLABELLED} or len(counts) < len(told):
+        if not set(counts) - {UNLABELLED} or len(counts) < len(split_of):
             return {}
         raise InputError(
             f"{where!r} has {names} but no train folder; name one of them itself to have splits drawn from it, or take "
@@ -110,17 +110,17 @@ def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
             f"{where!r} has several folders for one split: {names}; keep one for {', '.join(twice)}, or take all of "
             "them as classes (--no-splits)"
         )
-    return told
+    return split_of
 
 
-def _mixed(tree: FolderTree, told: Mapping[str, str]) -> bool:
+def _mixed(tree: FolderTree, split_of: Mapping[str, str]) -> bool:
     """Return whether folders named like splits are splits although others lie beside them.
 
     They are if train has classes and is not the only split, or is called exactly so.
     """
-    train = [folder for folder, split in told.items() if split == "train" and tree.classes(folder)]
+    train = [folder for folder, split in split_of.items() if split == "train" and tree.classes(folder)]
     plain = any(last_of(folder).lower() in SPLIT_NAMES for folder in train)
-    return bool(train) and (plain or len(set(told.values())) > 1)
+    return bool(train) and (plain or len(set(split_of.values())) > 1)
 
 
 def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:

@@ -56,12 +56,12 @@ def splits_by_name(names: Sequence[str]) -> NDArray[np.str_]:
     >>> splits_by_name(["wds-train-00.tar", "wds-validation-00.tar"]).tolist(), splits_by_name(["my-dev-set"]).tolist()
     (['train', 'val'], ['train'])
     """
-    told = [splits_in_name(name) - {UNLABELLED} for name in names]
-    for name, splits in zip(names, told, strict=True):
+    named_splits = [splits_in_name(name) - {UNLABELLED} for name in names]
+    for name, splits in zip(names, named_splits, strict=True):
         if len(splits) > 1:
             raise InputError(f"the name {name!r} tells several splits: {', '.join(sorted(splits))}; rename it")
-    found = sorted(set().union(*told))
-    if silent := [name for name, splits in zip(names, told, strict=True) if found and not splits]:
+    found = sorted(set().union(*named_splits))
+    if silent := [name for name, splits in zip(names, named_splits, strict=True) if found and not splits]:
         raise InputError(
             f"{silent[0]!r} does not tell its split as others do ({', '.join(found)}); name the "
             "split in every file's name or in none"
@@ -70,7 +70,7 @@ def splits_by_name(names: Sequence[str]) -> NDArray[np.str_]:
         raise InputError(f"the names tell {', '.join(found)} but no train; name the files of one of them alone")
     if "train" not in found:
         return np.full(len(names), "train", SPLIT_DTYPE)
-    return np.array([next(iter(splits)) for splits in told], SPLIT_DTYPE)
+    return np.array([next(iter(splits)) for splits in named_splits], SPLIT_DTYPE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

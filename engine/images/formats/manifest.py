@@ -100,12 +100,12 @@ def load_image_folder(
     left_out = dict(found.left_out)
     if unnamed := len(set(found.beside) - set(rows.paths)):
         left_out[NOT_NAMED] = unnamed
-    told = {
+    split_folder_of = {
         path: next((part for part in path.split("/")[:-1] if len(splits_in_name(part)) == 1), "") for path in rows.paths
     }
-    folders = sorted(set(told.values()))
+    folders = sorted(set(split_folder_of.values()))
     split_of = dict(zip(folders, splits_by_name(folders), strict=True))
-    splits = rows.splits or [split_of[told[path]] for path in rows.paths]
+    splits = rows.splits or [split_of[split_folder_of[path]] for path in rows.paths]
     return _image_set(
         root / found.files[0],
         root,
