@@ -141,7 +141,7 @@ class DaliDecoder(Decoder):
 
 
 class _Pipeline:
-    """A DALI pipeline that decodes plain files to RGB pixels, one synchronous run a call; a failed run rebuilds it."""
+    """A DALI pipeline that decodes plain files to RGB pixels, one run a call; it is rebuilt after a failed run."""
 
     def __init__(self, *, num_threads: int) -> None:
         self._num_threads = num_threads

@@ -156,7 +156,7 @@ def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
 
 
 class _Pipeline:
-    """A DALI pipeline from encoded plain files to one uint8 tensor (B, h, w, 3) a view; a failed run rebuilds it."""
+    """A DALI pipeline from encoded plain files to one uint8 tensor (B, h, w, 3) a view, rebuilt after a failed run."""
 
     def __init__(self, views: Sequence[Preprocess], *, batch_size: int, num_threads: int, device: torch.device) -> None:
         self._views = views
