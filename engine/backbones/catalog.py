@@ -16,9 +16,9 @@ from penultimate.engine.backbones.architectures.networks import (
     create_network,
     full_name,
 )
+from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
-from penultimate.engine.backbones.weights import classifier_names
 from penultimate.store.errors import InputError, UnknownNameError
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}

@@ -86,10 +86,12 @@ class Forward:
             return self.model.forward_head(maps, pre_logits=True).float()
 
     @torch.inference_mode()
-    def logits(self, pixels_BHWC: Tensor) -> Tensor:
-        """The classifier's outputs (B, K), uncompiled."""
+    def with_logits(self, pixels_BHWC: Tensor) -> Tensor:
+        """Features beside the network's own class scores, (B, D + K), of one pass, uncompiled."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            return self.model.forward_head(self.model.forward_features(self._normalised(pixels_BHWC))).float()
+            maps = self.model.forward_features(self._normalised(pixels_BHWC))
+            features_BD = self.model.forward_head(maps, pre_logits=True)
+            return torch.cat([features_BD.float(), self.model.forward_head(maps).float()], dim=1)
 
     def _normalised(self, images_BHWC: Tensor) -> Tensor:
         """(B, C, H, W) float32, (x / 255 - mean) / std; BHWC memory read as BCHW is channels-last already."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our_names
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arch_of, create_network, full_name
+from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -105,14 +106,6 @@ def digest_of_weights(model: Network) -> str:
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def classifier_names(model: Network) -> frozenset[str]:
-    """Names in the state dict that belong to the classifier (some networks have two)."""
-    head = model.get_classifier()
-    heads = set(head if isinstance(head, tuple) else (head,))
-    prefixes = tuple(f"{name}." for name, module in model.named_modules() if module in heads)
-    return frozenset(name for name in model.state_dict() if name.startswith(prefixes))
 
 
 def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:

@@ -133,7 +133,7 @@ def full_name(name: str, model: Network) -> str:
     """``arch.tag`` with the tag that was resolved; a hub repository keeps the name it was asked by."""
     if name.startswith(HUB_PREFIXES):
         return name
-    tag = model.pretrained_cfg["tag"]
+    tag = model.pretrained_cfg.get("tag")  # timm leaves it away where it has a configuration and no weights
     return f"{arch_of(name)}.{tag}" if tag else arch_of(name)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
-from penultimate.engine.backbones.weights import classifier_names, load_network
+from penultimate.engine.backbones.classifier import classifier_names
+from penultimate.engine.backbones.weights import load_network
 from penultimate.engine.train.learner.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError

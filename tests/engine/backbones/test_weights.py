@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import create_network
+from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.engine.backbones.weights import (
     PACKAGES,
-    classifier_names,
     digest_of_weights,
     load_network,
     put_in_by_order,

@@ -1,0 +1,32 @@
+"""Classifier: the last layer of a network, in whatever form a network keeps it, and the tensors that belong to it.
+
+Networks differ: one linear layer, a 1 x 1 convolution (ResNet-BiT), two layers whose outputs are averaged (distilled
+networks), one for each scale (CrossViT, EfficientViM), a small network (MetaFormer), or none (encoders). Nothing here
+assumes that it can be called on pooled features: class scores come from ``forward_head`` alone.
+"""
+
+from torch import nn
+
+from penultimate.engine.backbones.architectures.network import Network
+
+
+def classifiers(model: Network) -> tuple[nn.Module, ...]:
+    """The modules that hold the classifier's tensors; none for an encoder that has no ``get_classifier``."""
+    if not hasattr(model, "get_classifier"):
+        return ()
+    found = model.get_classifier()
+    heads = found if isinstance(found, tuple | list) else (found,)
+    return tuple(head for head in heads if isinstance(head, nn.Module))
+
+
+def classifier_names(model: Network) -> frozenset[str]:
+    """Names in the state dict that belong to the classifier."""
+    heads = set(classifiers(model))
+    prefixes = tuple(f"{name}." for name, module in model.named_modules() if module in heads)
+    return frozenset(name for name in model.state_dict() if name.startswith(prefixes))
+
+
+def num_classes_of(model: Network) -> int:
+    """K of the network's own class scores; 0 where it has no classifier."""
+    trained = [head for head in classifiers(model) if not isinstance(head, nn.Identity)]
+    return int(model.num_classes) if trained else 0
