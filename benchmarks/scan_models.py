@@ -275,15 +275,15 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "# Every architecture of timm through penultimate",
         "",
         f"{len(results)} of the {total} architectures of timm {version('timm')} were scanned, smallest first; "
-        f"{len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 million parameters) by "
-        f"their shapes on torch's meta device. {without} of them are encoders without a classifier.",
+        f"{len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 million parameters) "
+        f"by their shapes on torch's meta device. {without} of them are encoders without a classifier.",
         "",
         "```sh",
         "python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md",
         "```",
         "",
-        "Random weights, two images of noise at the network's own input size. All well means: listed with the dimension it "
-        "has, one finite vector an image, at no distance from its own reference in the parity check, and class scores "
+        "Random weights, two images of noise at the network's own input size. All well means: listed with the dimension "
+        "it has, one finite vector an image, at no distance from its own reference in the parity check, and class scores "
         f"within {ROUNDING:g} (relative) of timm's own `forward`. On the meta device: the same of the shapes. Random "
         "weights say nothing of rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
         "",

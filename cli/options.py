@@ -43,7 +43,10 @@ Weights = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")]
 PreprocessOption = Annotated[
     PreprocessKind,
-    typer.Option(help="paper: the whole image to the network's input. timm: its own resize and centre crop."),
+    typer.Option(
+        help="paper: the whole image to the network's input. timm: its own resize and centre crop. paper-exif and "
+        "timm-exif: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."
+    ),
 ]
 DecoderName = Annotated[
     Literal["dali", "dali-gpu", "pillow"] | None,

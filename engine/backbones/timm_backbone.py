@@ -25,8 +25,8 @@ from penultimate.store.errors import InputError, MemoryLimitError, UnavailableEr
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
-PreprocessKind = Literal["paper", "timm"]
-"""The whole image to the input size, or timm's own resize and centre crop."""
+PreprocessKind = Literal["paper", "timm", "paper-exif", "timm-exif"]
+"""The whole image to the input size, or timm's own resize and centre crop; ``-exif`` first turns it as EXIF says."""
 
 
 BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
@@ -274,7 +274,8 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     """How the input of ``model`` is made, from the configuration that came with its weights.
 
     ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop share,
-    interpolation). Mean and standard deviation are the network's in both.
+    interpolation). Mean and standard deviation are the network's in both. ``paper-exif`` and ``timm-exif`` are the same
+    of the image turned upright by its EXIF orientation.
     """
     from timm.data.config import resolve_model_data_config
 
@@ -283,8 +284,9 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     mean, std = tuple(config["mean"]), tuple(config["std"])
-    if kind == "paper":
-        return Preprocess(height=height, width=width, resize="whole", mean=mean, std=std)
+    upright = kind.endswith("-exif")
+    if kind.startswith("paper"):
+        return Preprocess(height=height, width=width, resize="whole", mean=mean, std=std, exif_orientation=upright)
     interpolation = config["interpolation"]
     squash = config["crop_mode"] == "squash"
     if interpolation not in ("bicubic", "bilinear") or (squash and config["crop_pct"] != 1.0):
@@ -300,6 +302,7 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
         interpolation=interpolation,
         mean=mean,
         std=std,
+        exif_orientation=upright,
     )
 
 

@@ -7,7 +7,7 @@ Decoding, forward passes and writing run at the same time, with a bounded number
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -194,7 +194,7 @@ def open_writer(
     """A writer of ``images`` under ``key``, all shards or those given, with the provenance known before it begins."""
     provenance = {
         "images": dict(images.provenance),
-        "preprocess": asdict(backbone.preprocess),
+        "preprocess": backbone.preprocess.as_dict(),
         "versions": library_versions(),
         "machine": machine(),
         "commit": source_commit(),

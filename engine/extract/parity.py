@@ -195,9 +195,7 @@ def _through(
     return passed
 
 
-def _features_and_classes(
-    backbone: Checkable, view_BHWC: Pixels
-) -> tuple[NDArray[np.float32], Sequence[int | None]]:
+def _features_and_classes(backbone: Checkable, view_BHWC: Pixels) -> tuple[NDArray[np.float32], Sequence[int | None]]:
     if not backbone.num_classes:
         return backbone.embed(view_BHWC), [None] * len(view_BHWC)
     features_BD, logits_BK = backbone.classify(view_BHWC)

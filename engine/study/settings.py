@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from penultimate.engine.backbones.timm_backbone import PreprocessKind
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
 from penultimate.engine.runtime.devices import PrecisionName
@@ -109,7 +110,7 @@ class TrainFields(Strict):
     batch_norm_scale: bool = True
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    preprocess: Literal["paper", "timm"] = "paper"
+    preprocess: PreprocessKind = "paper"
     size: Count | None = None
     decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
     precision: PrecisionName = "float32"

@@ -125,7 +125,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; ``from_dict`` gives an equal Recipe."""
-        values: dict[str, Any] = _with_lists(asdict(self))
+        values: dict[str, Any] = _with_lists(asdict(self) | {"preprocess": self.preprocess.as_dict()})
         return values
 
     @classmethod

@@ -29,6 +29,8 @@ class Settings:
 
     scale: tuple[float, float]
     ratio: tuple[float, float]
+    exif_orientation: bool = False
+    """As in Preprocess."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Settings":
@@ -39,6 +41,7 @@ class Settings:
             interpolation=recipe.preprocess.interpolation,
             scale=recipe.crop_scale,
             ratio=recipe.crop_ratio,
+            exif_orientation=recipe.preprocess.exif_orientation,
         )
 
 
