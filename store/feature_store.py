@@ -81,10 +81,10 @@ class FeatureStore:
         return [found for path in begun if (found := self._begun(path)) is not None]
 
     def paths(self) -> Iterator[str]:
-        """Path below the store of every key, complete or not."""
+        """Path below the store of every key, complete or not; groups and arrays of others beside them are passed by."""
         for dataset in self._folders(""):
             for backbone in self._folders(dataset):
-                yield from self._folders(backbone)
+                yield from (path for path in self._folders(backbone) if layout.is_digest(path.rpartition("/")[2]))
 
     def find(self, name: str) -> FeatureKey:
         """The key, complete or not, whose digest or path begins with ``name``; UnknownNameError if not exactly one."""
@@ -195,7 +195,8 @@ class FeatureStore:
     def _completed(self, path: str) -> dict[str, Any]:
         document = self.objects.get(f"{path}/{layout.METADATA}")
         assert document is not None, "only asked of complete keys"
-        return FEATURE_SET.read(document, self.objects.where(f"{path}/{layout.METADATA}"))
+        where = self.objects.where(f"{path}/{layout.METADATA}")
+        return FEATURE_SET.read(document, where, arrays=partial(layout.array_documents, self.objects, path))
 
     def _begun(self, path: str) -> Incomplete | None:
         plan_object = f"{path}/{layout.PLAN_OBJECT}"

@@ -21,6 +21,7 @@ from penultimate.store.format import layout
 from penultimate.store.format.arrays import ShardEncoder, column_objects
 from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.format.layout import Strings
+from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
@@ -44,7 +45,8 @@ class FeatureWriter:
 
     A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
     otherwise leaves it to be resumed; rows of shards that are not full are dropped then. A key of which every row
-    failed raises DecodeError instead of becoming complete. Not for several threads.
+    failed raises DecodeError instead of becoming complete; a first shard without one finite row raises InputError
+    instead of being committed. Not for several threads.
     """
 
     provenance: dict[str, Any]
@@ -257,7 +259,8 @@ class FeatureWriter:
 
     def _commit(self, shard: int) -> None:
         draft, rows = self._drafts[shard], self._plan.rows(shard)
-        finite_R = np.isfinite(draft.features_RD).all(axis=1)
+        num_not_finite = int((~np.isfinite(draft.features_RD).all(axis=1)).sum()) - len(draft.failed)
+        self._refuse_if_all(num_not_finite, len(rows) - len(draft.failed))
         record = {
             "key": self._plan.key.digest,
             "shard": shard,
@@ -265,7 +268,7 @@ class FeatureWriter:
             "ids": self._plan.ids_checksum(shard),
             "features": layout.values_checksum(draft.features_RD),
             "failed": {str(row): draft.failed[row] for row in sorted(draft.failed)},
-            "num_not_finite": int((~finite_R).sum()) - len(draft.failed),
+            "num_not_finite": num_not_finite,
             "seconds": time.perf_counter() - draft.started,
         }
         self._claim.check()
@@ -278,6 +281,15 @@ class FeatureWriter:
         )
         del self._drafts[shard]
         del self._missing[shard]
+
+    def _refuse_if_all(self, num_not_finite: int, num_decoded: int) -> None:
+        """InputError if nothing of this writer's first shard is finite: then nothing of the others would be."""
+        if len(self._missing) == len(self._shards) and num_decoded and num_not_finite == num_decoded:
+            key = self._plan.key
+            raise InputError(
+                f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and none "
+                f"were stored; {not_finite_advice(key)}"
+            )
 
     def _complete(self) -> None:
         if self.is_complete:

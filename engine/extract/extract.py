@@ -26,6 +26,7 @@ from penultimate.store.feature_store import FeatureStore
 from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.format.layout import SHARD_ROWS, num_shards, variable_width
 from penultimate.store.key import FeatureKey
+from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
 
@@ -110,6 +111,17 @@ def extract(
     return [store.read(key) for key in keys if share == WHOLE or store.contains(key)]
 
 
+def said_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], say: Callable[[str], None]) -> None:
+    """Say of every FeatureSet how many of its rows are NaN or infinite, if any, and what to do about it."""
+    for features in extracted:
+        key = features.key
+        if count := store.info(key)["num_not_finite"]:
+            say(
+                f"warning: {count} of {features.num_rows} features of {key.backbone} on {key.dataset} are NaN or "
+                f"infinite, and no probe takes them; {not_finite_advice(key)}"
+            )
+
+
 def rows_a_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
     """The largest divisor of a shard's rows that is not above ``batch_size``: no batch then spans two shards.
 
@@ -158,7 +170,9 @@ def _embed_into(
     def write(embedded: _Embedded) -> int:
         batch = embedded.batch
         for sink, features_BD in zip(sinks, embedded.features, strict=True):
-            sink.writer.append(batch.indices_B, features_BD.astype(sink.dtype, copy=False), batch.failed)
+            with np.errstate(over="ignore"):  # what float16 cannot hold is counted by the writer, and said
+                stored_BD = features_BD.astype(sink.dtype, copy=False)
+            sink.writer.append(batch.indices_B, stored_BD, batch.failed)
         return len(batch.indices_B) + len(batch.failed)
 
     with (

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, backbone_of
-from penultimate.engine.extract.extract import Report, extract, feature_key, rows_a_batch
+from penultimate.engine.extract.extract import Report, extract, feature_key, rows_a_batch, said_not_finite
 from penultimate.engine.extract.parity import parity_gate
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
@@ -97,7 +97,7 @@ def extract_requests(
     backbones, reasons = prepared_backbones(requests, settings, num_images=num_to_do, say=say)
     lacking = [backbone for backbone in backbones if settings.parity and num_to_do(backbone)]
     gates = {backbone.name: checked(images, backbone, decoder, settings, say) for backbone in lacking}
-    return extract(
+    extracted = extract(
         images,
         backbones,
         store,
@@ -110,6 +110,8 @@ def extract_requests(
         notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
         report=report,
     )
+    said_not_finite(store, extracted, say)
+    return extracted
 
 
 def prepared_backbones(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.extract.extract import extract, feature_key
+from penultimate.engine.extract.extract import extract, feature_key, said_not_finite
 from penultimate.engine.extract.prepare import ExtractionSettings, checked, prepared_backbones
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
@@ -132,7 +132,9 @@ def extract_on(
         if lacking
     ]
     _values(cluster.run(tasks, needs, say=say, report=report))
-    return [store.read(key) for key in keys]
+    extracted = [store.read(key) for key in keys]
+    said_not_finite(store, extracted, say)
+    return extracted
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The on-disk format in one place: what lies where in a store, in which shapes, under which names.
 
-    <store>/zarr.json                            group; attributes say that this is a penultimate store
+    <store>/zarr.json                            group; an attribute says that this is a penultimate store
     <store>/<dataset>/<backbone>/<digest>/       one FeatureKey
         zarr.json                                group; written last, so its presence means complete
         features/   (M, D) float32 or float16    row i is sample i of the ImageSet, NaN where it failed
@@ -12,7 +12,8 @@
         features/commits/<shard>.json            commit record of one shard
         features/writer.lock                     while it is written: who holds which shards
 
-What is ours lies inside the folder of ``features``, where Zarr lists nothing, so that readers see five arrays.
+What is ours lies inside the folder of ``features``, where Zarr lists nothing, so that readers see five arrays. Groups
+bear what Zarr's users do to them: further attributes, consolidated metadata, arrays and groups beside ours.
 Everything is valid Zarr v3. Every chunk ends in a CRC-32C, so that no reader gets a flipped byte unnoticed.
 
 A shard of ``features`` is one object: the unit of work, of resumption and of checksums. Measured on pooled
@@ -21,14 +22,18 @@ full size; zstd inside it saves 7.5 % of the space and halves both, with a byte 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from penultimate.store.format.digest import digest_of
+
+if TYPE_CHECKING:
+    from penultimate.store.objects.objects import Objects
 
 # Shapes: M samples of the ImageSet, D feature dimensions, K classes.
 
@@ -61,6 +66,18 @@ DIMENSIONS = {
     SPLIT: ("sample",),
     FAILED: ("sample",),
 }
+
+
+def is_digest(name: str) -> bool:
+    """Whether a folder's name is that of a key: 16 hex digits."""
+    return re.fullmatch(r"[0-9a-f]{16}", name) is not None
+
+
+def array_documents(objects: "Objects", path: str) -> dict[str, bytes]:
+    """Name -> ``zarr.json`` of the five arrays of the key at ``path``; b"" for one that is missing."""
+    names = (FEATURES, *COLUMNS)
+    documents = objects.get_many([f"{path}/{name}/{METADATA}" for name in names])
+    return {name: document or b"" for name, document in zip(names, documents, strict=True)}
 
 
 def num_shards(num_rows: int, shard_rows: int = SHARD_ROWS) -> int:
