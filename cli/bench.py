@@ -53,6 +53,7 @@ def bench(
     penultimate bench photos/ --model resnet50.a1_in1k
     penultimate bench photos/ --model tf_efficientnet_lite0 --weights package --device cpu --json
     """
+    requests = requests_of(model, weights=weights, seed=seed)
     whole = load_images(images, root=root, labels=False)
     sample = subset(whole, sample_rows(len(whole), num_images))
     settings = ExtractionSettings(
@@ -64,7 +65,6 @@ def bench(
         batch_size=batch_size,
         workers=workers,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
     backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(whole), say=say)
     together = [backbones] if len(backbones) > 1 else []
     rows = [

@@ -37,6 +37,7 @@ def extract(
     model: options.Models,
     weights: options.Weights = "timm",
     root: options.Root = None,
+    name: options.DatasetName = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
     ] = False,
@@ -106,6 +107,7 @@ def extract(
         --device cuda --cluster auto
     """
     share = Share.parse(shard)
+    requests = requests_of(model, weights=weights, seed=seed)
     image_set = load_images(
         images,
         root=root,
@@ -118,7 +120,7 @@ def extract(
         multi_label=multi_label,
         cache=user_cache() if cache else None,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
+    image_set = image_set if name is None else replace(image_set, name=name)
     settings = ExtractionSettings(
         preprocess=preprocess,
         decoder=decoder,

@@ -40,6 +40,10 @@ Weights = Annotated[
         "Else a .safetensors or .pth file."
     ),
 ]
+DatasetName = Annotated[
+    str | None,
+    typer.Option("--name", help="What to call these images in the store and in tables. Default: by their folder."),
+]
 Root = Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")]
 PreprocessOption = Annotated[
     PreprocessKind,

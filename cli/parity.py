@@ -52,6 +52,7 @@ def parity(
     penultimate parity photos/ --model resnet50.a1_in1k --precision bfloat16
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
+    requests = requests_of(model, weights=weights, seed=seed)
     image_set = load_images(images, root=root, labels=False)
     settings = ExtractionSettings(
         preprocess=preprocess,
@@ -62,7 +63,6 @@ def parity(
         batch_size=batch_size,
         workers=workers,
     )
-    requests = requests_of(model, weights=weights, seed=seed)
     backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), say=say)
     by = settings.make_decoder()
     reports = [

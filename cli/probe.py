@@ -10,6 +10,7 @@ import typer
 from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
 from penultimate.cli.options import NewTrials, StorePlace
 from penultimate.cli.output import print_json, print_table, say
+from penultimate.engine.analysis.score_row import dataset_labels
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
@@ -137,7 +138,10 @@ def _print(trials: Sequence[Trial], *, json: bool) -> None:
     columns = {c: c for c in ("dataset", "backbone", "shots", "seed", "metric")}
     if not any(row["shots"] for row in rows):
         del columns["shots"], columns["seed"]
-    shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
+    labels = dataset_labels([(trial.dataset, trial.features["images"]) for trial in trials])
+    shown = [
+        row | {"dataset": label, "value": f"{100 * row['value']:.2f}"} for row, label in zip(rows, labels, strict=True)
+    ]
     print_table(shown, columns | {"value": "test %", "l2": "l2", "converged": "converged"})
 
 

@@ -8,7 +8,7 @@ import typer
 
 from penultimate.cli.options import TrialsPlace
 from penultimate.cli.output import print_json, print_table
-from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.score_row import ScoreRow, dataset_labels
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.trials.trial_log import TrialLog
@@ -52,7 +52,9 @@ def show(
     if json:
         print_json([asdict(row) for row in board.rows])
     else:
-        print_table([_cells(row) for row in board.rows], _COLUMNS)
+        labels = dataset_labels([(row.dataset, row.images) for row in board.rows])
+        rows = [_cells(row) | {"dataset": label} for row, label in zip(board.rows, labels, strict=True)]
+        print_table(rows, _COLUMNS)
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from penultimate.cli.options import DatasetName, PreprocessOption
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.training_progress import TrainingProgress
+from penultimate.engine.backbones.architectures.networks import check_name
 from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.backbones.weights import check_source
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import dtype_named
@@ -42,6 +45,7 @@ def train(
         str, typer.Option(help="timm, package, a .safetensors or .pth file, or the folder of a run of this command.")
     ] = "timm",
     root: Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")] = None,
+    name: DatasetName = None,
     grid: Annotated[
         str | None, typer.Option(help="paper-finetune, paper-scratch or quick: learning rates x weight decays.")
     ] = None,
@@ -77,9 +81,7 @@ def train(
     ema: Annotated[
         float | None, typer.Option(help="Decay of a moving average of the weights, which is then evaluated.")
     ] = None,
-    preprocess: Annotated[
-        Literal["paper", "timm"], typer.Option(help="Evaluation on the whole image, or on timm's centre crop.")
-    ] = "paper",
+    preprocess: PreprocessOption = "paper",
     size: Annotated[int | None, typer.Option(help="Pixels of the square input; default: the network's own.")] = None,
     decoder: Annotated[
         Literal["dali", "dali-gpu", "pillow"] | None,
@@ -135,6 +137,8 @@ def train(
         --steps 300 --batch-size 64 --size 96
     """
     chosen_from = grid_of(grid, learning_rate, weight_decay)
+    check_name(model)
+    check_source(weights)
     image_set = load_images(
         images,
         root=root,
@@ -144,6 +148,7 @@ def train(
         label_column=label_column,
         multi_label=multi_label,
     )
+    image_set = image_set if name is None else replace(image_set, name=name)
     with world_from_launcher(device) as world:
         dtype_named(precision, world.device)
         asked = TrainSettings(

@@ -287,8 +287,8 @@ class FeatureWriter:
         if len(self._missing) == len(self._shards) and num_decoded and num_not_finite == num_decoded:
             key = self._plan.key
             raise InputError(
-                f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and none "
-                f"were stored; {not_finite_advice(key)}"
+                f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and "
+                f"none were stored; {not_finite_advice(key)}"
             )
 
     def _complete(self) -> None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.network import Network, to_channels_last
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import UnavailableError
 
@@ -24,7 +24,8 @@ class Forward:
     """
 
     def __init__(self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False).to(device)
+        to_channels_last(self.model)
         self._device = device
         self._dtype = dtype
         # Scale and shift of a channel take a byte to its normalised value in one pass: x * scale + shift.

@@ -52,7 +52,9 @@ class Kind:
             parsed = json.loads(document)
             value = _attribute(parsed) if self.in_group else parsed
             content = {name: value[name] for name in value if name not in ("kind", "checksum")}
-            same = self._is_sealed(parsed, value, content, arrays) if self.in_group else self.document(content) == document
+            same = (
+                self._is_sealed(parsed, value, content, arrays) if self.in_group else self.document(content) == document
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the {self.name} that was written: {type(error).__name__}: {error}") from error
         if not same:

@@ -106,7 +106,7 @@ def test_what_a_user_wrote_is_still_there_after_another_key_was_added(store: Fea
     root = zarr.open_group(store.path, mode="r")
     assert root.attrs["note"]["by"] == "a user"
     assert root["analysis/pca/run1/axes"].shape == (3,)
-    assert len(FeatureStore(store.path).keys()) == 2  # noqa: SIM118
+    assert len(FeatureStore(store.path).keys()) == 2
 
 
 def test_our_own_attribute_cannot_be_changed_unnoticed(store: FeatureStore, job: Job) -> None:

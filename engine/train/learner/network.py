@@ -78,8 +78,11 @@ def build_network(start: Start, recipe: Recipe, *, num_classes: int, steps_per_e
     to do without.
     """
     model = create_network(recipe.network, seed=recipe.seed, num_classes=num_classes, dropout=recipe.dropout)
-    skip = classifier_names(start.model)
-    tensors = {name: t for name, t in start.model.state_dict().items() if name not in skip}
+    skip, new = classifier_names(start.model), model.state_dict()
+    # Some networks have class scores beside the classifier (VOLO's auxiliary head): new too, where K is another.
+    tensors = {
+        name: t for name, t in start.model.state_dict().items() if name not in skip and t.shape == new[name].shape
+    }
     model.load_state_dict(tensors, strict=False)  # all but the classifier: same architecture
     if not recipe.batch_norm_scale:
         fix_batch_norm_scale(model, initial=not start.pretrained)

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.classifier import classifier_names
+from penultimate.engine.backbones.weight_files import read_tensors
 from penultimate.engine.backbones.weights import (
     PACKAGES,
     digest_of_weights,
     load_network,
     put_in_by_order,
-    read_tensors,
 )
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -128,7 +128,7 @@ def test_without_a_network_the_hub_is_refused_at_once_with_the_alternatives(monk
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")  # reserved: RFC 2606
-    monkeypatch.setattr("penultimate.engine.backbones.weights.getproxies", dict)
+    monkeypatch.setattr("penultimate.engine.backbones.hub.getproxies", dict)
     with pytest.raises(UnavailableError, match=r"--weights random") as raised:
         load_network("resnet18", weights="timm", seed=0)
     assert "\n" not in str(raised.value)

@@ -61,9 +61,7 @@ def packed_12_bits(values_HW: NDArray[np.uint16]) -> bytes:
 DEEP = {
     "16 bits.png": saved(Image.fromarray(DEEP_HW), "PNG"),
     "16 bits.tif": saved(Image.fromarray(DEEP_HW), "TIFF"),
-    "16 bits big-endian.tif": saved(
-        Image.frombytes("I;16B", (SIZE, SIZE), DEEP_HW.astype(">u2").tobytes()), "TIFF"
-    ),
+    "16 bits big-endian.tif": saved(Image.frombytes("I;16B", (SIZE, SIZE), DEEP_HW.astype(">u2").tobytes()), "TIFF"),
     "16 bits.pgm": pgm(DEEP_HW, 65_535),
     "12 bits.pgm": pgm(DEEP_HW >> 4, 4_095),
     "12 bits.tif": raw_tiff(packed_12_bits(DEEP_HW >> 4), 12, 1),
@@ -194,9 +192,7 @@ def test_orientation_is_applied_where_it_is_asked_for_and_only_there(orientation
 def test_every_decoder_turns_images_only_in_the_views_that_ask(name: str, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    images = load_folder(
-        write(tmp_path / "photos", {f"{n}.jpg": turned_jpeg(n) for n in range(1, 9)}), labels=False
-    )
+    images = load_folder(write(tmp_path / "photos", {f"{n}.jpg": turned_jpeg(n) for n in range(1, 9)}), labels=False)
     views = [WHOLE, replace(WHOLE, exif_orientation=True)]
     (batch,) = decoder_named(name).batches(images, np.arange(8), views, batch_size=8)
     (reference,) = decoder_named("pillow").batches(images, np.arange(8), views, batch_size=8)
