@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint browser clean
+.PHONY: demo test check lint browser scan-models clean
 
 demo: .venv/installed
 	$(BIN)/penultimate demo
@@ -23,6 +23,10 @@ browser:
 	|| { export DEBIAN_FRONTEND=noninteractive; [ "$$(id -u)" = 0 ] && timeout 120 apt-get update -qq \
 	     && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null && command -v chromium; } \
 	|| echo "no Chromium here and none could be installed (Debian: apt-get install chromium); its tests will skip"
+
+# Every architecture of timm, smallest first; hours. Stopped and started again, it goes on where it was.
+scan-models: .venv/installed
+	nice $(BIN)/python benchmarks/scan_models.py scan_models.jsonl --table benchmarks/results/scan_models_202611.md
 
 .venv/installed: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
 	$(PYTHON) -m venv .venv

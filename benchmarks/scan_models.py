@@ -282,10 +282,11 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md",
         "```",
         "",
-        "Random weights, two images of noise at the own input size of each. All well means: listed with the dimension "
-        "it has, one finite vector an image, at no distance from its own reference in the parity check, and class scores "
-        f"within {ROUNDING:g} (relative) of timm's own `forward`. On the meta device: the same of the shapes. Random "
-        "weights say nothing of rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
+        "Random weights, two images of noise at the own input size of each network. All well means: listed with the "
+        "dimension it has, one finite vector an image, at no distance from its own reference in the parity check, and "
+        f"class scores within {ROUNDING:g} (relative) of timm's own `forward`. On the meta device: the same of the "
+        "shapes. Random weights say nothing of rounding in trained networks; other precisions, compiling and GPUs were "
+        "not scanned.",
         "",
         f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}.",
         "",

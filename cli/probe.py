@@ -10,7 +10,7 @@ import typer
 from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
 from penultimate.cli.options import NewTrials, StorePlace
 from penultimate.cli.output import print_json, print_table, say
-from penultimate.engine.analysis.score_row import dataset_labels
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import ProbeSettings
@@ -131,17 +131,14 @@ def parse_bytes(text: str) -> int:
 
 
 def _print(trials: Sequence[Trial], *, json: bool) -> None:
-    rows = [_row(trial) for trial in trials]
+    rows = [_row(trial) for trial in told_apart(trials)]
     if json:
         print_json(rows)
         return
     columns = {c: c for c in ("dataset", "backbone", "shots", "seed", "metric")}
     if not any(row["shots"] for row in rows):
         del columns["shots"], columns["seed"]
-    labels = dataset_labels([(trial.dataset, trial.features["images"]) for trial in trials])
-    shown = [
-        row | {"dataset": label, "value": f"{100 * row['value']:.2f}"} for row, label in zip(rows, labels, strict=True)
-    ]
+    shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
     print_table(shown, columns | {"value": "test %", "l2": "l2", "converged": "converged"})
 
 

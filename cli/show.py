@@ -8,7 +8,8 @@ import typer
 
 from penultimate.cli.options import TrialsPlace
 from penultimate.cli.output import print_json, print_table
-from penultimate.engine.analysis.score_row import ScoreRow, dataset_labels
+from penultimate.engine.analysis.dataset_names import told_apart
+from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.trials.trial_log import TrialLog
@@ -48,13 +49,11 @@ def show(
     log = TrialLog(trials)
     if log.torn_bytes:
         typer.echo(f"{trials}: the last record was cut off while it was written and is left out", err=True)
-    board = scoreboard(log.trials(), imagenet=imagenet_top1())
+    board = scoreboard(told_apart(log.trials()), imagenet=imagenet_top1())
     if json:
         print_json([asdict(row) for row in board.rows])
     else:
-        labels = dataset_labels([(row.dataset, row.images) for row in board.rows])
-        rows = [_cells(row) | {"dataset": label} for row, label in zip(board.rows, labels, strict=True)]
-        print_table(rows, _COLUMNS)
+        print_table([_cells(row) for row in board.rows], _COLUMNS)
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:

@@ -6,14 +6,14 @@ smaller budgets and subsets belong to their own curves (``convergence``, ``data_
 
 # Shapes: M contenders, D datasets.
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.analysis.score_row import ScoreRow, dataset_labels
+from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.statistics.log_odds import LogOdds, log_odds
 
 _Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
@@ -54,7 +54,8 @@ class Panel:
     @property
     def dataset_labels(self) -> tuple[str, ...]:
         """The dataset's name, with its images' digest where two have the same name."""
-        return tuple(dataset_labels(self.datasets))
+        times = Counter(name for name, _ in self.datasets)
+        return tuple(f"{name} ({images[:8]})" if times[name] > 1 else name for name, images in self.datasets)
 
 
 def panels(rows: Iterable[ScoreRow]) -> list[Panel]:

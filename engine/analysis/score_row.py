@@ -1,7 +1,6 @@
 """ScoreRow: one trial on the scoreboard."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +75,6 @@ class ScoreRow:
     test: str | None = None
     notes: tuple[str, ...]
     created: str
-
-
-def dataset_labels(datasets: Sequence[tuple[str, str]]) -> list[str]:
-    """Names of datasets, given with the digests of their images; with a short digest where others share the name."""
-    digests: defaultdict[str, set[str]] = defaultdict(set)
-    for name, images in datasets:
-        digests[name].add(images)
-    return [f"{name} ({images[:8]})" if len(digests[name]) > 1 else name for name, images in datasets]
 
 
 def score_row(

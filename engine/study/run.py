@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.runtime.devices import device_named
 from penultimate.engine.study.cell import QUIET, Cell, Talk, forget_images
 from penultimate.engine.study.document import write_study
@@ -81,7 +82,7 @@ def run_study(study: Study, out: Path, talk: Talk = QUIET, *, run_cells: RunCell
         there=before,
         failed=[outcome for outcome in outcomes if outcome.error is not None],
         problems=plan.with_status("waits", "blocked"),
-        trials=[trial for trial in TrialLog(place.trials).trials() if trial.id in wanted],
+        trials=told_apart(trial for trial in TrialLog(place.trials).trials() if trial.id in wanted),
     )
 
 

@@ -59,7 +59,7 @@ def test_an_encoder_without_a_classifier_is_listed_and_not_trained() -> None:
         model = create_network("gemma4_vit_167m_enc")
     assert (classifiers(model), classifier_names(model), num_classes_of(model)) == ((), frozenset(), 0)
     assert describe("gemma4_vit_167m_enc", {}).feature_dim == 768
-    with pytest.raises(InputError, match="encoder without a classifier.*extract its features"):
+    with pytest.raises(InputError, match=r"encoder without a classifier.*extract its features"):
         create_network("gemma4_vit_167m_enc", num_classes=3)
 
 
