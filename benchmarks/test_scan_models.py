@@ -1,5 +1,6 @@
 """The scan of all architectures runs on a few small ones, so that it cannot rot."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,10 +14,9 @@ def test_lines_are_gone_on_with_and_make_a_table(tmp_path: Path, monkeypatch: py
     lines = tmp_path / "scan.jsonl"
     scan_models.scan(["test_vit", "test_convnext"], lines, seconds=300)
     before = lines.read_text()
-    asked: list[str] = []
-    monkeypatch.setattr(scan_models, "examine", lambda name, parameters: asked.append(name) or {"status": "ok"})
+    monkeypatch.setattr(scan_models, "examine", None)  # nothing is left to be examined
     scan_models.scan(["test_vit", "test_convnext"], lines, seconds=300)
-    assert (lines.read_text(), asked) == (before, [])
+    assert lines.read_text() == before
     results = scan_models.read_lines(lines)
     assert list(results) == ["test_convnext", "test_vit"]  # 0.27 and 0.37 million parameters
     table = scan_models.table(results)
@@ -32,7 +32,7 @@ def test_what_is_wrong_refused_or_too_slow_is_in_the_table(tmp_path: Path, monke
     scan_models.scan(["test_vit"], lines, seconds=300)
     scan_models.append(lines, {"kind": "begun", "model": "test_resnet"})  # as if the process had ended in it
     scan_models.scan(["test_resnet"], lines, seconds=300)
-    monkeypatch.setattr(scan_models, "examine", lambda name, parameters: scan_models.signal.pause())
+    monkeypatch.setattr(scan_models, "examine", lambda name, parameters: signal.pause())
     scan_models.scan(["test_convnext"], lines, seconds=1)
     table = scan_models.table(scan_models.read_lines(lines))
     assert "| test_vit | wrong | not listed: with dimension 63 |" in table

@@ -173,7 +173,7 @@ class _Pipeline:
         return pipeline
 
 
-def _load(source: ImageSource, index: int, *, upright: bool) -> _Sample:
+def _load(source: ImageSource, index: int, *, upright: bool = False) -> _Sample:
     """``upright``: what EXIF says is to be turned is left to Pillow."""
     try:
         content = source.read(index)

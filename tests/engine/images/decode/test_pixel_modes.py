@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ WHOLE = Preprocess(height=SIZE, width=SIZE, resize="whole", mean=(0.0, 0.0, 0.0)
 RAMP_HW = np.tile(np.arange(SIZE, dtype=np.uint16) * 8 + 4, (SIZE, 1))
 """Levels 4 to 252 of 255, from left to right."""
 
-DEEP_HW = (RAMP_HW << 8) | 0x5A
+DEEP_HW = ((RAMP_HW << 8) | 0x5A).astype(np.uint16)
 """The same with 16 bits: its eight high bits are the ramp."""
 
 GRAY = Image.fromarray(RAMP_HW.astype(np.uint8))
@@ -38,7 +39,7 @@ def saved(image: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def pgm(values_HW: NDArray[np.uint16], largest: int) -> bytes:
+def pgm(values_HW: NDArray[np.integer[Any]], largest: int) -> bytes:
     return f"P5 {SIZE} {SIZE} {largest}\n".encode() + values_HW.astype(">u2").tobytes()
 
 
@@ -53,7 +54,7 @@ def raw_tiff(values: bytes, bits: int, kind: int) -> bytes:
     return b"II*\0" + (8 + len(values)).to_bytes(4, "little") + values + directory
 
 
-def packed_12_bits(values_HW: NDArray[np.uint16]) -> bytes:
+def packed_12_bits(values_HW: NDArray[np.integer[Any]]) -> bytes:
     """Two samples in three bytes, most significant bit first."""
     bits = "".join(f"{value:012b}" for value in values_HW.ravel())
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
