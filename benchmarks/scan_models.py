@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.architectures.networks import create_network
-from penultimate.engine.backbones.catalog import describe
+from penultimate.engine.backbones.catalog import describe, refuse_if_no_backbone
 from penultimate.engine.backbones.classifier import num_classes_of
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.extract.parity import check_parity
@@ -157,6 +157,7 @@ def sizes(name: str) -> dict[str, Any]:
 
 def examine(name: str, parameters: int) -> dict[str, Any]:
     """Status, dimensions and what was found wrong, of one network; raises what penultimate raises."""
+    refuse_if_no_backbone(name)
     listed_dim = describe(name, {}).feature_dim
     found = _on_meta(name, listed_dim) if parameters > META_ABOVE else _on_cpu(name, listed_dim)
     wrong = {step: problem for step, problem in found.pop("wrong").items() if problem}
@@ -307,7 +308,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         f"{len(results)} of the {total} architectures of timm {version('timm')} were scanned, smallest first; "
         f"{len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 million parameters) "
-        f"by their shapes on torch's meta device. {without} of them are encoders without a classifier.",
+        f"by their shapes on torch's meta device. {without} of them have no classifier.",
         "",
         "```sh",
         "python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md",

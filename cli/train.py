@@ -10,7 +10,7 @@ import typer
 from penultimate.cli.options import DatasetName, PreprocessOption
 from penultimate.cli.output import print_json, print_table, say
 from penultimate.cli.training_progress import TrainingProgress
-from penultimate.engine.backbones.architectures.networks import check_name
+from penultimate.engine.backbones.catalog import refuse_if_no_backbone
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.weights import check_source
 from penultimate.engine.images.decode.factory import default_decoder
@@ -137,7 +137,7 @@ def train(
         --steps 300 --batch-size 64 --size 96
     """
     chosen_from = grid_of(grid, learning_rate, weight_decay)
-    check_name(model)
+    refuse_if_no_backbone(model)
     check_source(weights)
     image_set = load_images(
         images,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
 from penultimate.engine.backbones.weights import LoadedNetwork, check_source, load_network
 
 
@@ -32,7 +32,10 @@ class BackboneRequest:
 def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
     """One request a network that the names, globs and sets match.
 
-    Raises what ``match_models`` and ``check_source`` raise.
+    Raises what ``match_models``, ``check_source`` and ``refuse_if_no_backbone`` raise.
     """
     check_source(weights)
-    return [BackboneRequest(model=model, weights=weights, seed=seed) for model in match_models(patterns)]
+    models = match_models(patterns)
+    for model in models:
+        refuse_if_no_backbone(model)
+    return [BackboneRequest(model=model, weights=weights, seed=seed) for model in models]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penultimate.engine.backbones.architectures.network import Network
-from penultimate.engine.backbones.classifier import num_classes_of
+from penultimate.engine.backbones.classifier import num_classes_of, refuse_token_encoder
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.weights import LoadedNetwork, load_network
 from penultimate.engine.images.decode.decoded_batch import Pixels
@@ -61,6 +61,7 @@ class TimmBackbone:
         Raises UnavailableError for a device or precision that is not here, InputError for a network whose
         penultimate output is not one vector an image.
         """
+        refuse_token_encoder(model, name)
         self.name = name
         self.weights_digest = weights_digest
         self.weights_source = weights_source

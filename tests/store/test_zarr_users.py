@@ -13,6 +13,9 @@ from penultimate.store.errors import CorruptFeaturesError, NotAStoreError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.verify import verify
 
+pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+"""Zarr's own warning of what users do all the same."""
+
 DECODED = [row for row in range(NUM_ROWS) if row not in FAILED]
 
 

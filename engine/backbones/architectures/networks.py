@@ -75,18 +75,13 @@ def create_network(
     learn it, as the Inception papers' own training did.
 
     Raises UnknownNameError for an architecture or a tag that is not known, OSError if the hub cannot be
-    reached, InputError if timm knows no weights for it, classes are asked of an encoder that has no classifier, or
-    pretrained weights have a learned scale to be fixed.
+    reached, InputError if timm knows no weights for it or pretrained weights have a learned scale to be fixed.
     """
     check_name(name)
     options = {"num_classes": num_classes, "drop_rate": dropout}
     with Seeded(seed):
         arch = arch_of(name)
         model = _ours(arch, options) if arch in OUR_CONFIGS else _timms(name, pretrained, options)
-    if num_classes and not hasattr(model, "get_classifier"):
-        raise InputError(
-            f"{name} is an encoder without a classifier, so it cannot be trained; extract its features and probe them"
-        )
     if not batch_norm_scale:
         fix_batch_norm_scale(model, initial=not pretrained)
     return model.eval()

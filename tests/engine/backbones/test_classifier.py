@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from penultimate.cli.main import run
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.catalog import describe
 from penultimate.engine.backbones.classifier import classifier_names, classifiers, num_classes_of
-from penultimate.store.errors import InputError
 
 SCAN = Path(__file__).parents[3] / "benchmarks" / "scan_models.py"
 
@@ -32,11 +32,10 @@ KINDS = {
     "efficientvit_b0": "features wider than the maps",
     "lambda_resnet26t": "weights of five axes in its trunk",
     "vit_small_patch14_dinov2": "none: an Identity",
-    "qwen3_vit_88m_enc": "none: no get_classifier",
 }
 """Architecture -> what its classifier is like."""
 
-SLOW = {"resnetv2_50x1_bit", "samvit_base_patch16_224", "volo_d1_224", "vit_small_patch14_dinov2", "qwen3_vit_88m_enc"}
+SLOW = {"resnetv2_50x1_bit", "samvit_base_patch16_224", "volo_d1_224", "vit_small_patch14_dinov2"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in KINDS])
@@ -54,13 +53,25 @@ def test_a_network_of_each_kind_goes_all_the_way(name: str, tmp_path: Path) -> N
     assert (found["classes"] == 0) == KINDS[name].startswith("none")
 
 
-def test_an_encoder_without_a_classifier_is_listed_and_not_trained() -> None:
+@pytest.mark.parametrize(
+    "name", ["qwen3_vit_88m_enc", "gemma4_vit_167m_enc", "deepseek_vit_412m_enc", "mobilenetv5_300m_enc"]
+)
+def test_an_encoder_of_tokens_is_listed_and_refused_before_anything_is_read(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with torch.device("meta"):
-        model = create_network("gemma4_vit_167m_enc")
+        model = create_network(name)
     assert (classifiers(model), classifier_names(model), num_classes_of(model)) == ((), frozenset(), 0)
-    assert describe("gemma4_vit_167m_enc", {}).feature_dim == 768
-    with pytest.raises(InputError, match=r"encoder without a classifier.*extract its features"):
-        create_network("gemma4_vit_167m_enc", num_classes=3)
+    row = describe(name, {})
+    assert row.feature_dim is None
+    assert row.parameters is not None
+    for command in (
+        ["extract", "--store", str(tmp_path / "s"), "-m", name],
+        ["train", "--out", str(tmp_path / "r"), "-m", name],
+    ):
+        assert run([command[0], str(tmp_path / "nowhere"), *command[1:]]) == 2
+        assert f"{name} is an encoder that gives tokens" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_without_a_tag_are_named_by_the_architecture() -> None:
