@@ -77,7 +77,7 @@ def main() -> None:
     names = [name for name in timm.list_models() if fnmatchcase(name, given.only)]
     scan(names, given.lines, seconds=given.seconds)
     if given.table:
-        given.table.write_text(table(read_lines(given.lines)), encoding="utf-8")
+        given.table.write_text(table(read_lines(given.lines), read_lines(given.lines, "sizes")), encoding="utf-8")
 
 
 def scan(names: Sequence[str], lines: Path, *, seconds: int) -> None:
@@ -297,8 +297,11 @@ def _largest_distance(scores_BK: NDArray[np.floating[Any]], reference_BK: NDArra
     return float((np.linalg.norm(scores_BK - reference_BK, axis=1) / norm_B).max())
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def table(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: how many of how many, what was refused and what is wrong, and a line a network."""
+    left = [row["parameters"] / 1e6 for name, row in sizes_of.items() if name not in results and "parameters" in row]
+    refused = sum(row["status"] == "refused" for row in results.values())
+    missing = f" Not scanned: {len(left)}, of {min(left):.1f} to {max(left):.1f} million parameters." if left else ""
     total = len(timm.list_models())
     ok = [row for row in results.values() if row["status"] == "ok"]
     devices = Counter(row["device"] for row in ok)
@@ -308,7 +311,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         f"{len(results)} of the {total} architectures of timm {version('timm')} were scanned, smallest first; "
         f"{len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 million parameters) "
-        f"by their shapes on torch's meta device. {without} of them have no classifier.",
+        f"by their shapes on torch's meta device. {without} of them have no classifier. "
+        f"{refused} are refused in one line; {len(results) - len(ok) - refused} are wrong.{missing}",
         "",
         "```sh",
         "python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md",

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.backbones.timm_backbone import PreprocessKind
 from penultimate.engine.extract.prepare import ExtractionSettings
 from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
@@ -118,7 +119,7 @@ class Backbone(Strict):
 class Extract(Strict):
     """How features are made; the fields are those of ``penultimate extract``."""
 
-    preprocess: Literal["paper", "timm"] = "paper"
+    preprocess: PreprocessKind = "paper"
     decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
     precision: PrecisionName = "float32"
     dtype: Literal["float32", "float16"] = "float32"
