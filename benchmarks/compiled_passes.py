@@ -1,8 +1,8 @@
-"""The softmax probe's compiled passes beside torch's, in turns in one process: each pass alone, and whole paths.
+"""Time the softmax probe's compiled passes beside torch's, in turns in one process: each pass alone, and whole paths.
 
     python benchmarks/compiled_passes.py --store features.zarr --dataset caltech101 --rounds 7
 
-Prints medians, lowest and highest. Needs a processor with AMX and the compiled passes (``kernels.py``).
+Prints medians, lowest and highest. Needs a processor with AMX and the compiled kernels (``kernels.py``).
 """
 
 import argparse
@@ -18,56 +18,56 @@ import torch
 from numpy.typing import NDArray
 from probe_path import ours, train_features
 
-from penultimate.engine.probe.kernels.amx_softmax import in_memory
 from penultimate.engine.probe.kernels.kernels import library
-from penultimate.engine.probe.objective import design
-from penultimate.engine.probe.objective.design import Design
-from penultimate.engine.probe.objective.in_memory import InMemory
+from penultimate.engine.probe.objective import make_design
+from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import Softmax, Targets
+from penultimate.engine.probe.objective.make_design import ProductPrecision
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.runtime.malloc import keep_freed_memory
 
-# Shapes: N samples, D feature dimensions, K classes, R columns of the turned design.
+# Shapes: N samples, D feature dimensions, K classes, R columns of the rotated features.
 
 Sides = dict[str, Callable[[], object]]
-"""What is timed, by the side that does it."""
+"""Functions to time, by the side that runs them."""
 
 REPEATS = 20
-"""Of a pass, in a round: it takes milliseconds."""
+"""Number of runs of a pass in a round: it takes milliseconds."""
 
 
-def without_units() -> AbstractContextManager[object]:
-    """As on a machine where nothing was compiled."""
-    return mock.patch.object(design, "library", return_value=None)
+def without_kernels() -> AbstractContextManager[object]:
+    """Simulate a machine where nothing was compiled."""
+    return mock.patch.object(make_design, "library", return_value=None)
 
 
-SIDES: dict[str, Callable[[], AbstractContextManager[object]]] = {"torch": without_units, "compiled": nullcontext}
+SIDES: dict[str, Callable[[], AbstractContextManager[object]]] = {"torch": without_kernels, "compiled": nullcontext}
 
 
-def problem(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> InMemory:
-    """As ``fit_path`` makes it of large data."""
-    turned = Design(torch.from_numpy(features_ND), share_N=None, dtype=torch.float32, low=torch.bfloat16)
-    return in_memory(turned, Softmax(), Targets(torch.from_numpy(labels_N), torch.empty(0, 0)))
+def problem(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> InMemoryProblem:
+    """Make the problem as ``fit_path`` does for large data."""
+    precision = ProductPrecision(torch.float32, torch.bfloat16)
+    design = make_design.make_design(torch.from_numpy(features_ND), sample_weight_N=None, precision=precision)
+    return InMemoryProblem(design, Softmax(), Targets(torch.from_numpy(labels_N), torch.empty(0, 0)))
 
 
-def passes(made: InMemory, classes: int) -> Sides:
-    """Each pass at random weights that give scores of a few units; a step is as short as Newton's are."""
-    drawn_SKR = torch.randn(1, classes, made.design.matrix_NR.shape[1], generator=torch.Generator().manual_seed(0))
-    weight_SKR = 3 * drawn_SKR.double() / made.design.root_mean_square
+def passes(made: InMemoryProblem, classes: int) -> Sides:
+    """Return each pass at random weights that give scores of a few units; a step is as short as Newton's are."""
+    drawn_SKR = torch.randn(1, classes, made.features.matrix_NR.shape[1], generator=torch.Generator().manual_seed(0))
+    weight_SKR = 3 * drawn_SKR.double() / made.features.root_mean_square
     point, step_SKR = made.start(weight_SKR), weight_SKR.float() / 100
     assert point.scores_SKN is not None
     scores_SKN = point.scores_SKN
     return {
         "scores of a short step": lambda: made.line(point, step_SKR),
-        "losses and residuals": lambda: made.evaluate(scores_SKN),
+        "losses and residuals": lambda: made.linear_loss.evaluate(scores_SKN),
         "losses, residuals and sums of p p'": lambda: made.at(weight_SKR, scores_SKN),
         "gradient at the repaired dual point": lambda: made.gradients(point, torch.inf),
-        "product with the Hessian": lambda: made.hessian(point, step_SKR, exact=False),
+        "product with the Hessian": lambda: made.hessian_product(point, step_SKR, exact=False),
     }
 
 
 def timed(run: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of one of so many."""
+    """Return milliseconds per run."""
     began = time.perf_counter()
     for _ in range(repeats):
         run()
@@ -75,7 +75,7 @@ def timed(run: Callable[[], object], repeats: int) -> float:
 
 
 def in_turns(sides: Sides, rounds: int, repeats: int) -> str:
-    """Medians, ranges and the ratio, after one run of each that does not count."""
+    """Return medians, ranges and the ratio, after one run of each that does not count."""
     for run in sides.values():
         run()
     times: dict[str, list[float]] = {side: [] for side in sides}
@@ -90,7 +90,7 @@ def in_turns(sides: Sides, rounds: int, repeats: int) -> str:
 def lines(
     features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], classes: int, path: RegularizationPath, rounds: int
 ) -> Iterator[str]:
-    """A row of a Markdown table for each pass, and one for the path."""
+    """Yield a row of a Markdown table for each pass, and one for the path."""
     yield f"| milliseconds | {' | '.join(SIDES)} | ratio |\n|---|---|---|---:|"
     found: dict[str, Sides] = {}
     for side, context in SIDES.items():

@@ -49,15 +49,15 @@ def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Calla
 
 def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: bool) -> Callable[[], int]:
     from penultimate.engine.backbones.timm_backbone import load_backbone
-    from penultimate.engine.extract.extract import extract
+    from penultimate.engine.extract.embed import Extractor, embed_images
     from penultimate.engine.images.decode.factory import default_decoder, make_decoder
     from penultimate.engine.images.formats.folder import load_folder
     from penultimate.engine.runtime.malloc import keep_freed_memory
-    from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
+    from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
     from penultimate.store.feature_store import FeatureStore
 
     keep_freed_memory()  # as the command line does
-    threads, batch_size = ThreadShare.of("cpu"), default_batch_size("cpu")
+    threads, batch_size = ThreadBudget.of("cpu"), default_batch_size("cpu")
     backbone = load_backbone(arch, weights="random", precision=precision)
     image_set = load_folder(images, labels=False)
     to_compile = [backbone] if compiled else []
@@ -69,7 +69,11 @@ def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: boo
         with tempfile.TemporaryDirectory() as folder:
             decoder = make_decoder(default_decoder(), num_workers=threads.decode)
             store = FeatureStore.create(Path(folder) / "store")
-            (features,) = extract(image_set, [backbone], store, decoder=decoder, batch_size=batch_size, threads=threads)
+            (features,) = embed_images(
+                image_set,
+                Extractor(backbones=[backbone], decoder=decoder, batch_size=batch_size, threads=threads),
+                store,
+            )
             return features.num_rows
 
     return run

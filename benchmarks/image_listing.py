@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from penultimate.store.provenance import machine, source_commit
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.provenance import source_commit
 
 _CLASSES = 100
 _FILES = 1000

@@ -5,7 +5,8 @@
 Extracts the dataset at each precision into a store that is kept, compares the features with float32's row by row,
 fits the default path of strengths on each and compares the test predictions of the chosen probes: exact McNemar for
 top-1, the permutation test for mean per-class accuracy. Then some images at several batch sizes, each against one
-image at a time: how far features depend on the batch they come in.
+image at a time: how far features depend on the batch they come in. A precision that the processor has no units for is
+left out, and said to be.
 """
 
 import argparse
@@ -13,18 +14,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.extract import extract
+from penultimate.engine.extract.embed import Extractor, embed_images
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import probe_features
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.capabilities import computes_natively
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trials.trial import Trial
@@ -36,10 +39,10 @@ BATCH_SIZES = (2, 8, 13, 64)
 
 
 def features_of(images: ImageSet, store: FeatureStore, model: str, weights: str, precision: str) -> FeatureSet:
-    threads = ThreadShare.of("cpu")
+    threads = ThreadBudget.of("cpu")
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=threads.decode)
-    (features,) = extract(images, [backbone], store, decoder=decoder, threads=threads)
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=decoder, threads=threads), store)
     return features
 
 
@@ -107,12 +110,15 @@ def main(arguments: list[str]) -> None:
     images = without_some_training(load_images(options.images, root=options.root), options.train_images)
     store = FeatureStore.create(options.store)
     path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
-    sets = {p: features_of(images, store, options.model, options.weights, p) for p in PRECISIONS}
+    here = [p for p in PRECISIONS if computes_natively(p, torch.device("cpu"))]
+    sets = {p: features_of(images, store, options.model, options.weights, p) for p in here}
     trials = {p: probe_features(features, path=path) for p, features in sets.items()}
     sizes = ", ".join(f"{(images.split_N == split).sum()} {split}" for split in ("train", "val", "test"))
     print(f"{options.model} on {images.name}: {sizes}; {options.strengths} strengths, chosen by {images.metric}")
     some = subset(images, sample_rows(len(images), options.batch_images))
-    for p in PRECISIONS:
+    for p in sorted(set(PRECISIONS) - set(here)):
+        print(f"{p}: left out, this processor has no units for it")
+    for p in here:
         metrics = ", ".join(f"{name} {value:.5f}" for name, value in trials[p].metrics["test"].items())
         print(f"{p}: test {metrics}; l2 {trials[p].chosen['l2']:.3g}")
         if p != "float32":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.extract import extract
+from penultimate.engine.extract.embed import Extractor, embed_images
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import Stamp
@@ -30,16 +30,19 @@ from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, run_probe
-from penultimate.engine.train.grid import Grid
-from penultimate.engine.train.learner.network import load_start
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.settings import ProbeSettings
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.train.learner.network import load_initial_model
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Search, run_search
+from penultimate.engine.train.runs.resources import Resources, ResourceSettings
+from penultimate.engine.train.search.grid import Grid
+from penultimate.engine.train.search.grid_search import GridSearch
+from penultimate.engine.train.search.run_search import run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N test images.
@@ -47,7 +50,7 @@ from penultimate.store.trials.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """Everything the outcome depends on, apart from the images."""
+    """Everything the result depends on, apart from the images."""
 
     network: str = "resnet10t"
     size: int = 32
@@ -123,7 +126,7 @@ def part(images: ImageSet, classes: Sequence[int], counts: Sequence[int], *, nam
 
 def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: float, seed: int) -> tuple[Trial, Path]:
     """One network from scratch: its Trial on its own classes, and its folder."""
-    start = load_start(experiment.network, init="random", weights="timm", seed=seed)
+    initial = load_initial_model(experiment.network, init="random", weights="timm", seed=seed)
     grid = Grid(
         learning_rates=(experiment.learning_rate,),
         weight_decays=(experiment.weight_decay,),
@@ -131,19 +134,19 @@ def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: 
         batch_size=experiment.batch_size,
     )
     recipe = experiment.recipe(images, smoothing=smoothing, seed=seed)
-    search = Search(images=images, start=start, recipe=recipe, grid=grid, retrain=False)
+    search = GridSearch(images=images, initial=initial, recipe=recipe, grid=grid, retrain=False)
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    outcome = run_search(search, out, Means(world=world, num_workers=1))
-    assert outcome.trial is not None
-    assert outcome.folder is not None
-    return outcome.trial, outcome.folder
+    result = run_search(search, out, Resources(world=world, settings=ResourceSettings(workers=1)))
+    assert result.trial is not None
+    assert result.folder is not None
+    return result.trial, result.folder
 
 
 def features_of(folders: Sequence[Path], images: ImageSet, experiment: Experiment, store: Path) -> list[FeatureSet]:
     """Penultimate features of ``images`` by each network; an image is decoded once for all of them."""
     networks = [load_backbone(experiment.network, weights=str(folder)) for folder in folders]
     decoder = make_decoder(default_decoder(), num_workers=1)
-    return extract(images, networks, FeatureStore.create(store), decoder=decoder)
+    return embed_images(images, Extractor(backbones=networks, decoder=decoder), FeatureStore.create(store))
 
 
 def correct_N(trial: Trial) -> NDArray[np.bool_]:
@@ -197,7 +200,7 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
 
 
 def main() -> None:
-    """Run it on one image set and print the outcome as JSON."""
+    """Run it on one image set and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
     parser.add_argument("--root", type=Path)

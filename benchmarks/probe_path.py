@@ -36,20 +36,22 @@ from sklearn.svm import LinearSVC
 
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solvers import measure
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 
 # Shapes: N samples, D feature dimensions, K classes.
 
 Record = dict[str, Any]
 MATCH = 1e-4
-"""``tight`` stops when its objective is above ours by at most this share."""
+"""``tight`` stops when its objective is above ours by at most this fraction."""
 
 
 def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
@@ -73,17 +75,17 @@ def ours(
 ) -> tuple[float, list[Probe]]:
     """Seconds and probes of one whole path."""
     began = time.perf_counter()
-    probes = fit_path(features_ND, labels_N, num_classes=classes, path=path, **options)
+    probes = fit_path(features_ND, labels_N, FitSettings(num_classes=classes, path=path, **options))
     return time.perf_counter() - began, probes
 
 
 def objective(
     features_ND: NDArray[Any], labels_N: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any], l2: float
 ) -> float:
-    """Of any solution, float64."""
-    share_N = np.full(len(labels_N), 1 / len(labels_N))
+    """Return the softmax objective of any solution, float64."""
+    weight_N = np.full(len(labels_N), 1 / len(labels_N))
     return measure(
-        features_ND, labels_N, share_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
+        features_ND, labels_N, weight_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
     )[0]
 
 
@@ -151,7 +153,7 @@ def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: flo
     train, val, test = (features.rows(split) for split in ("train", "val", "test"))
     exact = LogisticRegression(solver="newton-cg", warm_start=True, max_iter=1000)
     classes, labels, found, spent = len(features.class_names), features.labels, [], 0.0
-    probes = fit_path(features.features[train], labels[train], num_classes=classes, path=path)
+    probes = fit_path(features.features[train], labels[train], FitSettings(num_classes=classes, path=path))
     for probe in probes:
         began = time.perf_counter()
         converged = fits(exact, probe.l2, features.features[train], labels[train])
@@ -167,7 +169,7 @@ def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: flo
     (ours_l2, _, _), (exact_l2, _, _) = max(found, key=lambda row: row[1]), max(found, key=lambda row: row[2])
     both = np.union1d(train, val)
     (final,) = fit_path(
-        features.features[both], labels[both], num_classes=classes, path=RegularizationPath(l2=(ours_l2,))
+        features.features[both], labels[both], FitSettings(num_classes=classes, path=RegularizationPath(l2=(ours_l2,)))
     )
     converged = fits(exact, exact_l2, features.features[both], labels[both])
     ours_NK, exact_NK = final.scores(features.features[test]), decisions(exact, features.features[test])

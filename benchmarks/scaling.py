@@ -32,12 +32,13 @@ from scaling_simulation import Constants, tables
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import variable_width
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry
-from penultimate.store.provenance import machine, source_commit
+from penultimate.store.provenance import source_commit
 
 # Shapes: B images of a batch, D feature dimensions.
 
@@ -219,21 +220,21 @@ def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
 
 
 def _task_seconds(rounds: int, count: int = 100) -> list[float]:
-    from penultimate.engine.runtime.ray_cluster import Cluster, Needs, Task
+    from penultimate.engine.runtime.ray_cluster import Cluster, Task, TaskResources
 
     found = []
     with _ray(workers=2):
         cluster = Cluster()
         tasks = [Task(name=str(number), call=_nothing) for number in range(count)]
-        list(cluster.run(tasks[:8], Needs(cpus=1), say=print))  # workers import what they need
+        list(cluster.run(tasks[:8], TaskResources(cpus=1), log=print))  # workers import what they need
         for _ in range(rounds):
             began = time.perf_counter()
-            assert not [one for one in cluster.run(tasks, Needs(cpus=1), say=print) if one.error]
+            assert not [one for one in cluster.run(tasks, TaskResources(cpus=1), log=print) if one.error]
             found.append((time.perf_counter() - began) / count)
     return found
 
 
-def _nothing(talk: Any) -> None:
+def _nothing(worker: Any) -> None:
     """A task."""
 
 
@@ -280,22 +281,23 @@ class Sleeping:
     """The Preparation of a SleepingBackbone."""
 
     seconds: float
+    shard_rows: int = 128
 
-    def prepare(self, images: ImageSet, store: FeatureStore, say: Any) -> Any:
+    def prepare(self, images: ImageSet, store: FeatureStore, log: Any) -> Any:
+        from penultimate.engine.extract.embed import Extractor
         from penultimate.engine.images.decode.pillow import PillowDecoder
-        from penultimate.engine.runtime.threads import ThreadShare
-        from penultimate.engine.study.cluster_tasks import Prepared
+        from penultimate.engine.runtime.threads import ThreadBudget
 
-        return Prepared(
+        return Extractor(
             backbones=[SleepingBackbone(self.seconds)],
             decoder=PillowDecoder(num_workers=1),
             batch_size=32,
             dtype="float32",
-            threads=ThreadShare(decode=1, replicas=1, per_replica=1),
-            notes={},
+            shard_rows=self.shard_rows,
+            threads=ThreadBudget(decode=1, replicas=1, per_replica=1),
         )
 
-    def check(self, prepared: Any, images: ImageSet, store: FeatureStore, say: Any) -> dict[str, Any]:
+    def check(self, extractor: Any, images: ImageSet, store: FeatureStore, log: Any) -> dict[str, Any]:
         return {}
 
 
@@ -303,10 +305,10 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     """Images/s of an extraction by so many workers, a round after the other; the store is checked each time."""
     from penultimate.engine.images.digests import content_digest
     from penultimate.engine.images.sources import ArraySource, SteadySource
-    from penultimate.engine.runtime.ray_cluster import Cluster, Needs
-    from penultimate.engine.study.cluster_tasks import PARTS_A_PLACE, extract_on
+    from penultimate.engine.runtime.ray_cluster import Cluster, TaskResources
+    from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
-    whole = 128 * PARTS_A_PLACE * max(workers)
+    whole = 128 * PARTS_PER_SLOT * max(workers)
     if images % whole:
         raise SystemExit(f"--images must be a multiple of {whole}: else some worker has a part more than the others")
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
@@ -326,10 +328,9 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
                         images,
                         Sleeping(seconds),
                         store,
-                        needs=Needs(cpus=1),
-                        shard_rows=128,
-                        say=lambda line: None,
-                        report=lambda standing: None,
+                        resources=TaskResources(cpus=1),
+                        log=lambda line: None,
+                        progress=lambda progress: None,
                     )
                     took = time.perf_counter() - began
                     expected_B3 = pixels[:5].astype(np.float32).mean(axis=(1, 2))

@@ -42,7 +42,7 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
 
 # Shapes: B = 2 images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
@@ -179,7 +179,7 @@ def _on_cpu(name: str, listed_dim: int | None) -> dict[str, Any]:
         PillowDecoder(),
         num_images=BATCH,
         batch_size=BATCH,
-        threads=ThreadShare(decode=1, replicas=1, per_replica=torch.get_num_threads()),
+        threads=ThreadBudget(decode=1, replicas=1, per_replica=torch.get_num_threads()),
     )
     # Last of all, for it leaves the network in float64.
     exact = {} if agrees or distance == math.inf else _in_float64(backbone, images_BHWC)

@@ -28,12 +28,13 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.store import feature_store
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.arrays import CodecPipeline, open_features
 from penultimate.store.format.layout import SHARD_ROWS
 from penultimate.store.key import FeatureKey
-from penultimate.store.provenance import machine, source_commit
+from penultimate.store.provenance import source_commit
 
 Contender = Callable[[], object]
 """Does one transfer of all rows."""

@@ -4,21 +4,25 @@ import compiled_passes
 import probe_path
 import pytest
 
-from penultimate.engine.probe.kernels.amx_softmax import SoftmaxOnUnits
+from penultimate.engine.probe.kernels.amx_design import AmxDesign
 from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.objective.torch_design import TorchDesign
 from penultimate.engine.probe.path import RegularizationPath
 
-pytestmark = pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes")
+pytestmark = [
+    pytest.mark.capability,
+    pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes"),
+]
 
 
-def test_the_sides_differ_in_nothing_but_the_units() -> None:
+def test_the_sides_differ_in_nothing_but_the_design() -> None:
     features_ND, labels_N = probe_path.synthetic(300, 40, 4)
     made = {}
     for side, context in compiled_passes.SIDES.items():
         with context():
             made[side] = compiled_passes.problem(features_ND, labels_N)
-    assert isinstance(made["compiled"], SoftmaxOnUnits)
-    assert not isinstance(made["torch"], SoftmaxOnUnits)
+    assert isinstance(made["compiled"].design, AmxDesign)
+    assert isinstance(made["torch"].design, TorchDesign)
     assert made["torch"].precision == "float32/bfloat16"
 
 

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from support.processors import pretend
+
+from penultimate.engine.runtime.capabilities import computes_natively
 
 sys.path.append(str(Path(__file__).parent))
 import extract_speed
@@ -32,9 +36,22 @@ def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, cont
     assert set(extract_speed.timed(run)) == {"cold", "warm", "cores", "per_core"}
 
 
-def test_precisions_are_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.capability
+@pytest.mark.parametrize("lowered", [False, True], ids=["", "lowered"])
+def test_precisions_are_compared_and_those_without_units_left_out(
+    lowered: bool,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if lowered:
+        pretend(monkeypatch, "avx2")
+    here = {p for p in precision_probe.PRECISIONS if computes_natively(p, torch.device("cpu"))}
     arguments = [str(folder), "--model", "test_resnet", "--weights", "random", "--strengths", "3"]
     precision_probe.main([*arguments, "--store", str(tmp_path / "store")])
     printed = capsys.readouterr().out
-    assert "bfloat16: test" in printed
-    assert "of predictions changed" in printed
+    for precision in precision_probe.PRECISIONS:
+        assert (f"\n{precision}: test" in printed) == (precision in here)
+        assert (f"\n{precision}: left out" in printed) == (precision not in here)
+    assert printed.count("    probe: top-1 ") == len(here) - 1  # each against float32

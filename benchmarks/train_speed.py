@@ -33,15 +33,17 @@ from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.devices import PRECISIONS
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.runtime.devices import PRECISIONS, PrecisionName
 from penultimate.engine.runtime.malloc import keep_freed_memory
-from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
-from penultimate.engine.train.augment.draws import draw
+from penultimate.engine.train.augment.augmenter import AugmentedBatch, CropSettings, augmented
+from penultimate.engine.train.augment.draws import draw_batch
+from penultimate.engine.train.augment.factory import make_augmenter
 from penultimate.engine.train.learner.learner import Learner
-from penultimate.engine.train.learner.network import Start, load_start
+from penultimate.engine.train.learner.network import InitialModel, load_initial_model
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
-from penultimate.store.provenance import library_versions, machine, source_commit
+from penultimate.store.provenance import library_versions, source_commit
 
 Update = Callable[[], None]
 
@@ -56,7 +58,7 @@ class Workload:
     size: int | None
     """Pixels; None: the network's own."""
 
-    precision: str
+    precision: PrecisionName
     workers: int
     device: str = "cpu"
     timm_channels_last: bool = False
@@ -73,15 +75,15 @@ class Workload:
 
     def view(self) -> Preprocess:
         """Height, width, mean and std of the input."""
-        view = preprocess_of(load_start(self.network, init="random", weights="timm", seed=0).model, "paper")
+        view = preprocess_of(load_initial_model(self.network, init="random", weights="timm", seed=0).model, "paper")
         size = self.size or view.height
         return Preprocess(height=size, width=size, resize="whole", mean=view.mean, std=view.std)
 
 
-def _recipe(work: Workload, start: Start, images: ImageSet) -> Recipe:
+def _recipe(work: Workload, initial: InitialModel, images: ImageSet) -> Recipe:
     return Recipe(
-        network=start.network,
-        weights=start.digest,
+        network=initial.network,
+        weights=initial.digest,
         images=images.digest,
         batch_size=work.batch_size,
         preprocess=work.view(),
@@ -92,17 +94,17 @@ def _recipe(work: Workload, start: Start, images: ImageSet) -> Recipe:
     )
 
 
-def _batches(work: Workload, images: ImageSet, recipe: Recipe) -> Iterator[Augmented]:
+def _batches(work: Workload, images: ImageSet, recipe: Recipe) -> Iterator[AugmentedBatch]:
     augmenter = make_augmenter("dali", num_workers=work.workers, device=torch.device(work.device))
-    draws = (draw(recipe, np.arange(len(images)), step) for step in range(recipe.steps))
-    return augmented(augmenter, images, draws, Settings.of(recipe))
+    draws = (draw_batch(recipe, np.arange(len(images)), step) for step in range(recipe.steps))
+    return augmented(augmenter, images, draws, CropSettings.of(recipe))
 
 
-def _learner(work: Workload, start: Start, images: ImageSet, recipe: Recipe) -> Learner:
+def _learner(work: Workload, initial: InitialModel, images: ImageSet, recipe: Recipe) -> Learner:
     if work.keep_memory:
         keep_freed_memory()
     return Learner(
-        start,
+        initial,
         recipe,
         num_classes=len(images.class_names),
         steps_per_epoch=len(images) // work.batch_size,
@@ -112,9 +114,10 @@ def _learner(work: Workload, start: Start, images: ImageSet, recipe: Recipe) -> 
 
 def ours(work: Workload) -> Update:
     """One update of penultimate a call."""
-    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
-    recipe = _recipe(work, start, images)
-    learner, batches = _learner(work, start, images, recipe), _batches(work, images, recipe)
+    images = load_images(str(work.folder))
+    initial = load_initial_model(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, initial, images)
+    learner, batches = _learner(work, initial, images, recipe), _batches(work, images, recipe)
 
     def update() -> None:
         batch = next(batches)
@@ -125,9 +128,10 @@ def ours(work: Workload) -> Update:
 
 def synthetic(work: Workload) -> Update:
     """The same on one batch that is there already."""
-    images, start = load_images(str(work.folder)), load_start(work.network, init="random", weights="timm", seed=0)
-    recipe = _recipe(work, start, images)
-    learner, batch = _learner(work, start, images, recipe), next(_batches(work, images, recipe))
+    images = load_images(str(work.folder))
+    initial = load_initial_model(work.network, init="random", weights="timm", seed=0)
+    recipe = _recipe(work, initial, images)
+    learner, batch = _learner(work, initial, images, recipe), next(_batches(work, images, recipe))
     targets = torch.from_numpy(images.labels_N[batch.rows_B]).to(work.device)
     steps = iter(range(recipe.steps))
 

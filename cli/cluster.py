@@ -9,7 +9,7 @@ from penultimate.cli.progress import ImageProgress
 from penultimate.store.errors import UnavailableError
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
-    from penultimate.engine.runtime.ray_cluster import Cluster, Needs, Standing
+    from penultimate.engine.runtime.ray_cluster import Cluster, Progress, TaskResources
 
 _WORKERS_SHOWN = 8
 
@@ -41,28 +41,28 @@ def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
     return cluster_at(address)
 
 
-def needs_of(
+def resources_of(
     cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None, task_gpus: int = 1
-) -> "Needs":
-    """What a task has: GPUs if it runs on them, and CPUs as asked, by ``default_cpus``, or by the machine."""
-    from penultimate.engine.runtime.ray_cluster import Needs
+) -> "TaskResources":
+    """Return what a task has: GPUs if it runs on them, and CPUs as asked, by ``default_cpus``, or by the machine."""
+    from penultimate.engine.runtime.ray_cluster import TaskResources
 
     gpus = task_gpus if device == "cuda" else 0
     cpus = task_cpus or default_cpus
-    return Needs(cpus=cpus, gpus=gpus) if cpus else cluster.whole_machine(gpus=gpus)
+    return TaskResources(cpus=cpus, gpus=gpus) if cpus else cluster.whole_machine(gpus=gpus)
 
 
 class ClusterProgress(ImageProgress):
     """ImageProgress of many workers: images/s of all, and of each."""
 
-    def standing(self, standing: "Standing") -> None:
-        """Show how far all are."""
-        if not standing.total or standing.done == self._shown:
+    def update(self, progress: "Progress") -> None:
+        """Show how far all workers are."""
+        if not progress.total or progress.done == self._shown:
             return
-        self._shown = standing.done
-        rates = sorted(standing.rates.items())
+        self._shown = progress.done
+        rates = sorted(progress.rates.items())
         each = ", ".join(f"{worker} {rate:,.1f}" for worker, rate in rates[:_WORKERS_SHOWN])
         more = f" and {len(rates) - _WORKERS_SHOWN} more" if len(rates) > _WORKERS_SHOWN else ""
-        self.show(standing.done, standing.total, sum(standing.rates.values()), f" ({each}{more})" if rates else "")
+        self.show(progress.done, progress.total, sum(progress.rates.values()), f" ({each}{more})" if rates else "")
 
     _shown = -1

@@ -1,22 +1,23 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, needs_of, open_cluster
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, open_cluster, resources_of
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.backbones.request import BackboneRequest, requests_of
-from penultimate.engine.extract.prepare import ExtractionSettings, extract_requests
+from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extract.extract import extract_job
+from penultimate.engine.extract.prepare import ExtractionJob
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
-from penultimate.engine.runtime.partition import WHOLE, Share
+from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -42,16 +43,14 @@ def extract(
         bool, typer.Option("--download", help="Fetch a dataset named in IMAGES into --root first, where that can be.")
     ] = False,
     preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderName = None,
+    decoder: options.DecoderOption = None,
     device: options.Device = "cpu",
     precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
+    dtype: options.StoredDtype = "float32",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
-    parity: Annotated[
-        bool, typer.Option("--parity/--no-parity", help="Check some images against the reference before all are run.")
-    ] = True,
+    parity: options.ParityOption = True,
     seed: Annotated[int, typer.Option(help="Of the split, where none is given, and of random weights.")] = 0,
     val_fraction: Annotated[float, typer.Option(help="Share of a class held out for val, where no split is given.")] = (
         0.2
@@ -106,8 +105,8 @@ def extract(
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
     """
-    share = Share.parse(shard)
-    requests = requests_of(model, weights=weights, seed=seed)
+    partition = Partition.parse(shard)
+    requests = tuple(requests_of(model, weights=weights, seed=seed))
     image_set = load_images(
         images,
         root=root,
@@ -127,21 +126,20 @@ def extract(
         device=device,
         precision=precision,
         dtype=dtype,
-        compiled=compiled,
+        compile=compiled,
         batch_size=batch_size,
         workers=workers,
         parity=parity,
     )
+    job = ExtractionJob(requests=requests, settings=settings, shard_rows=shard_rows)
     opened = FeatureStore.create(store)
     if cluster is not None:
-        if share != WHOLE:
+        if partition != WHOLE:
             raise InputError("--cluster makes its own parts; leave --shard away")
-        extracted = _extract_on(cluster, image_set, requests, opened, settings, task_cpus, shard_rows)
+        extracted = _extract_on(cluster, image_set, job, opened, task_cpus)
     else:
-        with ImageProgress(image_set.name) as report:
-            extracted = extract_requests(
-                image_set, requests, opened, settings, share=share, shard_rows=shard_rows, say=say, report=report
-            )
+        with ImageProgress(image_set.name) as progress:
+            extracted = extract_job(image_set, job, opened, partition=partition, log=log, progress=progress)
     rows = [_row(features) for features in extracted]
     if json:
         print_json(rows)
@@ -158,22 +156,16 @@ def extract(
 def _extract_on(
     address: str,
     images: ImageSet,
-    requests: Sequence[BackboneRequest],
+    job: ExtractionJob,
     store: FeatureStore,
-    settings: ExtractionSettings,
     task_cpus: int | None,
-    shard_rows: int,
 ) -> list[FeatureSet]:
-    from penultimate.engine.study.cluster_tasks import Asked, extract_on
+    from penultimate.engine.study.distributed import extract_on
 
     with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
-        needs = needs_of(cluster, device=settings.device, task_cpus=task_cpus)
-        asked = Asked(
-            requests=tuple(requests), settings=replace(settings, cores=needs.cpus), workers=cluster.places(needs)
-        )
-        return extract_on(
-            cluster, images, asked, store, needs=needs, shard_rows=shard_rows, say=say, report=progress.standing
-        )
+        resources = resources_of(cluster, device=job.settings.device, task_cpus=task_cpus)
+        job = job.for_workers(cluster.slots(resources), cores=resources.cpus)
+        return extract_on(cluster, images, job, store, resources=resources, log=log, progress=progress.update)
 
 
 def _row(features: FeatureSet) -> dict[str, Any]:

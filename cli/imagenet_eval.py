@@ -14,6 +14,7 @@ from penultimate.engine.backbones.imagenet_eval import ImageNetScore, imagenet_i
 from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
 
 _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "printed %", "num_images": "n"}
@@ -83,6 +84,7 @@ def _row(score: ImageNetScore) -> dict[str, Any]:
         "failed": len(score.failed),
         "images": score.images,
         "preprocess": score.preprocess,
+        "machine": machine(),
     }
 
 

@@ -22,11 +22,14 @@ from penultimate.cli import (
     predict,
     probe,
     report,
+    settings,
     show,
     store,
     study,
     train,
 )
+from penultimate.cli.grouped_help import GroupedCommand
+from penultimate.engine.runtime.capabilities import cpu_class
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.errors import PenultimateError
 from penultimate.store.provenance import library_versions
@@ -48,10 +51,11 @@ for verb in (
     analyze.analyze,
     report.report,
     models.models,
+    settings.settings,
     imagenet_eval.imagenet_eval,
     demo.demo,
 ):
-    app.command()(verb)
+    app.command(cls=GroupedCommand)(verb)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")
@@ -91,6 +95,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; an expected error becomes one line on stderr and its exit code."""
     try:
+        cpu_class()  # a bad PENULTIMATE_CPU is wrong whatever is asked
         code = typer.main.get_command(app).main(arguments, prog_name="penultimate", standalone_mode=False)
     except PenultimateError as error:
         return _fail(str(error), error.exit_code)

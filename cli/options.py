@@ -1,12 +1,21 @@
 """Options that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel
 
 from penultimate.engine.backbones.timm_backbone import PreprocessKind
+from penultimate.engine.extract.settings import ExtractionSettings
+from penultimate.engine.images.decode.factory import DecoderName
 from penultimate.engine.runtime.devices import PrecisionName
+
+
+def option_of(settings: type[BaseModel], field: str, *names: str) -> Any:
+    """Make the flag of a setting, with the help text of its declaration; ``names`` where it has others than its own."""
+    return typer.Option(*names, help=settings.model_fields[field].description)
+
 
 Images = Annotated[
     str,
@@ -17,11 +26,11 @@ Images = Annotated[
         "tars also at s3://, gs:// or az://, read in ranges.",
     ),
 ]
-StorePlace = Annotated[
+StoreLocation = Annotated[
     str,
     typer.Argument(metavar="STORE", help="A feature store: a folder, or an s3://, gs:// or az:// address."),
 ]
-TrialsPlace = Annotated[
+TrialsLocation = Annotated[
     str, typer.Argument(metavar="TRIALS", help="A trial log: a folder, or an s3://, gs:// or az:// address.")
 ]
 NewTrials = Annotated[
@@ -45,36 +54,12 @@ DatasetName = Annotated[
     typer.Option("--name", help="What to call these images in the store and in tables. Default: by their folder."),
 ]
 Root = Annotated[Path | None, typer.Option(help="Where a dataset named in IMAGES lies.")]
-PreprocessOption = Annotated[
-    PreprocessKind,
-    typer.Option(
-        help="paper: the whole image to the network's input. timm: its own resize and centre crop. paper-exif and "
-        "timm-exif: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."
-    ),
-]
-DecoderName = Annotated[
-    Literal["dali", "dali-gpu", "pillow"] | None,
-    typer.Option(help="Default: dali on Linux, pillow elsewhere; dali-gpu with --device cuda."),
-]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the network runs.")]
-Precision = Annotated[
-    PrecisionName,
-    typer.Option(
-        help="What the network computes in. float32 is on every processor; bfloat16 is faster where there are units "
-        "for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."
-    ),
-]
-Compile = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Default: compiled where the number of images makes it pay."),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        min=1,
-        help="Images a forward pass, lowered to a power of two. Default: 8 on a CPU, 256 on a GPU.",
-    ),
-]
-Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads. Default: one a core.")]
+PreprocessOption = Annotated[PreprocessKind, option_of(ExtractionSettings, "preprocess")]
+DecoderOption = Annotated[DecoderName | None, option_of(ExtractionSettings, "decoder")]
+Device = Annotated[Literal["cpu", "cuda"], option_of(ExtractionSettings, "device")]
+Precision = Annotated[PrecisionName, option_of(ExtractionSettings, "precision")]
+Compile = Annotated[bool | None, option_of(ExtractionSettings, "compile", "--compile/--no-compile")]
+BatchSize = Annotated[int | None, option_of(ExtractionSettings, "batch_size", "--batch-size", "-b")]
+Workers = Annotated[int | None, option_of(ExtractionSettings, "workers", "--workers", "-j")]
+StoredDtype = Annotated[Literal["float32", "float16"], option_of(ExtractionSettings, "dtype")]
+ParityOption = Annotated[bool, option_of(ExtractionSettings, "parity", "--parity/--no-parity")]

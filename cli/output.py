@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-def say(line: str) -> None:
-    """A line of talk."""
+def log(line: str) -> None:
+    """Print a line for the person who waits, on stderr."""
     typer.echo(line, err=True)
 
 

@@ -5,11 +5,13 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
-from penultimate.engine.extract.prepare import ExtractionSettings, prepared_backbones
+from penultimate.engine.extract.prepare import prepared_backbones
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.load import load_images
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION
 from penultimate.store.errors import ParityError
 
@@ -32,7 +34,7 @@ def parity(
     weights: options.Weights = "timm",
     root: options.Root = None,
     preprocess: options.PreprocessOption = "paper",
-    decoder: options.DecoderName = None,
+    decoder: options.DecoderOption = None,
     device: options.Device = "cpu",
     precision: options.Precision = DEFAULT_PRECISION,
     compiled: options.Compile = None,
@@ -59,17 +61,19 @@ def parity(
         decoder=decoder,
         device=device,
         precision=precision,
-        compiled=compiled,
+        compile=compiled,
         batch_size=batch_size,
         workers=workers,
     )
-    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), say=say)
+    backbones, _ = prepared_backbones(requests, settings, num_images=lambda backbone: len(image_set), log=log)
     by = settings.make_decoder()
     reports = [
-        check_parity(image_set, backbone, by, num_images=num_images, batch_size=settings.rows, threads=settings.threads)
+        check_parity(
+            image_set, backbone, by, num_images=num_images, batch_size=settings.rows_per_batch, threads=settings.threads
+        )
         for backbone in backbones
     ]
-    rows = [report.as_dict() for report in reports]
+    rows = [report.as_dict() | {"machine": machine()} for report in reports]
     if json:
         print_json(rows)
     else:

@@ -7,11 +7,11 @@ import numpy as np
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
-from penultimate.engine.extract.prepare import ExtractionSettings
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.load import load_images
-from penultimate.engine.predict import Classified, classify
+from penultimate.engine.predict import Predictions, predict_images
 from penultimate.engine.probe.head import Head, probabilities
 
 
@@ -24,7 +24,7 @@ def predict(
         str | None, typer.Option("--store", help="Keep the features in this store, so that they are made once only.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes an image, best first.")] = 1,
-    decoder: options.DecoderName = None,
+    decoder: options.DecoderOption = None,
     device: options.Device = "cpu",
     compiled: options.Compile = None,
     batch_size: options.BatchSize = None,
@@ -45,10 +45,12 @@ def predict(
     fitted = Head.load(head)
     image_set = load_images(images, root=root, labels=False)
     settings = ExtractionSettings(
-        decoder=decoder, device=device, compiled=compiled, batch_size=batch_size, workers=workers
+        decoder=decoder, device=device, compile=compiled, batch_size=batch_size, workers=workers
     )
-    with ImageProgress(image_set.name) as report:
-        found = classify(image_set, fitted, weights=weights, settings=settings, store=store, say=say, report=report)
+    with ImageProgress(image_set.name) as progress:
+        found = predict_images(
+            image_set, fitted, weights=weights, settings=settings, store=store, log=log, progress=progress
+        )
     rows = _rows(found, fitted, top)
     value = "score" if fitted.loss == "squared_hinge" else "probability"
     if json:
@@ -57,10 +59,10 @@ def predict(
         shown = [row | {value: f"{row[value]:.4f}"} for row in rows]
         print_table(shown, {"id": "image", "class": "class", value: value})
     for id_, reason in found.failed.items():
-        say(f"left out {id_}: {reason}")
+        log(f"left out {id_}: {reason}")
 
 
-def _rows(found: Classified, head: Head, top: int) -> list[dict[str, Any]]:
+def _rows(found: Predictions, head: Head, top: int) -> list[dict[str, Any]]:
     hinge = head.loss == "squared_hinge"
     value_NK = found.scores_NK if hinge else probabilities(found.scores_NK.astype(np.float64), head.loss)
     best_NT = np.argsort(-found.scores_NK, axis=1, kind="stable")[:, :top]

@@ -7,46 +7,40 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
-from penultimate.cli.options import NewTrials, StorePlace
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
+from penultimate.cli.options import NewTrials, StoreLocation
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.analysis.dataset_names import told_apart
-from penultimate.engine.probe.get_or_fit import ProbeMeans, logged_probe
-from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.get_or_fit import get_or_fit
+from penultimate.engine.probe.settings import ProbeGrid, ProbeResources, ProbeSettings
+from penultimate.engine.runtime.option_types import ALL, Shots
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
 
+_FIELDS = ProbeGrid.model_fields
+
+
+def _setting(field: str) -> Any:
+    """Return the option that a field of ProbeGrid declares."""
+    return typer.Option(help=_FIELDS[field].description)
+
 
 def probe(
-    store: StorePlace,
+    store: StoreLocation,
     trials: NewTrials,
     dataset: Annotated[str, typer.Option(help="Glob over the datasets in the store.")] = "*",
     backbone: Annotated[str, typer.Option(help="Glob over the backbones in the store.")] = "*",
-    l2: Annotated[
-        str | None,
-        typer.Option(help="Strengths on the sum of losses, log-spaced: FROM:TO:HOW_MANY. Default: the paper's 45."),
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="Choose and score by this; default: the dataset's own.")] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(help="softmax, logistic (one-vs-rest) or squared_hinge; default: by the labels."),
-    ] = None,
-    tol: Annotated[
-        float,
-        typer.Option(
-            help="Stop when the certified gap to the optimum is at most this share of the objective (mean loss + "
-            "l2/2N |W|^2) and the gap expected at most a hundredth of this share of "
-            "l2/2N |W|^2: W within 0.1 % by default."
-        ),
-    ] = 1e-4,
-    solver: Annotated[str, typer.Option(help="torch (certified), cuml or sklearn; the same objective.")] = "torch",
+    l2: Annotated[str, _setting("l2")] = _FIELDS["l2"].default,
+    metric: Annotated[str | None, _setting("metric")] = _FIELDS["metric"].default,
+    loss: Annotated[str | None, _setting("losses")] = None,
+    tol: Annotated[float, _setting("tol")] = _FIELDS["tol"].default,
+    solver: Annotated[str, _setting("solver")] = _FIELDS["solver"].default,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the path is solved.")] = "cpu",
-    shots: Annotated[str | None, typer.Option(help="Training images a class, e.g. 1,2,5,10; default: all.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Subsets drawn for each number of shots.")] = 1,
+    shots: Annotated[str | None, _setting("shots")] = None,
+    seeds: Annotated[int, _setting("seeds")] = _FIELDS["seeds"].default,
     memory: Annotated[
         str | None,
         typer.Option(help="Stream features that take more than this, e.g. 500M or 4G; default: hold them."),
@@ -69,26 +63,32 @@ def probe(
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """
+    settings = ProbeGrid.of(
+        {
+            "l2": l2,
+            "metric": metric,
+            "losses": (loss,),
+            "tol": tol,
+            "solver": solver,
+            "shots": parse_shots(shots),
+            "seeds": seeds,
+        }
+    ).settings()
     opened = FeatureStore(store)
     keys = [key for key in opened.keys() if fnmatchcase(key.dataset, dataset) and fnmatchcase(key.backbone, backbone)]  # noqa: SIM118
     if not keys:
         raise InputError(f"{store} has no complete features of dataset {dataset!r} and backbone {backbone!r}")
-    path = RegularizationPath.paper() if l2 is None else RegularizationPath.parse(l2)
-    asked = [
-        ProbeSettings(path=path, metric=metric, loss=loss, tol=tol, solver=solver, shots=count)
-        for count in parse_shots(shots)
-    ]
-    means = ProbeMeans(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
-    log = TrialLog.create(trials)
-    pairs = tuple((settings, seed) for settings in asked for seed in range(seeds if settings.shots else 1))
+    resources = ProbeResources(device=device, memory_bytes=None if memory is None else parse_bytes(memory))
+    trial_log = TrialLog.create(trials)
     if cluster is not None:
-        found = _probe_on(cluster, opened, keys, log, pairs, means, task_cpus)
+        found = _probe_on(cluster, opened, keys, trial_log, settings, resources, task_cpus)
     else:
         found = []
         for key in keys:
             features = opened.read(key)
             found += [
-                logged_probe(features, settings, log, seed=seed, means=means, say=say) for settings, seed in pairs
+                get_or_fit(features, each, trial_log, seed=seed, resources=resources, log=log)
+                for each, seed in settings
             ]
     _print(found, json=json)
 
@@ -97,33 +97,45 @@ def _probe_on(
     address: str,
     store: FeatureStore,
     keys: Sequence[FeatureKey],
-    log: TrialLog,
-    asked: tuple[tuple[ProbeSettings, int], ...],
-    means: ProbeMeans,
+    trial_log: TrialLog,
+    settings: Sequence[tuple[ProbeSettings, int]],
+    resources: ProbeResources,
     task_cpus: int | None,
 ) -> list[Trial]:
-    from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
+    from penultimate.engine.study.cell import ProbeCell
+    from penultimate.engine.study.distributed import probe_on
 
-    tasks = [ProbeTask(store=store.address, trials=log.address, key=key, asked=asked, means=means) for key in keys]
+    cells = [
+        ProbeCell(
+            key=key,
+            settings=each,
+            seed=seed,
+            resources=resources,
+            store=store.address,
+            trials=trial_log.address,
+        )
+        for key in keys
+        for each, seed in settings
+    ]
     with open_cluster(address) as cluster:
         # A path keeps one core busy; the features of several, read at once, are what fills a machine's memory.
-        needs = needs_of(cluster, device=means.device, task_cpus=task_cpus, default_cpus=1)
-        ids = probe_on(cluster, tasks, needs=needs, say=say)
-    known = {trial.id: trial for trial in log.trials()}
+        task = resources_of(cluster, device=resources.device, task_cpus=task_cpus, default_cpus=1)
+        ids = probe_on(cluster, cells, resources=task, log=log)
+    known = {trial.id: trial for trial in trial_log.trials()}
     return [known[trial_id] for trial_id in ids]
 
 
-def parse_shots(text: str | None) -> list[int | None]:
-    """``1,2,5`` as numbers; all images for None."""
+def parse_shots(text: str | None) -> list[Shots]:
+    """Read ``1,2,5`` as numbers; None means all images."""
     if text is None:
-        return [None]
+        return [ALL]
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         raise InputError(f"expected --shots as whole numbers with commas, such as 1,2,5,10; got {text!r}")
     return [int(part) for part in text.split(",")]
 
 
 def parse_bytes(text: str) -> int:
-    """``500M``, ``4G`` or ``1.5G`` in bytes (powers of 1,024)."""
+    """Return ``500M``, ``4G`` or ``1.5G`` in bytes (powers of 1,024)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])i?B?", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"expected a memory limit such as 500M or 4G, got {text!r}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penultimate.cli.options import TrialsPlace
+from penultimate.cli.options import TrialsLocation
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wa
 
 
 def report(
-    runs: TrialsPlace,
+    runs: TrialsLocation,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     figures: Annotated[
         Path | None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penultimate.cli.options import TrialsPlace
+from penultimate.cli.options import TrialsLocation
 from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.score_row import ScoreRow
@@ -30,7 +30,7 @@ _COLUMNS = {
 
 
 def show(
-    trials: TrialsPlace,
+    trials: TrialsLocation,
     figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON rows instead of a table; fractions, not percent.")

@@ -1,4 +1,4 @@
-"""``penultimate store ls|info|verify|rm|export``: look after a feature store."""
+"""``penultimate store ls|info|verify|rm|export``: list, describe, verify, clean and export a feature store."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from penultimate.cli.options import StorePlace
+from penultimate.cli.options import StoreLocation
 from penultimate.cli.output import print_json, print_table
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.export import export_csv, export_numpy
@@ -28,8 +28,8 @@ _COLUMNS = ("dataset", "backbone", "digest", "rows", "total", "precision", "dtyp
 
 
 @app.command("ls")
-def list_keys(store: StorePlace, json: Json = False) -> None:
-    """List what a store holds, and what an unfinished extract left in it.
+def list_keys(store: StoreLocation, json: Json = False) -> None:
+    """List the features in a store, complete ones and those of an unfinished extraction.
 
     \b
     penultimate store ls features.zarr
@@ -44,8 +44,8 @@ def list_keys(store: StorePlace, json: Json = False) -> None:
 
 
 @app.command()
-def info(store: StorePlace, key: Key) -> None:
-    """Print everything one group says of itself, as JSON: its key, its images, the versions and machine it came from.
+def info(store: StoreLocation, key: Key) -> None:
+    """Print all that is recorded with one key, as JSON: its images, and the versions and machine it came from.
 
     \b
     penultimate store info features.zarr 3fa9
@@ -55,8 +55,8 @@ def info(store: StorePlace, key: Key) -> None:
 
 
 @app.command()
-def verify(store: StorePlace, json: Json = False) -> None:
-    """Read every byte again and compare it with what was written; exit code 1 if anything differs.
+def verify(store: StoreLocation, json: Json = False) -> None:
+    """Read every byte again and compare it with the checksums; exit code 1 if anything differs.
 
     \b
     penultimate store verify features.zarr
@@ -77,7 +77,7 @@ def verify(store: StorePlace, json: Json = False) -> None:
 
 
 @app.command()
-def rm(store: StorePlace, key: Key) -> None:
+def rm(store: StoreLocation, key: Key) -> None:
     """Remove one key, complete or not; refused while it is being written.
 
     \b
@@ -91,7 +91,7 @@ def rm(store: StorePlace, key: Key) -> None:
 
 @app.command()
 def export(
-    store: StorePlace,
+    store: StoreLocation,
     key: Key,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="New or empty folder; with --as, a new file.")],
     kind: Annotated[
@@ -127,7 +127,7 @@ def _rows(store: FeatureStore) -> list[dict[str, Any]]:
 
 
 def _row(key: FeatureKey, rows: int, total: int, complete: bool) -> dict[str, Any]:
-    """``total`` counts the images of the set, ``rows`` those with features."""
+    """Return one row of the table; ``total`` counts the images of the set, ``rows`` those with features."""
     return asdict(key) | {"digest": key.digest, "path": key.path, "rows": rows, "total": total, "complete": complete}
 
 

@@ -9,15 +9,15 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from penultimate.cli.cluster import ClusterOption, TaskCpus, needs_of, open_cluster
-from penultimate.cli.output import print_json, print_table, say
+from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.training_progress import TrainingProgress
-from penultimate.engine.study.cell import Talk
+from penultimate.engine.study.cell import RunContext
 from penultimate.engine.study.document import read_study
 from penultimate.engine.study.estimate import Estimate, estimates
-from penultimate.engine.study.paths import Place
-from penultimate.engine.study.plan import METHODS, Plan, Status, Step, make_plan
+from penultimate.engine.study.paths import StudyPaths
+from penultimate.engine.study.plan import METHODS, Status, Step, StudyPlan, make_plan
 from penultimate.engine.study.run import Summary, run_study
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError
@@ -58,7 +58,7 @@ def init(
         raise InputError(f"{path} is there already; name another file, or remove it") from error
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error
-    say(f"{path} is written; next: penultimate study run {path} --dry-run")
+    log(f"{path} is written; next: penultimate study run {path} --dry-run")
 
 
 def example() -> str:
@@ -110,33 +110,35 @@ def run_command(
     penultimate report results/trials -o report.html
     """
     asked = read_study(study, changes or [])
-    place = Place.of(asked, out or Path(study.stem))
+    paths = StudyPaths.of(asked, out or Path(study.stem))
+    context = RunContext(log=log, images=ImageProgress, training=TrainingProgress())
     if dry_run:
-        _show(make_plan(asked, place, say=say), place, estimate=estimate, json=json)
+        _show(make_plan(asked, paths, context), paths, context, estimate=estimate, json=json)
         return
-    talk = Talk(say=say, images=ImageProgress, training=TrainingProgress())
     if cluster is not None:
-        summary = _run_on(cluster, asked, place, talk, task_cpus, task_gpus)
+        summary = _run_on(cluster, asked, paths, context, task_cpus, task_gpus)
     else:
-        summary = run_study(asked, place.out, talk)
+        summary = run_study(asked, paths.out, context)
     rows = [_row(trial) for trial in summary.trials]
     if json:
         print_json(rows)
     else:
         print_table([row | {"value": f"{100 * row['value']:.2f}"} for row in rows], _TRIAL_COLUMNS)
-    _tell(summary, place)
+    _tell(summary, paths)
 
 
-def _run_on(address: str, study: Study, place: Place, talk: Talk, task_cpus: int | None, task_gpus: int) -> Summary:
+def _run_on(
+    address: str, study: Study, paths: StudyPaths, context: RunContext, task_cpus: int | None, task_gpus: int
+) -> Summary:
     from penultimate.engine.study.distributed import cells_on
 
     with open_cluster(address) as cluster:
-        needs = needs_of(cluster, device=study.device, task_cpus=task_cpus, task_gpus=task_gpus)
-        return run_study(study, place.out, talk, run_cells=cells_on(cluster, needs))
+        resources = resources_of(cluster, device=study.device, task_cpus=task_cpus, task_gpus=task_gpus)
+        return run_study(study, paths.out, context, run_cells=cells_on(cluster, resources))
 
 
-def _show(plan: Plan, place: Place, *, estimate: bool, json: bool) -> None:
-    found = estimates(plan, place.trials, say=say) if estimate else []
+def _show(plan: StudyPlan, paths: StudyPaths, context: RunContext, *, estimate: bool, json: bool) -> None:
+    found = estimates(plan, paths.trials, context) if estimate else []
     if json:
         print_json({"steps": [asdict(step) for step in plan.steps], "estimates": [asdict(each) for each in found]})
         return
@@ -153,7 +155,7 @@ def _show(plan: Plan, place: Place, *, estimate: bool, json: bool) -> None:
         print_table([_estimate_row(each) for each in found], {name: name for name in ("what", "time", "from")})
     known = [each.seconds for each in found if each.seconds is not None]
     if known:
-        say(f"about {_duration(sum(known))} on this machine for what could be measured")
+        log(f"about {_duration(sum(known))} on this machine for what could be measured")
     _tell_problems(plan.with_status("blocked"))
 
 
@@ -190,14 +192,14 @@ def _row(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _tell(summary: Summary, place: Place) -> None:
-    say(f"{summary.ran} cells run, {summary.there} steps were there before; results in {place.out}")
-    say(f"next: penultimate report {place.trials} -o {place.out / 'report.html'}")
+def _tell(summary: Summary, paths: StudyPaths) -> None:
+    log(f"{summary.ran} cells run, {summary.there} steps were there before; results in {paths.out}")
+    log(f"next: penultimate report {paths.trials} -o {paths.out / 'report.html'}")
     _tell_problems(summary.problems)
-    for outcome in summary.failed:
-        say(f"failed: {outcome.cell.title}: {outcome.error}")
-    if any(outcome.trace for outcome in summary.failed):
-        say(f"what nobody foresaw is in {place.out / 'errors.log'}")
+    for result in summary.failed:
+        log(f"failed: {result.cell.title}: {result.error}")
+    if any(result.trace for result in summary.failed):
+        log(f"what nobody foresaw is in {paths.out / 'errors.log'}")
     if summary.failed or summary.problems:
         raise typer.Exit(code=1)
 
@@ -208,9 +210,9 @@ def _tell_problems(problems: Iterable[Step]) -> None:
     for step in problems:
         by_reason[step.reason].append(step)
     for reason, steps in list(by_reason.items())[:_PROBLEMS_SHOWN]:
-        say(f"cannot be done: {len(steps)} steps, the first {_name(steps[0])}: {reason}")
+        log(f"cannot be done: {len(steps)} steps, the first {_name(steps[0])}: {reason}")
     if len(by_reason) > _PROBLEMS_SHOWN:
-        say(f"and {len(by_reason) - _PROBLEMS_SHOWN} more reasons; --dry-run --json has all")
+        log(f"and {len(by_reason) - _PROBLEMS_SHOWN} more reasons; --dry-run --json has all")
 
 
 def _name(step: Step) -> str:

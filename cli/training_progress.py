@@ -1,4 +1,4 @@
-"""Progress of training on stderr: a line where there is news, so that a log file reads like a terminal."""
+"""Print the progress of training on stderr, a line where there is news, so that a log file reads like a terminal."""
 
 import sys
 import time
@@ -11,13 +11,13 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingProgress:
-    """Called with each event of a run (``observers.Row``)."""
+    """Prints the events of runs (see ``loggers.Row``)."""
 
     def __init__(self) -> None:
         self._last_line = float("-inf")
 
     def __call__(self, recipe: Recipe, row: Mapping[str, Any]) -> None:
-        """Updates at most every few seconds; evaluations and endings always."""
+        """Print an update at most every few seconds, evaluations and endings always."""
         now = time.monotonic()
         if row["event"] == "step" and now - self._last_line < _SECONDS_BETWEEN_LINES:
             return

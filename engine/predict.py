@@ -1,8 +1,8 @@
-"""Classify: images and a saved head in, scores a class out, through the features that the head was fitted on."""
+"""Predict: images and a saved head in, a score of every class out, through the features the head was fitted on."""
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -13,8 +13,10 @@ from penultimate.engine.backbones.architectures.networks import arch_of
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
 from penultimate.engine.backbones.weights import LoadedNetwork
-from penultimate.engine.extract.extract import Report
-from penultimate.engine.extract.prepare import ExtractionSettings, Say, extract_requests
+from penultimate.engine.extract.embed import ImagesDone
+from penultimate.engine.extract.extract import extract_job
+from penultimate.engine.extract.prepare import ExtractionJob, Log
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.head import Head
 from penultimate.store.errors import InputError
@@ -24,7 +26,7 @@ from penultimate.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Classified:
+class Predictions:
     """Scores of the images that could be decoded, and why others could not."""
 
     ids_N: NDArray[np.str_]
@@ -34,7 +36,7 @@ class Classified:
 
 
 def request_of(head: Head, weights: str) -> BackboneRequest:
-    """The network a head belongs to; the tag of a name says which weights only where ``weights`` is a collection."""
+    """Return the network of a head; the tag of its name says which weights only where ``weights`` is a collection."""
     name = head.features["backbone"]
     if weights in ("timm", "package"):
         return BackboneRequest(model=name, weights=weights)
@@ -44,16 +46,16 @@ def request_of(head: Head, weights: str) -> BackboneRequest:
     )
 
 
-def classify(
+def predict_images(
     images: ImageSet,
     head: Head,
     *,
     weights: str,
     settings: ExtractionSettings,
     store: str | None = None,
-    say: Say,
-    report: Report = lambda done, total: None,
-) -> Classified:
+    log: Log,
+    progress: ImagesDone = lambda done, total: None,
+) -> Predictions:
     """Embed ``images`` as the head's own features were made, and score them.
 
     Of ``settings`` only device, decoder, compilation, batch size and workers are read; the rest is the head's. Another
@@ -63,23 +65,26 @@ def classify(
     request = request_of(head, weights)
     own = head.features
     if settings.decoder not in (None, own["decoder"]):
-        say(f"warning: the head was fitted on images decoded by {own['decoder']}, these are by {settings.decoder}")
-    settings = replace(
-        settings,
-        preprocess=_preprocess_kind(head, request.load(), weights),
-        decoder=settings.decoder or own["decoder"],
-        precision=own["precision"],  # type: ignore[arg-type]  # checked where it is used
-        dtype=own["dtype"],  # type: ignore[arg-type]  # of a FeatureKey
-        parity=False,
+        log(f"warning: the head was fitted on images decoded by {own['decoder']}, these are by {settings.decoder}")
+    settings = ExtractionSettings.model_validate(
+        settings.model_dump()
+        | {
+            "preprocess": _preprocess_kind(head, request.load(), weights),
+            "decoder": settings.decoder or own["decoder"],
+            "precision": own["precision"],
+            "dtype": own["dtype"],
+            "parity": False,
+        }
     )
     with tempfile.TemporaryDirectory() as scratch:
         opened = FeatureStore.create(store or str(Path(scratch) / "features.zarr"))
-        (features,) = extract_requests(images, [request], opened, settings, say=say, report=report)
-        return Classified(ids_N=features.ids, scores_NK=head.scores(features.features), failed=dict(features.failed))
+        job = ExtractionJob(requests=(request,), settings=settings)
+        (features,) = extract_job(images, job, opened, log=log, progress=progress)
+        return Predictions(ids_N=features.ids, scores_NK=head.scores(features.features), failed=dict(features.failed))
 
 
 def _preprocess_kind(head: Head, network: LoadedNetwork, weights: str) -> PreprocessKind:
-    """Which of the two the head's features were made with."""
+    """Return the preprocess that the head's features were made with."""
     if network.digest != head.features["weights"]:
         raise InputError(
             f"the head belongs to weights {head.features['weights']} of {head.features['backbone']}, "

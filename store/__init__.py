@@ -1,1 +1,1 @@
-"""What lies on disk: numpy and zarr, no torch."""
+"""The feature store and the trial log, on disk or in a bucket; needs numpy and zarr, not torch."""

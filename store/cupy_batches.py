@@ -1,4 +1,4 @@
-"""Stored features as CuPy arrays on the GPU, batch by batch."""
+"""Stream stored features to the GPU as CuPy arrays, batch by batch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +15,10 @@ from penultimate.store.feature_set import FeatureSet
 def cupy_batches(
     features: FeatureSet, num_rows: int, *, rows: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Any]]:
-    """``FeatureSet.batches`` as CuPy arrays (B, D) of the stored dtype on the current device, copied there once.
+    """Stream (rows_B, features_BD) as ``FeatureSet.batches`` does, with features copied to the current CUDA device.
 
-    Raises UnavailableError, at the call, where CuPy or a GPU is missing.
+    Features are CuPy arrays (B, D) of the stored dtype, rows NumPy int64. Raises UnavailableError, at the call, where
+    CuPy or a GPU is missing.
     """
     try:
         import cupy

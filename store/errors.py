@@ -1,23 +1,23 @@
-"""Every exception of penultimate.
+"""All exceptions of penultimate.
 
     PenultimateError                 exit code 1: a run failed
-    ├── InputError (ValueError)      exit code 2: what was asked for cannot be; nothing was started
-    │   ├── UnknownNameError         a name that is not in its list; carries the nearest ones
-    │   ├── UnavailableError         a device, decoder, solver, dtype or package that is not here
-    │   └── NotAStoreError           a path that holds no feature store or trial log
+    ├── InputError (ValueError)      exit code 2: the request or the input is wrong; nothing was started
+    │   ├── UnknownNameError         a name that does not exist; the message gives the nearest ones
+    │   ├── UnavailableError         a device, decoder, solver, dtype or package this machine lacks
+    │   └── NotAStoreError           no feature store or trial log lies at this location
     ├── StoreError (OSError)
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
     │   ├── StoreBusyError           another process is writing these rows
     │   └── CorruptFeaturesError     bytes that differ from their commit record
-    ├── VanishedImageError (OSError) an image is gone, or another one, since its set was digested
+    ├── VanishedImageError (OSError) an image was removed or changed since its set was digested
     ├── DecodeError (RuntimeError)   no image could be decoded
     ├── MemoryLimitError (MemoryError)  one image alone does not fit beside the network
     ├── ParityError (ArithmeticError)   features too far from the reference's
-    ├── TasksFailedError (RuntimeError)  parts of a job failed on a cluster, the others are done
+    ├── TasksFailedError (RuntimeError)  some tasks failed on a cluster, the others are done
     ├── NoRunConvergedError (RuntimeError)  every training run of a grid diverged
-    └── RunInterruptedError          exit code 130: asked to stop, checkpointed; the same command goes on
+    └── RunInterruptedError          exit code 130: stopped on request after a checkpoint; the same command resumes
 
-Each also derives from the built-in it refines. The command line prints the message, one line, and leaves
+Each also derives from the built-in exception in parentheses. The command line prints the message as one line and exits
 with ``exit_code``.
 """
 
@@ -26,19 +26,19 @@ from difflib import get_close_matches
 
 
 class PenultimateError(Exception):
-    """Base of all that penultimate raises on purpose."""
+    """Base class of every exception that penultimate raises on purpose."""
 
     exit_code = 1
 
 
 class InputError(PenultimateError, ValueError):
-    """Wrong usage or input."""
+    """The request or its input is wrong; nothing was started."""
 
     exit_code = 2
 
 
 class UnknownNameError(InputError):
-    """A name that is not in its list."""
+    """A name does not exist; the message gives the nearest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, nearest: Sequence[str] | None = None) -> None:
         """``nearest``: what to suggest, where the caller knows better than a comparison of spellings."""
@@ -49,11 +49,11 @@ class UnknownNameError(InputError):
 
 
 class UnavailableError(InputError):
-    """Something asked for by name exists but not on this machine."""
+    """A device, decoder, solver, dtype or package exists, but not on this machine."""
 
 
 class NotAStoreError(InputError):
-    """A path that holds no feature store, or no trial log."""
+    """No feature store, or no trial log, lies at this location."""
 
 
 class StoreError(PenultimateError, OSError):
@@ -61,11 +61,11 @@ class StoreError(PenultimateError, OSError):
 
 
 class IncompleteFeaturesError(StoreError):
-    """Some shards have no commit record yet."""
+    """Some shards of the key have no commit record yet."""
 
 
 class StoreBusyError(StoreError):
-    """Another writer holds the claim on these shards."""
+    """Another writer holds a claim on some of these shards."""
 
 
 class CorruptFeaturesError(StoreError):
@@ -73,30 +73,30 @@ class CorruptFeaturesError(StoreError):
 
 
 class VanishedImageError(PenultimateError, OSError):
-    """An image that was read when its set was digested cannot be read again, or has other content."""
+    """An image was removed or changed after its set was digested."""
 
 
 class DecodeError(PenultimateError, RuntimeError):
-    """Not one image of a set could be decoded."""
+    """No image of a set could be decoded."""
 
 
 class MemoryLimitError(PenultimateError, MemoryError):
-    """A batch was halved until one image was left, and that did not fit."""
+    """One image alone does not fit into memory beside the network."""
 
 
 class ParityError(PenultimateError, ArithmeticError):
-    """A decoder, resize or precision gives features further from the reference than its tolerance."""
+    """A decoder, resize or precision moves features further from the reference than its tolerance allows."""
 
 
 class TasksFailedError(PenultimateError, RuntimeError):
-    """Some tasks of a cluster failed each time they were tried; the others ended well."""
+    """Some tasks of a cluster failed at every attempt; the others succeeded."""
 
 
 class NoRunConvergedError(PenultimateError, RuntimeError):
-    """There is nothing to choose from: every run of a grid diverged."""
+    """Every training run of a grid diverged, so that there is none to choose."""
 
 
 class RunInterruptedError(PenultimateError):
-    """A training run stopped because it was asked to, after a checkpoint."""
+    """A training run stopped on request, after writing a checkpoint."""
 
     exit_code = 130

@@ -1,9 +1,9 @@
-"""Export: a FeatureSet as plain files that need no penultimate: a folder of arrays and tables, or a CSV of ids.
+"""Export a FeatureSet as plain files that are read without penultimate: a folder of arrays and tables, or a CSV.
 
-The folder is laid out as clip-retrieval made common:
+The folder has the layout of clip-retrieval (https://github.com/rom1504/clip-retrieval):
 
 <folder>/features.npy        (N, D), as stored
-<folder>/metadata.parquet    a row a row of features: row, id, label (an index, or a list of 0/1), class, split
+<folder>/metadata.parquet    one row for each row of features: row, id, label (an index, or a list of 0/1), class, split
 <folder>/failed.parquet      id, reason: the samples that have no row
 <folder>/provenance.json     the key, the metric, the class names and how the features came about
 """
@@ -27,7 +27,7 @@ BATCH_ROWS = 16_384
 
 
 def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
-    """Write all of ``features`` into ``folder``, which must not exist or be empty (InputError); returns the folder."""
+    """Write all of ``features`` into ``folder`` and return it; raises InputError unless it is absent or empty."""
     folder = Path(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,10 @@ def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
 
 
 def export_csv(features: FeatureSet, file: str | Path) -> Path:
-    """Write what belongs to each row, in row order, without the features; ``file`` must not exist (InputError).
+    """Write the row, id, label and split of every sample, without features; raises InputError if ``file`` exists.
 
-    Columns: row, id, label (an index, or names separated by ``|``), class (of single labels), split.
+    Labels are class indices, with a column ``class`` for their names, or for multi-label samples names separated by
+    ``|``. Rows keep their order.
     """
     several = features.labels.ndim == 2
     columns: list[list[Any]] = [
@@ -67,7 +68,7 @@ def export_csv(features: FeatureSet, file: str | Path) -> Path:
 
 @contextmanager
 def new_file(file: str | Path) -> Iterator[Path]:
-    """Where to write what becomes ``file`` when all went well; InputError if there is one already."""
+    """Yield a temporary path that is renamed to ``file`` on success; raises InputError if ``file`` exists."""
     file = Path(file)
     draft = file.with_name(f"{file.name}.partial")
     with storage_errors(file):
@@ -81,17 +82,17 @@ def new_file(file: str | Path) -> Iterator[Path]:
 
 
 def _class_of_rows(features: FeatureSet) -> list[str]:
-    """Class name of each row, empty where it is unlabelled."""
+    """Return the class name of each row, empty where it is unlabelled."""
     return [features.class_names[label] if label >= 0 else "" for label in features.labels.tolist()]
 
 
 def _label_names(features: FeatureSet) -> list[str]:
-    """The class names of each row's labels, separated by ``|``, as manifests have them."""
+    """Return the class names of each row's labels, separated by ``|``, as in a manifest."""
     return ["|".join(np.array(features.class_names)[row == 1].tolist()) for row in features.labels]
 
 
 def _write_features(features: FeatureSet, path: Path) -> None:
-    """A batch at a time, so that features larger than the memory can be exported."""
+    """Write batch by batch, so that features larger than the memory can be exported."""
     shape = features.num_rows, features.feature_dim
     file = np.lib.format.open_memmap(path, mode="w+", dtype=features.key.dtype, shape=shape)
     for rows_B, features_BD in features.batches(BATCH_ROWS):

@@ -1,4 +1,4 @@
-"""FeatureSet: the stored features of one key with the labels, ids and splits that belong to them, read lazily."""
+"""FeatureSet: the stored features of one key with their labels, ids and splits, read lazily."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from penultimate.store.key import FeatureKey
 
 
 class RowArray(Protocol):
-    """What features are read from: a zarr array, or one in memory."""
+    """A two-dimensional array that is read by slices of rows: a Zarr array, or one in memory."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -28,10 +28,10 @@ class RowArray(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Columns:
-    """What is known of every sample of the ImageSet, decoded or not, in its order."""
+    """Labels, ids, splits and failures of every sample of the ImageSet, decoded or not, in its order."""
 
     labels_M: NDArray[np.int64] | NDArray[np.uint8]
-    """(M,) int64 class indices, or (M, K) uint8 of ``store.labels`` where samples have several labels."""
+    """(M,) int64 class indices, or for multi-label samples (M, K) uint8 with the values of ``store.labels``."""
 
     ids_M: Strings
 
@@ -39,35 +39,35 @@ class Columns:
     """``train``, ``val`` or ``test``."""
 
     failed_M: Strings
-    """Why the sample could not be decoded; empty where it could."""
+    """Reason why a sample could not be decoded; empty where it was."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSet:
-    """Features as the network gave them, a row a decoded sample, in the ImageSet's order.
+    """Features as the network gave them, one row for each decoded sample, in the ImageSet's order.
 
-    Arrays are read when first asked for and kept; ``batches`` reads without keeping. A changed byte on the way
-    raises CorruptFeaturesError.
+    Arrays are read on first access and kept; ``batches`` reads without keeping. A changed byte raises
+    CorruptFeaturesError.
     """
 
     key: FeatureKey
 
     provenance: Mapping[str, Any]
-    """JSON-able: how the features came about (images, preprocess, weights, versions, counts, times)."""
+    """JSON-able record of how the features were made: images, preprocess, weights, versions, counts, times."""
 
     class_names: tuple[str, ...]
 
     metric: str
-    """The dataset's own: ``top1``, ``mean_per_class`` or ``map11``."""
+    """The dataset's own metric: ``top1``, ``mean_per_class`` or ``map11``."""
 
     array: RowArray
-    """(M, D), as on disk: every sample of the ImageSet, NaN in rows that failed."""
+    """(M, D) as stored: a row for every sample of the ImageSet, NaN where it failed."""
 
     read_columns: Callable[[], Columns]
-    """Reads the columns; called at most once."""
+    """Function that reads the columns; called at most once."""
 
     shard_rows: int = SHARD_ROWS
-    """Rows of ``array`` that are read at once: a shard."""
+    """Number of rows of ``array`` in one shard, which are read together."""
 
     @classmethod
     def of(
@@ -82,9 +82,10 @@ class FeatureSet:
         dataset: str = "memory",
         backbone: str = "memory",
     ) -> "FeatureSet":
-        """Arrays of one's own as a FeatureSet; its key names no stored group.
+        """Build a FeatureSet from arrays in memory; its key names no stored group.
 
-        ``labels_N`` is (N,) integers or (N, K) 0/1. Ids default to row numbers, class names to label numbers.
+        ``labels_N`` is (N,) integers or (N, K) 0/1. Ids default to row numbers, class names to label numbers. Raises
+        InputError if the lengths differ.
         """
         several = labels_N.ndim == 2
         num_classes = labels_N.shape[1] if several else int(labels_N.max(initial=-1)) + 1
@@ -120,17 +121,17 @@ class FeatureSet:
 
     @property
     def num_rows(self) -> int:
-        """N: decoded samples."""
+        """Return N, the number of decoded samples."""
         return len(self._decoded_N)
 
     @property
     def feature_dim(self) -> int:
-        """D."""
+        """Return D, the number of feature dimensions."""
         return self.array.shape[1]
 
     @cached_property
     def features(self) -> NDArray[Any]:
-        """(N, D) float32 or float16."""
+        """Return all features, (N, D) float32 or float16."""
         if self.num_rows == self.array.shape[0]:
             return np.asarray(self.array[:])
         features_ND = np.empty((self.num_rows, self.feature_dim), dtype=self.key.dtype)
@@ -140,33 +141,33 @@ class FeatureSet:
 
     @cached_property
     def labels(self) -> NDArray[np.int64] | NDArray[np.uint8]:
-        """(N,) int64 class indices, or (N, K) uint8 of ``store.labels`` where samples have several labels."""
+        """Return (N,) int64 class indices, or for multi-label samples (N, K) uint8 as in ``store.labels``."""
         return self._columns.labels_M[self._decoded_N]
 
     @cached_property
     def ids(self) -> Strings:
-        """(N,) relative path or tar key of each sample."""
+        """Return (N,) the relative path or tar key of each sample."""
         return self._columns.ids_M[self._decoded_N]
 
     @cached_property
     def split(self) -> NDArray[np.str_]:
-        """(N,) ``train``, ``val`` or ``test``."""
+        """Return (N,) the split of each sample: ``train``, ``val`` or ``test``."""
         return self._columns.split_M[self._decoded_N]
 
     @cached_property
     def failed(self) -> Mapping[str, str]:
-        """Id -> reason, of the samples that could not be decoded and have no row."""
+        """Return the reason, by id, for each sample that could not be decoded and has no row."""
         failed = np.flatnonzero(self._columns.failed_M != "")
         return dict(zip(self._columns.ids_M[failed].tolist(), self._columns.failed_M[failed].tolist(), strict=True))
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
-        """Indices, increasing, of the rows of these splits: ``rows("train", "val")``."""
+        """Return the increasing indices of the rows in these splits: ``rows("train", "val")``."""
         return np.flatnonzero(np.isin(self.split, splits))
 
     def batches(
         self, num_rows: int, *, rows: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """Stream (rows_B, features_BD), B <= ``num_rows``, rows increasing; memory is a batch or a shard, not N.
+        """Stream (rows_B, features_BD), B <= ``num_rows``, rows increasing, with one batch or shard in memory.
 
         Every row (or every one of ``rows``, which must increase) comes exactly once. Only whole shards are read,
         each once, and none that holds no wanted row.
@@ -189,12 +190,12 @@ class FeatureSet:
 
     @cached_property
     def _decoded_N(self) -> NDArray[np.int64]:
-        """Row on disk of each row here."""
+        """Return the row on disk of each row of this set."""
         return np.flatnonzero(self._columns.failed_M == "")
 
 
 def _slice_if_contiguous(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """A slice where one can say the same, for then indexing copies nothing."""
+    """Return an equivalent slice if the rows are contiguous, because indexing by a slice copies nothing."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows

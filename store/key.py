@@ -1,4 +1,4 @@
-"""FeatureKey: everything a stored feature depends on, and the digest that names its group."""
+"""FeatureKey: everything stored features depend on, and the digest that names their group."""
 
 from dataclasses import asdict, dataclass
 from urllib.parse import quote
@@ -8,7 +8,7 @@ from penultimate.store.format.digest import digest_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureKey:
-    """All that decides the numbers in one group; change any of it and the digest is another."""
+    """Everything that determines the numbers in one group; changing any field changes the digest."""
 
     dataset: str
     """Name for people, for example ``caltech101``; identity is ``images``."""
@@ -29,17 +29,17 @@ class FeatureKey:
     """Name of the decoder: ``dali`` or ``pillow``."""
 
     precision: str
-    """What the network computed in: ``float32``, ``bfloat16`` or ``float16``."""
+    """Precision of the forward pass: ``float32``, ``bfloat16`` or ``float16``."""
 
     dtype: str
-    """What is stored: ``float32`` or ``float16``."""
+    """Dtype of the stored features: ``float32`` or ``float16``."""
 
     @property
     def digest(self) -> str:
-        """16 hex digits."""
+        """Return 16 hex digits that identify the key."""
         return digest_of(asdict(self))
 
     @property
     def path(self) -> str:
-        """Group path inside a store: ``<dataset>/<backbone>/<digest>``, names percent-encoded."""
+        """Return the group's path inside a store: ``<dataset>/<backbone>/<digest>``, names percent-encoded."""
         return "/".join((quote(self.dataset, safe=""), quote(self.backbone, safe=""), self.digest))

@@ -1,4 +1,4 @@
-"""Plan: what every writer of a key must agree on."""
+"""Plan: the key, samples and layout on which all writers of one key must agree."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from penultimate.store.key import FeatureKey
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What every writer of a key must agree on, now and after a restart."""
+    """The key, samples and layout on which all writers of one key must agree, now and after a restart."""
 
     key: FeatureKey
     ids_M: Strings
@@ -28,7 +28,7 @@ class Plan:
     feature_dim: int
 
     shard_rows: int
-    """Rows a shard; a multiple of the rows a chunk, or fewer than those."""
+    """Number of rows in a shard: a multiple of the rows in a chunk, or fewer than those."""
 
     def __post_init__(self) -> None:
         lengths = len(self.ids_M), len(self.labels_M), len(self.split_M)
@@ -47,30 +47,30 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """M."""
+        """Return M, the number of samples."""
         return len(self.ids_M)
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of one chunk inside a shard."""
+        """Return the number of rows in one chunk inside a shard."""
         return min(layout.CHUNK_ROWS, self.shard_rows)
 
     @property
     def num_shards(self) -> int:
-        """How many shards hold all rows."""
+        """Return the number of shards that hold all rows."""
         return layout.num_shards(self.num_rows, self.shard_rows)
 
     def rows(self, shard: int) -> range:
-        """Rows of one shard."""
+        """Return the rows of one shard."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def ids_checksum(self, shard: int) -> str:
-        """Which samples the rows of one shard are."""
+        """Return the checksum of the ids in one shard, which identifies its samples."""
         rows = self.rows(shard)
         return layout.values_checksum(self.ids_M[rows.start : rows.stop])
 
     def content(self) -> dict[str, Any]:
-        """JSON-able: what is written down at the start and compared at a restart."""
+        """Return the JSON-able content that is written at the start and compared at a restart."""
         return {
             "format": layout.FORMAT_VERSION,
             "key": asdict(self.key),
@@ -84,7 +84,7 @@ class Plan:
 
     @cached_property
     def _checksums(self) -> dict[str, str]:
-        """Computed once: of millions of samples it takes seconds, and a worker of a cluster writes many parts."""
+        """Return the checksum of each column; cached, because millions of samples take seconds."""
         return {
             layout.IDS: layout.values_checksum(self.ids_M),
             layout.LABELS: layout.values_checksum(self.labels_M),

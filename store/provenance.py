@@ -1,6 +1,5 @@
-"""What a stored number was made with: library versions, machine, and the commit of this package."""
+"""Record what a stored number was made with: library versions, and the commit of this package."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ _PACKAGES = (
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of Python and of the libraries a number can depend on; those not installed are absent."""
+    """Return the versions of Python and of the installed libraries on which a number can depend."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -37,29 +36,8 @@ def library_versions() -> dict[str, str]:
 
 
 @cache
-def machine() -> dict[str, str | int]:
-    """Processor, usable cores, memory in GiB and operating system; nothing that names a person or a host."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return {
-        "processor": _processor(),
-        "cores": len(usable(0)) if usable else os.cpu_count() or 1,
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except FileNotFoundError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "CPU part"))]
-    return names[0] if names else platform.machine()
-
-
-@cache
 def source_commit() -> str:
-    """Git commit of the checkout this package runs from (``-dirty`` if changed), else ``version <version>``."""
+    """Return the git commit of the package's checkout (``-dirty`` if changed), else ``version <version>``."""
     root = Path(__file__).resolve().parents[1]
     installed = f"version {library_versions().get('penultimate', 'unknown')}"
     if not (root / ".git").exists():
@@ -73,5 +51,5 @@ def source_commit() -> str:
 
 
 def utc_now() -> str:
-    """ISO 8601, seconds."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

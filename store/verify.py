@@ -1,7 +1,7 @@
-"""Verify: read every byte of a key again and say what is not as it was written.
+"""Verify a store: read every byte of its keys again and report what differs from what was written.
 
-Each document of ours carries a digest of itself and is compared to the byte, Zarr's metadata and every column
-have a checksum in the group's attributes, every shard one in its commit record.
+Each of our documents carries a digest of itself and is compared to the byte; of groups, what is ours in them is. Zarr's
+metadata and every column have a checksum in the group's attributes, every shard has one in its commit record.
 """
 
 import json
@@ -13,40 +13,41 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
 from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, Kind, without_attributes
+from penultimate.store.format.reading import array_documents, read_array
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Something that is not as it was written."""
+    """One difference from what was written."""
 
     path: str
-    """Of the key, below the store."""
+    """Path of the key, below the store."""
 
     object: str
-    """Below the key: an object, or an array all of which is meant."""
+    """Name, below the key, of the object or of the array as a whole."""
 
     rows: range | None
-    """Rows on disk that are affected, where it is only some."""
+    """Rows on disk that are affected; None if it is not just some of them."""
 
     problem: str
 
 
 def verify(store: FeatureStore) -> list[Finding]:
-    """Findings about every key of a store, those whose extraction has not ended included; empty if all is well."""
+    """Return the findings about every key of a store, unfinished ones included; none if all is as written."""
     return [finding for path in store.paths() for finding in verify_key(store, path)]
 
 
 def verify_key(store: FeatureStore, path: str) -> list[Finding]:
-    """Findings about the key at ``path`` below the store; of an unfinished one, about what is committed."""
+    """Return the findings about the key at ``path``; of an unfinished key, only committed shards are checked."""
     inspection = _Inspection(store.objects, path)
     inspection.run()
     return inspection.findings
 
 
 class _Inspection:
-    """One pass over one key."""
+    """A single pass over one key, which collects findings."""
 
     def __init__(self, objects: Objects, path: str) -> None:
         self._objects = objects
@@ -81,14 +82,14 @@ class _Inspection:
             self._add(name, "is missing", rows)
             return None
         try:
-            arrays = partial(layout.array_documents, self._objects, self._path) if kind.in_group else None
+            arrays = partial(array_documents, self._objects, self._path) if kind.in_group else None
             return kind.content(document, arrays=arrays)
         except ValueError as error:
             self._add(name, str(error), rows)
             return None
 
     def _metadata_holds(self, name: str, group: dict[str, Any] | None) -> bool:
-        """Whether the array's metadata is what it was, so that reading its values says something about them."""
+        """Return whether the array's metadata is as written; otherwise its values cannot be checked."""
         document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
         if document is not None and (group is None or _is_as_written(document, group["array_metadata"][name])):
             return True
@@ -98,11 +99,11 @@ class _Inspection:
 
     def _column(self, name: str, checksums: dict[str, str]) -> None:
         try:
-            values = self._objects.read_array(f"{self._path}/{name}")
+            values = read_array(self._objects, f"{self._path}/{name}")
         except CorruptFeaturesError as error:
             self._add(name, str(error.__cause__))
             return
-        # Of an unfinished key, or one whose metadata is damaged, nothing says what ``failed`` was.
+        # For an unfinished key, or one whose metadata is damaged, there is no checksum of ``failed``.
         if checksums.get(name, found := layout.values_checksum(values)) != found:
             self._add(name, "values differ from their checksum")
 
@@ -133,7 +134,7 @@ class _Inspection:
             self._add(name, "is missing or empty", rows)
             return
         try:
-            values_RD = self._objects.read_array(f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))
+            values_RD = read_array(self._objects, f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop))
         except CorruptFeaturesError as error:
             self._add(name, str(error.__cause__), rows)
             return
@@ -142,7 +143,7 @@ class _Inspection:
 
 
 def _is_as_written(document: bytes, checksum: str) -> bool:
-    """Whether an array's metadata is what was written, or that with attributes which somebody gave it since."""
+    """Return whether an array's metadata is as written, or that with attributes which somebody gave it since."""
     if layout.bytes_checksum(document) == checksum:
         return True
     try:
@@ -155,5 +156,5 @@ def _is_as_written(document: bytes, checksum: str) -> bool:
 
 
 def _shared(plan: dict[str, Any]) -> list[str]:
-    """What a group repeats of its plan word for word; it adds to the checksums."""
+    """Return the fields that a group repeats unchanged from its plan; only the checksums are extended."""
     return [name for name in plan if name != "checksums"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
+from penultimate.engine.runtime.capabilities import has_compiler
 
 # Shapes: B images of a batch.
 

@@ -16,7 +16,6 @@ from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.fx_passes import binary_folding
 from torch._inductor.lowering import lowerings, to_dtype
-from torch._inductor.utils import is_mkldnn_bf16_supported, is_mkldnn_fp16_supported
 from torch.fx import Graph, Node
 
 # Shapes: C output channels of a convolution.
@@ -25,13 +24,6 @@ _aten, _convert = torch.ops.aten, torch.ops.prims.convert_element_type.default
 _SCALES = (_aten.mul.Tensor, _aten.div.Tensor)
 _SHIFTS = (_aten.add.Tensor, _aten.sub.Tensor)
 _POINTWISE = torch.ops.mkldnn._convolution_pointwise
-
-
-def can_fold(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is in this build of torch and computes in ``dtype`` on this processor."""
-    supported = {torch.bfloat16: is_mkldnn_bf16_supported, torch.float16: is_mkldnn_fp16_supported}
-    here: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch does not type it
-    return here and supported[dtype]("cpu")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Forward: a network as one function from bytes to features, eager or compiled."""
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from penultimate.engine.backbones.architectures.network import Network, to_channels_last
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.capabilities import has_compiler, has_onednn
 from penultimate.store.errors import UnavailableError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
@@ -66,11 +66,10 @@ class Forward:
         self.fixed_rows = rows
         frozen = self._dtype == torch.float32
         folding: AbstractContextManager[None] = nullcontext()
-        if cpu and not frozen:
-            from penultimate.engine.backbones.folding import can_fold, folding_once_rounded  # the compiler again
+        if cpu and not frozen and has_onednn(self._dtype):
+            from penultimate.engine.backbones.folding import folding_once_rounded  # the compiler again
 
-            if can_fold(self._dtype):
-                frozen, folding = True, folding_once_rounded()
+            frozen, folding = True, folding_once_rounded()
         # On a CPU the whole graph is one C++ call, which lets go of the interpreter lock: replicas run side by side.
         self._run = torch.compile(self.features, dynamic=False, options={"freezing": frozen, "cpp_wrapper": cpu})
         # The option alone freezes nothing: the tracer reads the global setting and else takes weights for inputs.
@@ -98,8 +97,3 @@ class Forward:
         """(B, C, H, W) float32, (x / 255 - mean) / std; BHWC memory read as BCHW is channels-last already."""
         pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
         return pixels_BCHW.mul_(self._scale_C).add_(self._shift_C)
-
-
-def has_compiler() -> bool:
-    """Whether the C++ compiler that torch's compiler needs is installed."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))

@@ -19,12 +19,12 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.subset import sample_rows
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import DecodeError
 
 # Shapes: S images of the sample, B of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
 
-GATE_IMAGES = 32
+CHECK_IMAGES = 32
 """Of the check before an extraction: under a second for a small network."""
 
 PIXEL_TOLERANCE = 1.0
@@ -117,7 +117,7 @@ def check_parity(
     *,
     num_images: int,
     batch_size: int,
-    threads: ThreadShare,
+    threads: ThreadBudget,
 ) -> ParityReport:
     """Run ``num_images`` images, evenly spaced in the set, through both ways.
 
@@ -151,15 +151,17 @@ def check_parity(
     )
 
 
-def parity_gate(
-    images: ImageSet, backbone: Checkable, decoder: Decoder, *, batch_size: int, threads: ThreadShare
+def parity_check(
+    images: ImageSet, backbone: Checkable, decoder: Decoder, *, batch_size: int, threads: ThreadBudget
 ) -> dict[str, Any]:
-    """What an extraction keeps of its parity: the report of GATE_IMAGES images, JSON-able.
+    """What an extraction keeps of its parity: the report of CHECK_IMAGES images, JSON-able.
 
     Where not one of those can be decoded there is nothing to compare, and the gate says so instead.
     """
     try:
-        report = check_parity(images, backbone, decoder, num_images=GATE_IMAGES, batch_size=batch_size, threads=threads)
+        report = check_parity(
+            images, backbone, decoder, num_images=CHECK_IMAGES, batch_size=batch_size, threads=threads
+        )
     except DecodeError as error:
         return {"skipped": str(error)}
     return report.as_dict()
@@ -181,7 +183,7 @@ def _through(
     backbone: Checkable,
     decoder: Decoder,
     batch_size: int,
-    threads: ThreadShare,
+    threads: ThreadBudget,
 ) -> Mapping[int, _Passed]:
     passed: dict[int, _Passed] = {}
     with threads.in_force():

@@ -1,117 +1,83 @@
-"""A whole extraction from what somebody asked for: networks loaded, compiled where it pays, checked, and embedded by.
+"""ExtractionJob: what somebody asked to be embedded with, and how it becomes an Extractor.
 
-Comes in: images, requests for backbones, a store. Goes out: one FeatureSet a backbone. ``extract`` does the work.
+The same job runs in this process or as the tasks of a cluster: networks are loaded, compiled where that pays, and
+checked against the reference once; then each part of the images is embedded by ``embed_images``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.backbones.timm_backbone import PreprocessKind, TimmBackbone, backbone_of
-from penultimate.engine.extract.extract import Report, extract, feature_key, rows_a_batch, said_not_finite
-from penultimate.engine.extract.parity import parity_gate
-from penultimate.engine.images.decode.decoder import Decoder
-from penultimate.engine.images.decode.factory import default_decoder, make_decoder
+from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
+from penultimate.engine.extract.embed import Extractor, feature_key
+from penultimate.engine.extract.parity import parity_check
+from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
-from penultimate.engine.runtime.partition import WHOLE, Share
-from penultimate.engine.runtime.threads import ThreadShare, default_batch_size
-from penultimate.store.feature_set import FeatureSet
+from penultimate.engine.runtime.devices import device_named, dtype_named
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import SHARD_ROWS
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Called with a line for the person who waits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractionSettings:
-    """How features are made; picklable."""
+class ExtractionJob:
+    """Networks as somebody asked for them, and how they embed; picklable, and the same wherever it runs."""
 
-    preprocess: PreprocessKind = "paper"
-    decoder: str | None = None
-    """None: the default of the device."""
+    requests: tuple[BackboneRequest, ...]
+    settings: ExtractionSettings = field(default_factory=ExtractionSettings)
 
-    device: str = "cpu"
-    precision: PrecisionName = DEFAULT_PRECISION
-    dtype: Literal["float32", "float16"] = "float32"
-    """What is stored."""
+    shard_rows: int = SHARD_ROWS
+    """Rows of one object of the store: the unit of work and of resumption."""
 
-    compiled: bool | None = None
-    """None: where the number of images makes it pay."""
+    num_workers: int = 1
+    """Processes that divide the images: whether compiling pays depends on what one of them embeds."""
 
-    batch_size: int | None = None
-    """Images a forward pass; None: the default of the device."""
+    def for_workers(self, count: int, *, cores: int) -> Self:
+        """Return the job of ``count`` workers that divide the images and have ``cores`` cores each."""
+        return replace(self, num_workers=count, settings=self.settings.model_copy(update={"cores": cores}))
 
-    workers: int | None = None
-    """Decoding threads; None: one a core."""
+    def prepare(self, images: ImageSet, store: FeatureStore, log: Log) -> Extractor:
+        """Load the networks, and compile those that lack features of ``images`` where that was asked or pays.
 
-    cores: int | None = None
-    """Of which threads make use; None: all that this process may run on."""
+        Raises what ``BackboneRequest.load`` and ``make_decoder`` raise.
+        """
+        settings = self.settings
+        settings.make_decoder()  # raises before a network is loaded
 
-    parity: bool = True
-    """Whether some images are checked against the reference first."""
+        def num_to_embed(backbone: TimmBackbone) -> int:
+            done = store.contains(feature_key(images, backbone, settings.decoder_name, dtype=settings.dtype))
+            return 0 if done else len(images) // self.num_workers
 
-    @property
-    def threads(self) -> ThreadShare:
-        """Which threads do what."""
-        return ThreadShare.of(self.device, decode=self.workers, cores=self.cores)
+        backbones, reasons = prepared_backbones(self.requests, settings, num_images=num_to_embed, log=log)
+        return self.extractor(backbones).with_notes({name: {"compile": reason} for name, reason in reasons.items()})
 
-    @property
-    def rows(self) -> int:
-        """Images a forward pass, as ``extract`` will have them: networks are compiled for just that number."""
-        return rows_a_batch(self.batch_size or default_batch_size(self.device))
+    def extractor(self, backbones: Sequence[Backbone]) -> Extractor:
+        """Return an Extractor of loaded ``backbones`` with everything else as the job says."""
+        return Extractor(
+            backbones=backbones,
+            decoder=self.settings.make_decoder(),
+            batch_size=self.settings.rows_per_batch,
+            dtype=self.settings.dtype,
+            shard_rows=self.shard_rows,
+            threads=self.settings.threads,
+        )
 
-    @property
-    def decoder_name(self) -> str:
-        """Of the decoder asked for, or the device's."""
-        return self.decoder or default_decoder(self.device)
+    def check(self, extractor: Extractor, images: ImageSet, store: FeatureStore, log: Log) -> dict[str, dict[str, Any]]:
+        """Check each backbone that lacks features of ``images`` against the reference.
 
-    def make_decoder(self) -> Decoder:
-        """Raises what ``make_decoder`` raises."""
-        return make_decoder(self.decoder_name, num_workers=self.threads.decode)
-
-
-def extract_requests(
-    images: ImageSet,
-    requests: Sequence[BackboneRequest],
-    store: FeatureStore,
-    settings: ExtractionSettings,
-    *,
-    share: Share = WHOLE,
-    shard_rows: int = SHARD_ROWS,
-    say: Say,
-    report: Report = lambda done, total: None,
-) -> list[FeatureSet]:
-    """Embed ``images`` with every network asked for; see ``extract``, whose errors it raises.
-
-    What the parity check finds is kept with the features, and said if it is past its tolerance.
-    """
-    decoder = settings.make_decoder()
-
-    def num_to_do(backbone: TimmBackbone) -> int:
-        return 0 if store.contains(feature_key(images, backbone, decoder.name, dtype=settings.dtype)) else len(images)
-
-    backbones, reasons = prepared_backbones(requests, settings, num_images=num_to_do, say=say)
-    lacking = [backbone for backbone in backbones if settings.parity and num_to_do(backbone)]
-    gates = {backbone.name: checked(images, backbone, decoder, settings, say) for backbone in lacking}
-    extracted = extract(
-        images,
-        backbones,
-        store,
-        decoder=decoder,
-        batch_size=settings.rows,
-        dtype=settings.dtype,
-        share=share,
-        shard_rows=shard_rows,
-        threads=settings.threads,
-        notes={name: {"compile": reason, "parity": gates.get(name)} for name, reason in reasons.items()},
-        report=report,
-    )
-    said_not_finite(store, extracted, say)
-    return extracted
+        Returns notes by name of backbone, to be kept with its features. What is past its tolerance is logged.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for backbone, key in zip(extractor.backbones, extractor.keys(images), strict=True):
+            assert isinstance(backbone, TimmBackbone), "prepare made it"
+            lacking = self.settings.parity and not store.contains(key)
+            found[backbone.name] = {"parity": _parity(images, backbone, extractor, log) if lacking else None}
+        return found
 
 
 def prepared_backbones(
@@ -119,11 +85,12 @@ def prepared_backbones(
     settings: ExtractionSettings,
     *,
     num_images: Callable[[TimmBackbone], int],
-    say: Say,
+    log: Log,
 ) -> tuple[list[TimmBackbone], dict[str, str]]:
-    """The networks asked for, compiled where that was asked or pays; and by name, what was decided and said.
+    """Load the networks asked for, compile them where that was asked or pays, and log what was decided.
 
-    ``num_images`` of a network is how many it is to embed; one that has none is not compiled.
+    ``num_images`` of a network is how many it is to embed; one that has none is not compiled. Returns the networks,
+    and by name the reason of each decision.
     """
     dtype_named(settings.precision, device_named(settings.device))  # before a download, not after
     reasons = {}
@@ -141,25 +108,24 @@ def prepared_backbones(
             decision = decide_compile(
                 backbone,
                 num_images(backbone),
-                batch_size=settings.rows,
+                batch_size=settings.rows_per_batch,
                 replicas=settings.threads.replicas,
-                asked=settings.compiled,
+                asked=settings.compile,
             )
-            say(decision.reason)
+            log(decision.reason)
             if decision.compile:
-                say(f"{backbone.name}: compiled in {backbone.compile(settings.rows):.0f} s")
+                log(f"{backbone.name}: compiled in {backbone.compile(settings.rows_per_batch):.0f} s")
             reasons[backbone.name] = decision.reason
     return backbones, reasons
 
 
-def checked(
-    images: ImageSet, backbone: TimmBackbone, decoder: Decoder, settings: ExtractionSettings, say: Say
-) -> Mapping[str, Any]:
-    """What the parity check finds; said if it is past its tolerance."""
-    gate = parity_gate(images, backbone, decoder, batch_size=settings.rows, threads=settings.threads)
-    if gate.get("failures"):
-        say(
-            f"warning: {backbone.name} is far from the reference ({', '.join(gate['failures'])}); "
+def _parity(images: ImageSet, backbone: TimmBackbone, extractor: Extractor, log: Log) -> Mapping[str, Any]:
+    found = parity_check(
+        images, backbone, extractor.decoder, batch_size=extractor.batch_size, threads=extractor.threads
+    )
+    if found.get("failures"):
+        log(
+            f"warning: {backbone.name} is far from the reference ({', '.join(found['failures'])}); "
             "`penultimate parity` tells more; --precision float32 and --decoder pillow are the reference itself"
         )
-    return gate
+    return found

@@ -6,37 +6,26 @@ separate hardware is the slowest one's rate; of stages that share the same cores
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.backbone import Backbone
-from penultimate.engine.extract.extract import extract, feature_key, open_writer
+from penultimate.engine.extract.embed import Extractor, embed_images, open_writer
 from penultimate.engine.images.decode.decoded_batch import Pixels
-from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.prefetch import ahead
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import DecodeError
 from penultimate.store.feature_store import FeatureStore
 
 # Shapes: N images, B images of a batch, H x W pixels, D feature dimensions.
 
 STAGES = ("decode", "model", "write")
-
-
-class Measurable(Backbone, Protocol):
-    """A backbone that can be counted."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the whole network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,11 +112,9 @@ class Throughput:
 
 def measure(
     images: ImageSet,
-    backbones: Sequence[Measurable],
-    make_decoder: Callable[[], Decoder],
+    extractor: Extractor,
     *,
-    batch_size: int,
-    threads: ThreadShare,
+    num_parameters: int,
     shared_cores: bool,
     num_rounds: int,
     scratch: Path | None = None,
@@ -136,15 +123,16 @@ def measure(
 
     Raises DecodeError if no image can be decoded.
     """
-    bench = _Bench(images, backbones, make_decoder, batch_size, threads, scratch)
+    bench = _Bench(images, extractor, scratch)
+    backbones = extractor.backbones
     first, *rounds = [bench.round() for _ in range(1 + num_rounds)]
     return Throughput(
         model=" + ".join(backbone.name for backbone in backbones),
         precision=backbones[0].precision,
         num_images=len(images),
-        batch_size=batch_size,
+        batch_size=extractor.batch_size,
         image_size=backbones[0].preprocess.height,
-        parameters=sum(backbone.num_parameters for backbone in backbones),
+        parameters=num_parameters,
         shared_cores=shared_cores,
         first=first,
         rounds=tuple(rounds),
@@ -154,15 +142,12 @@ def measure(
 @dataclass(frozen=True, slots=True)
 class _Bench:
     images: ImageSet
-    backbones: Sequence[Measurable]
-    make_decoder: Callable[[], Decoder]
-    batch_size: int
-    threads: ThreadShare
+    extractor: Extractor
     scratch: Path | None
 
     def round(self) -> Rates:
         """Every stage once, over all images."""
-        with self.threads.in_force():
+        with self.extractor.threads.in_force():
             decode, pixels = self._decode()
             model, features = self._model(pixels)
             write = self._write(features)
@@ -177,17 +162,17 @@ class _Bench:
 
     def _decode(self) -> tuple[float, list[Pixels]]:
         """Seconds, and a batch of pixels a backbone."""
-        views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.backbones))
+        views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.extractor.backbones))
         rows = np.arange(len(self.images))
         fullest: Sequence[Pixels] = ()
         started = time.perf_counter()
-        for batch in self.make_decoder().batches(self.images, rows, views, batch_size=self.batch_size):
+        for batch in self.extractor.decoder.batches(self.images, rows, views, batch_size=self.extractor.batch_size):
             if not fullest or len(batch.views[0]) > len(fullest[0]):
                 fullest = batch.views
         seconds = time.perf_counter() - started
         if not fullest or not len(fullest[0]):
             raise DecodeError(f"not one of {len(self.images)} images of {self.images.name} can be decoded")
-        return seconds, [fullest[views.index(backbone.preprocess.pixels)] for backbone in self.backbones]
+        return seconds, [fullest[views.index(backbone.preprocess.pixels)] for backbone in self.extractor.backbones]
 
     def _model(self, pixels: Sequence[Pixels]) -> tuple[float, list[NDArray[np.float32]]]:
         """Seconds for as many images as there are, and a batch of features a backbone."""
@@ -196,11 +181,13 @@ class _Bench:
         sizes = [batch_images] * full + ([rest] if rest else [])
 
         def embed(size: int) -> list[NDArray[np.float32]]:
-            return [backbone.embed(view[:size]) for backbone, view in zip(self.backbones, pixels, strict=True)]
+            return [
+                backbone.embed(view[:size]) for backbone, view in zip(self.extractor.backbones, pixels, strict=True)
+            ]
 
         started = time.perf_counter()
-        with ThreadPoolExecutor(self.threads.replicas) as replicas:
-            features, *_ = ahead(replicas, embed, sizes, depth=2 * self.threads.replicas)
+        with ThreadPoolExecutor(self.extractor.threads.replicas) as replicas:
+            features, *_ = prefetch_map(replicas, embed, sizes, depth=2 * self.extractor.threads.replicas)
         return time.perf_counter() - started, features
 
     def _write(self, features: Sequence[NDArray[np.float32]]) -> float:
@@ -208,25 +195,18 @@ class _Bench:
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             store = FeatureStore.create(Path(folder) / "store")
             started = time.perf_counter()
-            for backbone, one in zip(self.backbones, features, strict=True):
-                key = feature_key(self.images, backbone, self.make_decoder().name, dtype="float32")
+            keys = self.extractor.keys(self.images)
+            for key, backbone, one in zip(keys, self.extractor.backbones, features, strict=True):
                 with open_writer(store, key, self.images, backbone) as writer:
                     for batch in np.array_split(rows, -(-len(rows) // len(one))):
-                        writer.append(batch, one[: len(batch)])
+                        writer.append(batch, one[: len(batch)].astype(self.extractor.dtype, copy=False))
             return time.perf_counter() - started
 
     def _end_to_end(self) -> float:
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             store = FeatureStore.create(Path(folder) / "store")
             started = time.perf_counter()
-            extract(
-                self.images,
-                self.backbones,
-                store,
-                decoder=self.make_decoder(),
-                batch_size=self.batch_size,
-                threads=self.threads,
-            )
+            embed_images(self.images, self.extractor, store)
             return time.perf_counter() - started
 
 

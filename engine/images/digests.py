@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import CONTENT_DTYPE, UNKNOWN, DigestCache, Entries
 from penultimate.engine.images.image_set import ImageSource
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.capabilities import usable_cores
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
 # Shapes: N samples, K classes.
@@ -46,10 +46,10 @@ def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCac
         for index in range(first, min(first + _GROUP, len(ids))):
             _digest_one(source, index, known, found)
 
-    num_threads = min(16, 2 * (os.cpu_count() or 1))
+    num_threads = min(16, 2 * usable_cores())
     try:
         with ThreadPoolExecutor(num_threads, thread_name_prefix="digest") as pool:
-            for _ in ahead(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):
+            for _ in prefetch_map(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):
                 pass
     finally:
         if cache is not None and known is not None and not np.array_equal(known.stamps_NF, found.stamps_NF):

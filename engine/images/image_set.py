@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.metrics import METRICS
 
 # Shapes: N samples, K classes.
 
@@ -21,8 +22,6 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 
 SPLIT_DTYPE = np.dtype("<U5")
 """Of ``split_N``: wide enough for each of SPLITS."""
-
-METRICS = ("top1", "mean_per_class", "map11")
 
 
 class ImageSource(Protocol):
@@ -77,7 +76,7 @@ class ImageSet:
         if unknown := set(self.split_N.tolist()) - set(SPLITS):
             raise ValueError(f"splits must be among {SPLITS}, got {sorted(unknown)}")
         if self.metric not in METRICS:
-            raise ValueError(f"metric must be among {METRICS}, got {self.metric!r}")
+            raise ValueError(f"metric must be among {tuple(METRICS)}, got {self.metric!r}")
 
     def __len__(self) -> int:
         return len(self.ids_N)

@@ -1,4 +1,4 @@
-"""scikit-learn estimators over the path: ``LogisticRegressionPath``, and ``LogisticRegressionPathCV`` which chooses.
+"""scikit-learn estimators of whole paths: ``LinearProbePath``, and ``LinearProbePathCV``, which chooses a strength.
 
 They follow scikit-learn's contract (``check_estimator`` passes), so that they work in a ``Pipeline``.
 """
@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from penultimate.engine.metrics import metric_named
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.head import probabilities
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
@@ -23,21 +24,21 @@ from penultimate.store.errors import InputError
 # Shapes: N samples, D feature dimensions, K classes, L strengths.
 
 
-class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class LinearProbePath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Linear classifiers at every strength of a regularisation path, each with a certificate.
 
     Minimises sum_i loss(x_i, y_i; W, b) + l2/2 ||W||^2, bias free, scikit-learn's C = 1/l2. With two classes there are
     two weight vectors all the same, which is scikit-learn's binary problem at C = 2/l2.
 
     Parameters: ``l2``, a number, numbers, or a text such as ``"1e-4:1e2:25"`` (None: the paper's 45); ``loss``, one of
-    ``softmax``, ``logistic`` (one-vs-rest), ``squared_hinge``; ``tol``, relative, of the stopping rule in ``newton.py``
-    (gap <= tol * objective); ``solver``, ``torch``, ``cuml`` or ``sklearn``; ``device``; ``class_weight``, None,
-    ``"balanced"`` or a mapping.
+    ``softmax``, ``logistic`` (one-vs-rest), ``squared_hinge``; ``tol``, the relative tolerance of the stopping rule in
+    ``solver/newton.py`` (gap <= tol * objective); ``solver``, ``torch``, ``cuml`` or ``sklearn``; ``device``;
+    ``class_weight``, None, ``"balanced"`` or a mapping.
 
     After ``fit``: ``l2_`` (L,), strongest first; ``coef_path_`` (L, K, D), ``intercept_path_`` (L, K), float32;
     ``objective_`` (L,), divided by N (by the sum of sample weights); ``gap_`` (L,), the certified bound on
-    ``objective_`` minus its optimum; ``status_`` (L,); ``probes_``, all reports. ``coef_`` (K, D) and ``intercept_``
-    (K,) are those that ``predict`` uses: of the weakest strength, the last of the path.
+    ``objective_`` minus its optimum; ``status_`` (L,); ``probes_``, with all reports. ``predict`` uses ``coef_`` (K, D)
+    and ``intercept_`` (K,), those of the weakest strength, the last of the path.
     """
 
     def __init__(
@@ -65,23 +66,23 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Scores (N, K); with two classes (N,), the second's less the first's."""
+        """Return scores (N, K); with two classes (N,), the second's minus the first's."""
         scores_NK = self._scores(X)
         if len(self.classes_) == 2:
             scores_NK = scores_NK[:, 1] - scores_NK[:, 0]
         return scores_NK
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The class of the highest score, (N,)."""
+        """Return the class of the highest score, (N,)."""
         scores_NK = self._scores(X)
         predicted_N: NDArray[Any] = self.classes_[scores_NK.argmax(1)]
         return predicted_N
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities (N, K), rows summing to 1; one-vs-rest ones are divided by their sum, as scikit-learn does."""
-        shares_NK = probabilities(self._scores(X), self.loss)
-        shares_NK /= shares_NK.sum(1, keepdims=True)
-        return shares_NK
+        """Return probabilities (N, K); one-vs-rest ones are divided by their sum over classes, as scikit-learn does."""
+        probabilities_NK = probabilities(self._scores(X), self.loss)
+        probabilities_NK /= probabilities_NK.sum(1, keepdims=True)
+        return probabilities_NK
 
     def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
         features_ND, labels_N = validate_data(self, X, y, accept_sparse=False, dtype=[np.float64, np.float32])
@@ -114,16 +115,10 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         weight_N: NDArray[np.float64] | None,
         path: RegularizationPath,
     ) -> list[Probe]:
-        return solver_named(self.solver)(
-            features_ND,
-            index_N,
-            num_classes=len(self.classes_),
-            path=path,
-            loss=self.loss,
-            tol=self.tol,
-            device=self.device,
-            sample_weight_N=weight_N,
+        settings = FitSettings(
+            num_classes=len(self.classes_), path=path, loss=self.loss, tol=self.tol, device=self.device
         )
+        return solver_named(self.solver)(features_ND, index_N, settings, sample_weight_N=weight_N)
 
     def _keep(self, probes: list[Probe]) -> None:
         self.probes_ = probes
@@ -147,10 +142,10 @@ class LogisticRegressionPath(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return scores_NK
 
 
-class LogisticRegressionPathCV(LogisticRegressionPath):
-    """The path fitted on one part, the strength chosen on a held-out part by ``metric``, refitted on both.
+class LinearProbePathCV(LinearProbePath):
+    """Linear classifiers whose strength is chosen on held-out rows by ``metric``, and refitted on all rows.
 
-    ``validation`` is the held-out share, drawn stratified by ``seed``, or a boolean mask (N,) of the rows held out.
+    ``validation`` is the fraction held out, drawn stratified by ``seed``, or a boolean mask (N,) of the rows held out.
     After ``fit``, besides the attributes of the path (fitted without the held-out rows): ``val_scores_`` (L,),
     ``best_l2_``, the strongest of equals, and ``coef_``, ``intercept_`` and ``refit_`` (its Probe) refitted on all
     rows.
@@ -174,7 +169,7 @@ class LogisticRegressionPathCV(LogisticRegressionPath):
         self.seed = seed
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit on part, choose, refit on all."""
+        """Fit the path on the rows that are not held out, choose a strength, and refit it on all rows."""
         features_ND, index_N = self._validated(X, y)
         weight_N = self._weights(features_ND, index_N, sample_weight)
         held_N = self._held_out(index_N)
@@ -190,20 +185,22 @@ class LogisticRegressionPathCV(LogisticRegressionPath):
         return self
 
     def _held_out(self, index_N: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The mask given, or in every class of more than one sample the share asked for, at least one and not all."""
+        """Return the mask given, or draw the fraction from every class of several samples: at least one and not all."""
         if not np.isscalar(self.validation):
             mask_N = np.asarray(self.validation)
             if mask_N.dtype != bool or mask_N.shape != index_N.shape or not mask_N.any() or mask_N.all():
-                raise InputError(f"validation must be a share or a boolean mask of {len(index_N)} rows, some held out")
+                raise InputError(
+                    f"validation must be a fraction or a boolean mask of {len(index_N)} rows, some held out"
+                )
             return mask_N
-        share = float(self.validation)  # type: ignore[arg-type]  # a scalar here
-        if not 0 < share < 1:
-            raise InputError(f"validation must be a share in (0, 1) or a boolean mask, got {self.validation!r}")
+        fraction = float(self.validation)  # type: ignore[arg-type]  # a scalar here
+        if not 0 < fraction < 1:
+            raise InputError(f"validation must be a fraction in (0, 1) or a boolean mask, got {self.validation!r}")
         rng = np.random.default_rng(self.seed)
         held_N = np.zeros(len(index_N), dtype=bool)
         for label in np.unique(index_N):
             members = rng.permutation(np.flatnonzero(index_N == label))
-            held_N[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+            held_N[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
         return held_N
 
 

@@ -1,4 +1,4 @@
-"""fit_path: features and labels in, a certified Probe a strength out."""
+"""Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,84 +8,70 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.probe.kernels.amx_softmax import in_memory
-from penultimate.engine.probe.objective.design import SMALL, SMALL_JUMPING, Basis, Design, fast_low_precision
+from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
-from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.objective.make_design import choose_precision, make_design
 from penultimate.engine.probe.result import Probe, SolveReport
-from penultimate.engine.probe.solver.continuation import Chain
-from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
+from penultimate.engine.probe.solver.continuation import Continuation
+from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
-# Shapes: N samples, D feature dimensions, K classes, A classes that have samples, S strengths, R turned columns.
+# Shapes: N samples, D feature dimensions, K classes, A classes that have samples, R columns of the rotated features.
 
 
 def fit_path(
     features_ND: NDArray[np.floating[Any]],
     labels: NDArray[Any],
+    settings: FitSettings,
     *,
-    num_classes: int,
-    path: RegularizationPath,
-    loss: str = "softmax",
-    tol: float = 1e-4,
-    device: str = "cpu",
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
 ) -> list[Probe]:
-    """Fit every strength of ``path``, each from a start made of the solutions of others (``chain.py``).
+    """Fit every strength of the path, each from a start made of the solutions of others (``solver/continuation.py``).
 
-    ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1 matrix (N, K). ``tol`` is relative to
-    the objective: see ``newton.py`` for the stopping rule. Classes without samples get zero weights and the bias -inf
-    (-1 under the squared hinge), which is their optimum. Raises ``InputError`` for data that cannot be fitted, naming
-    rows.
+    ``features_ND`` are (N, D) floats. ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1
+    matrix (N, K). ``sample_weight_N`` are N finite numbers >= 0; None: all samples count as 1. Returns one Probe for
+    each strength, strongest first.
+
+    Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
+    Raises ``InputError`` for data that cannot be fitted, naming rows, and ``UnavailableError`` for a device that is not
+    here.
     """
-    if loss not in LOSSES:
-        raise UnknownNameError("loss", loss, LOSSES)
-    chosen = LOSSES[loss]
-    if not tol > 0:
-        raise InputError(f"tol must be > 0, got {tol!r}")
+    loss = LOSSES[settings.loss]
     check_features(features_ND)
-    check_labels(labels, len(features_ND), num_classes, multi_label=loss != "softmax")
-    share_N, total_weight = check_weights(sample_weight_N, len(features_ND))
-    if share_N is not None:  # a sample of no weight is none
-        counted_N = share_N > 0
-        features_ND, labels, share_N = features_ND[counted_N], labels[counted_N], share_N[counted_N]
-    count_K = class_counts(labels, num_classes)
-    active_A = active_classes(count_K, len(labels), chosen)
-    place = torch_device(device)
+    check_labels(labels, len(features_ND), settings.num_classes, multi_label=settings.loss != "softmax")
+    weight_N, total_weight = normalized_weights(sample_weight_N, len(features_ND))
+    if weight_N is not None:  # samples of weight 0 do not exist
+        counted_N = weight_N > 0
+        features_ND, labels, weight_N = features_ND[counted_N], labels[counted_N], weight_N[counted_N]
+    count_K = class_counts(labels, settings.num_classes)
+    active_A = active_classes(count_K, len(labels), loss)
+    device = torch_device(settings.device)
     with torch.no_grad():
-        dtype, low = precisions(features_ND.size, chosen, place)
-        share = None if share_N is None else torch.from_numpy(share_N).to(place)
-        features = torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(place)
-        design = Design(features, share_N=share, dtype=dtype, low=low)
-        targets = make_targets(labels, active_A, chosen, dtype=dtype, device=place)
-        problem = in_memory(design, chosen, targets)
-        chain = Chain(problem, l2=path.l2, total_weight=total_weight, tol=tol)
+        precision = choose_precision(features_ND.size, loss, device)
+        weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
+        features = torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(device)
+        design = make_design(features, sample_weight_N=weight, precision=precision)
+        targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
+        problem = InMemoryProblem(design, loss, targets)
+        l2 = settings.path.l2
+        continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=settings.tol)
         probes = {
-            place: make_probe(weight_KR, design.basis, chosen, path.l2[place], report)
-            for place, weight_KR, report in chain.solve(len(active_A))
+            index: make_probe(*design.unrotate(weight_KR), loss, l2[index], report)
+            for index, weight_KR, report in continuation.solve(len(active_A))
         }
-        return [expand(probes[place], active_A, count_K, chosen) for place in range(len(path))]
+        return [expand(probes[index], active_A, count_K, loss) for index in range(len(l2))]
 
 
-def precisions(size: int, loss: Loss, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
-    """Of products for gradients, and of those for the Hessian where they are made at a lower one, by N x D."""
-    if size <= SMALL:
-        return torch.float64, None
-    if not loss.smooth and size <= SMALL_JUMPING:
-        return torch.float64, fast_low_precision(device) or torch.float32
-    return torch.float32, fast_low_precision(device)
-
-
-def make_probe(weight_KR: Tensor, basis: Basis, loss: Loss, l2: float, report: SolveReport) -> Probe:
-    """A solution in the features' own coordinates, float32."""
-    weight_KD, bias_K = basis.weight(weight_KR)
-    if loss.name == "softmax":  # which does not see what all classes share: leaving it out makes ||W|| smaller
+def make_probe(weight_KD: Tensor, bias_K: Tensor, loss: Loss, l2: float, report: SolveReport) -> Probe:
+    """Return a solution as a Probe, float32; weights are for the original features."""
+    if loss.shift_invariant:  # the mean over classes changes no probability, and without it ||W|| is smaller
         weight_KD, bias_K = weight_KD - weight_KD.mean(0), bias_K - bias_K.mean()
     return Probe(weight_KD=weight_KD.float().cpu().numpy(), bias_K=bias_K.float().cpu().numpy(), l2=l2, report=report)
 
 
 def expand(probe: Probe, active_A: NDArray[np.int64], count_K: NDArray[np.int64], loss: Loss) -> Probe:
-    """Put the fitted classes among all K; the others get the bias that is their optimum."""
+    """Return the probe with all K classes; those that were not fitted get the bias that is their optimum."""
     if len(active_A) == len(count_K):
         return probe
     weight_KD = np.zeros((len(count_K), probe.weight_KD.shape[1]), np.float32)
@@ -98,7 +84,7 @@ def expand(probe: Probe, active_A: NDArray[np.int64], count_K: NDArray[np.int64]
 def make_targets(
     labels: NDArray[Any], active_A: NDArray[np.int64], loss: Loss, *, dtype: torch.dtype, device: torch.device
 ) -> Targets:
-    """Labels among the classes that are fitted, as ``loss`` wants them."""
+    """Return the labels among the classes that are fitted, in the form that ``loss`` reads."""
     if loss.name == "softmax":
         index_N = np.searchsorted(active_A, labels).astype(np.int64)
         return Targets(torch.from_numpy(index_N).to(device), torch.empty(0, 0, device=device))
@@ -108,7 +94,7 @@ def make_targets(
 
 
 def check_features(features_ND: NDArray[Any], *, first_row: int = 0) -> None:
-    """Two axes, some rows, all finite: else an ``InputError`` that names rows."""
+    """Raise ``InputError``, naming rows, unless features are (N, D) with N and D > 0 and all finite."""
     if features_ND.ndim != 2 or 0 in features_ND.shape:
         raise InputError(f"features must be (N, D) with N and D > 0, got shape {features_ND.shape}")
     bad_B = np.flatnonzero(~np.isfinite(features_ND.sum(1, dtype=np.float64)))
@@ -118,7 +104,7 @@ def check_features(features_ND: NDArray[Any], *, first_row: int = 0) -> None:
 
 
 def check_labels(labels: NDArray[Any], num_rows: int, num_classes: int, *, multi_label: bool) -> None:
-    """A label a row, class indices or (one-vs-rest) a matrix of ``store.labels`` marks: else an ``InputError``."""
+    """Raise ``InputError`` unless labels are class indices (N,) or, where allowed, a matrix as in ``store.labels``."""
     if len(labels) != num_rows:
         raise InputError(f"expected a label a row, got {len(labels)} labels for {num_rows} rows")
     if labels.ndim == 2:
@@ -132,8 +118,11 @@ def check_labels(labels: NDArray[Any], num_rows: int, num_classes: int, *, multi
         )
 
 
-def check_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[NDArray[np.float64] | None, float]:
-    """Shares of the samples (summing to 1, None where all are alike) and the sum of weights."""
+def normalized_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[NDArray[np.float64] | None, float]:
+    """Return the weights divided by their sum (None where all samples count alike), and the sum.
+
+    Raises ``InputError`` unless there are N finite weights >= 0, not all 0.
+    """
     if sample_weight_N is None:
         return None, float(num_rows)
     weight_N = np.asarray(sample_weight_N, np.float64)
@@ -144,7 +133,7 @@ def check_weights(sample_weight_N: NDArray[Any] | None, num_rows: int) -> tuple[
 
 
 def class_counts(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """Samples of each class, (K,); one that is ``UNCOUNTED`` in a class does not have it."""
+    """Return the number of samples of each class, (K,); a sample ``UNCOUNTED`` in a class does not have it."""
     if labels.ndim == 2:
         labels = labels == PRESENT
     count_K: NDArray[np.int64] = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
@@ -152,7 +141,10 @@ def class_counts(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
 
 
 def active_classes(count_K: NDArray[np.int64], num_rows: int, loss: Loss) -> NDArray[np.int64]:
-    """Classes to fit: those with a sample, and for one-vs-rest one without. Too few is an ``InputError``."""
+    """Return the classes to fit: those with a sample and, for one-vs-rest, also a sample without it.
+
+    Raises ``InputError`` where there are too few.
+    """
     if loss.name == "softmax":
         present = np.flatnonzero(count_K)
         if len(present) < 2:
@@ -165,7 +157,7 @@ def active_classes(count_K: NDArray[np.int64], num_rows: int, loss: Loss) -> NDA
 
 
 def torch_device(name: str) -> torch.device:
-    """The device asked for, or ``UnavailableError``."""
+    """Return the device of this name, or raise ``UnavailableError`` where it is not here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,10 +1,8 @@
-"""A probe that is in the log when this returns, whether it was there already or is fitted now; its head beside."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+"""Return a probe's trial from the log, or fit it and add it, with its head beside."""
 
 from penultimate.engine.probe.head import Head
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id, run_probe
+from penultimate.engine.probe.protocol import planned_trial_id, run_probe
+from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
@@ -13,40 +11,31 @@ HEADS = "heads"
 """Folder beside the records: ``heads/<trial>.safetensors``."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeMeans:
-    """What a probe uses and its outcome does not depend on, but for rounding."""
-
-    device: str = "cpu"
-    memory_bytes: int | None = None
-    """Features that take more are streamed; None: they are held."""
-
-
-def logged_probe(
+def get_or_fit(
     features: FeatureSet,
     settings: ProbeSettings,
-    log: TrialLog,
+    trials: TrialLog,
     *,
     seed: int = 0,
-    means: ProbeMeans = ProbeMeans(),
-    say: Callable[[str], None],
+    resources: ProbeResources = ON_CPU,
+    log: Log,
 ) -> Trial:
-    """The trial of these features and settings: read from ``log``, or fitted and appended to it.
+    """Return the trial of these features and settings: read from ``trials``, or fitted and appended to them.
 
     Raises what ``run_probe`` raises.
     """
     multi_label = features.labels.ndim == 2
-    wanted = asked_id(features.key, settings, multi_label=multi_label, metric=features.metric, seed=seed)
-    if log.contains(wanted):
-        return next(trial for trial in log.trials() if trial.id == wanted)
+    wanted = planned_trial_id(features.key, settings, multi_label=multi_label, metric=features.metric, seed=seed)
+    if trials.contains(wanted):
+        return next(trial for trial in trials.trials() if trial.id == wanted)
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
     name = f"{features.key.dataset}, {features.key.backbone}{few}"
-    say(f"{name}: {len(settings.path)} strengths")
-    run = run_probe(features, settings, device=means.device, seed=seed, memory_bytes=means.memory_bytes)
+    log(f"{name}: {len(settings.path)} strengths")
+    run = run_probe(features, settings, resources=resources, seed=seed)
     head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    log.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
-    log.append(run.trial)
+    trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
+    trials.append(run.trial)
     for note in run.trial.notes:
-        say(f"{name}: {note}")
-    say(f"{name}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")
+        log(f"{name}: {note}")
+    log(f"{name}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")
     return run.trial

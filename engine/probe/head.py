@@ -23,7 +23,7 @@ FORMAT = "penultimate head 1"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Head:
-    """What it takes to classify features of one key."""
+    """A linear classifier of the features of one key."""
 
     weight_KD: NDArray[np.float32]
     bias_K: NDArray[np.float32]
@@ -31,7 +31,7 @@ class Head:
     loss: str
     l2: float
     features: Mapping[str, str]
-    """Fields of the FeatureKey: the head scores features of the same weights, preprocess and precision only."""
+    """Fields of the FeatureKey: the head scores only features of the same weights, preprocess and precision."""
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -45,7 +45,7 @@ class Head:
 
     @classmethod
     def of(cls, probe: Probe, key: FeatureKey, *, class_names: tuple[str, ...], loss: str) -> Self:
-        """The head of a fitted probe."""
+        """Make the head of a fitted probe."""
         return cls(
             weight_KD=probe.weight_KD,
             bias_K=probe.bias_K,
@@ -56,7 +56,7 @@ class Head:
         )
 
     def scores(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Decision values (N, K)."""
+        """Return decision values (N, K)."""
         if features_ND.ndim != 2 or features_ND.shape[1] != self.weight_KD.shape[1]:
             raise InputError(
                 f"this head scores features (N, {self.weight_KD.shape[1]}) of {self.features['backbone']}, "
@@ -66,12 +66,15 @@ class Head:
         return scores_NK
 
     def predict(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-        """Index (N,) of the highest score; its name is ``class_names[index]``."""
+        """Return the index (N,) of the highest score; its name is ``class_names[index]``."""
         index_N: NDArray[np.int64] = self.scores(features_ND).argmax(1)
         return index_N
 
     def probabilities(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """(N, K): softmax of the scores, or a sigmoid a class; a squared hinge has none and raises ``InputError``."""
+        """Return probabilities (N, K): softmax of the scores, or a sigmoid for each class.
+
+        Raises ``InputError`` for a squared hinge, which has none.
+        """
         return probabilities(self.scores(features_ND).astype(np.float64), self.loss)
 
     def save(self, path: str | Path) -> None:
@@ -79,7 +82,7 @@ class Head:
         Path(path).write_bytes(self.content())
 
     def content(self) -> bytes:
-        """As safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, all else as JSON in the metadata."""
+        """Return the head as safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, the rest as JSON metadata."""
         about = {
             "class_names": list(self.class_names),
             "loss": self.loss,
@@ -91,7 +94,7 @@ class Head:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file of what ``content`` gives; anything else is an ``InputError``."""
+        """Read a file that ``save`` wrote; raises ``InputError`` for any other."""
         if Path(path).is_dir():
             raise InputError(f"{path} is a folder, a head is a file{_heads_in(Path(path))}")
         try:
@@ -110,7 +113,7 @@ class Head:
 
 
 def _heads_in(folder: Path) -> str:
-    """What to give instead of a folder: heads in it, or in the ``heads`` of a trial log."""
+    """Return what to give instead of a folder: heads in it, or in the ``heads`` of a trial log."""
     found = sorted([*folder.glob("*.safetensors"), *folder.glob("heads/*.safetensors")])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return (
@@ -121,7 +124,7 @@ def _heads_in(folder: Path) -> str:
 
 
 def probabilities(scores_NK: NDArray[np.float64], loss: str) -> NDArray[np.float64]:
-    """Probabilities (N, K) of scores; rows sum to 1 under softmax."""
+    """Return the probabilities (N, K) of scores; rows sum to 1 under softmax."""
     if loss == "softmax":
         raised_NK = np.exp(scores_NK - scores_NK.max(1, keepdims=True))
         result: NDArray[np.float64] = raised_NK / raised_NK.sum(1, keepdims=True)

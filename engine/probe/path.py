@@ -12,7 +12,7 @@ from penultimate.store.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegularizationPath:
-    """L2 strengths to fit, strongest first: what is solved warm-starts what is weaker."""
+    """L2 strengths to fit, strongest first, so that solved strengths warm-start weaker ones."""
 
     l2: tuple[float, ...]
     """Strictly decreasing, finite, > 0; multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1/l2."""
@@ -27,19 +27,19 @@ class RegularizationPath:
 
     @classmethod
     def paper(cls) -> Self:
-        """45 strengths, 1e5 down to 1e-6 in equal steps of the logarithm (Kornblith et al. 2019 and its follow-ups)."""
+        """Return 45 strengths, 1e5 down to 1e-6, equally spaced in the logarithm (Kornblith et al. 2019)."""
         return cls.spaced(1e-6, 1e5, 45)
 
     @classmethod
     def spaced(cls, low: float, high: float, count: int) -> Self:
-        """``count`` log-spaced strengths from ``high`` down to ``low``, both included."""
+        """Return ``count`` log-spaced strengths from ``high`` down to ``low``, both included."""
         if not (0 < low < high < math.inf and count >= 2):
             raise InputError(f"expected 0 < low < high and at least 2 strengths, got {low}:{high}:{count}")
         return cls(l2=tuple(float(value) for value in np.logspace(math.log10(high), math.log10(low), count)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What is typed after ``--l2``: ``1e-4:1e2:25`` (log-spaced), one strength, or several with commas.
+        """Read a text such as ``1e-4:1e2:25`` (log-spaced), one strength, or several with commas.
 
         >>> RegularizationPath.parse("1e-2:1e2:3").l2
         (100.0, 1.0, 0.01)

@@ -1,4 +1,4 @@
-"""Stored features in, one Trial out: fit the path on train, choose on val, refit on both, score test once."""
+"""The protocol of a probe: fit the path on train, choose on val, refit on both, score test once; returns a Trial."""
 
 import math
 import time
@@ -10,76 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.metrics import METRICS, applicable, metric_named
-from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
-from penultimate.engine.probe.solvers import solver_named
-from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.engine.probe.settings import ON_CPU, ProbeResources, ProbeSettings
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import FeatureKey
-from penultimate.store.provenance import library_versions, machine, source_commit, utc_now
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.subsets import shots_per_class
 from penultimate.store.trials.trial import Trial, trial_id
 
 # Shapes: N samples, D feature dimensions, K classes, L strengths.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeSettings:
-    """Everything a probe's result depends on, apart from the features and the seed."""
-
-    path: RegularizationPath
-    loss: str | None = None
-    """``softmax``, ``logistic`` (one-vs-rest) or ``squared_hinge``; None: softmax, or logistic for label matrices."""
-
-    metric: str | None = None
-    """What the strength is chosen by and the trial's value is of; None: the dataset's own."""
-
-    tol: float = 1e-4
-    """Of the stopping rule in ``newton.py``: certified gap relative to the objective; other solvers: their own."""
-
-    solver: str = "torch"
-    """``torch`` (ours), ``cuml`` or ``sklearn``."""
-
-    shots: int | None = None
-    """Training images a class, drawn by the seed. Then nothing is refitted on val, which has more images than that."""
-
-    def __post_init__(self) -> None:
-        if self.loss is not None and self.loss not in LOSSES:
-            raise UnknownNameError("loss", self.loss, LOSSES)
-        if self.metric is not None and self.metric not in METRICS:
-            raise UnknownNameError("metric", self.metric, METRICS)
-        solver_named(self.solver)
-        if self.shots is not None and self.shots < 1:
-            raise InputError(f"shots must be at least 1, got {self.shots}")
-        if not 0 < self.tol < 1:
-            raise InputError(f"tol must be in (0, 1), got {self.tol!r}")
-
-    def resolved(self, *, multi_label: bool, metric: str) -> dict[str, Any]:
-        """JSON-able, with the defaults of a dataset filled in: what a Trial keeps and is found by.
-
-        ``metric`` is the dataset's own, ``multi_label`` whether its samples have several labels.
-        """
-        loss = self.loss or ("logistic" if multi_label else "softmax")
-        few = {} if self.shots is None else {"shots": self.shots}
-        return few | {
-            "loss": loss,
-            "metric": self.metric or metric,
-            "l2": list(self.path.l2),
-            "tol": self.tol,
-            "solver": self.solver,
-            "objective": "sum of losses + l2/2 ||W||^2, bias free",
-        }
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbeRun:
-    """What probing one FeatureSet gives."""
+    """The outcome of probing one FeatureSet."""
 
     trial: Trial
     probe: Probe
-    """At the chosen strength, refitted on train + val unless shots were asked for."""
+    """The probe at the chosen strength, refitted on train + val unless ``shots`` were given."""
 
 
 def probe_features(
@@ -92,14 +44,19 @@ def probe_features(
     device: str = "cpu",
     seed: int = 0,
 ) -> Trial:
-    """The Trial of ``run_probe`` with these settings."""
-    return run_probe(
-        features, ProbeSettings(path=path, metric=metric, loss=loss, tol=tol), device=device, seed=seed
-    ).trial
+    """Probe stored features and return the Trial: ``run_probe`` with its settings as arguments.
+
+    ``metric`` None is the dataset's own, ``loss`` None softmax, or logistic where samples have several labels.
+    """
+    settings = ProbeSettings(path=path, metric=metric, loss=loss, tol=tol)
+    return run_probe(features, settings, resources=ProbeResources(device=device), seed=seed).trial
 
 
-def asked_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
-    """The id that the Trial of ``run_probe`` will have, before there are features; the rest as in ``resolved``."""
+def planned_trial_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
+    """Return the id that the Trial of ``run_probe`` will have, before there are features.
+
+    ``multi_label`` and ``metric`` are the dataset's, as in ``ProbeSettings.resolved``.
+    """
     return trial_id("probe", asdict(key), settings.resolved(multi_label=multi_label, metric=metric), seed)
 
 
@@ -107,15 +64,13 @@ def run_probe(
     features: FeatureSet,
     settings: ProbeSettings,
     *,
-    device: str = "cpu",
+    resources: ProbeResources = ON_CPU,
     seed: int = 0,
-    memory_bytes: int | None = None,
 ) -> ProbeRun:
     """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
 
-    With ``memory_bytes``, features are streamed from the store wherever holding them would take more than that. Raises
-    ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids), or the
-    metric does not suit the labels.
+    Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
+    or the metric does not suit the labels.
     """
     began = time.perf_counter()
     resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
@@ -124,7 +79,7 @@ def run_probe(
     train, val, test = (features.rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
-    reader = FeatureReader(features, settings, loss=resolved["loss"], device=device, memory_bytes=memory_bytes)
+    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources)
     probes = reader.fit(train, settings.path)
     val_scores = reader.scores(val, probes)
     values_L = [metric(scores_NK, features.labels[val]) for scores_NK in val_scores]
@@ -165,12 +120,12 @@ def run_probe(
 
 
 def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
-    """Every metric these labels allow."""
+    """Return every metric that these labels allow."""
     return {name: METRICS[name](scores_NK, labels) for name in applicable(labels)}
 
 
 def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int) -> list[str]:
-    """What a reader must know of this trial."""
+    """Return what a reader must know about this trial, a sentence each."""
     found = []
     uncertified = [f"{probe.l2:.3g}" for probe in probes if not probe.report.certified]
     if uncertified:
@@ -197,7 +152,7 @@ def _check(features: FeatureSet, metric: str) -> None:
 
 
 def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:
-    """JSON-able: a bound that could not be had (``gap`` of inf) is None."""
+    """Return the fits as JSON-able rows; a gap of inf, where there is no bound, is None."""
     return [
         {"l2": probe.l2, "fitted_on": fitted_on, "val": score}
         | {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}

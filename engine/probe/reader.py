@@ -6,56 +6,58 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
+from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.not_finite import not_finite_advice
 
-# Shapes: N samples, D feature dimensions, K classes.
+# Shapes: N samples, B of them in a batch, D feature dimensions, K classes.
 
 COPIES = 4
-"""An in-memory fit holds the features, the turned ones, those again as one or two bfloat16, and work space."""
+"""Number of times an in-memory fit holds the features.
+
+As they are, rotated, those again as one or two bfloat16, and workspace.
+"""
 
 BATCH_ROWS = 4096
 
 
 class FeatureReader:
-    """The features of one key, as fitting and scoring want them."""
+    """The features of one key, read for fitting and for scoring."""
 
-    def __init__(
-        self, features: FeatureSet, settings: Any, *, loss: str, device: str, memory_bytes: int | None
-    ) -> None:
-        self.features, self.solver = features, settings.solver
-        self.memory_bytes = memory_bytes
-        self.options: dict[str, Any] = {
-            "num_classes": len(features.class_names),
-            "loss": loss,
-            "tol": settings.tol,
-            "device": device,
-        }
+    def __init__(self, features: FeatureSet, settings: ProbeSettings, *, loss: str, resources: ProbeResources) -> None:
+        self.features, self.settings, self.loss, self.resources = features, settings, loss, resources
 
     def fit(self, rows: NDArray[np.int64], path: RegularizationPath, *, start: Probe | None = None) -> list[Probe]:
-        """A Probe a strength, fitted to these rows; where they are streamed, from ``start``."""
-        labels = self.features.labels[rows]
-        if self.memory_bytes is None or COPIES * 4 * len(rows) * self.features.feature_dim <= self.memory_bytes:
-            matrix_ND = self._rows(rows)
-            return solver_named(self.solver)(matrix_ND, labels, path=path, sample_weight_N=None, **self.options)
-        if self.solver != "torch":
-            raise InputError(
-                f"the {self.solver} solver holds all features in memory; use solver='torch' or more memory"
-            )
+        """Return a Probe for each strength, fitted to these rows; where they are streamed, from ``start``."""
+        labels, solver = self.features.labels[rows], self.settings.solver
+        settings = FitSettings(
+            num_classes=len(self.features.class_names),
+            path=path,
+            loss=self.loss,
+            tol=self.settings.tol,
+            device=self.resources.device,
+        )
+        memory_bytes = self.resources.memory_bytes
+        if memory_bytes is None or COPIES * 4 * len(rows) * self.features.feature_dim <= memory_bytes:
+            return solver_named(solver)(self._matrix(rows), labels, settings)
+        if solver != "torch":
+            raise InputError(f"the {solver} solver holds all features in memory; use solver='torch' or more memory")
         source = RowSource(
             num_rows=len(rows),
             feature_dim=self.features.feature_dim,
             batches=lambda count: (batch for _, batch in self.features.batches(count, rows=rows)),
         )
-        return fit_streamed(source, labels, path=path, start=start, memory_bytes=self.memory_bytes, **self.options)
+        return fit_streamed(source, labels, settings, memory_bytes=memory_bytes, start=start)
 
     def scores(self, rows: NDArray[np.int64], probes: Sequence[Probe]) -> list[NDArray[np.float32]]:
-        """Decision values (N, K) of these rows by each probe; features pass by in batches."""
+        """Return decision values (N, K) of these rows by each probe; features are read in batches."""
         pieces: list[list[NDArray[np.float32]]] = [[] for _ in probes]
         for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
             self._check_finite(rows_B, batch_BD)
@@ -63,7 +65,7 @@ class FeatureReader:
                 piece.append(probe.scores(batch_BD))
         return [np.concatenate(piece) for piece in pieces]
 
-    def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)
         done = 0
         for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):

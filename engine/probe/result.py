@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SolveReport:
-    """How one strength was solved. Objective, gradient and gap are of the *mean* loss, in nats a sample."""
+    """How one strength was solved. Objective, gradient and gap belong to the *mean* loss, in nats a sample."""
 
     status: str
-    """``certified``: the gap is within the tolerance (see ``newton.py``); ``stalled``: no further progress;
+    """``certified``: the gap is within the tolerance (see ``solver/newton.py``); ``stalled``: no further progress;
     ``step_limit``: out of steps. A solver that certifies nothing says ``uncertified``."""
 
     steps: int
-    """Newton steps taken at this strength and at the stones before it (``chain.py``), whose cost all of these hold."""
+    """Newton steps at this strength.
+
+    These, passes and seconds include the intermediate strengths before it (``solver/continuation.py``).
+    """
 
     passes: float
     """Passes over the data at the full precision; half a pass is one product with the features."""
@@ -32,18 +35,18 @@ class SolveReport:
     """2-norm of the gradient of ``objective`` over weights and bias."""
 
     gap: float
-    """Certified bound on ``objective`` minus its optimum (``certificate.py``), up to rounding; inf if there is none."""
+    """Certified bound on ``objective`` minus its optimum (``objective/duality_gap.py``), up to rounding; inf: none."""
 
     seconds: float
-    """Wall-clock time of this strength, its share where several were solved together."""
+    """Wall-clock time of this strength, an equal part of the whole where several were solved together."""
 
     precision: str
-    """What the features were multiplied in, gradient/Hessian: ``float64/float64``, ``float32/bfloat16`` or, with a
+    """Dtypes of the products for gradients and for the Hessian: ``float64/float64``, ``float32/bfloat16`` or, with a
     float32 as two bfloat16, ``2xbfloat16/bfloat16``."""
 
     @property
     def certified(self) -> bool:
-        """Whether the gap is within the tolerance asked."""
+        """Whether the gap is within the tolerance."""
         return self.status == "certified"
 
 
@@ -54,7 +57,7 @@ class Probe:
     weight_KD: NDArray[np.float32]
 
     bias_K: NDArray[np.float32]
-    """Not regularised. -inf for a class without a training sample under softmax or logistic loss: its optimum."""
+    """Biases, not regularised; -inf, the optimum, for a class without training samples (-1 under the squared hinge)."""
 
     l2: float
     """Multiplies 1/2 ||W||^2 beside the *sum* of losses: scikit-learn's C = 1 / l2."""
@@ -62,6 +65,6 @@ class Probe:
     report: SolveReport
 
     def scores(self, features_ND: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Decision values (N, K); their softmax, or for one-vs-rest their sigmoid, are the probabilities."""
+        """Return decision values (N, K); their softmax, or for one-vs-rest their sigmoid, gives the probabilities."""
         scores_NK: NDArray[np.float32] = np.asarray(features_ND, np.float32) @ self.weight_KD.T + self.bias_K
         return scores_NK

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from penultimate.engine.runtime.capabilities import SWITCH, computes_natively, cpu_class, processor_class
 from penultimate.store.errors import UnavailableError, UnknownNameError
 
 PrecisionName = Literal["float32", "bfloat16", "float16"]
@@ -23,12 +24,6 @@ bfloat16 is the faster choice where there are units for it, and cost no accuracy
 moved features by 3 % on the one and 7 % on the other, and 0.6 % and 2.2 % of test predictions at the same strength,
 5.5 % where it led to another choice (``benchmarks/results/precision_202611.md``). So it is asked for, not given.
 """
-
-_CPU_UNITS = {
-    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
-}
-"""Precision -> capabilities of x86-64 and ARM, as ``torch.cpu.get_capabilities`` names them, that compute in it."""
 
 
 def device_named(name: str) -> torch.device:
@@ -58,17 +53,8 @@ def dtype_named(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def computes_natively(precision: str, device: torch.device) -> bool:
-    """Whether ``device`` has units for ``precision``."""
-    if precision == "float32":
-        return True
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(unit, False) for unit in _CPU_UNITS[precision])
-    # Ampere (8.0) is the first with bfloat16 units; below it torch.cuda.is_bf16_supported() counts emulation.
-    # Volta (7.0) is the first with float16 tensor cores; every GPU of today's torch builds has float16 arithmetic.
-    return precision == "float16" or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def _described(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    in_force = cpu_class()
+    return "this processor" if in_force == processor_class() else f"this processor, taken for {in_force} ({SWITCH}),"

@@ -1,40 +1,52 @@
-"""Share: the part of an extraction that one of several processes does."""
+"""Partition: one of several equal parts of any work, named ``I/N`` and counted from 0."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from penultimate.store.errors import InputError
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """Part ``index`` of ``count``; the parts of all are every shard of a key exactly once, in order."""
+class Partition:
+    """Part ``index`` of ``count``; all parts together hold every item exactly once, in order."""
 
     index: int = 0
-    """From 0."""
+    """From 0 to ``count`` - 1."""
 
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise InputError(f"a share i/n needs 0 <= i < n, got {self.index}/{self.count}")
+            allowed = f"0/{self.count} to {self.count - 1}/{self.count}" if self.count else "0/1"
+            raise InputError(f"part I/N of some work counts from 0: expected {allowed}, got {self.index}/{self.count}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The share that ``0/2`` names; InputError for anything else."""
+        """Read a partition such as ``0/2``, the first of two. Raises InputError for anything else."""
         if not (match := re.fullmatch(r"(\d+)/(\d+)", text)):
-            raise InputError(f"expected a share like 0/2, the first of two, got {text!r}")
+            raise InputError(f"expected a part I/N such as 0/2, the first of two, got {text!r}")
         return cls(index=int(match[1]), count=int(match[2]))
 
-    def shards(self, num_shards: int) -> range:
-        """The shards of this share, which differ by at most one in number from another's; none if there are few.
+    def indices(self, num_items: int) -> range:
+        """Indices of this part's items, at most one more than any other part has; none if there are few items.
 
-        >>> [list(Share(index=i, count=3).shards(7)) for i in range(3)]
+        >>> [list(Partition(index=i, count=3).indices(7)) for i in range(3)]
         [[0, 1], [2, 3], [4, 5, 6]]
         """
-        return range(self.index * num_shards // self.count, (self.index + 1) * num_shards // self.count)
+        return range(self.index * num_items // self.count, (self.index + 1) * num_items // self.count)
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """This part's items.
+
+        >>> Partition(index=1, count=3).of("abcdefg")
+        ['c', 'd']
+        """
+        return [items[index] for index in self.indices(len(items))]
 
 
-WHOLE = Share()
+WHOLE = Partition()
 """All of it."""

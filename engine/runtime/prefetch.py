@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
 ) -> Iterator[Result]:
     """``map(function, items)`` on ``executor``, at most ``depth`` calls begun and not yet taken.

@@ -13,11 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 
+from penultimate.engine.runtime.worker_state import WorkerState
 from penultimate.store.errors import InputError, PenultimateError, StoreBusyError, UnavailableError
 
 ATTEMPTS = 4
@@ -32,14 +34,23 @@ _BUSY_PAUSE_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 
 
-class Talk(Protocol):
+class ProgressReporter(Protocol):
     """What a task may tell the person who waits."""
 
-    def say(self, line: str) -> None:
-        """A line."""
+    def log(self, line: str) -> None:
+        """Send a line."""
 
     def images(self, done: int, total: int) -> None:
-        """How far this call of the task is: images through, and images it found to do."""
+        """Say how far this call of the task is: images through, and images it found to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """The process that a task finds itself in."""
+
+    reporter: ProgressReporter
+    state: WorkerState
+    """What earlier tasks of this process made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +60,14 @@ class Task:
     name: str
     """For people."""
 
-    call: Callable[[Talk], Any]
+    call: Callable[[Worker], Any]
 
     num_images: int = 0
     """Images it stands for, those included that are done already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class TaskResources:
     """What a worker has for each task."""
 
     cpus: int
@@ -64,7 +75,7 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class TaskResult:
     """How a task ended."""
 
     task: Task
@@ -76,8 +87,8 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """How far all tasks are."""
+class Progress:
+    """How far all tasks are together."""
 
     done: int
     total: int
@@ -90,13 +101,13 @@ class Standing:
 class Cluster:
     """Ray as this process sees it; made by ``cluster_at``."""
 
-    def share(self, value: Any) -> "Shared":
+    def put(self, value: Any) -> "ObjectReference":
         """Put a large value where all workers read it once a machine."""
-        return Shared(ray.put(value))
+        return ObjectReference(ray.put(value))
 
-    def places(self, needs: Needs) -> int:
-        """How many tasks run at once; UnavailableError where no machine has what one needs."""
-        found = sum(_places(node["Resources"], needs) for node in ray.nodes() if node["Alive"])
+    def slots(self, resources: TaskResources) -> int:
+        """Return how many tasks run at once; UnavailableError where no machine has what one needs."""
+        found = sum(_slots(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
         if not found:
             machines = "; ".join(
                 f"{node['Resources'].get('CPU', 0):g} CPUs, {node['Resources'].get('GPU', 0):g} GPUs"
@@ -104,33 +115,33 @@ class Cluster:
                 if node["Alive"]
             )
             raise UnavailableError(
-                f"a task needs {needs.cpus} CPUs and {needs.gpus} GPUs, and no machine of the cluster has them "
+                f"a task needs {resources.cpus} CPUs and {resources.gpus} GPUs, and no machine of the cluster has them "
                 f"({machines}); ask for less (--task-cpus, --device cpu)"
             )
         return found
 
-    def whole_machine(self, *, gpus: int) -> Needs:
+    def whole_machine(self, *, gpus: int) -> TaskResources:
         """A task a GPU, each with its part of the machine's CPUs; without GPUs, a task a machine."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         counts = [int(node.get("CPU", 0)) // max(1, int(node.get("GPU", 0)) // gpus if gpus else 1) for node in nodes]
-        return Needs(cpus=max(1, min(count for count in counts if count)), gpus=gpus)
+        return TaskResources(cpus=max(1, min(count for count in counts if count)), gpus=gpus)
 
     def run(
         self,
         tasks: Sequence[Task],
-        needs: Needs,
+        resources: TaskResources,
         *,
-        say: Callable[[str], None],
-        report: Callable[[Standing], None] = lambda standing: None,
-    ) -> Iterator[Ended]:
+        log: Callable[[str], None],
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Iterator[TaskResult]:
         """Call every task, as many at once as there is room for, and yield each as it ends, well or not.
 
         A task whose worker was lost or that raised is called again, up to ATTEMPTS times; not one that raised an
         InputError. Calls that are still under way when this is closed are stopped.
         """
-        self.places(needs)
+        self.slots(resources)
         board = ray.remote(_Board).options(num_cpus=0).remote()
-        call = ray.remote(_call).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)
+        call = ray.remote(_call).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
         here = os.getcwd()
         waiting = {
             call.remote(task.call, board, number, here): _Attempt(task, number) for number, task in enumerate(tasks)
@@ -138,16 +149,16 @@ class Cluster:
         try:
             while waiting:
                 ended, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
-                _show(board, tasks, say, report)
+                _show(board, tasks, log, progress)
                 for reference in ended:
                     attempt = waiting.pop(reference)
                     if (outcome := attempt.outcome(reference)) is not None:
                         yield outcome
                         continue
-                    say(f"{attempt.task.name}: {attempt.error}; again, attempt {attempt.number + 1} of {ATTEMPTS}")
-                    again = call.remote(attempt.task.call, board, attempt.place, here, attempt.pause)
+                    log(f"{attempt.task.name}: {attempt.error}; again, attempt {attempt.number + 1} of {ATTEMPTS}")
+                    again = call.remote(attempt.task.call, board, attempt.index, here, attempt.pause)
                     waiting[again] = attempt.next()
-            _show(board, tasks, say, report)
+            _show(board, tasks, log, progress)
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
@@ -155,20 +166,20 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """A value that workers read."""
+class ObjectReference:
+    """A value that the cluster holds."""
 
     reference: Any
 
     def get(self) -> Any:
-        """The value; a worker that asks for the same one again is given the very same object."""
-        if self.reference not in _got:
-            _got.clear()
-            _got[self.reference] = ray.get(self.reference)
-        return _got[self.reference]
+        """Fetch the value to this process."""
+        return ray.get(self.reference)
 
 
-_got: dict[Any, Any] = {}
+@cache
+def _worker_state() -> WorkerState:
+    """Return the state of this process, of which a worker has one."""
+    return WorkerState()
 
 
 @contextmanager
@@ -200,7 +211,7 @@ class _Attempt:
     """One call of a task."""
 
     task: Task
-    place: int
+    index: int
     """Of the task in the list."""
 
     number: int = 1
@@ -211,14 +222,14 @@ class _Attempt:
     pause: float = 0.0
     """Seconds before it is called again."""
 
-    def outcome(self, reference: Any) -> Ended | None:
+    def outcome(self, reference: Any) -> TaskResult | None:
         """How the task ended; None where it is to be called again."""
         try:
             returned: _Returned = ray.get(reference)
         except RayError as error:  # the worker, or its machine, is gone
             returned = _Returned(error=f"its worker was lost ({type(error).__name__})")
         if returned.error is None:
-            return Ended(task=self.task, value=returned.value, error=None, attempts=self.number)
+            return TaskResult(task=self.task, value=returned.value, error=None, attempts=self.number)
         self.error = returned.error
         if returned.is_busy:
             self.began = self.began or time.monotonic()
@@ -226,11 +237,11 @@ class _Attempt:
             again = time.monotonic() - self.began < _BUSY_SECONDS
         else:
             again = not returned.is_final and self.number < ATTEMPTS
-        return None if again else Ended(task=self.task, value=None, error=self.error, attempts=self.number)
+        return None if again else TaskResult(task=self.task, value=None, error=self.error, attempts=self.number)
 
     def next(self) -> "_Attempt":
         waited = self.pause > 0  # for somebody else: no attempt of its own was used up
-        return _Attempt(self.task, self.place, self.number + (not waited), self.began)
+        return _Attempt(self.task, self.index, self.number + (not waited), self.began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,34 +254,34 @@ class _Returned:
     is_busy: bool = False
 
 
-def _call(call: Callable[[Talk], Any], board: Any, place: int, folder: str, pause: float = 0.0) -> _Returned:
+def _call(call: Callable[[Worker], Any], board: Any, index: int, folder: str, pause: float = 0.0) -> _Returned:
     """On a worker, in the folder that relative paths are meant from."""
     time.sleep(pause)
-    talk = _Teller(board, place)
+    reporter = _BoardReporter(board, index)
     try:
         os.chdir(folder)
-        value = call(talk)
+        value = call(Worker(reporter=reporter, state=_worker_state()))
     except StoreBusyError as error:
         return _Returned(error=_line(error), is_busy=True)
     except PenultimateError as error:
         return _Returned(error=_line(error), is_final=isinstance(error, InputError))
     except Exception as error:  # a job of days goes on past what nobody foresaw, and says so at its end
         return _Returned(error=f"{type(error).__name__}: {_line(error)}")
-    talk.flush()
+    reporter.flush()
     return _Returned(value=value)
 
 
-class _Teller:
-    """Talk that goes to the board, images at most twice a second."""
+class _BoardReporter:
+    """Reports to the board, images at most twice a second."""
 
-    def __init__(self, board: Any, place: int) -> None:
+    def __init__(self, board: Any, index: int) -> None:
         self._board = board
-        self._place = place
+        self._index = index
         self._told = 0.0
         self._state = (0, 0)
 
-    def say(self, line: str) -> None:
-        self._board.say.remote(line)
+    def log(self, line: str) -> None:
+        self._board.log.remote(line)
 
     def images(self, done: int, total: int) -> None:
         self._state = done, total
@@ -280,7 +291,7 @@ class _Teller:
     def flush(self) -> None:
         self._told = time.monotonic()
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._board.images.remote(self._place, worker, self._state, time.time())
+        self._board.images.remote(self._index, worker, self._state, time.time())
 
 
 class _Board:
@@ -293,15 +304,15 @@ class _Board:
         self._last: dict[str, float] = {}
         self._images: defaultdict[str, int] = defaultdict(int)
 
-    def say(self, line: str) -> None:
-        """A line."""
+    def log(self, line: str) -> None:
+        """Keep a line until it is taken."""
         self._lines.append(line)
 
-    def images(self, place: int, worker: str, state: tuple[int, int], now: float) -> None:
+    def images(self, index: int, worker: str, state: tuple[int, int], now: float) -> None:
         """How far a worker is with a task."""
-        before, done, _ = self._tasks.get(place, ("", 0, 0))
+        before, done, _ = self._tasks.get(index, ("", 0, 0))
         self._images[worker] += state[0] - (done if before == worker and state[0] else 0)
-        self._tasks[place] = worker, *state
+        self._tasks[index] = worker, *state
         self._first.setdefault(worker, now)
         self._last[worker] = now
 
@@ -316,18 +327,18 @@ class _Board:
         return lines, self._tasks, rates
 
 
-def _show(board: Any, tasks: Sequence[Task], say: Callable[[str], None], report: Callable[[Standing], None]) -> None:
+def _show(board: Any, tasks: Sequence[Task], log: Callable[[str], None], progress: Callable[[Progress], None]) -> None:
     lines, states, rates = ray.get(board.take.remote())
     for line in lines:
-        say(line)
+        log(line)
     # A task that goes on found fewer images to do than it stands for: the others were done before.
-    done = sum(tasks[place].num_images - total + done for place, (_, done, total) in states.items())
-    report(Standing(done=done, total=sum(task.num_images for task in tasks), rates=rates))
+    done = sum(tasks[index].num_images - total + done for index, (_, done, total) in states.items())
+    progress(Progress(done=done, total=sum(task.num_images for task in tasks), rates=rates))
 
 
-def _places(resources: Mapping[str, float], needs: Needs) -> int:
-    of_cpus = int(resources.get("CPU", 0) // needs.cpus)
-    return min(of_cpus, int(resources.get("GPU", 0) // needs.gpus)) if needs.gpus else of_cpus
+def _slots(machine: Mapping[str, float], resources: TaskResources) -> int:
+    of_cpus = int(machine.get("CPU", 0) // resources.cpus)
+    return min(of_cpus, int(machine.get("GPU", 0) // resources.gpus)) if resources.gpus else of_cpus
 
 
 def _line(error: Exception) -> str:

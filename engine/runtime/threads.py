@@ -1,11 +1,12 @@
-"""ThreadShare: which part of a machine's cores decodes and which part runs networks, while both run at once."""
+"""ThreadBudget: which part of a machine's cores decodes and which part runs networks, while both run at once."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from penultimate.engine.runtime.capabilities import usable_cores
 
 _MAX_REPLICAS = 16
 """Replicas launch their kernels under one interpreter lock; beyond these, cores go to threads within a replica."""
@@ -17,7 +18,7 @@ EfficientNet-Lite0 in float32 on 2 cores gives 90 images/s at 8 and 40 at 64 (be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ThreadShare:
+class ThreadBudget:
     """Threads of one extraction."""
 
     decode: int
@@ -34,7 +35,7 @@ class ThreadShare:
             raise ValueError(f"each share is at least one thread, got {self}")
 
     @classmethod
-    def of(cls, device: str, *, decode: int | None = None, cores: int | None = None) -> "ThreadShare":
+    def of(cls, device: str, *, decode: int | None = None, cores: int | None = None) -> "ThreadBudget":
         """The share for networks on ``device``; ``decode`` threads if given, else one a core.
 
         On a CPU a replica is one core wide. Its kernels then have no barriers at which one core waits for another, so
@@ -57,12 +58,6 @@ class ThreadShare:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def default_batch_size(device: str) -> int:

@@ -1,40 +1,122 @@
 """Cells on a cluster: what ``run_study`` takes as ``run_cells`` in place of one cell after the other.
 
-A cell that trains on several GPUs runs under torchrun, on GPUs that Ray gave its task.
+``extract_on`` and ``probe_on`` are lists of such cells for the verbs of that name. A cell that trains on several GPUs
+runs under torchrun, on GPUs that Ray gave its task.
 """
 
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from penultimate.engine.extract.extract import Report
-from penultimate.engine.study.cell import Cell, Talk, TrainCell
-from penultimate.engine.study.run import Outcome, RunCells
+from penultimate.engine.extract.embed import ImagesDone, log_not_finite
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.partition import Partition
+from penultimate.engine.runtime.worker_state import WorkerState
+from penultimate.engine.study.cell import (
+    Cell,
+    CheckCell,
+    ExtractCell,
+    Log,
+    Preparation,
+    ProbeCell,
+    RunContext,
+    TrainCell,
+)
+from penultimate.engine.study.run import CellResult, RunCells
 from penultimate.store.errors import TasksFailedError
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.layout import num_shards
 
 if TYPE_CHECKING:  # Ray, only where a cluster was asked for
-    from penultimate.engine.runtime.ray_cluster import Cluster, Needs
-    from penultimate.engine.runtime.ray_cluster import Talk as TaskTalk
+    from penultimate.engine.runtime.ray_cluster import (
+        Cluster,
+        ObjectReference,
+        Progress,
+        TaskResources,
+        TaskResult,
+        Worker,
+    )
+
+PARTS_PER_SLOT = 4
+"""Parts of an extraction for each task that can run at once: fewer leave workers idle at the end, more begin often."""
+
+_FAILURES_SHOWN = 3
 
 
-def cells_on(cluster: "Cluster", needs: "Needs") -> RunCells:
-    """Runs cells as tasks that have ``needs``; an outcome as each ends, and a failure is its own."""
+def cells_on(cluster: "Cluster", resources: "TaskResources") -> RunCells:
+    """Return what runs cells as tasks that have ``resources``; a result as each ends, and a failure is its own."""
     from penultimate.engine.runtime.ray_cluster import Task
 
-    def run_cells(cells: Sequence[Cell], talk: Talk) -> Iterator[Outcome]:
-        tasks = [Task(name=cell.title, call=CellTask(cell, needs.gpus)) for cell in cells]
+    def run_cells(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
+        tasks = [Task(name=cell.title, call=CellTask(cell, resources.gpus)) for cell in cells]
         cell_of = {id(task): cell for task, cell in zip(tasks, cells, strict=True)}
         if tasks:
-            for ended in cluster.run(tasks, needs, say=talk.say):
-                yield Outcome(cell=cell_of[id(ended.task)], error=ended.error)
+            for result in cluster.run(tasks, resources, log=context.log):
+                yield CellResult(cell=cell_of[id(result.task)], error=result.error)
 
     return run_cells
+
+
+def extract_on(
+    cluster: "Cluster",
+    images: ImageSet,
+    job: Preparation,
+    store: FeatureStore,
+    *,
+    resources: "TaskResources",
+    log: Log,
+    progress: Callable[["Progress"], None],
+) -> list[FeatureSet]:
+    """Embed ``images`` as ``embed_images`` does, on a cluster; the store is then the one a single process would make.
+
+    Raises TasksFailedError, once all others have ended, if a part failed each time it was tried.
+    """
+    put = PutImages(name=images.name, reference=cluster.put(images))
+    check = CheckCell(images=put, job=job, store=store.address)
+    ((checks, keys),) = _values(cluster, [check], resources, log)
+    shard_rows = job.shard_rows
+    shards = num_shards(len(images), shard_rows)
+    count = min(shards, PARTS_PER_SLOT * cluster.slots(resources))
+    parts = [Partition(index=index, count=count) for index in range(count)]
+    cells = [
+        ExtractCell(images=put, job=job, store=store.address, partition=part, checks=checks)
+        for part in parts
+        if not all(store.contains(key) for key in keys)
+    ]
+    rows = [part.indices(shards) for part in parts]
+    counts = [min(part.stop * shard_rows, len(images)) - part.start * shard_rows for part in rows]
+    _values(cluster, cells, resources, log, progress=progress, num_images=counts)
+    extracted = [store.read(key) for key in keys]
+    log_not_finite(store, extracted, log)
+    return extracted
+
+
+def probe_on(cluster: "Cluster", cells: Sequence[ProbeCell], *, resources: "TaskResources", log: Log) -> list[str]:
+    """Fit what is missing of ``cells`` on a cluster; returns the ids of their trials, in order.
+
+    Raises TasksFailedError, once all others have ended, if a cell failed each time it was tried.
+    """
+    return _values(cluster, cells, resources, log)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutImages:
+    """An ImageSet that a cluster holds once a machine."""
+
+    name: str
+    reference: "ObjectReference"
+
+    def load(self, state: WorkerState) -> ImageSet:
+        """Return the images; a process that asks again is given the very same object."""
+        images: ImageSet = state.get_or_make(self.reference, self.reference.get, capacity=1)
+        return images
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +124,13 @@ class CellTask:
     """One cell on a worker."""
 
     cell: Cell
-    gpus: int
+    gpus: int = 0
 
-    def __call__(self, talk: "TaskTalk") -> None:
-        """Run it here, or under torchrun."""
+    def __call__(self, worker: "Worker") -> Any:
+        """Run the cell here, or under torchrun; returns what it returns."""
         if isinstance(self.cell, TrainCell) and self.gpus > 1:
-            under_torchrun(self.cell, processes=self.gpus)
-        else:
-            self.cell.run(_study_talk(talk))
+            return under_torchrun(self.cell, processes=self.gpus)
+        return self.cell.run(_run_context(worker))
 
 
 def under_torchrun(cell: Cell, *, processes: int) -> None:
@@ -68,12 +149,45 @@ def under_torchrun(cell: Cell, *, processes: int) -> None:
         raise TasksFailedError(f"torchrun with {processes} processes: {said[0].strip()}")
 
 
-def _study_talk(talk: "TaskTalk") -> Talk:
-    def images(title: str) -> AbstractContextManager[Report]:
-        return nullcontext(talk.images)
+def _run_context(worker: "Worker") -> RunContext:
+    def images(title: str) -> AbstractContextManager[ImagesDone]:
+        return nullcontext(worker.reporter.images)
 
-    return Talk(say=talk.say, images=images)
+    return RunContext(log=worker.reporter.log, images=images, state=worker.state)
+
+
+def _values(
+    cluster: "Cluster",
+    cells: Sequence[Cell],
+    resources: "TaskResources",
+    log: Log,
+    *,
+    progress: Callable[["Progress"], None] = lambda progress: None,
+    num_images: Sequence[int] = (),
+) -> list[Any]:
+    """Run ``cells`` and return what each returned, in order; TasksFailedError if one failed, once all have ended."""
+    from penultimate.engine.runtime.ray_cluster import Task
+
+    counts = num_images or [0] * len(cells)
+    tasks = [
+        Task(name=cell.title, call=CellTask(cell), num_images=count) for cell, count in zip(cells, counts, strict=False)
+    ]
+    results = {id(result.task): result for result in cluster.run(tasks, resources, log=log, progress=progress)}
+    _raise_failed(results.values())
+    return [results[id(task)].value for task in tasks]
+
+
+def _raise_failed(results: Iterable["TaskResult"]) -> None:
+    outcomes = list(results)
+    failed = [result for result in outcomes if result.error is not None]
+    if failed:
+        reasons = "; ".join(f"{each.task.name}: {each.error}" for each in failed[:_FAILURES_SHOWN])
+        more = f"; and {len(failed) - _FAILURES_SHOWN} more" if len(failed) > _FAILURES_SHOWN else ""
+        raise TasksFailedError(
+            f"{len(failed)} of {len(outcomes)} tasks failed, the others are done ({reasons}{more}); "
+            "run the same command again to do what is missing"
+        )
 
 
 if __name__ == "__main__":
-    pickle.loads(Path(sys.argv[1]).read_bytes()).run(Talk())
+    pickle.loads(Path(sys.argv[1]).read_bytes()).run(RunContext())

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from penultimate.engine.study.strict import one_line
+from penultimate.engine.runtime.strict import one_line
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError
 

@@ -1,20 +1,20 @@
 """How long a plan will take, from rates measured now on a few of its own images, or from what is logged already."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
+from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.subset import sample_rows, subset
-from penultimate.engine.study.cell import ExtractCell, ProbeCell, TrainCell
-from penultimate.engine.study.plan import Plan
-from penultimate.engine.train.runs.run import Means
+from penultimate.engine.study.cell import ExtractCell, ProbeCell, RunContext, TrainCell
+from penultimate.engine.study.plan import StudyPlan
+from penultimate.engine.train.runs.resources import open_resources
 from penultimate.engine.train.speed import training_images_per_second
-from penultimate.engine.train.world import world_from_launcher
 from penultimate.store.errors import PenultimateError
 from penultimate.store.trials.trial_log import TrialLog
 
@@ -34,35 +34,35 @@ class Estimate:
     """Where it comes from, or why there is none."""
 
 
-def estimates(plan: Plan, trials: Path, *, say: Callable[[str], None]) -> list[Estimate]:
+def estimates(plan: StudyPlan, trials: Path, context: RunContext) -> list[Estimate]:
     """One a dataset that is to be extracted, one for all probes, one a network that is to be trained."""
-    return [*_extraction(plan, say), *_probes(plan, trials), *_training(plan, say)]
+    return [*_extraction(plan, context), *_probes(plan, trials), *_training(plan, context)]
 
 
-def _extraction(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
+def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
     """As `penultimate bench` measures it: end to end, all backbones from one decode, not compiled."""
     loaded: dict[BackboneRequest, TimmBackbone] = {}
     for cell in plan.cells["extract"]:
         assert isinstance(cell, ExtractCell)
-        say(f"measuring: {cell.title}")
-        for request in cell.requests:
+        job = cell.job
+        assert isinstance(job, ExtractionJob), "make_plan made it"
+        context.log(f"measuring: {cell.title}")
+        for request in job.requests:
             if request not in loaded:
                 loaded[request] = backbone_of(
                     request.load(),
-                    preprocess=cell.settings.preprocess,
-                    device=cell.settings.device,
-                    precision=cell.settings.precision,
+                    preprocess=job.settings.preprocess,
+                    device=job.settings.device,
+                    precision=job.settings.precision,
                 )
-        images = cell.images.load()
+        images = cell.images.load(context.state)
         sample = subset(images, sample_rows(len(images), _IMAGES))
         try:
             rates = measure(
                 sample,
-                [loaded[request] for request in cell.requests],
-                cell.settings.make_decoder,
-                batch_size=cell.settings.rows,
-                threads=cell.settings.threads,
-                shared_cores=cell.settings.device == "cpu",
+                job.extractor([loaded[request] for request in job.requests]),
+                num_parameters=sum(loaded[request].num_parameters for request in job.requests),
+                shared_cores=job.settings.device == "cpu",
                 num_rounds=1,
             ).warm
         except PenultimateError as error:
@@ -75,7 +75,7 @@ def _extraction(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
         yield Estimate(what=cell.title, seconds=len(images) / rates.end_to_end, source=source)
 
 
-def _probes(plan: Plan, trials: Path) -> Iterator[Estimate]:
+def _probes(plan: StudyPlan, trials: Path) -> Iterator[Estimate]:
     """From the probes of the same dataset that are logged, else from all of them."""
     cells = [cell for cell in plan.cells["probe"] if isinstance(cell, ProbeCell)]
     if not cells:
@@ -94,7 +94,7 @@ def _probes(plan: Plan, trials: Path) -> Iterator[Estimate]:
     yield Estimate(what=what, seconds=seconds, source=source)
 
 
-def _training(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
+def _training(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
     """One rate a network and input size, on the first dataset it is trained on."""
     groups: defaultdict[tuple[str, BackboneRequest, int | None, str], list[TrainCell]] = defaultdict(list)
     for method in ("pretrain", "finetune", "scratch"):
@@ -103,14 +103,15 @@ def _training(plan: Plan, say: Callable[[str], None]) -> Iterator[Estimate]:
             groups[method, cell.request, cell.settings.size, cell.settings.precision].append(cell)
     for (method, *_), cells in groups.items():
         first = cells[0]
-        say(f"measuring: {first.title}")
-        with world_from_launcher(first.device) as world:
-            rate = training_images_per_second(first.search(), Means(world=world, num_workers=first.workers))
+        context.log(f"measuring: {first.title}")
+        with open_resources(first.resources) as resources:
+            rate = training_images_per_second(first.search(context.state), resources)
+        grids = [cell.settings.resolved_grid for cell in cells]
         updates = [
-            (len(cell.settings.grid) + cell.settings.retrain) * (cell.settings.steps or cell.settings.grid.steps)
-            for cell in cells
+            (len(grid) + cell.settings.retrain) * cell.settings.num_steps
+            for grid, cell in zip(grids, cells, strict=True)
         ]
-        batches = [cell.settings.batch_size or cell.settings.grid.batch_size for cell in cells]
+        batches = [cell.settings.batch_size or grid.batch_size for grid, cell in zip(grids, cells, strict=True)]
         images = sum(number * batch for number, batch in zip(updates, batches, strict=True))
         name = first.request.name or first.request.model
         source = (

@@ -1,4 +1,4 @@
-"""Place: where the results of a study lie."""
+"""StudyPaths: where the results of a study lie."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,31 +8,31 @@ from penultimate.engine.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where the results of a study lie."""
+class StudyPaths:
+    """The folders and files of a study's results."""
 
     out: Path
     store: Path
-    """Features."""
+    """The feature store."""
 
     @classmethod
     def of(cls, study: Study, out: Path) -> Self:
-        """The folder ``out``, and the store that the study names or one in it."""
+        """Return the paths below ``out``, with the store that the study names or one in it."""
         return cls(out=out, store=out / "features.zarr" if study.store is None else Path(study.store).expanduser())
 
     @property
     def study(self) -> Path:
-        """The resolved study."""
+        """The resolved study, as YAML."""
         return self.out / "study.yaml"
 
     @property
     def trials(self) -> Path:
-        """The log that `analyze` and `report` read."""
+        """The trial log that `analyze` and `report` read."""
         return self.out / "trials"
 
     @property
     def runs(self) -> Path:
-        """Of fine-tuning and of training from scratch."""
+        """Runs of fine-tuning and of training from scratch."""
         return self.out / "runs"
 
     @property

@@ -1,26 +1,37 @@
-"""Plan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
+"""StudyPlan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
-from penultimate.engine.extract.extract import feature_key
+from penultimate.engine.extract.embed import feature_key
+from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.probe.get_or_fit import ProbeMeans
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id
-from penultimate.engine.runtime.threads import usable_cores
-from penultimate.engine.study.cell import Cell, ExtractCell, ImagesRequest, ProbeCell, TrainCell, TrainMethod
-from penultimate.engine.study.paths import Place
-from penultimate.engine.study.settings import ALL, Train, is_for
+from penultimate.engine.probe.protocol import planned_trial_id
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.engine.runtime.capabilities import usable_cores
+from penultimate.engine.study.cell import (
+    Cell,
+    ExtractCell,
+    ImagesRequest,
+    ProbeCell,
+    RunContext,
+    TrainCell,
+    TrainMethod,
+)
+from penultimate.engine.study.paths import StudyPaths
+from penultimate.engine.study.settings import Train, is_for
 from penultimate.engine.study.study import Backbone, Study
 from penultimate.engine.train.learner.network import InitName
-from penultimate.engine.train.search import answer_folder
-from penultimate.engine.train.settings import Starts, TrainSettings
+from penultimate.engine.train.runs.resources import ResourceSettings
+from penultimate.engine.train.search.run_search import result_folder
+from penultimate.engine.train.settings import InitialModels, TrainSettings
 from penultimate.store.errors import PenultimateError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
@@ -54,7 +65,7 @@ class Step:
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
+class StudyPlan:
     """Everything a study asks for."""
 
     steps: list[Step] = field(default_factory=list)
@@ -86,13 +97,13 @@ def images_request(study: Study, name: str) -> ImagesRequest:
     return ImagesRequest(name=name, dataset=study.datasets[name], data=study.data, seed=study.seed)
 
 
-def make_plan(study: Study, place: Place, *, say: Callable[[str], None] = lambda line: None) -> Plan:
-    """What ``study`` asks for, and what of it lies in ``place``; a dataset or network that is not here is a problem.
+def make_plan(study: Study, paths: StudyPaths, context: RunContext) -> StudyPlan:
+    """What ``study`` asks for, and what of it lies in ``paths``; a dataset or network that is not here is a problem.
 
     Reads every dataset (from what is remembered of it, where it has been seen before) and, if one is here, loads every
     network.
     """
-    return _Planner(study, place, say).plan()
+    return _Planner(study, paths, context).plan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +122,20 @@ class _Wanted:
 
 
 class _Planner:
-    def __init__(self, study: Study, place: Place, say: Callable[[str], None]) -> None:
-        self._study, self._place, self._say = study, place, say
-        self._plan = Plan()
-        self._ids = _logged(place.trials)
-        self._ids_pretrained = _logged(place.pretraining / "trials")
-        self._store = FeatureStore(place.store) if _holds_something(place.store) else None
+    def __init__(self, study: Study, paths: StudyPaths, context: RunContext) -> None:
+        self._study, self._paths, self._context = study, paths, context
+        self._plan = StudyPlan()
+        self._ids = _logged(paths.trials)
+        self._ids_pretrained = _logged(paths.pretraining / "trials")
+        self._store = FeatureStore(paths.store) if _holds_something(paths.store) else None
         self._seen: set[str] = set()
         self._images: dict[str, ImageSet | str] = {}
         """Or why a dataset is not here."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         for name in self._study.datasets:
-            self._say(f"{name}: reading")
-            self._images[name] = _or_why(images_request(self._study, name).load)
+            self._context.log(f"{name}: reading")
+            self._images[name] = _or_why(partial(images_request(self._study, name).load, self._context.state))
         backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
@@ -144,9 +155,9 @@ class _Planner:
         (request,) = requests
         how = asked.pretrain
         named = replace(request, name=asked.name or f"{request.model}.{how.dataset}")
-        settings = how.asked("random", steps=how.steps, shots=ALL, seed=request.seed)
+        settings = how.settings(seed=request.seed)
         cell = self._train_cell(how.dataset, named, settings, "pretrain")
-        status, folder = self._training(cell, self._ids_pretrained, Starts(named))
+        status, folder = self._training(cell, self._ids_pretrained, InitialModels(named))
         if folder is not None:
             return [_Wanted(replace(named, weights=str(folder)), trained_here=True)]
         first = f"it is to be trained on {how.dataset} first"
@@ -156,7 +167,7 @@ class _Planner:
         request = wanted.request
         if wanted.status != "to do":
             return wanted, None
-        self._say(f"{request.name or request.model}: loading")
+        self._context.log(f"{request.name or request.model}: loading")
         found = _or_why(lambda: identity_of(request, self._study))
         if isinstance(found, str):
             return replace(wanted, status="blocked", reason=found), None
@@ -187,10 +198,11 @@ class _Planner:
     def _extract_cell(self, dataset: str, lacking: Sequence[Identity]) -> ExtractCell:
         return ExtractCell(
             images=images_request(self._study, dataset),
-            requests=tuple(identity.request for identity in lacking),
+            job=ExtractionJob(
+                requests=tuple(identity.request for identity in lacking), settings=self._study.extraction
+            ),
             names=tuple(identity.name for identity in lacking),
-            settings=self._study.extraction,
-            store=self._place.store,
+            store=str(self._paths.store),
         )
 
     def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
@@ -203,57 +215,56 @@ class _Planner:
                 key=key,
                 settings=settings,
                 seed=seed,
-                means=ProbeMeans(device=self._study.device),
-                store=self._place.store,
-                trials=self._place.trials,
+                resources=ProbeResources(device=self._study.device),
+                store=str(self._paths.store),
+                trials=str(self._paths.trials),
             )
             multi_label = images.labels_N.ndim == 2
-            trial = asked_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
+            trial = planned_trial_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
             self._add_trial("probe", cell, key.backbone, trial, self._ids)
 
     def _trainings(self, wanted: _Wanted) -> None:
         """Fine-tuned where there is something to fine-tune; from scratch by name, so each network once."""
         request, seed = wanted.request, self._study.seed
-        starts = Starts(request)
+        models = InitialModels(request)
         finetune = () if request.weights == "random" else self._study.finetune
         for settings in _for(request, finetune, "pretrained", seed):
             for dataset in self._images:
                 if wanted.status == "to do":
-                    self._training(self._train_cell(dataset, request, settings, "finetune"), self._ids, starts)
+                    self._training(self._train_cell(dataset, request, settings, "finetune"), self._ids, models)
                 else:
                     how = {"status": wanted.status, "reason": wanted.reason}
                     self._add("finetune", dataset, wanted.name, _setting(settings), **how)
         scratch = () if wanted.trained_here else self._study.scratch
         for settings in _for(request, scratch, "random", seed):
             for dataset in self._images:
-                self._training(self._train_cell(dataset, request, settings, "scratch"), self._ids, starts)
+                self._training(self._train_cell(dataset, request, settings, "scratch"), self._ids, models)
 
     def _train_cell(
         self, dataset: str, request: BackboneRequest, settings: TrainSettings, what: TrainMethod
     ) -> TrainCell:
-        runs = self._place.pretraining if what == "pretrain" else self._place.runs
+        runs = self._paths.pretraining if what == "pretrain" else self._paths.runs
         return TrainCell(
             images=images_request(self._study, dataset),
             request=request,
-            settings=replace(settings, decoder=settings.decoder or default_decoder(self._study.device)),
-            device=self._study.device,
-            workers=self._study.workers or usable_cores(),
+            settings=settings.replace(decoder=settings.decoder or default_decoder(self._study.device)),
+            resources=ResourceSettings(device=self._study.device, workers=self._study.workers or usable_cores()),
             runs=runs,
-            trials=runs / "trials" if what == "pretrain" else self._place.trials,
+            trials=runs / "trials" if what == "pretrain" else self._paths.trials,
             what=what,
         )
 
-    def _training(self, cell: TrainCell, ids: frozenset[str], starts: Starts) -> tuple[Status, Path | None]:
+    def _training(self, cell: TrainCell, ids: frozenset[str], models: InitialModels) -> tuple[Status, Path | None]:
         """How it stands, and the folder of its network if it has ended."""
         images = self._images[cell.dataset]
         settings = cell.settings
-        search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, starts.of(settings)))
+        search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, models.of(settings)))
         if isinstance(search, str):
             name = cell.request.name or cell.request.model
             self._add(cell.what, cell.dataset, name, _setting(settings), status="blocked", reason=search)
             return "blocked", None
-        self._add_trial(cell.what, cell, search.start.label, search.trial_id, ids)
-        folder = answer_folder(search, cell.runs)
+        self._add_trial(cell.what, cell, search.initial.label, search.trial_id, ids)
+        folder = result_folder(search, cell.runs)
         return "to do" if folder is None else "there", folder
 
     def _add_trial(

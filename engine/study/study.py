@@ -13,16 +13,15 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from penultimate.engine.backbones.catalog import match_models
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.backbones.timm_backbone import PreprocessKind
-from penultimate.engine.extract.prepare import ExtractionSettings
+from penultimate.engine.extract.settings import ExtractionOptions, ExtractionSettings
 from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.subset import at_most_per_class
-from penultimate.engine.runtime.devices import PrecisionName
-from penultimate.engine.study.settings import Count, Pretrain, Probe, Train, listed
-from penultimate.engine.study.strict import Strict
+from penultimate.engine.runtime.option_types import Count, listed
+from penultimate.engine.runtime.strict import Strict
+from penultimate.engine.study.settings import Pretrain, Probe, Train
 
 
 def below(folder: str, path: str) -> str:
@@ -116,18 +115,6 @@ class Backbone(Strict):
         ]
 
 
-class Extract(Strict):
-    """How features are made; the fields are those of ``penultimate extract``."""
-
-    preprocess: PreprocessKind = "paper"
-    decoder: Literal["dali", "dali-gpu", "pillow"] | None = None
-    precision: PrecisionName = "float32"
-    dtype: Literal["float32", "float16"] = "float32"
-    compile: bool | None = None
-    batch_size: Count | None = None
-    parity: bool = True
-
-
 class Study(Strict):
     """The whole of it."""
 
@@ -146,7 +133,7 @@ class Study(Strict):
 
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
     backbones: Annotated[tuple[Backbone, ...], Field(min_length=1)]
-    extract: Extract = Extract()
+    extract: ExtractionOptions = ExtractionOptions()
     probe: Annotated[tuple[Probe, ...], BeforeValidator(listed)] = ()
     finetune: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
     scratch: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
@@ -157,8 +144,8 @@ class Study(Strict):
         """A path alone is the root of a dataset taken by name, the images of another."""
         if not isinstance(given, Mapping):
             return given
-        place = {name: "root" if name in DATASETS else "images" for name in given}
-        return {name: {place[name]: how} if isinstance(how, str) else how or {} for name, how in given.items()}
+        field = {name: "root" if name in DATASETS else "images" for name in given}
+        return {name: {field[name]: how} if isinstance(how, str) else how or {} for name, how in given.items()}
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -185,6 +172,5 @@ class Study(Strict):
 
     @property
     def extraction(self) -> ExtractionSettings:
-        """As the engine takes it."""
-        given = self.extract.model_dump()
-        return ExtractionSettings(device=self.device, workers=self.workers, compiled=given.pop("compile"), **given)
+        """The section ``extract`` with the study's device and workers."""
+        return ExtractionSettings(device=self.device, workers=self.workers, **self.extract.model_dump())

@@ -1,4 +1,4 @@
-"""Evaluation: the trained network on one split, each image once, decoded as the Preprocess says."""
+"""Evaluation: what a network predicts for the images of one split, each decoded as the Preprocess says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ from penultimate.store.errors import DecodeError
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evaluation:
-    """What the network says of each image of a split, in the order of the rows asked."""
+    """Predictions for the images of a split that could be decoded, in the order of their rows."""
 
     rows_N: NDArray[np.int64]
-    """Of the ImageSet."""
+    """Rows of the ImageSet, increasing."""
 
     labels: NDArray[Any]
-    """(N,) classes or (N, K) 0/1."""
+    """(N,) classes, or (N, K) as in ``store.labels``."""
 
     logits_NK: NDArray[np.float32]
     loss: float
-    """Mean of the training loss, without smoothing."""
+    """Mean of the training loss, without label smoothing."""
 
     failed: Mapping[int, str]
-    """Row -> reason, of images that could not be decoded."""
+    """Row -> reason, for images that could not be decoded."""
 
     def score(self, metric: str) -> float:
-        """A metric of these predictions, a fraction in [0, 1]."""
+        """Return a metric of these predictions, a fraction in [0, 1]."""
         return metric_named(metric)(self.logits_NK, self.labels)
 
 
@@ -54,9 +54,9 @@ def evaluate(
     batch_size: int,
     world: World,
 ) -> Evaluation:
-    """Run ``model`` (uint8 images in, logits out) over ``rows``, shared out among the world.
+    """Run ``model`` (uint8 images in, logits out) over ``rows``, divided among the world.
 
-    Raises DecodeError if not one of them can be decoded.
+    Raises DecodeError if none of them can be decoded.
     """
     mine = rows[world.rank :: world.size]
     seen: list[NDArray[np.int64]] = []
@@ -83,7 +83,7 @@ def _logits(model: nn.Module, view_BHWC: Pixels, recipe: Recipe, world: World) -
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The context in which the network computes."""
+    """Return the context in which the network computes."""
     dtype = PRECISIONS[recipe.precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
@@ -96,7 +96,7 @@ def _assembled(images: ImageSet, rows: NDArray[np.int64], recipe: Recipe, parts:
     seen = [found for part in parts for found in part[0]]
     if not seen:
         row, reason = next(iter(failed.items()))
-        raise DecodeError(f"not one of {len(rows)} images could be decoded; the first, {images.ids_N[row]}: {reason}")
+        raise DecodeError(f"none of {len(rows)} images could be decoded; the first, {images.ids_N[row]}: {reason}")
     rows_N = np.concatenate(seen)
     order_N = np.argsort(rows_N, kind="stable")
     rows_N, logits_NK = rows_N[order_N], np.concatenate([logits for part in parts for logits in part[1]])[order_N]

@@ -1,4 +1,4 @@
-"""Which rows of an ImageSet a run trains on and is scored on, checked before anything is started."""
+"""Choose the rows of an ImageSet that a run trains on or is scored on, and check them before anything is started."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from penultimate.store.trials.subsets import shots_per_class
 
 
 def training_rows(images: ImageSet, recipe: Recipe) -> NDArray[np.int64]:
-    """Labelled rows of the recipe's splits, or ``shots`` of each class.
+    """Return the labelled rows of the recipe's splits, or ``shots`` of each class.
 
     Raises InputError if a class has none, the labels do not suit the loss, or the batch is larger than all of them.
     """
@@ -33,7 +33,7 @@ def training_rows(images: ImageSet, recipe: Recipe) -> NDArray[np.int64]:
 
 
 def split_rows(images: ImageSet, *splits: str) -> NDArray[np.int64]:
-    """Labelled rows of the named splits, in increasing order."""
+    """Return the labelled rows of the named splits, in increasing order."""
     asked_N = np.isin(images.split_N, splits)
     if images.labels_N.ndim == 1:
         asked_N &= images.labels_N >= 0

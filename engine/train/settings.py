@@ -1,175 +1,157 @@
-"""TrainSettings: what somebody asks of one training trial, before images and network are known; a Search of them."""
+"""TrainSettings: what is asked of one training trial before its images and network are known.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+The options are declared here and in ``options``, once: the command line, a study's YAML and ``penultimate.train`` read
+their names, types, ranges, defaults and help texts from these classes.
+"""
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, field_validator
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.devices import PrecisionName
-from penultimate.engine.train.grid import WHOLE, Grid, Shard, grid_named
-from penultimate.engine.train.learner.network import InitName, Start, load_start
-from penultimate.engine.train.recipe import LossName, Recipe
-from penultimate.engine.train.runs.run import Means
-from penultimate.engine.train.search import Outcome, Search, answer_folder, run_search
-from penultimate.store.trials.trial import Trial
-from penultimate.store.trials.trial_log import TrialLog
-
-_SINGLE = Grid(learning_rates=(0.01,), weight_decays=(0.0,), steps=20_000, batch_size=256)
-"""Where no grid is named."""
+from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.runtime.option_types import Count, listed
+from penultimate.engine.train.learner.network import InitialModel, InitName, load_initial_model
+from penultimate.engine.train.options import DecoderName, LossName, Positive, RunOptions
+from penultimate.engine.train.recipe import Recipe
+from penultimate.engine.train.search.grid import SINGLE, Grid, grid_named
+from penultimate.engine.train.search.grid_search import GridSearch
 
 _EVALUATIONS = 20
-"""Of a run, evenly spaced, unless asked otherwise."""
+"""Evaluations of a run, evenly spaced, unless others are asked for."""
+
+Rates = Annotated[tuple[Positive, ...], BeforeValidator(listed), Field(min_length=1)]
+Decays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)]
 
 
-def grid_of(
-    name: str | None, learning_rates: Sequence[float] | None = None, weight_decays: Sequence[float] | None = None
-) -> Grid:
-    """The grid of that name, one pair for None; with other learning rates or weight decays where they are given."""
-    named = grid_named(name) if name else _SINGLE
-    return replace(
-        named,
-        learning_rates=tuple(learning_rates or named.learning_rates),
-        weight_decays=tuple(weight_decays or named.weight_decays),
-    )
+class SearchOptions(RunOptions):
+    """Options of a grid of runs, whatever its budget and its number of training images."""
+
+    grid: str | None = None
+    """Learning rates x weight decays to try: paper-finetune, paper-scratch or quick; by default learning rate 0.01
+    without weight decay."""
+
+    learning_rates: Rates | None = None
+    """Learning rates at the top of the cosine, in place of the grid's."""
+
+    weight_decays: Decays | None = None
+    """Weight decays, in place of the grid's: the fraction that an update at the full learning rate takes off a
+    weight, as in the paper."""
+
+    batch_size: Count | None = None
+    """Images an update, over all devices together; by default the grid's, or 256."""
+
+    retrain: bool = True
+    """Train the chosen settings again on train + val before test is scored; never with shots."""
+
+    loss: LossName | None = None
+    """Loss to minimise; by default sigmoid where images have several labels, else softmax."""
+
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """Least fraction of the image's area that a random crop covers; the greatest is all of it."""
+
+    preprocess: PreprocessKind = "paper"
+    """Evaluate on the whole image (paper), or on timm's centre crop (timm)."""
+
+    size: Count | None = None
+    """Side of the square input, in pixels; by default the network's own."""
+
+    decoder: DecoderName | None = None
+    """Library that decodes images; by default dali-gpu with device cuda, else dali on Linux and pillow elsewhere."""
+
+    eval_every: Count | None = None
+    """Updates between evaluations; by default a twentieth of the steps."""
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            grid_named(name)
+        return name
+
+    @property
+    def resolved_grid(self) -> Grid:
+        """The named grid, with other learning rates and weight decays where they are given."""
+        named = grid_named(self.grid) if self.grid else SINGLE
+        return replace(
+            named,
+            learning_rates=self.learning_rates or named.learning_rates,
+            weight_decays=self.weight_decays or named.weight_decays,
+        )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainSettings:
-    """Of one trial; picklable. What is not described here is as in ``Recipe``."""
+class TrainSettings(SearchOptions):
+    """One trial; picklable."""
 
     init: InitName
-    grid: Grid
-    steps: int | None = None
-    """None: the grid's."""
+    steps: Count | None = None
+    """Updates of a run; None for the grid's."""
 
-    batch_size: int | None = None
-    """None: the grid's."""
+    shots: Count | None = None
+    """Training images a class; None for all."""
 
-    shots: int | None = None
-    retrain: bool = True
-    """Whether the chosen settings are trained again on train + val; never with ``shots``."""
+    seed: Annotated[int, Field(ge=0)] = 0
 
-    warmup_steps: int = 0
-    loss: LossName | None = None
-    """None: sigmoid where images have several labels, else softmax."""
+    @property
+    def num_steps(self) -> int:
+        """Updates of a run."""
+        return self.steps or self.resolved_grid.steps
 
-    label_smoothing: float = 0.0
-    dropout: float | None = None
-    auxiliary_head: bool = False
-    batch_norm_scale: bool = True
-    crop_scale: float = 0.08
-    """Least share of the image's area that a random crop covers; the most is all of it."""
+    def initial_model(self, request: BackboneRequest) -> InitialModel:
+        """Load the network that training begins with. Raises what ``load_initial_model`` raises."""
+        initial = load_initial_model(request.model, init=self.init, weights=request.weights, seed=self.seed)
+        return initial if request.name is None else replace(initial, label=request.name)
 
-    ema_decay: float | None = None
-    preprocess: PreprocessKind = "paper"
-    size: int | None = None
-    """Pixels of the square input; None: the network's own."""
+    def search(self, images: ImageSet, initial: InitialModel) -> GridSearch:
+        """Resolve the settings. Raises InputError for what the images, the network and the settings do not allow."""
+        return GridSearch(
+            images=images,
+            initial=initial,
+            recipe=self._recipe(images, initial),
+            grid=self.resolved_grid,
+            retrain=self.retrain and self.shots is None,
+        )
 
-    decoder: str | None = None
-    """Makes training and evaluation images; None: the default of a CPU."""
-
-    precision: PrecisionName = "float32"
-    channels_last: bool = True
-    compile: bool = False
-    eval_every: int | None = None
-    """None: a twentieth of the steps."""
-
-    seed: int = 0
-
-    def start(self, request: BackboneRequest) -> Start:
-        """Where it starts; raises what ``load_start`` raises."""
-        start = load_start(request.model, init=self.init, weights=request.weights, seed=self.seed)
-        return start if request.name is None else replace(start, label=request.name)
-
-    def search(self, images: ImageSet, start: Start) -> Search:
-        """The question. Raises InputError for what the images, the network and the settings do not allow."""
-        view = preprocess_of(start.model, self.preprocess)
-        steps = self.grid.steps if self.steps is None else self.steps
+    def _recipe(self, images: ImageSet, initial: InitialModel) -> Recipe:
+        kept = {name: getattr(self, name) for name in RunOptions.model_fields}
         decoder = self.decoder or default_decoder()
-        recipe = Recipe(
-            network=start.network,
-            weights=start.digest,
-            images=images.digest,
-            shots=self.shots,
-            steps=steps,
-            batch_size=self.grid.batch_size if self.batch_size is None else self.batch_size,
-            warmup_steps=self.warmup_steps,
-            preprocess=view if self.size is None else replace(view, height=self.size, width=self.size),
-            augmenter="pillow" if decoder == "pillow" else "dali",
-            decoder=decoder,
-            loss=self.loss or ("sigmoid" if images.labels_N.ndim == 2 else "softmax"),
-            label_smoothing=self.label_smoothing,
-            dropout=self.dropout,
-            auxiliary_head=self.auxiliary_head,
-            batch_norm_scale=self.batch_norm_scale,
-            crop_scale=(self.crop_scale, 1.0),
-            precision=self.precision,
-            channels_last=self.channels_last,
-            compile=self.compile,
-            ema_decay=self.ema_decay,
-            eval_every=max(1, steps // _EVALUATIONS) if self.eval_every is None else self.eval_every,
-            seed=self.seed,
-        )
-        return Search(
-            images=images, start=start, recipe=recipe, grid=self.grid, retrain=self.retrain and self.shots is None
-        )
+        resolved = {
+            "network": initial.network,
+            "weights": initial.digest,
+            "images": images.digest,
+            "shots": self.shots,
+            "steps": self.num_steps,
+            "batch_size": self.batch_size or self.resolved_grid.batch_size,
+            "preprocess": self._view(initial),
+            "augmenter": "pillow" if decoder == "pillow" else "dali",
+            "decoder": decoder,
+            "loss": self.loss or ("sigmoid" if images.labels_N.ndim == 2 else "softmax"),
+            "crop_scale": (self.crop_scale, 1.0),
+            "eval_every": self.eval_every or max(1, self.num_steps // _EVALUATIONS),
+            "seed": self.seed,
+        }
+        return Recipe.of(kept | resolved)
+
+    def _view(self, initial: InitialModel) -> Preprocess:
+        view = preprocess_of(initial.model, self.preprocess)
+        return view if self.size is None else replace(view, height=self.size, width=self.size)
 
 
-class Starts:
-    """The starts of one network, each loaded once, those that are drawn once a seed."""
+class InitialModels:
+    """The initial models of one network. Each is loaded once; one that is drawn at random, once for each seed."""
 
     def __init__(self, request: BackboneRequest) -> None:
         self._request = request
-        self._starts: dict[tuple[InitName, int | None], Start] = {}
+        self._models: dict[tuple[InitName, int | None], InitialModel] = {}
 
-    def of(self, settings: TrainSettings) -> Start:
-        """Raises what ``load_start`` raises."""
+    def of(self, settings: TrainSettings) -> InitialModel:
+        """Return the model for ``settings``. Raises what ``load_initial_model`` raises."""
         drawn = settings.init == "random" or self._request.weights == "random"
         key = (settings.init, settings.seed if drawn else None)
-        if key not in self._starts:
-            self._starts[key] = settings.start(self._request)
-        return self._starts[key]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Answer:
-    """What ``logged_search`` found."""
-
-    trial: Trial | None
-    """None while other shards are waited for, and where there is no test split to score."""
-
-    folder: Path | None
-    """Of the run whose network is the answer; None where it is not there, or not any more."""
-
-
-def logged_search(
-    search: Search, out: Path, log: TrialLog, means: Means, *, shard: Shard = WHOLE, say: Callable[[str], None]
-) -> Answer:
-    """Read the trial from ``log``, or do what is missing of the search, append its trial and say how it went.
-
-    Only the main process of a world writes and talks. Raises what ``run_search`` raises.
-    """
-    if log.contains(search.trial_id):
-        trial = next(trial for trial in log.trials() if trial.id == search.trial_id)
-        return Answer(trial=trial, folder=answer_folder(search, out))
-    outcome = run_search(search, out, means, shard=shard)
-    if means.world.is_main:
-        for line in _said(search, outcome, log.objects.where()):
-            say(line)
-        if outcome.trial is not None:
-            log.append(outcome.trial)
-    return Answer(trial=outcome.trial, folder=outcome.folder)
-
-
-def _said(search: Search, outcome: Outcome, trials: str) -> list[str]:
-    name = f"{search.images.name}, {search.start.label}, {search.method}"
-    if outcome.folder is None:
-        left = f"{outcome.waiting} of {len(search.grid)} runs are still to be done by other shards"
-        return [f"{name}: {left}; then run the same command without --shard"]
-    if outcome.trial is None:
-        return [f"{name}: no test split to score; the network is in {outcome.folder}"]
-    notes = [f"{name}: {note}" for note in outcome.trial.notes]
-    return [*notes, f"{name}: logged in {trials}; the network is in {outcome.folder}"]
+        if key not in self._models:
+            self._models[key] = settings.initial_model(self._request)
+        return self._models[key]

@@ -1,4 +1,4 @@
-"""World: the devices that train together; one, unless torchrun started several processes."""
+"""World: the devices that train one network together; a single one unless torchrun started several processes."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process among those that train one network, each on its own device."""
+    """This process among those that train one network, each on a device of its own."""
 
     rank: int
     size: int
@@ -25,14 +25,14 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files and talks."""
+        """Whether this is the one process that writes files and reports progress."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` with its gradients averaged over the world; batch norm over the world's batch on GPUs.
+        """Average gradients over the world, and on GPUs compute batch norm over the whole batch.
 
         Raises UnavailableError for a network with batch norm on several CPUs: torch synchronises it on GPUs alone,
-        and statistics of a share of the batch would make the result depend on the number of processes.
+        and statistics of local batches would make the result depend on the number of processes.
         """
         if self.size == 1:
             return model
@@ -46,7 +46,7 @@ class World:
         return nn.parallel.DistributedDataParallel(synchronised, device_ids=device_ids)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over the world of a tensor each process has."""
+        """Return the mean over the world of a tensor that each process has."""
         if self.size == 1:
             return value
         total = value.clone()
@@ -54,7 +54,7 @@ class World:
         return total / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in some process."""
+        """Return whether ``flag`` is set in any process."""
         if self.size == 1:
             return flag
         found = torch.tensor(float(flag), device=self.device)
@@ -62,41 +62,34 @@ class World:
         return bool(found > 0)
 
     def gather(self, value: Value) -> list[Value]:
-        """The value of every process, by rank, in every process."""
+        """Return the values of all processes, by rank, in every process."""
         if self.size == 1:
             return [value]
         values: list[Value | None] = [None] * self.size
         dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]  # all_gather_object has filled every place
+        return values  # type: ignore[return-value]  # all_gather_object has filled every entry
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has come here."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def world_from_launcher(device: str) -> Iterator[World]:
-    """The world that torchrun describes in the environment, or a world of one without it.
+    """Join the world that torchrun describes in the environment; without torchrun, a world of one.
 
-    ``device``: ``cpu`` or ``cuda``; of several processes on GPUs each takes the one of its local rank. Raises
+    ``device`` is ``cpu`` or ``cuda``; of several processes on GPUs, each takes the GPU of its local rank. Raises
     UnavailableError where a process has no GPU of its own.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"no CUDA device: torch {torch.__version__} sees none; use --device cpu")
-    # Every update has the shapes of the first, so that trying cuDNN's algorithms out pays, as in timm's train.py.
-    torch.backends.cudnn.benchmark = device == "cuda"
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = (int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])) if size > 1 else (0, 0)
+    chosen = _device(device, local_rank)
+    # All updates have the same shapes, so that it pays to try cuDNN's algorithms, as timm's train.py does.
+    torch.backends.cudnn.benchmark = device == "cuda"
     if size == 1:
-        yield World(rank=0, size=1, device=torch.device(device, 0) if device == "cuda" else torch.device(device))
+        yield World(rank=0, size=1, device=chosen)
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    if device == "cuda" and local_rank >= torch.cuda.device_count():
-        raise UnavailableError(
-            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
-            f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
-        )
-    chosen = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -106,8 +99,21 @@ def world_from_launcher(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def share_of(batch_size: int, world: World) -> int:
-    """Images of an update on each device. Raises InputError unless they divide evenly."""
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UnavailableError(f"no CUDA device: torch {torch.__version__} sees none; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UnavailableError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
+            f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def local_batch_size(batch_size: int, world: World) -> int:
+    """Return the images of an update on each device. Raises InputError unless they divide evenly."""
     if batch_size % world.size:
-        raise InputError(f"batch size {batch_size} cannot be shared evenly by {world.size} processes")
+        raise InputError(f"batch size {batch_size} cannot be divided evenly among {world.size} processes")
     return batch_size // world.size

@@ -1,1 +1,1 @@
-"""What lies where in a store, in which shapes, under which names and digests."""
+"""The on-disk format: names, shapes, codecs, checksums and documents of a store."""

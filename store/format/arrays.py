@@ -1,6 +1,6 @@
-"""The five arrays of a key as Zarr arrays: shapes, chunks, codecs, dimension names and what runs the codecs.
+"""Encode and open the five Zarr arrays of a key: shapes, chunks, codecs, dimension names and codec pipeline.
 
-They are written in memory first and put where they belong as whole objects, so that one rule holds for every write.
+Arrays are encoded in memory and then put as whole objects, so that every write is atomic in the same way.
 """
 
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import MemoryStore
 
 from penultimate.store.format import layout
+from penultimate.store.format.reading import open_array
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 
@@ -29,32 +30,32 @@ _PIPELINES: dict[CodecPipeline, str] = {
 
 
 def default_pipeline() -> CodecPipeline:
-    """For reading: ``zarrs`` where it is installed (the extra ``fast``), which takes a fraction of the time.
+    """Return the pipeline for reading: ``zarrs`` where installed (extra ``fast``), which is several times faster.
 
-    Figures: benchmarks/results/store_io_202611.md. Writing is left to Zarr's own: zarrs makes the same bytes, hardly
-    faster, but where the disk is full it raises a RuntimeError that does not say so to a program.
+    Measured in benchmarks/results/store_io_202611.md. Writing uses Zarr's own pipeline: zarrs makes the same bytes
+    hardly faster, and reports a full disk as a RuntimeError that programs cannot recognise.
     """
     return "zarrs" if find_spec("zarrs") else "zarr"
 
 
 def open_features(objects: Objects, path: str, *, pipeline: CodecPipeline) -> "zarr.Array[Any]":
-    """``features`` of the key at ``path``, to be read; its codecs run in ``pipeline``.
+    """Open ``features`` of the key at ``path`` for reading, with codecs run by ``pipeline``.
 
-    An array keeps the pipeline it was opened with, so that Zarr's configuration is as before when this returns.
+    The array keeps its pipeline; Zarr's configuration is restored before this returns.
     """
     with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):
-        return objects.open_array(f"{path}/{layout.FEATURES}")
+        return open_array(objects, f"{path}/{layout.FEATURES}")
 
 
 class ShardEncoder:
-    """Turns the rows of a shard into the bytes of its object: writes them to an array in memory and takes them out."""
+    """Encode the rows of a shard as the bytes of its object, by way of an array in memory."""
 
     def __init__(self, plan: Plan) -> None:
         with zarr.config.set({"codec_pipeline.path": _PIPELINES["zarr"]}):
             self._array, self._draft = array_in_memory(
                 shape=(plan.num_rows, plan.feature_dim),
                 dtype=plan.key.dtype,
-                # Every shard is one object of whole chunks.
+                # Every shard is one object that holds whole chunks.
                 shards=(plan.shard_rows, plan.feature_dim),
                 chunks=(plan.chunk_rows, plan.feature_dim),
                 compressors=[Crc32cCodec()],
@@ -66,11 +67,11 @@ class ShardEncoder:
 
     @property
     def metadata(self) -> bytes:
-        """The array's ``zarr.json``."""
+        """Return the array's ``zarr.json``."""
         return contents(self._draft, layout.METADATA)[layout.METADATA]
 
     def encode(self, rows: range, features_RD: NDArray[Any]) -> memoryview:
-        """The object of the shard that holds ``rows``, all of them; not copied."""
+        """Return the object of the shard that holds exactly ``rows``, without copying it."""
         self._array[rows.start : rows.stop] = features_RD
         (name,) = collect_aiterator(self._draft.list_prefix("c/"))
         buffer = sync(self._draft.get(name, default_buffer_prototype()))
@@ -80,7 +81,7 @@ class ShardEncoder:
 
 
 def column_objects(name: str, values_M: NDArray[Any]) -> dict[str, bytes]:
-    """Name below the column -> content of the objects of a column, its metadata included."""
+    """Return the objects of a column, its metadata included, by name below the column."""
     array, draft = array_in_memory(
         shape=values_M.shape,
         dtype="string" if values_M.dtype.kind == "T" else values_M.dtype,
@@ -93,13 +94,13 @@ def column_objects(name: str, values_M: NDArray[Any]) -> dict[str, bytes]:
 
 
 def array_in_memory(**options: Any) -> tuple["zarr.Array[Any]", MemoryStore]:
-    """A new array in memory, and the store that will hold its objects, under their names below the array."""
+    """Create an array in memory; returns it and the store that holds its objects by name."""
     draft = MemoryStore()
     return zarr.create_array(draft, config={"write_empty_chunks": True}, **options), draft
 
 
 def contents(draft: MemoryStore, prefix: str) -> dict[str, bytes]:
-    """Name -> content of what lies in a store in memory under names that begin with ``prefix``."""
+    """Return the content, by name, of the objects in ``draft`` whose names begin with ``prefix``."""
     found = {}
     for name in sorted(collect_aiterator(draft.list_prefix(prefix))):
         buffer = sync(draft.get(name, default_buffer_prototype()))

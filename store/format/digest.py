@@ -1,4 +1,4 @@
-"""One way to turn a value into a short name: the SHA-256 of its canonical JSON."""
+"""Digest a JSON-able value: the SHA-256 of its canonical JSON, shortened."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def digest_of(value: Any) -> str:
-    """First 16 hex digits (64 bits) of the SHA-256 of ``value`` as canonical JSON.
+    """Return the first 16 hex digits (64 bits) of the SHA-256 of ``value`` as canonical JSON.
 
     Keys are sorted and floats written by ``repr``, so equal values have equal digests on every platform.
     NaN and values JSON cannot hold raise ``ValueError`` or ``TypeError``.

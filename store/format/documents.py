@@ -16,22 +16,22 @@ from penultimate.store.format.digest import digest_of
 from penultimate.store.format.layout import COLUMNS, FEATURES
 
 ATTRIBUTE = "penultimate"
-"""The attribute of our groups."""
+"""Name of the attribute of ours that our groups have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of document: content to bytes and back. The same content always makes the same bytes."""
+    """One kind of document, which turns content into bytes and back; equal content makes equal bytes."""
 
     name: str
 
     in_group: bool
-    """Whether the document is the ``zarr.json`` of a group."""
+    """Whether documents of this kind are the ``zarr.json`` of a group."""
 
     def document(self, content: Mapping[str, Any], *, arrays: Mapping[str, Any] | None = None) -> bytes:
-        """Bytes that say ``content``; NaN in it raises ``ValueError``.
+        """Return ``content`` as bytes, sealed with a digest; raises ValueError if it holds NaN.
 
-        ``arrays``, name to metadata, become a group's inline consolidated metadata, by which xarray opens it in one
+        ``arrays``, metadata by name, become the group's inline consolidated metadata, with which xarray opens it in one
         read and without a warning.
         """
         value = {"kind": self.name, **content, "checksum": digest_of([self.name, content, arrays])}
@@ -43,7 +43,7 @@ class Kind:
         return _json(group)
 
     def content(self, document: bytes, *, arrays: Callable[[], Mapping[str, bytes]] | None = None) -> dict[str, Any]:
-        """What ``document`` was given; ValueError if what is ours in it is not what was made of that.
+        """Return the content of ``document``; raises ValueError if what is ours in it differs from what was written.
 
         ``arrays`` gives the metadata of the group's own arrays, name to ``zarr.json``; it is asked where a document
         that had consolidated metadata has none any more.
@@ -74,7 +74,7 @@ class Kind:
     def read(
         self, document: bytes, where: str, *, arrays: Callable[[], Mapping[str, bytes]] | None = None
     ) -> dict[str, Any]:
-        """``content``, but what is wrong becomes a CorruptFeaturesError that names ``where``."""
+        """Return the content of ``document``; raises CorruptFeaturesError, naming ``where``, if it was changed."""
         try:
             return self.content(document, arrays=arrays)
         except ValueError as error:
@@ -90,17 +90,17 @@ COMMIT = Kind("commit record", in_group=False)
 
 
 def plain_group_document() -> bytes:
-    """``zarr.json`` of the groups between the store and its keys, which say nothing."""
+    """Return the ``zarr.json`` of the groups between the store and its keys, which have no attributes of ours."""
     return _json(_group({}))
 
 
 def without_attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of an array as we wrote it, whatever attributes somebody gave the array since."""
+    """Return the metadata of an array as it was written, whatever attributes somebody gave the array since."""
     return {**metadata, "attributes": {}}
 
 
 def _attribute(parsed: dict[str, Any]) -> dict[str, Any]:
-    """Our attribute of a group; ValueError where the rest of the document is none that Zarr writes."""
+    """Return our attribute of a group; raises ValueError where the rest of the document is none that Zarr writes."""
     group = _group(parsed["attributes"])
     consolidated = {"kind": "inline", "must_understand": False}
     given = dict(parsed.get("consolidated_metadata") or consolidated)
@@ -112,7 +112,7 @@ def _attribute(parsed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _consolidated(parsed: Mapping[str, Any], arrays: Callable[[], Mapping[str, bytes]]) -> dict[str, Any]:
-    """Metadata of our own arrays, from the group's document or, where it has none any more, from the arrays."""
+    """Return the metadata of our own arrays, from the group's document or, where that has none, from the arrays."""
     if consolidated := parsed.get("consolidated_metadata"):
         found = {name: consolidated["metadata"][name] for name in (FEATURES, *COLUMNS)}
     else:

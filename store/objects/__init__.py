@@ -1,1 +1,1 @@
-"""Objects by key: in a local folder, or in S3, Google Cloud Storage or Azure."""
+"""Byte strings by name, in a local folder or in S3, Google Cloud Storage or Azure."""

@@ -1,8 +1,8 @@
-"""Address: a place in an object store, as people type it: ``s3://``, ``gs://`` or ``az://``, a bucket and a prefix.
+"""Address: a location in an object store, as people type it: ``s3://``, ``gs://`` or ``az://``, a bucket and a prefix.
 
-An S3 address may say where its server is, ``s3://bucket/prefix?endpoint=https://minio.lab:9000&region=eu-west-1``;
-otherwise that, and credentials always, come from the usual chain. Nothing secret is taken from an address, because
-addresses are printed and kept.
+An S3 address may name its server, ``s3://bucket/prefix?endpoint=https://minio.lab:9000&region=eu-west-1``; otherwise
+server and region come from the environment or profile, as credentials always do. An address may hold nothing secret,
+because addresses are printed and stored.
 """
 
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ _OPTIONS = ("endpoint", "region")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where objects lie: everything below ``prefix`` in ``bucket``."""
+    """A bucket and the prefix below which objects lie."""
 
     scheme: str
     """One of SCHEMES."""
 
     bucket: str
-    """Of ``az://`` the container; the account is AZURE_STORAGE_ACCOUNT_NAME."""
+    """Name of the bucket; for ``az://`` that of the container, in the account AZURE_STORAGE_ACCOUNT_NAME."""
 
     prefix: str = ""
-    """Without slashes at its ends."""
+    """First part of every object's key, without slashes at its ends."""
 
     endpoint: str | None = None
-    """URL of an S3 server; None for AWS_ENDPOINT_URL or Amazon."""
+    """URL of the S3 server; None means AWS_ENDPOINT_URL, or else Amazon's."""
 
     region: str | None = None
-    """None for AWS_REGION, or the profile's."""
+    """Region of the S3 server; None means AWS_REGION, or else the profile's."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The address that ``text`` is; InputError, which does not repeat what may be secret, if it is none."""
+        """Parse an address; raises InputError, without repeating what may be secret, if ``text`` is none."""
         parts = urlsplit(text)
         if parts.username is not None or parts.password is not None:
             raise InputError(
@@ -59,15 +59,15 @@ class Address:
         return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), **options)
 
     def below(self, name: str) -> str:
-        """``name`` below the prefix, for people: bucket and key in full."""
+        """Return ``name`` below the prefix as people read it: scheme, bucket and key in full."""
         return "/".join(part for part in (f"{self.scheme}://{self.bucket}", self.prefix, name) if part)
 
     def __str__(self) -> str:
-        """What ``parse`` makes the same address of."""
+        """Return the text that ``parse`` turns into an equal address."""
         options = "&".join(f"{name}={getattr(self, name)}" for name in _OPTIONS if getattr(self, name) is not None)
         return self.below("") + (f"?{options}" if options else "")
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether ``place`` is an address rather than a local path."""
-    return "://" in str(place)
+def is_address(location: str | Path) -> bool:
+    """Return whether ``location`` is an address rather than a local path."""
+    return "://" in str(location)

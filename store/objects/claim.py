@@ -1,8 +1,8 @@
-"""Claim: one writer a shard; on a local disk by POSIX byte-range locks on the key's lock file, byte i for shard i.
+"""Claim: the right of one writer to some shards; on a local disk a POSIX byte-range lock, byte i for shard i.
 
-The kernel drops a lock with its process, so a killed writer leaves none behind. POSIX locks belong to the
-process and go when it closes *any* handle of the file: within one process, all claims on a file share one handle
-and are told apart by a registry.
+The kernel releases a lock when its process ends, so a killed writer leaves none behind. A process loses its POSIX
+locks on a file when it closes *any* handle of it; therefore all claims of a process on one lock file use one handle,
+and a registry tells them apart.
 """
 
 import fcntl
@@ -16,38 +16,40 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from typing_extensions import override
+
 from penultimate.store.errors import StoreBusyError
 
 WHOLE_KEY = range(2**40, 2**40 + 1)
-"""The byte that stands for setting a key up and for completing it; beyond every shard."""
+"""The byte, beyond every shard, whose claim allows setting up or completing a key."""
 
 EVERYTHING = range(WHOLE_KEY.stop)
-"""Every shard and the key itself: what deleting a key needs."""
+"""Every shard and the key itself, claimed to delete a key."""
 
 
 @dataclass
 class _OpenLock:
-    """The one handle this process has on a lock file, and the bytes it holds."""
+    """The one handle this process has on a lock file, and the bytes it has locked."""
 
     path: Path
     handle: int
     held: list[range] = field(default_factory=list)
 
     def is_current(self) -> bool:
-        """Whether the file is still there: the writer that completes a key removes it."""
+        """Return whether the file still exists; the writer that completes a key removes it."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self.handle), self.path.stat())
         return False
 
     def close_if_unused(self) -> None:
-        """Give the handle back once nothing is held through it."""
+        """Close the handle if no byte is locked through it."""
         if not self.held:
             os.close(self.handle)
             if _open.get(self.path) is self:
                 del _open[self.path]
 
     def holder(self, shards: range) -> str:
-        """Who took any of ``shards`` last, from the lines that every holder adds to the file."""
+        """Describe who locked any of ``shards`` last, from the line that every holder appends to the file."""
         content = os.pread(self.handle, os.fstat(self.handle).st_size, 0).decode()
         for line in reversed(content.splitlines()):
             entry = json.loads(line)
@@ -62,10 +64,10 @@ os.register_at_fork(after_in_child=_open.clear)  # a forked child inherits the h
 
 
 class Claim(Protocol):
-    """Sole right to some shards of a key, until ``release``; also a context manager."""
+    """The sole right to write some shards of a key, until ``release``; also a context manager."""
 
     def check(self) -> None:
-        """StoreBusyError if the right was lost meanwhile, which only a lease can be."""
+        """Raise StoreBusyError if the right was lost meanwhile, which happens to leases only."""
 
     def release(self) -> None:
         """Let others have the shards; a second call does nothing."""
@@ -77,11 +79,11 @@ class Claim(Protocol):
     ) -> None: ...
 
 
-class LockClaim:
-    """A Claim by locks, from construction on.
+class LockClaim(Claim):
+    """A Claim by file locks, held from construction on.
 
-    Raises StoreBusyError, naming the holder, where another process or another part of this one has any of the shards,
-    and OSError where the lock file cannot be made.
+    Raises StoreBusyError, naming the holder, if another process or another part of this one holds any of the shards,
+    and OSError if the lock file cannot be made.
     """
 
     def __init__(self, lock_file: Path, shards: range) -> None:
@@ -89,11 +91,12 @@ class LockClaim:
         with _guard:
             self._lock: _OpenLock | None = _acquire(lock_file.absolute(), shards)
 
+    @override
     def check(self) -> None:
-        """See ``Claim.check``: the kernel takes no lock away."""
+        pass  # the kernel takes no lock away
 
+    @override
     def release(self) -> None:
-        """Let others have the shards; a second call does nothing."""
         with _guard:
             if self._lock is not None:
                 self._lock.held.remove(self._shards)
@@ -158,5 +161,5 @@ def _sign(lock: _OpenLock, shards: range) -> None:
 
 
 def overlap(a: range, b: range) -> bool:
-    """Whether two ranges of shards have any in common."""
+    """Return whether two ranges of shards intersect."""
     return a.start < b.stop and b.start < a.stop

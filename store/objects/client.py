@@ -1,8 +1,9 @@
-"""The obstore client of an address: its server, and credentials from the usual chain.
+"""Make the obstore client of an address, with credentials from the provider's usual chain.
 
-S3: the environment (AWS_ACCESS_KEY_ID ...), or else boto3's chain: profile, SSO, web identity, container, instance.
-Google: GOOGLE_APPLICATION_CREDENTIALS, gcloud's application default, the metadata server. Azure: the AZURE_STORAGE_
-variables, az's login, managed identity. All of AWS_ENDPOINT_URL, AWS_REGION and the like that obstore reads count.
+S3 looks in the environment (AWS_ACCESS_KEY_ID ...), then in boto3's chain: profile, SSO, web identity, container,
+instance. Google: GOOGLE_APPLICATION_CREDENTIALS, gcloud's application default, the metadata server. Azure: the
+AZURE_STORAGE_ variables, az's login, managed identity. AWS_ENDPOINT_URL, AWS_REGION and all else that obstore reads
+apply too.
 """
 
 import os
@@ -23,7 +24,10 @@ _CONNECT_SECONDS = 10.0
 
 
 def make_client(address: Address, retry: Retry) -> Client:
-    """A client whose names are below the address's prefix; it makes each request once. Opens no connection yet."""
+    """Return a client whose names are below the address's prefix and which makes each request once.
+
+    It opens no connection yet. Raises InputError if settings in the environment are wrong or absent.
+    """
     options: dict[str, Any] = {
         "prefix": address.prefix or None,
         # Requests repeats them, for all errors alike: obstore would not repeat a conditional put that timed out.
@@ -54,7 +58,7 @@ def _s3(address: Address, options: dict[str, Any]) -> S3Store:
     endpoint = address.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint is not None:
         options["endpoint"] = endpoint
-        options["client_options"]["allow_http"] = endpoint.startswith("http://")  # it was said in so many words
+        options["client_options"]["allow_http"] = endpoint.startswith("http://")  # only if asked for by this very URL
     if region := address.region or os.environ.get("AWS_REGION"):
         options["region"] = region
     unsigned = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")

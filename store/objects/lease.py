@@ -1,12 +1,12 @@
-"""Lease: a claim where nothing notices that a process has ended; it lasts as long as its holder keeps renewing it.
+"""Lease: a claim in a bucket, where nothing reports that a process has ended; it lasts while its holder renews it.
 
-    <lock>                 the ledger: who has which shards; changed only on condition that nobody else changed it
-    <lock>.leases/<token>  one object a claim, which its holder writes again every quarter of LEASE_SECONDS
+    <lock>                 the ledger of who has which shards; changed only if nobody else changed it meanwhile
+    <lock>.leases/<token>  one object per claim, which its holder rewrites every quarter of LEASE_SECONDS
 
 A lease is over once its object has not been written for LEASE_SECONDS. Both times come from the server: a writer that
-wants shards writes an object of its own first, and compares. On the holder's own machine a process that is gone is
-seen at once. A lease keeps two writers from doing the same work; what keeps the store right even if one was taken too
-early is the way in which shards are committed (``remote_objects``).
+wants shards writes an object of its own first, and compares. On the holder's own machine, a process that has ended is
+noticed at once. A lease keeps two writers from doing the same work; if one was taken over too early, ``shard_commit``
+still keeps the store correct.
 """
 
 import json
@@ -18,24 +18,24 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from uuid import uuid4
 
-from penultimate.store.errors import StoreBusyError, StoreError
-from penultimate.store.objects.claim import overlap
+from typing_extensions import override
 
-if TYPE_CHECKING:  # it makes these
-    from penultimate.store.objects.remote import RemoteObjects, Version
+from penultimate.store.errors import StoreBusyError, StoreError
+from penultimate.store.objects.claim import Claim, overlap
+from penultimate.store.objects.objects import Version, VersionedObjects
 
 LEASE_SECONDS = 60.0
 
 _RENEWALS_A_LEASE = 4
 
 
-class LeaseClaim:
-    """A Claim by a lease, from construction on; StoreBusyError, naming the holder, where any shard is taken."""
+class LeaseClaim(Claim):
+    """A Claim by a lease, held from construction on; raises StoreBusyError, naming the holder, if a shard is taken."""
 
-    def __init__(self, objects: "RemoteObjects", lock: str, shards: range, *, seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, objects: VersionedObjects, lock: str, shards: range, *, seconds: float = LEASE_SECONDS) -> None:
         self._objects = objects
         self._lock = lock
         self._seconds = seconds
@@ -52,16 +52,16 @@ class LeaseClaim:
             raise
         threading.Thread(target=self._keep_renewing, name="lease", daemon=True).start()
 
+    @override
     def check(self) -> None:
-        """See ``Claim.check``."""
         if self._lost or time.monotonic() - self._renewed > self._seconds:
             raise StoreBusyError(
                 f"{self._objects.where(self._lock)} could not be kept for {self._seconds:g} s, and other writers may "
                 "have taken over; run again to go on with what is left"
             )
 
+    @override
     def release(self) -> None:
-        """See ``Claim.release``; where the server does not answer any more, the lease ends by itself."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -69,7 +69,7 @@ class LeaseClaim:
             self._change(lambda entries: [entry for entry in entries if entry["token"] != self._entry["token"]])
             self._objects.delete(self._lease(self._entry))
         except StoreError:
-            return
+            return  # the server does not answer any more, so the lease expires by itself
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +91,9 @@ class LeaseClaim:
                 for entry in others:
                     self._objects.delete(self._lease(entry))
                 return
-            time.sleep(random.SystemRandom().uniform(0, 0.2))  # somebody else changed the ledger: let them pass
+            time.sleep(
+                random.SystemRandom().uniform(0, 0.2)
+            )  # another writer changed the ledger: wait before trying again
 
     def _refuse_if_alive(self, others: list[dict[str, Any]]) -> None:
         written = self._objects.modified(f"{self._lock}.leases")
@@ -107,19 +109,19 @@ class LeaseClaim:
                 )
 
     def _change(self, change: Any) -> None:
-        """Apply ``change`` to the entries of the ledger, if there still is one."""
+        """Apply ``change`` to the entries of the ledger, if it still exists."""
         while (there := self._objects.get_versioned(self._lock)) is not None:
             if self._put(change(json.loads(there.content)), there.version):
                 return
 
-    def _put(self, entries: list[dict[str, Any]], seen: "Version | None") -> bool:
+    def _put(self, entries: list[dict[str, Any]], seen: Version | None) -> bool:
         return self._objects.put_if(self._lock, json.dumps(entries, indent=1).encode(), seen) is not None
 
     def _lease(self, entry: Mapping[str, Any]) -> str:
         return f"{self._lock}.leases/{entry['token']}"
 
     def _renew(self) -> None:
-        """Write the lease again; whoever overcame it has removed it, so that this fails."""
+        """Rewrite the lease; this fails if another writer took it over, for that removed the object."""
         asked = time.monotonic()
         self._beats += 1
         content = f"{self._entry['token']} {self._beats}".encode()
@@ -133,7 +135,7 @@ class LeaseClaim:
             try:
                 self._renew()
             except StoreError:
-                continue  # ``check`` tells once it has gone on for too long
+                continue  # ``check`` raises once this has gone on for too long
 
 
 def _this_process() -> dict[str, Any]:
@@ -141,13 +143,13 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str | None:
-    """What process numbers are unique in: a boot of a machine and a PID namespace; None where Linux does not tell."""
+    """Return the scope of a process number: the boot of the machine and the PID namespace; None outside Linux."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}" if boot.exists() else None
 
 
 def _begun(pid: int) -> str | None:
-    """When a process of this machine began, in clock ticks; None if it is gone or ended (proc(5), /proc/pid/stat)."""
+    """Return when a process began, in clock ticks, or None if it has ended (proc(5), /proc/pid/stat)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -156,5 +158,5 @@ def _begun(pid: int) -> str | None:
 
 
 def _is_gone(entry: Mapping[str, Any]) -> bool:
-    """Whether this machine can tell that the process has ended."""
+    """Return whether the process ran on this machine and has ended."""
     return entry["machine"] is not None and entry["machine"] == _machine() and entry["begun"] != _begun(entry["pid"])

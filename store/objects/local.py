@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
@@ -18,7 +19,7 @@ from penultimate.store.objects.objects import Objects
 
 
 class LocalObjects(Objects):
-    """Objects in a local folder, named by their path below it; every write is atomic (a rename)."""
+    """Objects that are files below a local folder; every write is atomic (a rename)."""
 
     poll_seconds = 0.05
     is_local = True
@@ -28,74 +29,81 @@ class LocalObjects(Objects):
         self.store: Store = LocalStore(root)
 
     @property
+    @override
     def address(self) -> str:
-        """See ``Objects.address``."""
         return str(self.root.absolute())
 
+    @property
+    @override
+    def folder(self) -> Path:
+        return self.root
+
+    @override
     def where(self, name: str = "") -> str:
-        """See ``Objects.where``."""
         return str(self.root / name)
 
+    @override
     def errors(self, name: str) -> AbstractContextManager[None]:
-        """See ``Objects.errors``."""
         return storage_errors(self.root / name)
 
+    @override
     def is_vacant(self) -> bool:
-        """See ``Objects.is_vacant``."""
         with self.errors(""):
             return not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir()))
 
+    @override
     def prepare(self) -> None:
-        """See ``Objects.prepare``."""
         parent = self.root.absolute().parent
         with self.errors(""):
             if not parent.is_dir():
                 raise InputError(f"cannot make {self.root}: there is no folder {parent}")
             self.root.mkdir(exist_ok=True)
 
+    @override
     def get(self, name: str) -> bytes | None:
-        """See ``Objects.get``."""
         if not self.root.is_dir():
             return None  # LocalStore would make it
         with self.errors(name):
             buffer = sync(self.store.get(name, default_buffer_prototype()))
         return None if buffer is None else buffer.to_bytes()
 
+    @override
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """See ``Objects.get_many``."""
         return [self.get(name) for name in names]
 
+    @override
     def exists(self, name: str) -> bool:
-        """See ``Objects.exists``."""
         with self.errors(name):
             return sync(self.store.exists(name))
 
+    @override
     def lost(self, names: Sequence[str]) -> list[str]:
-        """See ``Objects.lost``."""
         return [name for name in names if self._is_lost(name)]
 
     def _is_lost(self, name: str) -> bool:
         with self.errors(name):
             return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
 
+    @override
     def put(self, name: str, content: bytes | memoryview) -> None:
-        """See ``Objects.put``."""
         with self.errors(name):
             sync(self.store.set(name, default_buffer_prototype().buffer.from_array_like(np.frombuffer(content, "B"))))
         self.make_durable(name)
 
+    @override
     def put_new(self, name: str, content: bytes) -> bool:
-        """See ``Objects.put_new``; asked under a claim, so that nobody else can put it in between."""
+        # The caller holds a claim, so that nobody else can put it between the two calls.
         if self.exists(name):
             return False
         self.put(name, content)
         return True
 
+    @override
     def put_many(self, contents: Mapping[str, bytes]) -> None:
-        """See ``Objects.put_many``."""
         for name, content in contents.items():
             self.put(name, content)
 
+    @override
     def commit(
         self,
         shard: str,
@@ -105,35 +113,35 @@ class LocalObjects(Objects):
         *,
         is_record: Callable[[bytes], bool],
     ) -> None:
-        """See ``Objects.commit``: the kernel ends a claim with its process, so that nobody else can be writing here."""
+        # The kernel releases a claim when its process ends, so that nobody else can be writing this shard.
         self.put(shard, content)
         self.put(record, document)
 
+    @override
     def records(self, folder: str) -> list[str]:
-        """See ``Objects.records``."""
         return self.names(folder)
 
+    @override
     def names(self, folder: str) -> list[str]:
-        """See ``Objects.names``."""
         with self.errors(folder):
             return sorted(collect_aiterator(self.store.list_dir(folder)))
 
+    @override
     def folders(self, parent: str) -> list[str]:
-        """See ``Objects.folders``."""
         return [name for name in self.names(parent) if (self.root / parent / name).is_dir()]
 
+    @override
     def delete(self, name: str) -> None:
-        """See ``Objects.delete``."""
         with self.errors(name):
             sync(self.store.delete(name))
 
+    @override
     def delete_folder(self, folder: str) -> None:
-        """See ``Objects.delete_folder``."""
         with self.errors(folder):
             sync(self.store.delete_dir(folder))
 
     def make_durable(self, name: str) -> None:
-        """Return once the object and the folders it is in are on the disk, so that nothing later precedes it."""
+        """Return once the object and the folders above it are on the disk, so that no later write precedes it."""
         path = self.root / name
         with storage_errors(path):
             for part in (path, *(folder for folder in path.parents if folder.is_relative_to(self.root))):
@@ -143,21 +151,22 @@ class LocalObjects(Objects):
                 finally:
                     os.close(handle)
 
+    @override
     def delete_leftovers(self, folder: str) -> None:
-        """See ``Objects.delete_leftovers``: zarr's LocalStore names a file that is being written ``*.partial``."""
+        # Zarr's LocalStore writes to ``*.partial`` and then renames.
         with self.errors(folder):
             for path in (self.root / folder).rglob("*.partial"):
                 path.unlink()
 
+    @override
     def claim(self, lock: str, shards: range) -> Claim:
-        """See ``Objects.claim``."""
         with self.errors(lock):
             return LockClaim(self.root / lock, shards)
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """An OSError of the storage becomes one clear line: InputError where nothing may be written, else StoreError."""
+    """Turn an OSError inside this context into one clear line: InputError for lacking permission, else StoreError."""
     try:
         yield
     except StoreError:
@@ -166,7 +175,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         reason = (error.strerror or str(error)).lower()
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(
-                f"{path} cannot be used: {reason}; choose another place or change its permissions"
+                f"{path} cannot be used: {reason}; choose another location or change its permissions"
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(

@@ -1,97 +1,78 @@
-"""Objects: the few things the store asks of the place it lies in, as plain synchronous calls.
+"""Objects: the few calls through which the store reads and writes its location, as plain synchronous functions.
 
-Two places know how to answer: a local folder (``LocalObjects``) and an object store (``RemoteObjects``). Everything
-above goes through here, so that there is one way of writing features and trials wherever they lie.
+Two classes implement them: ``LocalObjects`` for a folder and ``RemoteObjects`` for a bucket. Everything above uses this
+interface only, so that features and trials are written in one way wherever they lie. ``open_objects`` in ``open``
+chooses the class. ``ObjectsContract`` in the tests states what every implementation must do.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from penultimate.store.errors import CorruptFeaturesError, InputError, PenultimateError, UnavailableError
-from penultimate.store.objects.address import Address, is_address
 from penultimate.store.objects.claim import Claim
 
 
-class Objects(ABC):
-    """Named pieces of bytes; every write of one is whole or not there, and durable when the call returns.
+class Objects(Protocol):
+    """Named byte strings below one location. A write is complete or absent, and durable when the call returns.
 
-    Any method may raise StoreError, or InputError where permission lacks; both name the place.
+    Names are relative paths with ``/``. Any method may raise StoreError, or InputError where permission is lacking;
+    both name the location.
     """
 
     store: Store
-    """What Zarr reads through."""
+    """The Zarr store through which arrays are read."""
 
     poll_seconds: float
-    """How long to wait before asking again whether another writer is done."""
+    """Seconds to wait before asking again whether another writer has finished."""
 
     is_local: bool
     """Whether the objects are files of this machine."""
 
     @property
-    @abstractmethod
     def address(self) -> str:
-        """What opens the same place again, also in another process."""
-
-    @abstractmethod
-    def where(self, name: str = "") -> str:
-        """The place of one object, for people."""
+        """Text from which ``open_objects`` opens the same location again, also in another process."""
 
     @property
     def folder(self) -> Path:
-        """The place as a folder of this machine; InputError where it is none."""
-        if not self.is_local:
-            raise InputError(f"{self.where()} is no folder")
-        return Path(self.where())
+        """Return the location as a folder of this machine; raises InputError for a bucket."""
 
-    @abstractmethod
+    def where(self, name: str = "") -> str:
+        """Describe the location of one object, for messages."""
+
     def errors(self, name: str) -> AbstractContextManager[None]:
-        """Turns what goes wrong with Zarr's use of ``store`` inside into a StoreError or InputError."""
+        """Turn errors of ``store``, when Zarr uses it inside this context, into StoreError or InputError."""
 
-    @abstractmethod
     def is_vacant(self) -> bool:
-        """Whether nothing lies here, so that something may be begun."""
+        """Return whether nothing lies at the location, so that a store or log may be created there."""
 
-    @abstractmethod
     def prepare(self) -> None:
-        """Make the place, if that is needed before the first object; InputError where its parent is not there."""
+        """Create the location if it must exist before its first object; raises InputError if its parent is absent."""
 
-    @abstractmethod
     def get(self, name: str) -> bytes | None:
-        """Content of one object, None if there is none."""
+        """Return the content of one object, or None if it does not exist."""
 
-    @abstractmethod
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """``get`` of each, several at once where waiting is what takes the time."""
+        """Return ``get`` of each name, with concurrent requests where latency dominates."""
 
-    @abstractmethod
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether the object exists."""
 
-    @abstractmethod
     def lost(self, names: Sequence[str]) -> list[str]:
-        """Those of the objects that are not there, or have no content; asked for several at once, as ``get_many``."""
+        """Return the names, in the given order, whose object does not exist or is empty."""
 
-    @abstractmethod
     def put(self, name: str, content: bytes | memoryview) -> None:
         """Write or replace one object."""
 
-    @abstractmethod
     def put_new(self, name: str, content: bytes) -> bool:
-        """Write one object unless there is one; True if this call wrote it."""
+        """Write one object unless it exists; returns whether this call wrote it."""
 
-    @abstractmethod
     def put_many(self, contents: Mapping[str, bytes]) -> None:
-        """``put`` of each, in any order."""
+        """Write or replace several objects, in any order."""
 
-    @abstractmethod
     def commit(
         self,
         shard: str,
@@ -101,81 +82,59 @@ class Objects(ABC):
         *,
         is_record: Callable[[bytes], bool],
     ) -> None:
-        """Write a shard, then its commit record, so that a record never speaks of other bytes than those of its shard.
+        """Write a shard, then its commit record, so that a record always describes the bytes of its shard.
 
-        ``is_record`` tells a valid record. StoreBusyError if another writer has committed the shard, or is about to.
+        ``is_record`` tells whether bytes are a valid record. Raises StoreBusyError if another writer has committed the
+        shard or is about to.
         """
 
-    @abstractmethod
     def records(self, folder: str) -> list[str]:
-        """Names of the records below ``folder`` that ``commit`` has written."""
+        """Return the names, directly below ``folder``, of the records that ``commit`` has written."""
 
-    @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Names directly below ``folder``, of objects and folders, sorted; none if there is no such folder."""
+        """Return the sorted names of objects and folders directly below ``folder``; none if it does not exist."""
 
-    @abstractmethod
     def folders(self, parent: str) -> list[str]:
-        """Names of the folders among them."""
+        """Return the sorted names of the folders directly below ``parent``."""
 
-    @abstractmethod
     def delete(self, name: str) -> None:
-        """Remove one object; nothing happens if there is none."""
+        """Remove one object; does nothing if it does not exist."""
 
-    @abstractmethod
     def delete_folder(self, folder: str) -> None:
-        """Remove everything below ``folder``."""
+        """Remove everything below ``folder``; does nothing if it does not exist."""
 
-    @abstractmethod
     def delete_leftovers(self, folder: str) -> None:
         """Remove what killed writes left below ``folder``."""
 
-    @abstractmethod
     def claim(self, lock: str, shards: range) -> Claim:
-        """Sole right to these shards, told apart from others' at the object ``lock``; StoreBusyError if taken."""
-
-    def open_array(self, name: str) -> "zarr.Array[Any]":
-        """The array that lies at ``name``, to be read."""
-        with self.reading(name):
-            return zarr.open_array(self.store, path=name, mode="r")
-
-    def read_array(self, name: str, rows: slice = slice(None)) -> NDArray[Any]:
-        """Values of some rows of the array at ``name``; CorruptFeaturesError where a checksum differs."""
-        array = self.open_array(name)
-        with self.reading(name, rows):
-            return np.asarray(array[rows])
-
-    @contextmanager
-    def reading(self, name: str, rows: slice = slice(None)) -> Iterator[None]:
-        """What Zarr makes of changed bytes becomes CorruptFeaturesError; what ``errors`` turns, that."""
-        try:
-            with self.errors(name):
-                yield
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, PenultimateError):
-                raise
-            where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop},"
-            raise CorruptFeaturesError(
-                f"{self.where(name)}{where} does not hold what was written: {error}; `penultimate store verify` says "
-                "what else, `penultimate store rm` removes the key, so that it can be extracted again"
-            ) from error
+        """Claim these shards for one writer, through the object ``lock``; raises StoreBusyError if any is taken."""
 
 
-def open_objects(place: str | Path) -> Objects:
-    """The objects at a local path, or at an ``s3://``, ``gs://`` or ``az://`` address.
+Version = Mapping[str, str]
+"""Identifies one version of an object by its ``e_tag``, its ``version`` (a generation) or both."""
 
-    Raises UnavailableError where the extra ``cloud`` is not installed, InputError for another kind of address.
-    """
-    if is_address(place):
-        address = Address.parse(str(place))
-        try:
-            from penultimate.store.objects.remote import RemoteObjects
-        except ModuleNotFoundError as error:
-            raise UnavailableError(
-                f"{address.below('')} needs the package {error.name}, which is not installed: "
-                "pip install 'penultimate[cloud]'"
-            ) from error
-        return RemoteObjects(address)
-    from penultimate.store.objects.local import LocalObjects
 
-    return LocalObjects(Path(place))
+class Versioned(NamedTuple):
+    """The content of an object and the version that was read."""
+
+    content: bytes
+    version: Version
+
+
+class VersionedObjects(Objects, Protocol):
+    """Objects of a server that writes on condition, on which leases and commits in a bucket are built."""
+
+    def get_versioned(self, name: str) -> Versioned | None:
+        """Return the content of one object and its version, or None if it does not exist."""
+
+    def version_of(self, name: str) -> Version | None:
+        """Return the version of one object, or None if it does not exist."""
+
+    def put_if(self, name: str, content: bytes | memoryview, seen: Version | None) -> Version | None:
+        """Write an object if it still has the version ``seen``, or is still absent if that is None.
+
+        Returns the new version, or None if the condition did not hold.
+        """
+
+    def modified(self, folder: str) -> dict[str, datetime]:
+        """Return when each object directly below ``folder`` was last written, by the server's clock."""

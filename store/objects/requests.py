@@ -1,7 +1,7 @@
-"""Requests: what is asked of an object store, again after a pause where that may help, and its errors as ours.
+"""Requests: call an object store, repeat after a pause what may succeed then, and raise errors of ours.
 
 An error of ours names bucket and key, the HTTP status and the server's error code, and nothing else of the answer or
-of the library's message: those may repeat headers, addresses or documents that hold credentials.
+of the library's message, because those may repeat headers, addresses or documents that hold credentials.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from penultimate.store.objects.address import Address
 from penultimate.store.objects.retry import Retry
 
 ANSWERS = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
-"""Errors that are answers: for the caller to understand, not to be tried again."""
+"""Errors that answer the request; they are raised to the caller at once, not tried again."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -34,14 +34,14 @@ _Answer = TypeVar("_Answer")
 
 
 class Requests:
-    """Makes requests below one address with one Retry."""
+    """Make requests below one address with one Retry."""
 
     def __init__(self, address: Address, retry: Retry) -> None:
         self.address = address
         self.retry = retry
 
     def make(self, name: str, ask: Callable[[], _Answer]) -> _Answer:
-        """The answer to ``ask``; StoreError once the attempts are used up, InputError where permission lacks."""
+        """Return the result of ``ask``; raises StoreError after the last attempt, InputError without permission."""
         for pause in self.retry.pauses():
             try:
                 return ask()
@@ -55,7 +55,7 @@ class Requests:
             raise self.failure(name, error) from None  # its text may hold what must not be shown
 
     async def awaited(self, name: str, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """As ``make``, for an answer to be awaited."""
+        """Do as ``make`` does, awaiting ``ask``."""
         for pause in self.retry.pauses():
             try:
                 return await ask()
@@ -69,14 +69,14 @@ class Requests:
             raise self.failure(name, error) from None
 
     def failure(self, name: str, error: Exception) -> StoreError:
-        """What to raise when no attempt succeeded."""
+        """Return the error to raise when no attempt succeeded."""
         return StoreError(
             f"{self.address.below(name)} could not be read or written in {self.retry.attempts} attempts: "
             f"{self._reason(error)}; run again to resume"
         )
 
     def _refuse(self, name: str, error: Exception) -> None:
-        """Raise what another attempt would not change."""
+        """Raise an error that another attempt would not change; return for any other."""
         where = self.address.below(name)
         if (found := _CODE.search(str(error))) and found[1] in ("NoSuchBucket", "ContainerNotFound"):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Retry: how often, and after which pauses, a request to an object store is made again."""
+"""Retry: the number of attempts for a request to an object store, and the pauses between them."""
 
 import random
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from dataclasses import dataclass
 class Retry:
     """Bounded exponential backoff with full jitter.
 
-    Pauses are drawn from U(0, min(``longest``, ``first`` 2^n)), which spreads many clients that were throttled at the
-    same moment (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+    Pauses are drawn from U(0, min(``longest``, ``first`` 2^n)), so that clients throttled at the same moment do not all
+    return at the same moment (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     """
 
     attempts: int = 8
-    """Requests in all, the first one counted."""
+    """Number of requests, the first one included."""
 
     first: float = 0.2
-    """Seconds."""
+    """Upper limit of the first pause, in seconds."""
 
     longest: float = 20.0
-    """Seconds."""
+    """Upper limit of every pause, in seconds."""
 
     timeout: float = 60.0
     """Seconds one request may take, connecting included."""
 
     def pauses(self) -> Iterator[float]:
-        """Seconds to wait after each failed attempt but the last."""
-        # Not the seeded generators of the computation: clients must differ from each other.
+        """Yield the seconds to wait after each failed attempt but the last."""
+        # No seed here, because clients must differ from each other.
         draw = random.SystemRandom()
         for attempt in range(self.attempts - 1):
             yield draw.uniform(0.0, min(self.longest, self.first * 2**attempt))
 
 
 USUAL_RETRY = Retry()
-"""At most 8 attempts, with pauses of at most 26 s together on average half of that."""
+"""At most 8 attempts; their seven pauses add up to at most 25.4 s, half of that on average."""

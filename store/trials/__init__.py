@@ -1,1 +1,1 @@
-"""Fitted things with their scores, in an append-only log."""
+"""Trials (fitted models with their scores) in an append-only log."""

@@ -1,7 +1,7 @@
-"""RecordLines: where the records of a trial log lie, one a line, append-only, for several writers at once.
+"""RecordLines: the records of a trial log, one per line, append-only, for several writers at once.
 
-In a folder they are the lines of one file, ``trials.jsonl``. An object cannot be added to, so that in an object store
-each line is an object of its own, ``trials/<number>.jsonl``; ``cat`` of them in order is the file.
+In a folder they are the lines of one file, ``trials.jsonl``. Nothing can be appended to an object, so in a bucket each
+line is an object of its own, ``trials/<number>.jsonl``; concatenated in order they are that file.
 """
 
 import fcntl
@@ -11,85 +11,89 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from typing_extensions import override
+
 from penultimate.store.errors import StoreError
 from penultimate.store.objects.local import storage_errors
 from penultimate.store.objects.objects import Objects
 
 
 class RecordLines(Protocol):
-    """Lines, each with its newline, in the order they were appended."""
+    """The lines of a log, each with its newline, in the order they were appended."""
 
     def exist(self) -> bool:
-        """Whether the log was begun."""
+        """Return whether the log was created."""
 
     def begin(self) -> None:
-        """Begin the log, without any line."""
+        """Create the log, without any line."""
 
     def content(self) -> bytes:
-        """All lines, and after them what is there of one that was cut off while it was written."""
+        """Return all lines, followed by the bytes of a last one that was cut off while being written."""
 
     def append(self, line: bytes) -> None:
-        """Add a line, durably, after those there are."""
+        """Append a line durably."""
 
     def where(self, number: int) -> str:
-        """The place of one line, from 1, for people."""
+        """Describe the location of one line, counted from 1, for messages."""
 
 
-class FileLines:
-    """Lines of a local file."""
+class FileLines(RecordLines):
+    """RecordLines in a local file."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "trials.jsonl"
 
+    @override
     def exist(self) -> bool:
-        """See ``RecordLines.exist``."""
         return self._path.is_file()
 
+    @override
     def begin(self) -> None:
-        """See ``RecordLines.begin``."""
         with storage_errors(self._path):
             self._path.touch()
 
+    @override
     def content(self) -> bytes:
-        """See ``RecordLines.content``."""
         with storage_errors(self._path):
             return self._path.read_bytes()
 
+    @override
     def append(self, line: bytes) -> None:
-        """See ``RecordLines.append``; a torn last line is cut off first."""
+        # A torn last line is cut off first.
         with storage_errors(self._path), self._locked() as records:
             _append_line(records, line)
 
+    @override
     def where(self, number: int) -> str:
-        """See ``RecordLines.where``."""
         return f"{self._path}, line {number}"
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
-        """The file, held by this writer alone; the kernel lets go when its process ends."""
+        """Open the file, locked for this writer alone; the kernel releases the lock when the process ends."""
         with self._path.open("r+b") as records:
             fcntl.flock(records, fcntl.LOCK_EX)
             yield records
 
 
-class ObjectLines:
-    """Lines that are objects, numbered from 0; that there is no object yet of a number decides who may write it."""
+class ObjectLines(RecordLines):
+    """RecordLines that are objects numbered from 0; each number is written only if its object does not exist yet."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._known: list[bytes] = []
-        """Lines read before: they do not change."""
+        """Lines read before, which never change."""
 
+    @override
     def exist(self) -> bool:
-        """See ``RecordLines.exist``."""
         return self._objects.exists(_BEGUN)
 
+    @override
     def begin(self) -> None:
-        """See ``RecordLines.begin``."""
         self._objects.put(_BEGUN, b"penultimate trial log\n")
 
+    @override
     def content(self) -> bytes:
-        """See ``RecordLines.content``; an object is there as a whole, so that no line is torn."""
+        # An object is there as a whole, so that no line is torn.
         numbers = sorted(int(name.removesuffix(".jsonl")) for name in self._objects.names(_FOLDER))
         if numbers != list(range(len(numbers))):
             missing = next(number for number in range(len(numbers)) if number not in numbers)
@@ -101,14 +105,15 @@ class ObjectLines:
             self._known.append(line)
         return b"".join(self._known)
 
+    @override
     def append(self, line: bytes) -> None:
-        """See ``RecordLines.append``: the next free number, or the one after where another writer was first."""
+        # The next free number, or the one after where another writer was first.
         number = len(self._objects.names(_FOLDER))
         while not self._objects.put_new(_line(number), line):
             number += 1
 
+    @override
     def where(self, number: int) -> str:
-        """See ``RecordLines.where``."""
         return self._objects.where(_line(number - 1))
 
 
@@ -121,7 +126,7 @@ def _line(number: int) -> str:
 
 
 def _append_line(records: BinaryIO, line: bytes) -> None:
-    """Cut off a torn last line, then add ``line``; what could be written in part only is taken back."""
+    """Cut off a torn last line, then append ``line``; a partial write is undone."""
     size = _whole_lines(records)
     records.truncate(size)
     records.seek(size)
@@ -135,6 +140,6 @@ def _append_line(records: BinaryIO, line: bytes) -> None:
 
 
 def _whole_lines(records: BinaryIO) -> int:
-    """Bytes up to and with the last newline."""
+    """Return the number of bytes up to and including the last newline."""
     records.seek(0)
     return records.read().rfind(b"\n") + 1

@@ -1,6 +1,6 @@
-"""Subsets of k samples a class, drawn by seed: the data-size curves of Kornblith et al. 2019, section 4.7.
+"""Draw subsets of k samples per class by seed, for the data-size curves of Kornblith et al. 2019, section 4.7.
 
-Probes and trained networks draw theirs here, so that both see the same samples.
+Probes and trained networks both draw them here, so that they see the same samples.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from penultimate.store.labels import PRESENT
 def shots_per_class(
     labels: NDArray[Any], ids_N: Sequence[str] | NDArray[Any], shots: int, *, seed: int
 ) -> NDArray[np.int64]:
-    """Indices, increasing, of ``shots`` samples of each class that occurs in ``labels``, without replacement.
+    """Return the increasing indices of ``shots`` samples of each class in ``labels``, drawn without replacement.
 
     ``labels`` are class indices (N,), or a matrix (N, K) of ``store.labels`` marks: then a sample may be drawn for
     several of its classes, and the union is returned. The samples of a class are ranked by a hash of seed, class and

@@ -1,4 +1,4 @@
-"""Trial: one fitted thing, its scores, and all that is needed to fit it again."""
+"""Trial: one fitted model, its scores, and everything needed to fit it again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from penultimate.store.format.digest import digest_of
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trial:
-    """One dataset x backbone x method x settings x seed: chosen on val, scored once on test."""
+    """The result for one dataset, backbone, method, settings and seed: chosen on val, scored once on test."""
 
     dataset: str
     """Name for people; identity is ``features["images"]`` below."""
@@ -31,7 +31,7 @@ class Trial:
     seed: int
 
     metric: str
-    """The one the choice was made by and ``value`` is of: ``top1``, ``mean_per_class``, ``map11``."""
+    """Metric by which settings were chosen and of which ``value`` is: ``top1``, ``mean_per_class``, ``map11``."""
 
     value: float
     """Test score of the chosen fit, a fraction in [0, 1]."""
@@ -46,7 +46,7 @@ class Trial:
     """Whether every fit the result rests on met its tolerance."""
 
     history: Sequence[Mapping[str, Any]]
-    """A row a strength of the path (its SolveReport and val score), or a row an evaluation of a training run."""
+    """One row for each strength of the path (its SolveReport and val score), or each evaluation of a training run."""
 
     arrays: Mapping[str, NDArray[Any]]
     """Per-sample predictions on test: ``test_ids``, ``test_labels``, ``test_predictions`` (class indices), or
@@ -55,7 +55,7 @@ class Trial:
     versions: Mapping[str, str]
     hardware: Mapping[str, Any]
     commit: str
-    """Of penultimate, or its version where there is no checkout."""
+    """Git commit of penultimate, or its version where there is no checkout."""
 
     created: str
     """ISO 8601, UTC."""
@@ -63,19 +63,19 @@ class Trial:
     wall_seconds: float
 
     notes: Sequence[str] = field(default=())
-    """What a reader must know: strengths that did not converge, images left out."""
+    """Sentences a reader must know, such as strengths that did not converge or images left out."""
 
     @property
     def id(self) -> str:
-        """16 hex digits over what was asked, not over what came out: asking again finds this trial."""
+        """Return 16 hex digits over what was asked, not over the result, so that asking again finds this trial."""
         return trial_id(self.method, self.features, self.settings, self.seed)
 
     @property
     def num_test(self) -> int:
-        """How many test samples were scored."""
+        """Return the number of test samples that were scored."""
         return len(self.arrays["test_labels"])
 
 
 def trial_id(method: str, features: Mapping[str, str], settings: Mapping[str, Any], seed: int) -> str:
-    """The id that a trial of these will have, before it is run."""
+    """Return the id that a trial of this request will have, before it is run."""
     return digest_of({"method": method, "features": dict(features), "settings": dict(settings), "seed": seed})

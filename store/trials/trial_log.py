@@ -1,10 +1,10 @@
-"""TrialLog: Trials in a folder, one record a line, with their per-sample arrays beside; append-only.
+"""TrialLog: an append-only log of Trials, one record per line, with their per-sample arrays beside it.
 
-    <log>/trials.jsonl                   one JSON object a line, in the order the trials ended
+    <log>/trials.jsonl                   one JSON object per line, in the order the trials ended
     <log>/arrays/<id>-<checksum>.npz     arrays of one trial, written before its line
 
 A record counts once its line ends in a newline: a line torn by a kill is left out, reported in ``torn_bytes``,
-and cut off by the next append. In an object store each line is an object of its own: see ``record_lines``.
+and cut off by the next append. In a bucket each line is an object of its own (``record_lines``).
 """
 
 import io
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.format.layout import bytes_checksum, fixed_width
-from penultimate.store.objects.objects import Objects, open_objects
+from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.open import open_objects
 from penultimate.store.trials.record_lines import FileLines, ObjectLines, RecordLines
 from penultimate.store.trials.trial import Trial
 
@@ -31,60 +32,61 @@ _SCALARS = [field.name for field in fields(Trial) if field.name != "arrays"]
 
 
 class TrialLog:
-    """Reads the log at ``place``, a folder or an ``s3://``, ``gs://`` or ``az://`` address.
+    """The log at ``location``, a folder or an ``s3://``, ``gs://`` or ``az://`` address.
 
-    ``TrialLog.create`` begins one. Raises NotAStoreError where there is none.
+    ``TrialLog.create`` makes a new one. Raises NotAStoreError where ``location`` holds none.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.objects = open_objects(place)
+    def __init__(self, location: str | Path) -> None:
+        self.objects = open_objects(location)
         self._lines = _lines(self.objects)
         if not self._lines.exist():
             raise NotAStoreError(f"there is no trial log at {self.objects.where()}; `penultimate probe` makes one")
 
     @classmethod
-    def create(cls, place: str | Path) -> Self:
-        """Open the log at ``place``, or begin one where nothing lies or an empty folder does.
+    def create(cls, location: str | Path) -> Self:
+        """Open the log at ``location``, or make one if nothing or an empty folder is there.
 
-        A folder's parent, or the bucket, must exist (InputError); what holds something else raises NotAStoreError.
+        Raises InputError if the folder's parent, or the bucket, does not exist, and NotAStoreError if the location
+        holds something else.
         """
-        objects = open_objects(place)
+        objects = open_objects(location)
         if objects.is_vacant():
             objects.prepare()
             _lines(objects).begin()
-        return cls(place)
+        return cls(location)
 
     @property
     def address(self) -> str:
-        """What opens this log again, also in another process."""
+        """Return the text with which ``TrialLog`` opens this log again, also in another process."""
         return self.objects.address
 
     @property
     def path(self) -> Path:
-        """The folder of a local log; InputError for one in a bucket."""
+        """Return the folder of a local log; raises InputError for one in a bucket."""
         return self.objects.folder
 
     @property
     def torn_bytes(self) -> int:
-        """Length of a last line that was cut off while it was written; 0 if there is none."""
+        """Return the length in bytes of a last line that was cut off while being written, else 0."""
         return len(self._lines.content().rpartition(b"\n")[2])
 
     def trials(self) -> list[Trial]:
-        """All trials in the order they ended; of several with one id, the last. Arrays are read when asked for."""
+        """Return all trials in the order they ended, the last of several with one id; arrays are read lazily."""
         return [self._trial(record) for record in self._by_id().values()]
 
     def ids(self) -> frozenset[str]:
-        """Of all trials."""
+        """Return the ids of all trials."""
         return frozenset(self._by_id())
 
     def contains(self, trial_id: str) -> bool:
-        """Whether a trial with this id is in the log."""
+        """Return whether a trial with this id is in the log."""
         return trial_id in self._by_id()
 
     def append(self, trial: Trial) -> None:
-        """Add a trial, durably; other processes may append to the same log.
+        """Append a trial durably; other processes may append to the same log at the same time.
 
-        Raises InputError if a field holds NaN or what JSON cannot hold: an outcome that is not there is absent.
+        Raises InputError if a field holds NaN or a value without a JSON form; a missing outcome must be left out.
         """
         try:
             record = {"version": LOG_VERSION, "id": trial.id} | {name: getattr(trial, name) for name in _SCALARS}
@@ -123,7 +125,7 @@ class TrialLog:
 
 
 class _StoredArrays(Mapping[str, NDArray[Any]]):
-    """Arrays of one trial, read when first asked for and checked against the checksum in their file's name."""
+    """The arrays of one trial, read on first access and checked against the checksum in their file's name."""
 
     def __init__(self, objects: Objects, name: str) -> None:
         self._objects = objects
@@ -152,7 +154,7 @@ class _StoredArrays(Mapping[str, NDArray[Any]]):
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Variable-length strings become fixed-length ones, which ``.npy`` can hold; compressed, they cost as little."""
+    """Return the arrays as ``.npz`` bytes; StringDType becomes fixed width, which ``.npy`` can hold."""
     file = io.BytesIO()
     plain = {name: fixed_width(array) if array.dtype.kind == "T" else array for name, array in arrays.items()}
     np.savez_compressed(file, allow_pickle=False, **plain)
@@ -160,7 +162,7 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of what the standard encoder does not know: NumPy scalars and read-only mappings."""
+    """Return the JSON form of NumPy scalars and read-only mappings, which the standard encoder does not know."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):

@@ -11,6 +11,7 @@ from penultimate.cli.main import run
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import parity
 from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
@@ -23,6 +24,7 @@ def test_bench_prints_timms_columns_with_bottleneck_and_ratio(photos: Path, caps
     timms = {"model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "param_count"}
     assert timms | {"bottleneck", "ratio_to_ceiling", "decode_per_sec", "write_per_sec"} <= row.keys()
     assert (row["images"], row["infer_batch_size"]) == (8, 8)
+    assert row["machine"] == machine()
     assert "not compiled, as asked" in err
 
 
@@ -38,6 +40,7 @@ def test_parity_passes_the_reference_itself(photos: Path, capsys: pytest.Capture
     assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["passed"], row["num_images"], row["pixel_distance"]) == (True, 4, 0.0)
+    assert row["machine"] == machine()
 
 
 def test_parity_past_its_tolerance_says_so_and_leaves_with_1(

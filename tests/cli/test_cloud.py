@@ -16,7 +16,7 @@ from support.store_cases import small_job
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.objects.objects import open_objects
+from penultimate.store.objects.open import open_objects
 from penultimate.store.objects.remote import RemoteObjects
 
 SECRETS = [value for name, value in ENVIRONMENT.items() if name != "AWS_REGION"]

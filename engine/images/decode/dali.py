@@ -18,7 +18,7 @@ from penultimate.engine.images.decode.file_header import Size, plain_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
@@ -99,9 +99,9 @@ class DaliDecoder:
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-pipeline") as runner,
         ):
-            samples = ahead(pool, load, indices.tolist(), depth=2 * _CHUNK_IMAGES)
-            chunks = ahead(runner, decode, _chunks(samples), depth=2)
-            rows = ahead(pool, finish, (sample for chunk in chunks for sample in chunk), depth=batch_size)
+            samples = prefetch_map(pool, load, indices.tolist(), depth=2 * _CHUNK_IMAGES)
+            chunks = prefetch_map(runner, decode, _chunks(samples), depth=2)
+            rows = prefetch_map(pool, finish, (sample for chunk in chunks for sample in chunk), depth=batch_size)
             yield from batched(rows, views, batch_size=batch_size)
 
     def _decode(self, pipeline: "_Pipeline", chunk: list[_Sample]) -> list[_Sample]:

@@ -17,7 +17,7 @@ from penultimate.engine.images.decode.file_header import Size, plain_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Placement, Preprocess
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
@@ -67,9 +67,9 @@ class DaliGpuDecoder:
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-gpu") as runner,
         ):
-            read = ahead(pool, lambda row: _read(images, row, views), indices.tolist(), depth=2 * batch_size)
+            read = prefetch_map(pool, lambda row: _read(images, row, views), indices.tolist(), depth=2 * batch_size)
             groups = ([next(read) for _ in rows] for rows in batched)
-            yield from ahead(runner, decode, groups, depth=2)
+            yield from prefetch_map(runner, decode, groups, depth=2)
 
     def _decode(self, pipeline: "_Pipeline", rows: list["_Read"], views: Sequence[Preprocess]) -> DecodedBatch:
         plain = [row for row in rows if isinstance(row.content, bytes)]

@@ -2,10 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from typing import Literal
 
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.store.errors import UnavailableError, UnknownNameError
+
+DecoderName = Literal["dali", "dali-gpu", "pillow"]
 
 
 def make_decoder(name: str, *, num_workers: int) -> Decoder:

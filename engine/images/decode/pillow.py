@@ -14,7 +14,7 @@ from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, ba
 from penultimate.engine.images.decode.pixel_modes import to_rgb
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
@@ -65,7 +65,7 @@ class PillowDecoder:
             return _row(images.source, index, views)
 
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="pillow") as pool:
-            rows = ahead(pool, row, indices.tolist(), depth=batch_size + self.num_workers)
+            rows = prefetch_map(pool, row, indices.tolist(), depth=batch_size + self.num_workers)
             yield from batched(rows, views, batch_size=batch_size)
 
 

@@ -13,7 +13,7 @@ from penultimate.engine.images.formats.file_patterns import expand_braces
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
 from penultimate.store.objects.address import Address
-from penultimate.store.objects.objects import open_objects
+from penultimate.store.objects.open import open_objects
 
 if TYPE_CHECKING:  # it needs the extra `cloud`
     from penultimate.store.objects.remote import RemoteObjects

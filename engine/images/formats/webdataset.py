@@ -33,6 +33,7 @@ from penultimate.engine.images.formats.labels import (
 )
 from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 
 # Shapes: N samples.
@@ -63,7 +64,7 @@ def load_webdataset(
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
     folder, names = stems([tar.path for tar in tars])
     shared = tars[0].folder(folder)
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)), thread_name_prefix="tar") as pool:
+    with ThreadPoolExecutor(min(16, 2 * usable_cores()), thread_name_prefix="tar") as pool:
         indexes = list(pool.map(lambda tar: _index(tar, label_column if labels else None), tars))
     samples = sorted(
         (f"{tar}/{key}", number, sample)

@@ -1,1 +1,1 @@
-"""Compiled passes over features, for families of processors that gain by them."""
+"""Compiled kernels for families of processors that gain by them, behind the Design protocol."""

@@ -1,1 +1,1 @@
-"""The objective of a linear probe: its losses, its passes over the data, and how far it is from its optimum."""
+"""The objective of a linear probe: losses, features in principal axes, passes over the data, and the duality gap."""

@@ -1,1 +1,1 @@
-"""What stands in for the Hessian's inverse in conjugate gradients."""
+"""Preconditioners of conjugate gradients: approximate inverses of the Hessian."""

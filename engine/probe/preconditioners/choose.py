@@ -1,88 +1,93 @@
-"""What stands in for the Hessian's inverse in conjugate gradients: a diagonal, a few rows a class, or a matrix a class.
+"""Choose the preconditioner of conjugate gradients along a path: diagonal, block-diagonal, low-rank or support vectors.
 
-In the eigenbasis of the features, the Hessian's block of class k is sum_i s_i c_ik z_i z_i' + mu, with c the curvature
-of the loss. If c did not vary over samples that would be the diagonal c_k * variance + mu. It does vary, and at weak l2
-the samples that matter are the few near a boundary. The true block, inverted, takes a sixth of the iterations (42 to 7
-on CIFAR-10 at l2 = 0.06), but each has to read it; where classes are many, the rows that carry most of its curvature
-take a seventh (237 to 33 on all of Caltech-101 at l2 = 0.1). Either is made at a node of the path (``chain.py``) once
-the nodes before it took more products than making it costs. Under the squared hinge few rows may have all of it: once a
-step took more products than making their inverse costs, it is made at every step, as other rows come in.
+In the eigenbasis of the features, the Hessian's block of class k is sum_i s_i c_ik z_i z_i' + mu, with s the weight of
+a sample and c the curvature of its loss. If c did not vary over samples that would be the diagonal c_k * variance + mu.
+It does vary, and at weak l2 the samples that matter are the few near a boundary. The true block, inverted, takes a
+sixth of the iterations (42 to 7 on CIFAR-10 at l2 = 0.06), but each iteration has to read it; where classes are many,
+the rows that carry most of its curvature take a seventh (237 to 33 on all of Caltech-101 at l2 = 0.1). Either is made
+at a node of the path (``solver/continuation.py``) once the nodes before it took more products than making it costs.
+Under the squared hinge few rows may have all of the curvature: once a step took more products than making their inverse
+costs, it is made at every step, as other rows come in.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.objective.in_memory import InMemory, Point, Problem
-from penultimate.engine.probe.preconditioners.block_diagonal import ClassMatrices
-from penultimate.engine.probe.preconditioners.low_rank import CurvedRows
-from penultimate.engine.probe.preconditioners.support_vectors import SupportRows
+from penultimate.engine.probe.objective.in_memory import InMemoryProblem
+from penultimate.engine.probe.objective.problem import Point, Problem
+from penultimate.engine.probe.preconditioners.block_diagonal import BlockDiagonal
+from penultimate.engine.probe.preconditioners.diagonal import Preconditioner, diagonal_preconditioner
+from penultimate.engine.probe.preconditioners.low_rank import LowRank
+from penultimate.engine.probe.preconditioners.support_vectors import SupportVectors
 
-# Shapes: N samples, K classes, S strengths, R columns of the turned design.
+# Shapes: K classes, N samples, S strengths, R columns of the rotated features.
 
-Apply = Callable[[Tensor], Tensor]
-
-FEW = 8
-"""Hessian products of nodes that need no better preconditioner."""
+MIN_PRODUCTS = 8
+"""Number of Hessian products up to which nodes need no better preconditioner."""
 
 LOW_SPEED = 6
-"""Hessian products at low precision that take as long as one in float64, which support rows need: 2.2 and 13 ms."""
+"""Number of low-precision Hessian products that take as long as one in float64 (2.2 and 13 ms).
+
+Support vectors need the latter.
+"""
 
 
-class Preconditioner:
-    """Chooses and keeps the preconditioner along a path; a block of strengths shares one, made for the middle of it."""
+class PreconditionerChoice:
+    """The preconditioner in use; a block of strengths shares one, made for the middle of it."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.dtype = torch.float64 if problem.rounding < 1e-12 else torch.float32
-        """What conjugate gradients work in: their products carry the rounding of bfloat16 or float32 anyway."""
+        """The dtype of conjugate gradients: their products carry the rounding of bfloat16 or float32 anyway."""
 
-        self.blocks: ClassMatrices | CurvedRows | SupportRows | None = None
-        self.reach = math.inf
-        """How much further its solutions were than the metric said (``conjugate.py``): told by the caller."""
+        self.current: BlockDiagonal | LowRank | SupportVectors | None = None
+        """None: the diagonal."""
 
-    def at(self, point: Point, mu_S: Tensor) -> Apply:
-        """The preconditioner for this point."""
-        return self._diagonal(point.moments.curvature_SK, mu_S) if self.blocks is None else self.blocks
+        self.error_ratio = math.inf
+        """Ratio of true error to preconditioned residual of the last solutions, set by their solver."""
+
+    def at(self, point: Point, mu_S: Tensor) -> Preconditioner:
+        """Return the preconditioner for this point."""
+        if self.current is not None:
+            return self.current
+        return diagonal_preconditioner(self.problem, point.moments.curvature_SK, mu_S, self.dtype)
 
     @property
     def wants_exact_products(self) -> bool:
-        """Whether rounding of Hessian products would drown what it divides by mu."""
-        return isinstance(self.blocks, SupportRows)
+        """Whether the rounding of Hessian products would drown what the preconditioner divides by mu."""
+        return isinstance(self.current, SupportVectors)
 
-    def take_support_rows(self, point: Point, mu_S: Tensor, *, products: int) -> bool:
-        """Make those of this point, if the last step took so many Hessian ``products`` or they are in use already."""
+    def use_support_vectors(self, point: Point, mu_S: Tensor, *, products: int) -> bool:
+        """Use the support vectors of this point if that pays, and return whether it does.
+
+        It does if support vectors are in use already, or if the last step took more Hessian ``products`` than they
+        cost; never for smooth losses, in float32 or where there are too many.
+        """
         problem = self.problem
-        if not isinstance(problem, InMemory) or problem.loss.smooth:
+        if not isinstance(problem, InMemoryProblem) or problem.loss.smooth:
             return False
-        price = SupportRows.price(problem, point)
-        if (self.blocks is None and products <= max(FEW, LOW_SPEED * price)) or price == math.inf:
+        cost = SupportVectors.cost(problem, point)
+        if (self.current is None and products <= max(MIN_PRODUCTS, LOW_SPEED * cost)) or cost == math.inf:
             return False
-        self.blocks = SupportRows(problem, point, mu_S)
+        self.current = SupportVectors(problem, point, mu_S)
         return True
 
     def renew(self, point: Point, mu: float, *, products: float) -> None:
-        """Make blocks at this node where that costs less than the Hessian ``products`` that the last nodes took."""
+        """Renew the preconditioner at this node where it costs less than the ``products`` of the last nodes."""
         problem = self.problem
-        if isinstance(self.blocks, SupportRows) and self.blocks.strengths != len(point.weight_SKR):
-            self.blocks = None
-        if not isinstance(problem, InMemory) or not problem.loss.smooth:
+        if isinstance(self.current, SupportVectors) and self.current.strengths != len(point.weight_SKR):
+            self.current = None
+        if not isinstance(problem, InMemoryProblem) or not problem.loss.smooth:
             return
         classes = point.weight_SKR.shape[1]
-        kind = ClassMatrices if ClassMatrices.suit(problem, classes) else CurvedRows
-        if products > max(FEW, kind.price(problem, classes)):
+        kind = BlockDiagonal if BlockDiagonal.suits(problem, classes) else LowRank
+        if products > max(MIN_PRODUCTS, kind.cost(problem, classes)):
             assert point.residual_SKN is not None
             middle_1KN = point.residual_SKN[len(point.residual_SKN) // 2][None]
             curvature_KN = problem.loss.curvature(middle_1KN, problem.targets)[0]
-            self.blocks = None  # its memory is that of the new one
-            self.blocks = kind(problem, curvature_KN, mu)
-        elif isinstance(self.blocks, ClassMatrices):
-            self.blocks.follow(mu)
-
-    def _diagonal(self, curvature_SK: Tensor, mu_S: Tensor) -> Apply:
-        diagonal = curvature_SK[:, :, None] * self.problem.scale_R + mu_S[:, None, None] * self.problem.penalised_R
-        floor = 1e-12 * diagonal.amax(2, keepdim=True)
-        inverse = (1 / torch.maximum(diagonal, floor.clamp_min(1e-300))).to(self.dtype)
-        return lambda residual_SKR: inverse * residual_SKR
+            self.current = None  # frees its memory for the new one
+            self.current = kind(problem, curvature_KN, mu)
+        elif isinstance(self.current, BlockDiagonal):
+            self.current.update(mu)

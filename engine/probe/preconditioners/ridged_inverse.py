@@ -1,4 +1,4 @@
-"""The inverse of symmetric matrices that ought to be positive definite and that rounding may have made indefinite."""
+"""Invert symmetric matrices that ought to be positive definite and that rounding may have made indefinite."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def ridged_inverse(matrix_RR: Tensor, ridge: float) -> Tensor:
-    """Of matrices (..., R, R) scaled to a unit diagonal plus ``ridge``, times 10 until positive definite."""
+    """Return the inverse of matrices (..., R, R), scaled to a unit diagonal, plus a ridge.
+
+    The ridge of each matrix is ``ridge``, times 10 until it is positive definite.
+    """
     root_R = matrix_RR.diagonal(dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
     scale_RR = root_R[..., :, None] * root_R[..., None, :]
     unit_RR = matrix_RR / scale_RR

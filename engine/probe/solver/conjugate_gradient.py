@@ -1,4 +1,4 @@
-"""Preconditioned conjugate gradients on a block of systems, with an estimate of how far they still are."""
+"""Preconditioned conjugate gradients on a block of systems, with an estimate of the error that remains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Shapes: S systems solved side by side, K classes, R columns.
+# Shapes: S systems solved side by side, K classes, R columns, J iterations.
 
-LIMIT = 250
-"""Iterations after which the direction so far is used: it is one of descent whenever CG is stopped."""
-
+MAX_ITERATIONS = 250
+"""Number of iterations after which the direction so far is used: it is one of descent whenever CG is stopped."""
 
 DELAY = 8
-"""Iterations whose gain estimates the distance there was before them."""
+"""Number of iterations whose gain estimates the error before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +21,23 @@ class Solution:
 
     direction_SKR: Tensor
 
-    reach_S: Tensor
-    """How much further the solution is than the squared residual in the preconditioner's metric says, float64, >= 1.
+    error_ratio_S: Tensor
+    """Ratio of the true error to the squared preconditioned residual, float64, >= 1.
 
-    The squared distance in H's own metric was at least what the last iterations gained (Hestenes & Stiefel 1952,
-    theorem 6:3; Strakos & Tichy 2002), and is less now; this is that gain over the squared residual now.
+    The squared error in H's own norm was at least what the last iterations gained (Hestenes & Stiefel 1952, theorem
+    6:3; Strakos & Tichy 2002), and is less now; this is that gain over the squared residual now.
     """
 
     products: int
-    """Multiplications by H, each for all systems."""
+    """Number of multiplications by H, each for all systems."""
+
+
+Converged = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Maps (residual_SKR, size_S, gained_S, first_S) to the systems that are solved well enough, (S,) bool.
+
+``size_S`` is the squared preconditioned residual, ``first_S`` what it was at first, ``gained_S`` what the last
+``DELAY`` iterations took off the squared error.
+"""
 
 
 def conjugate_gradients(
@@ -39,21 +46,18 @@ def conjugate_gradients(
     rhs_SKR: Tensor,
     scaled_SKR: Tensor,
     *,
-    enough: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    converged: Converged,
     frozen_S: Tensor,
 ) -> Solution:
-    """Nocedal & Wright 2006, algorithm 5.3, for each of S systems; those ``frozen_S`` stay at zero.
+    """Solve S systems side by side (Nocedal & Wright 2006, algorithm 5.3); those ``frozen_S`` stay at zero.
 
     ``scaled_SKR`` is the preconditioned right-hand side.
-    ``enough(residual_SKR, size_S, gained_S, first_S)`` says which systems are solved well enough; ``size_S`` is the
-    squared residual in the preconditioner's metric, ``first_S`` what it was at first, ``gained_S`` what the last
-    ``DELAY`` iterations took off the squared distance.
     """
     residual, search, direction = rhs_SKR.clone(), scaled_SKR.clone(), torch.zeros_like(rhs_SKR)
     size_S = (residual * search).sum((1, 2))
     first_S = size_S.clone()
     gains = []
-    for _ in range(LIMIT):
+    for _ in range(MAX_ITERATIONS):
         product = multiply(search)
         curvature_S = (search * product).sum((1, 2))
         usable_S = ~frozen_S & (curvature_S > 0) & (size_S > 0)
@@ -64,13 +68,13 @@ def conjugate_gradients(
         next_S = (residual * scaled).sum((1, 2))
         ratio_S = torch.where(usable_S, next_S / size_S, 0.0)
         gains.append(length_S * size_S)
-        if (enough(residual, next_S, torch.stack(gains[-DELAY:]).sum(0), first_S) | ~usable_S).all():
+        if (converged(residual, next_S, torch.stack(gains[-DELAY:]).sum(0), first_S) | ~usable_S).all():
             break
         search = torch.addcmul(scaled, ratio_S[:, None, None], search)
         size_S = next_S
-    return Solution(direction, _reach(torch.stack(gains, 1), next_S), len(gains))
+    return Solution(direction, _error_ratio(torch.stack(gains, 1), next_S), len(gains))
 
 
-def _reach(gains_SJ: Tensor, size_S: Tensor) -> Tensor:
-    """What the last ``DELAY`` iterations gained, over what the residual's size says is left; at least 1."""
+def _error_ratio(gains_SJ: Tensor, size_S: Tensor) -> Tensor:
+    """Return what the last ``DELAY`` iterations gained, over the squared residual; at least 1."""
     return (gains_SJ[:, -DELAY:].sum(1) / size_S.clamp_min(1e-300)).clamp_min(1)

@@ -1,263 +1,224 @@
-"""Chain: the order in which the strengths of a path are solved, and where each of them begins.
+"""Continuation: the order in which the strengths of a path are solved, and where each of them begins.
 
-Every few strengths one is a node: it begins at the lowest point of the space through the nodes solved before it. The
-strengths between nodes begin on the cubic, in the logarithm of l2, through the two nodes on either side. At weak l2
-that is nearer to their optimum than the stopping rule asks, so that they take one gradient, for their certificate, and
-no step; nodes are then taken further apart. Where the strengths asked for leave too wide a gap, others lead over it.
+Every few strengths one is a node: it begins at the lowest point of the space through the nodes solved before it
+(``node_space.py``). The strengths between nodes begin on the cubic, in the logarithm of l2, through the two nodes on
+either side. At weak l2 that is nearer to their optimum than the stopping rule asks, so that they take one gradient, for
+their certificate, and no step; nodes are then taken further apart. Where the requested strengths leave too wide a gap,
+intermediate strengths that nobody requested lead over it.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.objective.in_memory import InMemory, Point
-from penultimate.engine.probe.preconditioners.choose import Preconditioner
+from penultimate.engine.probe.objective.in_memory import InMemoryProblem
+from penultimate.engine.probe.objective.problem import Point
+from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.result import SolveReport
-from penultimate.engine.probe.solver.newton import CLOSE, SMALL_PENALTY, Newton
+from penultimate.engine.probe.solver.newton import Newton
+from penultimate.engine.probe.solver.node_space import Node, NodeSpace
 
-# Shapes: N samples, K classes, S strengths, R columns of the turned design, M nodes but the first.
+# Shapes: N samples, K classes, S strengths, R columns of the rotated features.
 
 BLOCK_COLUMNS = 40
-"""Strengths are solved side by side up to so many columns of scores: below, a product takes as long with one."""
+"""Number of columns of scores up to which strengths are solved side by side: a product takes as long with one."""
 
 BLOCK_STRENGTHS = 4
-"""And no more than this: the further from the nodes before them, the worse they begin."""
+"""Largest number of strengths side by side: the further from the nodes before them, the worse they begin."""
 
 NEAR, FAR = math.log(3.2), 2 * math.log(3.2)
-"""Logarithm of l2 from one node to the next, at least and at most: 2 and 4 of the paper's strengths."""
+"""Distance of nodes in the logarithm of l2, at least and at most: 2 and 4 of the paper's strengths."""
 
 SPAN = 4
-"""Nodes that a start is made from, of smooth losses."""
+"""Number of nodes that a start is made from, for smooth losses."""
 
 LARGE = 1 << 28
-"""From so many scores (N x K) on, 1 GiB a node, a start is made from two nodes, and every strength is one."""
+"""Number of scores (N x K), 1 GiB a node, from which a start is made from two nodes and every strength is a node."""
 
-DESCENTS = 3
-"""Points of the space through nodes that are evaluated to find its lowest."""
+INTERMEDIATE_SLACK = 100
+"""Factor on the tolerance of intermediate strengths; without it paths take 1.1 to 1.5 times as long.
 
-STONE_SLACK = 100
-"""Stones are solved to so many times the tolerance, 1 taking 1.1 to 1.5 times as long; under the squared hinge to
-the tolerance itself: with other support rows left inside the margin, the last strength took 77 steps instead of 2."""
-
-RESOLVED = 1e-7
-"""Directions of that space with less than this share of the largest curvature are left out: float32 sums hide them."""
+Under the squared hinge they are solved to the tolerance itself: with other support vectors left inside the margin, the
+last strength took 77 steps instead of 2.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A solved strength."""
+class Continuation:
+    """One path of falling l2."""
 
-    log_mu: float
-    weight_KR: Tensor
-    scores_KN: Tensor
-
-
-class Chain:
-    """One path, l2 falling; ``solve`` is the recipe."""
-
-    def __init__(self, problem: InMemory, *, l2: Sequence[float], total_weight: float, tol: float) -> None:
-        self.problem, self.asked, self.total_weight, self.tol = problem, l2, total_weight, tol
-        self.preconditioner = Preconditioner(problem)
+    def __init__(self, problem: InMemoryProblem, *, l2: Sequence[float], total_weight: float, tol: float) -> None:
+        self.problem, self.requested, self.total_weight, self.tol = problem, l2, total_weight, tol
+        self.preconditioner = PreconditionerChoice(problem)
         self.products = 0.0
-        """Hessian products of the last nodes."""
+        """Number of Hessian products of the last nodes."""
 
         self.l2: list[float] = []
+        """Requested and intermediate strengths, strongest first."""
+
         self.log_mus: list[float] = []
-        """Strengths and stones, strongest first, and the logarithms of l2 over the sum of weights."""
+        """Logarithms of ``l2`` over the sum of sample weights."""
 
-        self.waiting: dict[int, int] = {}
-        """Strengths that were asked for and are not solved: their place among all, and in the path."""
+        self.pending: dict[int, int] = {}
+        """Requested strengths that are not solved: index in ``l2`` -> index in the path."""
 
-        self.nodes: dict[int, _Node] = {}
+        self.nodes: dict[int, Node] = {}
         self.span = SPAN
-        """Nodes that the next start is made from."""
+        """Number of nodes that the next start is made from."""
 
         self.unreported: list[Sequence[SolveReport]] = []
-        """Blocks since the last strength that was asked for."""
+        """Reports of blocks since the last requested strength."""
 
         self.reported = 0.0, 0
         """Passes and Hessian products up to there."""
 
     def solve(self, classes: int) -> Iterator[tuple[int, Tensor, SolveReport]]:
-        """Place in the path, turned weights (K, R) and report of each strength."""
-        columns = len(self.problem.scale_R)
-        first = self.problem.start(self.problem.scale_R.new_zeros(1, classes, columns, dtype=torch.float64))
-        assert first.scores_SKN is not None
-        self._lay(first)
+        """Yield the index in the path, rotated weights (K, R) and report of each strength."""
+        columns = len(self.problem.mean_square_R)
+        zero = self.problem.start(self.problem.mean_square_R.new_zeros(1, classes, columns, dtype=torch.float64))
+        assert zero.scores_SKN is not None
+        self._schedule(zero)
         width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // classes))
-        large, smooth = first.scores_SKN.numel() >= LARGE, self.problem.loss.smooth
-        # Under the squared hinge each strength is a node and begins at the one before it, whose support rows it keeps.
+        large, smooth = zero.scores_SKN.numel() >= LARGE, self.problem.loss.smooth
+        # Under the squared hinge each strength is a node and begins at the one before, whose support vectors it keeps.
         self.span = 1 if not smooth else 2 if large else SPAN
-        reach = NEAR if smooth and not large else 0.0
-        yield from self._solve_nodes([0], first)
-        while self.waiting:
-            if places := self._next_nodes(width, reach):
-                yield from self._solve_nodes(places, self._beyond(places))
+        distance = NEAR if smooth and not large else 0.0
+        yield from self._solve_nodes([0], zero)
+        while self.pending:
+            if indices := self._next_nodes(width, distance):
+                yield from self._solve_nodes(indices, self._extrapolate(indices))
             for gap in self._gaps(width):
-                solved = list(self._solve(gap, self._between(gap)))
-                reach = NEAR if any(report.steps for _, _, report in solved) else FAR
+                solved = list(self._solve(gap, self._interpolate(gap)))
+                distance = NEAR if any(report.steps for _, _, report in solved) else FAR
                 yield from solved
-            for place in sorted(self.nodes)[: -self.span - width + 1]:
-                del self.nodes[place]
+            for index in sorted(self.nodes)[: -self.span - width + 1]:
+                del self.nodes[index]
 
-    def _lay(self, zero: Point) -> None:
-        """Put the strengths in order, with stones before the first that is weak and wherever two are far apart.
+    def _schedule(self, zero: Point) -> None:
+        """Put the strengths in order, with intermediate ones before a weak first one and wherever two are far apart.
 
-        A stone is a strength that nobody asked for. Solved from zero, l2 = 1 of Caltech-101 took 5,945 Hessian products
-        and l2 = 1e-5 was not certified after 200 steps; over stones they take 44 and 80. Zero is near the optimum where
-        l2/N is at least the Hessian's largest eigenvalue there.
+        Solved from zero, l2 = 1 of Caltech-101 took 5,945 Hessian products and l2 = 1e-5 was not certified after 200
+        steps; over intermediate strengths they take 44 and 80. Zero is near the optimum where l2/N is at least the
+        Hessian's largest eigenvalue there.
         """
-        asked = [math.log(value / self.total_weight) for value in self.asked]
-        variance = float((self.problem.scale_R * self.problem.penalised_R).max())
+        requested = [math.log(value / self.total_weight) for value in self.requested]
+        variance = float((self.problem.mean_square_R * self.problem.penalised_R).max())
         steepest = max(variance * float(zero.moments.curvature_SK.max()), 1e-300)
-        stones = _stones(asked, highest=math.log(steepest))
-        laid = sorted(
-            [*((value, at) for at, value in enumerate(asked)), *((stone, -1) for stone in stones)], reverse=True
+        intermediate = intermediate_strengths(requested, highest=math.log(steepest))
+        scheduled = sorted(
+            [*((value, index) for index, value in enumerate(requested)), *((value, -1) for value in intermediate)],
+            reverse=True,
         )
-        self.log_mus = [log_mu for log_mu, _ in laid]
-        self.l2 = [self.asked[at] if at >= 0 else math.exp(log_mu) * self.total_weight for log_mu, at in laid]
-        self.waiting = {place: at for place, (_, at) in enumerate(laid) if at >= 0}
+        self.log_mus = [log_mu for log_mu, _ in scheduled]
+        self.l2 = [
+            self.requested[index] if index >= 0 else math.exp(log_mu) * self.total_weight for log_mu, index in scheduled
+        ]
+        self.pending = {position: index for position, (_, index) in enumerate(scheduled) if index >= 0}
 
-    def _next_nodes(self, width: int, reach: float) -> list[int]:
-        """The next nodes, each as far from the one before it as ``reach`` allows; the last strength is one."""
-        places = [max(self.nodes)]
-        while len(places) <= width and (last := places[-1]) < len(self.l2) - 1:
-            within = [p for p in range(last + 1, len(self.l2)) if self.log_mus[last] - self.log_mus[p] <= reach]
-            places.append(max(within, default=last + 1))
-        return places[1:]
+    def _next_nodes(self, width: int, distance: float) -> list[int]:
+        """Return the next nodes, each as far from the one before as ``distance`` allows; the last strength is one."""
+        indices = [max(self.nodes)]
+        while len(indices) <= width and (last := indices[-1]) < len(self.l2) - 1:
+            within = [i for i in range(last + 1, len(self.l2)) if self.log_mus[last] - self.log_mus[i] <= distance]
+            indices.append(max(within, default=last + 1))
+        return indices[1:]
 
-    def _solve_nodes(self, places: Sequence[int], start: Point) -> Iterator[tuple[int, Tensor, SolveReport]]:
-        middle = sum(self.log_mus[place] for place in places) / len(places)
+    def _solve_nodes(self, indices: Sequence[int], start: Point) -> Iterator[tuple[int, Tensor, SolveReport]]:
+        middle = sum(self.log_mus[index] for index in indices) / len(indices)
         self.preconditioner.renew(start, math.exp(middle), products=self.products)
-        return self._solve(places, start, nodes=True)
+        return self._solve(indices, start, nodes=True)
 
     def _solve(
-        self, places: Sequence[int], start: Point, *, nodes: bool = False
+        self, indices: Sequence[int], start: Point, *, nodes: bool = False
     ) -> Iterator[tuple[int, Tensor, SolveReport]]:
-        """Solve these strengths side by side; those that were asked for come out."""
-        l2_S = torch.tensor([self.l2[place] for place in places], dtype=torch.float64, device=start.weight_SKR.device)
-        asked = [(s, place) for s, place in enumerate(places) if place in self.waiting]
-        tol = self.tol if asked or not self.problem.loss.smooth else STONE_SLACK * self.tol
+        """Solve these strengths side by side and yield those that were requested."""
+        l2_S = torch.tensor([self.l2[index] for index in indices], dtype=torch.float64, device=start.weight_SKR.device)
+        requested = [(s, index) for s, index in enumerate(indices) if index in self.pending]
+        tol = self.tol if requested or not self.problem.loss.smooth else INTERMEDIATE_SLACK * self.tol
         newton = Newton(self.problem, self.preconditioner, l2_S=l2_S, total_weight=self.total_weight, tol=tol)
         point, reports = newton.solve(start)
         assert point.scores_SKN is not None
         if nodes:
             self.products = reports[0].curvature_passes
-            for s, place in enumerate(places):
-                self.nodes[place] = _Node(self.log_mus[place], point.weight_SKR[s], point.scores_SKN[s])
+            for s, index in enumerate(indices):
+                self.nodes[index] = Node(self.log_mus[index], point.weight_SKR[s], point.scores_SKN[s])
         self.unreported.append(reports)
-        if not asked:
-            return
-        steps = sum(block[0].steps for block in self.unreported)
-        seconds = sum(report.seconds for block in self.unreported for report in block) / len(asked)
-        passes, products = self.problem.passes - self.reported[0], self.problem.curvature_passes - self.reported[1]
-        self.unreported, self.reported = [], (self.problem.passes, self.problem.curvature_passes)
-        for s, place in asked:
-            report = replace(reports[s], steps=steps, seconds=seconds, passes=passes, curvature_passes=products)
-            yield self.waiting.pop(place), point.weight_SKR[s], report
+        if requested:
+            costs = self._costs(len(requested))
+            for s, index in requested:
+                yield self.pending.pop(index), point.weight_SKR[s], replace(reports[s], **costs)
+
+    def _costs(self, count: int) -> dict[str, Any]:
+        """Return what all blocks since the last report took, as fields of the reports of ``count`` strengths."""
+        passes, products = self.problem.passes, self.problem.curvature_passes
+        costs = {
+            "steps": sum(block[0].steps for block in self.unreported),
+            "seconds": sum(report.seconds for block in self.unreported for report in block) / count,
+            "passes": passes - self.reported[0],
+            "curvature_passes": products - self.reported[1],
+        }
+        self.unreported, self.reported = [], (passes, products)
+        return costs
 
     def _gaps(self, width: int) -> Iterator[Sequence[int]]:
-        """Strengths between nodes, in blocks; those after the last node but one only when no node is to come."""
+        """Yield strengths between nodes, in blocks; those after the last node but one only when no node is to come."""
         nodes = sorted(self.nodes)
         end = nodes[-1] if nodes[-1] == len(self.l2) - 1 else nodes[max(0, len(nodes) - 2)]
-        waiting = sorted(place for place in self.waiting if place < end)
-        for first in range(0, len(waiting), width):
-            yield waiting[first : first + width]
+        pending = sorted(index for index in self.pending if index < end)
+        for first in range(0, len(pending), width):
+            yield pending[first : first + width]
 
-    def _between(self, places: Sequence[int]) -> Point:
-        """On the cubic through two nodes on either side; at an end of the path through more on the other, or fewer."""
+    def _interpolate(self, indices: Sequence[int]) -> Point:
+        """Return the point on the cubic through two nodes on either side.
+
+        At an end of the path it goes through more nodes on the other side, or through fewer.
+        """
         some = next(iter(self.nodes.values()))
-        weight_SKR = some.weight_KR.new_zeros(len(places), *some.weight_KR.shape)
-        scores_SKN = some.scores_KN.new_zeros(len(places), *some.scores_KN.shape)
-        for place, weight_KR, scores_KN in zip(places, weight_SKR, scores_SKN, strict=True):
-            after = sorted(n for n in self.nodes if n > place)[: SPAN // 2]
-            before = sorted(n for n in self.nodes if n < place)[len(after) - SPAN :]
+        weight_SKR = some.weight_KR.new_zeros(len(indices), *some.weight_KR.shape)
+        scores_SKN = some.scores_KN.new_zeros(len(indices), *some.scores_KN.shape)
+        for index, weight_KR, scores_KN in zip(indices, weight_SKR, scores_SKN, strict=True):
+            after = sorted(n for n in self.nodes if n > index)[: SPAN // 2]
+            before = sorted(n for n in self.nodes if n < index)[len(after) - SPAN :]
             nodes = [self.nodes[n] for n in (*before, *after)]
-            shares = _cubic([node.log_mu for node in nodes], self.log_mus[place])
-            for node, share in zip(nodes, shares, strict=True):
-                weight_KR.add_(node.weight_KR, alpha=share)
-                scores_KN.add_(node.scores_KN, alpha=share)
+            coefficients = lagrange_coefficients([node.log_mu for node in nodes], self.log_mus[index])
+            for node, coefficient in zip(nodes, coefficients, strict=True):
+                weight_KR.add_(node.weight_KR, alpha=coefficient)
+                scores_KN.add_(node.scores_KN, alpha=coefficient)
         return self.problem.at(weight_SKR, scores_SKN)
 
-    def _beyond(self, places: Sequence[int]) -> Point:
-        """At the lowest points of the space through the last nodes."""
+    def _extrapolate(self, indices: Sequence[int]) -> Point:
+        """Return the lowest points of the space through the last nodes."""
         first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[: self.span]]
-        step_SKR = first.weight_KR.new_zeros(len(places), *first.weight_KR.shape)
+        step_SKR = first.weight_KR.new_zeros(len(indices), *first.weight_KR.shape)
         if others:
-            space = _Space(self.problem, [first, *others], self.tol)
-            for step_KR, place in zip(step_SKR, places, strict=True):
-                for node, share in zip(others, space.lowest(self.log_mus[place]), strict=True):
-                    step_KR.add_(node.weight_KR - first.weight_KR, alpha=share)
-        # Not the sum of scores: shares come to 4 to 90, and by as much would rounding grow from node to node.
+            space = NodeSpace(self.problem, [first, *others], self.tol)
+            for step_KR, index in zip(step_SKR, indices, strict=True):
+                for node, coordinate in zip(others, space.lowest(self.log_mus[index]), strict=True):
+                    step_KR.add_(node.weight_KR - first.weight_KR, alpha=coordinate)
+        # Scores are not summed like weights: the sizes of coordinates add up to 4 to 90, and by as much would rounding
+        # grow from node to node.
         return self.problem.step(first.weight_KR, first.scores_KN, step_SKR)
 
 
-def _cubic(log_mus: Sequence[float], at: float) -> list[float]:
-    """Shares of the nodes in the polynomial through them (Lagrange's form); linear where it would swing."""
-    shares = [math.prod((at - b) / (a - b) for b in log_mus if b != a) for a in log_mus]
-    if sum(map(abs, shares)) <= 2:
-        return shares
+def lagrange_coefficients(log_mus: Sequence[float], at: float) -> list[float]:
+    """Return the coefficients of nodes in the polynomial through them (Lagrange's form); linear where it oscillates."""
+    coefficients = [math.prod((at - b) / (a - b) for b in log_mus if b != a) for a in log_mus]
+    if sum(map(abs, coefficients)) <= 2:
+        return coefficients
     above = min(a for a in log_mus if a > at)
     below = max(a for a in log_mus if a < at)
-    share = {above: (at - below) / (above - below), below: (above - at) / (above - below)}
-    return [share.get(a, 0.0) for a in log_mus]
+    linear = {above: (at - below) / (above - below), below: (above - at) / (above - below)}
+    return [linear.get(a, 0.0) for a in log_mus]
 
 
-def _stones(log_mus: Sequence[float], highest: float) -> list[float]:
-    """Points no further than ``NEAR`` apart where ``log_mus``, which fall from ``highest``, leave more than ``FAR``."""
-    stones = [highest] if highest - log_mus[0] > FAR else []
+def intermediate_strengths(log_mus: Sequence[float], highest: float) -> list[float]:
+    """Return points at most ``NEAR`` apart where ``log_mus``, falling from ``highest``, leave more than ``FAR``."""
+    points = [highest] if highest - log_mus[0] > FAR else []
     for above, below in zip([highest, *log_mus], log_mus, strict=False):
         if above - below > FAR:
             count = math.ceil((above - below) / NEAR)
-            stones += [above + (below - above) * n / count for n in range(1, count)]
-    return stones
-
-
-class _Space:
-    """The weights ``first + sum_m a_m (other_m - first)`` and the objective on them, by the coordinates ``a``."""
-
-    def __init__(self, problem: InMemory, nodes: Sequence[_Node], tol: float) -> None:
-        self.tol = tol
-        self.log_mus = [node.log_mu for node in nodes]
-        first, *others = nodes
-        self.look = problem.space(first.scores_KN, [node.scores_KN for node in others])
-        weight_MKR = torch.stack([node.weight_KR for node in nodes])
-        weight_MKR[1:] -= weight_MKR[0]
-        weight_MKR[:, :, problem.bias_column] = 0
-        weight_MX = weight_MKR.flatten(1)
-        gram_MM = (weight_MX @ weight_MX.T).cpu()
-        self.square, self.pull_M, self.gram_MM = float(gram_MM[0, 0]), gram_MM[0, 1:], gram_MM[1:, 1:]
-
-    def lowest(self, log_mu: float) -> list[float]:
-        """Coordinates of the lowest point, by Newton's method from the line through the first two."""
-        mu = math.exp(log_mu)
-        point_M = torch.zeros_like(self.pull_M)
-        point_M[0] = (log_mu - self.log_mus[0]) / (self.log_mus[1] - self.log_mus[0])
-        lowest, best_M, step_M = math.inf, torch.zeros_like(point_M), point_M
-        for _ in range(DESCENTS):
-            loss, slope_M, bend_MM = self.look(point_M.tolist())
-            penalty = mu / 2 * (self.square + float(2 * self.pull_M @ point_M + point_M @ self.gram_MM @ point_M))
-            objective = loss + penalty
-            if objective < lowest:
-                lowest, best_M = objective, point_M
-                slope_M = slope_M + mu * (self.pull_M + self.gram_MM @ point_M)
-                step_M = -_solve(bend_MM + mu * self.gram_MM, slope_M)
-                if -float(slope_M @ step_M) / 2 <= CLOSE * self.tol * max(penalty, SMALL_PENALTY * objective):
-                    break
-            else:
-                step_M = step_M / 4
-            point_M = best_M + step_M
-        coordinates: list[float] = point_M.tolist()
-        return coordinates
-
-
-def _solve(matrix_MM: Tensor, rhs_M: Tensor) -> Tensor:
-    """Least squares, the matrix scaled to a unit diagonal: nodes may be alike, and at very different distances."""
-    root_M = matrix_MM.diagonal().clamp_min(1e-300).sqrt()
-    unit_MM = matrix_MM / root_M[:, None] / root_M[None, :]
-    inverse_MM = torch.linalg.pinv((unit_MM + unit_MM.T) / 2, rtol=RESOLVED, hermitian=True)
-    solution_M: Tensor = inverse_MM @ (rhs_M / root_M) / root_M
-    return solution_M
+            points += [above + (below - above) * n / count for n in range(1, count)]
+    return points

@@ -1,7 +1,7 @@
-"""DaliAugmenter: DALI decodes only the crop of each image; on a GPU it resizes and flips there as well.
+"""DaliAugmenter: decodes only the crop of each image with DALI; on a GPU, DALI resizes and flips it too.
 
 DALI's own random operators are not used: their state cannot be set to that of an earlier update, so a resumed run
-would see other crops. The boxes and flips are drawn by ``draws`` and fed to the pipeline.
+would see other crops. ``draws`` draws the boxes and flips, which are fed to the pipeline.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from torch import Tensor
 from penultimate.engine.images.decode.file_header import plain_size
 from penultimate.engine.images.decode.pillow import is_turned, reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment.augmenter import Augmented, Cropped, Settings, batch_of
-from penultimate.engine.train.augment.draws import Box, Draws, crop_box
+from penultimate.engine.train.augment.augmenter import AugmentedBatch, Cropped, CropSettings, batch_of
+from penultimate.engine.train.augment.draws import BatchDraws, Box, crop_box
 from penultimate.engine.train.augment.pillow import cropped_with_pillow
 
 # Shapes: B images of a batch, P of them plain, H x W pixels of the input, h x w of a crop, C = 3 channels (RGB).
@@ -29,7 +29,7 @@ _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR
 
 
 class _Plain(NamedTuple):
-    """One image that DALI is to decode."""
+    """One encoded image for DALI, with its crop."""
 
     data: bytes
     box: Box
@@ -37,7 +37,7 @@ class _Plain(NamedTuple):
 
 
 class DaliAugmenter:
-    """DALI for what it decodes as Pillow does (``header.plain_size``), Pillow for every other kind.
+    """Leaves to DALI the images it decodes as Pillow does (see ``plain_size``), and all other kinds to Pillow.
 
     On the CPU (``device_id=None``, which needs no driver) DALI decodes the crops and torch's antialiased uint8
     kernel resizes them, measured at a third of the time of ``fn.resize`` and nearer to Pillow. On a GPU the hybrid
@@ -48,16 +48,16 @@ class DaliAugmenter:
     name = "dali"
 
     def __init__(self, *, num_workers: int = 1, device: torch.device) -> None:
-        """``num_workers`` threads read, decode and resize; on ``device`` the pixels come out."""
+        """Start ``num_workers`` threads that read, decode and resize; the pixels end on ``device``."""
         self._device = device
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="dali-augment")
-        self._pipelines: dict[tuple[int, Settings], Pipeline] = {}
-        # Of its own: on the default one, every copy would wait for the updates that are queued there.
+        self._pipelines: dict[tuple[int, CropSettings], Pipeline] = {}
+        # A stream of its own: on the default one, every copy would wait for the updates that are queued there.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
-        """See ``Augmenter.augment``; when it returns, the pixels are there for any stream."""
+    def augment(self, images: ImageSet, draws: BatchDraws, settings: CropSettings) -> AugmentedBatch:
+        """Crop, resize and flip every image drawn; any CUDA stream may use the pixels once this returns."""
         if self._stream is None:
             return self._augment(images, draws, settings)
         with torch.cuda.stream(self._stream):
@@ -65,7 +65,7 @@ class DaliAugmenter:
         self._stream.synchronize()
         return batch
 
-    def _augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
+    def _augment(self, images: ImageSet, draws: BatchDraws, settings: CropSettings) -> AugmentedBatch:
 
         def read(position: int) -> _Plain | str | None:
             return _read(images, draws, position, settings)
@@ -83,8 +83,8 @@ class DaliAugmenter:
 
         return batch_of(draws.step, list(self._pool.map(finish, range(len(found)))))
 
-    def _decoded(self, found: Sequence["_Plain | str | None"], settings: Settings) -> dict[int, Tensor]:
-        """Position in the batch -> pixels, of the plain images; empty if DALI raises."""
+    def _decoded(self, found: Sequence["_Plain | str | None"], settings: CropSettings) -> dict[int, Tensor]:
+        """Decode the plain images: index in the batch -> pixels. Empty if DALI raises."""
         plain = {position: image for position, image in enumerate(found) if isinstance(image, _Plain)}
         try:
             return dict(zip(plain, self._run(list(plain.values()), settings), strict=True))
@@ -92,12 +92,12 @@ class DaliAugmenter:
             self._pipelines.clear()  # the pipeline is lost
             return {}
 
-    def _with_pillow(self, images: ImageSet, draws: Draws, position: int, settings: Settings) -> Cropped:
+    def _with_pillow(self, images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> Cropped:
         row, outcome = cropped_with_pillow(images, draws, position, settings)
         return Cropped(row, outcome if isinstance(outcome, str) else outcome.to(self._device))
 
-    def _run(self, images: Sequence[_Plain], settings: Settings) -> list[Tensor]:
-        """(H, W, C) pixels of each image, on the device; RuntimeError if DALI cannot decode one of them."""
+    def _run(self, images: Sequence[_Plain], settings: CropSettings) -> list[Tensor]:
+        """Return (H, W, C) pixels of each image, on the device. Raises RuntimeError if DALI cannot decode one."""
         if not images:
             return []
         pipeline = self._pipeline(len(images), settings)
@@ -117,8 +117,8 @@ class DaliAugmenter:
 
         return list(self._pool.map(finish, range(len(images))))
 
-    def _pipeline(self, count: int, settings: Settings) -> Pipeline:
-        """Built once for each power of two of images, so that a batch with images for Pillow does not build one."""
+    def _pipeline(self, count: int, settings: CropSettings) -> Pipeline:
+        """Build a pipeline once for each power of two of images, so that leaving some to Pillow needs no new one."""
         size = 1 << (count - 1).bit_length()
         if (size, settings) not in self._pipelines:
             on_gpu = self._device.type == "cuda"
@@ -126,7 +126,7 @@ class DaliAugmenter:
                 batch_size=size,
                 num_threads=self._num_workers,
                 device_id=(self._device.index or 0) if on_gpu else None,
-                prefetch_queue_depth=1,  # ``augmented`` works ahead; here an error belongs to the run that raised it
+                prefetch_queue_depth=1,  # ``augmented`` prefetches; an error here must belong to its batch
             )
             with pipeline:
                 pipeline.set_outputs(_graph(settings, on_gpu=on_gpu))
@@ -135,7 +135,7 @@ class DaliAugmenter:
         return self._pipelines[size, settings]
 
 
-def _graph(settings: Settings, *, on_gpu: bool) -> Any:
+def _graph(settings: CropSettings, *, on_gpu: bool) -> Any:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     crop = fn.decoders.image_slice(
         encoded,
@@ -157,8 +157,8 @@ def _graph(settings: Settings, *, on_gpu: bool) -> Any:
     return fn.flip(resized, horizontal=fn.external_source(name="flip", dtype=types.INT32, ndim=0))
 
 
-def _read(images: ImageSet, draws: Draws, position: int, settings: Settings) -> _Plain | str | None:
-    """An image for DALI; why there is none; or None, an image of another kind, which Pillow will read itself."""
+def _read(images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> _Plain | str | None:
+    """Read an image for DALI; give the reason if it cannot be read, None if it is of a kind that Pillow will read."""
     row = int(draws.rows_B[position])
     try:
         data = images.source.read(row)
@@ -173,7 +173,7 @@ def _read(images: ImageSet, draws: Draws, position: int, settings: Settings) -> 
     return _Plain(bytes(data), box, bool(draws.flips_B[position]))
 
 
-def _resized(crop_hwC: NDArray[np.uint8], flip: bool, settings: Settings) -> Tensor:
+def _resized(crop_hwC: NDArray[np.uint8], flip: bool, settings: CropSettings) -> Tensor:
     crop_1Chw = torch.from_numpy(np.require(crop_hwC, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = torch.nn.functional.interpolate(
         crop_1Chw,

@@ -1,4 +1,4 @@
-"""Which images an update sees, and how each is cropped and flipped: a pure function of (seed, step).
+"""BatchDraws: which images an update sees and how each is cropped and flipped, a pure function of (seed, step).
 
 Nothing here has state, so a resumed run, a run on more devices and a run with another augmenter draw the same.
 Random numbers come from Philox (Salmon et al. 2011), a generator with a counter: the key is (seed, purpose), the
@@ -25,7 +25,7 @@ _ORDER, _CROPS, _DROPOUT = 0, 1, 2
 
 
 class Box(NamedTuple):
-    """Of pixels, in the image as stored."""
+    """A rectangle in the image as it is stored, in pixels."""
 
     top: int
     left: int
@@ -34,8 +34,8 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Draws:
-    """One update's images and the random numbers of each."""
+class BatchDraws:
+    """The images of one update, and the random numbers of each."""
 
     step: int
     rows_B: NDArray[np.int64]
@@ -46,22 +46,25 @@ class Draws:
 
     flips_B: NDArray[np.bool_]
 
-    def part(self, rank: int, size: int) -> "Draws":
-        """The share of one of ``size`` devices; ``size`` divides B."""
-        share = len(self.rows_B) // size
-        mine = slice(rank * share, (rank + 1) * share)
-        return Draws(
+    def part(self, rank: int, size: int) -> "BatchDraws":
+        """Take the local batch of one of ``size`` devices; ``size`` divides B."""
+        local_batch_size = len(self.rows_B) // size
+        mine = slice(rank * local_batch_size, (rank + 1) * local_batch_size)
+        return BatchDraws(
             step=self.step, rows_B=self.rows_B[mine], crops_BA4=self.crops_BA4[mine], flips_B=self.flips_B[mine]
         )
 
 
-def draw(recipe: Recipe, train_rows_M: NDArray[np.int64], step: int) -> Draws:
-    """What update ``step`` (from 0) sees: images without replacement in an epoch, the incomplete last batch dropped."""
+def draw_batch(recipe: Recipe, train_rows_M: NDArray[np.int64], step: int) -> BatchDraws:
+    """Draw update ``step``, counted from 0.
+
+    Within an epoch no image comes twice, and the incomplete last batch is dropped.
+    """
     size = recipe.batch_size
     epoch, position = divmod(step, len(train_rows_M) // size)
     order_M = _order(recipe.seed, epoch, len(train_rows_M))
     rng = _generator(recipe.seed, _CROPS, step)
-    return Draws(
+    return BatchDraws(
         step=step,
         rows_B=train_rows_M[order_M[position * size : (position + 1) * size]],
         crops_BA4=rng.random((size, _ATTEMPTS, 4)),
@@ -70,7 +73,7 @@ def draw(recipe: Recipe, train_rows_M: NDArray[np.int64], step: int) -> Draws:
 
 
 def dropout_seed(recipe: Recipe, step: int, rank: int) -> int:
-    """Seed of torch's generator for one update on one device: 63 bits."""
+    """Return the seed, of 63 bits, of torch's generator for one update on one device."""
     return int(_generator(recipe.seed, _DROPOUT, step).integers(2**63, size=rank + 1)[rank])
 
 
@@ -82,7 +85,7 @@ def crop_box(
     scale: Sequence[float],
     ratio: Sequence[float],
 ) -> Box:
-    """The first attempt that fits in an image of ``height`` x ``width``, else a centre crop of an allowed ratio.
+    """Return the first attempt that fits in an image of ``height`` x ``width``, else a centre crop of an allowed ratio.
 
     The distribution is that of torchvision's ``RandomResizedCrop.get_params``: area uniform in ``scale``, log of
     the ratio uniform, position uniform.
@@ -99,7 +102,7 @@ def crop_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-@lru_cache(maxsize=2)  # an update looks at its own epoch, and working ahead at the next
+@lru_cache(maxsize=2)  # an update needs its own epoch, and prefetching the next
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     order: NDArray[np.int64] = _generator(seed, _ORDER, epoch).permutation(count)
     order.setflags(write=False)

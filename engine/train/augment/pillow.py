@@ -1,4 +1,4 @@
-"""PillowAugmenter: the reference twin; decodes, crops and resizes as torchvision's transforms do with Pillow images."""
+"""PillowAugmenter: the reference, which crops and resizes as torchvision's transforms do with Pillow images."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from penultimate.engine.images.decode.pillow import open_image, reason_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment.augmenter import Augmented, Cropped, Settings, batch_of
-from penultimate.engine.train.augment.draws import Draws, crop_box
+from penultimate.engine.train.augment.augmenter import AugmentedBatch, Cropped, CropSettings, batch_of
+from penultimate.engine.train.augment.draws import BatchDraws, crop_box
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -20,11 +20,11 @@ class PillowAugmenter:
     name = "pillow"
 
     def __init__(self, *, num_workers: int = 1) -> None:
-        """``num_workers`` threads read, decode and resize."""
+        """Start ``num_workers`` threads that read, decode and resize."""
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="pillow-augment")
 
-    def augment(self, images: ImageSet, draws: Draws, settings: Settings) -> Augmented:
-        """See ``Augmenter.augment``."""
+    def augment(self, images: ImageSet, draws: BatchDraws, settings: CropSettings) -> AugmentedBatch:
+        """Crop, resize and flip every image drawn, as ``Augmenter`` says."""
 
         def one(position: int) -> Cropped:
             return cropped_with_pillow(images, draws, position, settings)
@@ -32,8 +32,8 @@ class PillowAugmenter:
         return batch_of(draws.step, list(self._pool.map(one, range(len(draws.rows_B)))))
 
 
-def cropped_with_pillow(images: ImageSet, draws: Draws, position: int, settings: Settings) -> Cropped:
-    """One image of an update; the crop is taken before it is resized, so nothing outside it is seen."""
+def cropped_with_pillow(images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> Cropped:
+    """Make one image of an update. It is cropped before it is resized, so that no pixel outside the crop counts."""
     row = int(draws.rows_B[position])
     try:
         image = open_image(images.source.read(row), upright=settings.exif_orientation)

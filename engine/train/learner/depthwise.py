@@ -1,4 +1,4 @@
-"""Depthwise convolutions of a network that trains below float32 on a CPU: they compute in float32.
+"""Compute depthwise convolutions in float32 while a network trains below float32 on a CPU.
 
 torch's bfloat16 backward pass of a strided or 5 x 5 depthwise convolution falls back to slow code on the CPU it was
 measured on: 1.34 of the 2.06 seconds of an update of EfficientNet-Lite0 at batch 32. With these layers in float32,
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 def compute_depthwise_in_float32(network: nn.Module) -> None:
-    """Change them in place; what they take in, give out and do in evaluation keeps its precision."""
+    """Change these layers in place. Their inputs, their outputs and their evaluation keep the precision they have."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            # A method, so that deepcopy binds a copy's to the copy.
+            # A method, so that deepcopy binds that of a copy to the copy.
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]  # one instance's, on purpose
 
 

@@ -1,4 +1,4 @@
-"""Learner: a network with all that changes while it is trained, and one update of it."""
+"""Learner: a network with all the state that changes while it is trained, and one update of it."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.architectures.network import to_channels_last
-from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.runtime.capabilities import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.learner.losses import Loss
-from penultimate.engine.train.learner.network import Normalise, Start, build_network, with_heads
+from penultimate.engine.train.learner.network import InitialModel, Normalise, build_network, with_heads
 from penultimate.engine.train.learner.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
@@ -23,13 +23,15 @@ from penultimate.store.errors import UnavailableError
 
 
 class Learner:
-    """What a checkpoint holds, and the update. Every random number of an update is seeded by (seed, step, rank)."""
+    """Network, optimiser and averaged weights. All random numbers of an update are seeded by (seed, step, rank)."""
 
-    def __init__(self, start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World) -> None:
+    def __init__(
+        self, initial: InitialModel, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World
+    ) -> None:
         """Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work."""
         self._recipe = recipe
         self._world = world
-        network = build_network(start, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
+        network = build_network(initial, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
         if world.device.type == "cpu" and recipe.precision != "float32":
             compute_depthwise_in_float32(network)
         self._network = network.to(world.device)
@@ -47,7 +49,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """uint8 images (B, H, W, C) to logits (B, K): the averaged network if there is one."""
+        """The network to evaluate, averaged if there is an average: uint8 images (B, H, W, C) to logits (B, K)."""
         return nn.Sequential(self._normalise, self._kept)
 
     @property
@@ -56,17 +58,15 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Of the latest update."""
+        """Learning rate of the latest update."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
-        """Update ``step`` (from 0) on one batch; gives its loss, a scalar on the device."""
+        """Do update ``step``, counted from 0, on one batch. Returns its loss, a scalar on the device."""
         self._scheduler.step_update(step)
         self._seed(step)
         self._forward.train()
-        if (
-            images_BHWC.is_cuda
-        ):  # made on the augmenter's stream, which must not reuse their memory before this one is done
+        if images_BHWC.is_cuda:  # the augmenter's stream must not reuse their memory before this one is done
             images_BHWC.record_stream(torch.cuda.current_stream())
         pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
         with autocast(self._recipe, self._world.device):
@@ -87,18 +87,18 @@ class Learner:
         return loss
 
     def _seed(self, step: int) -> None:
-        """Dropout draws from torch's global generators; ``train_run`` puts their state back when it ends."""
+        """Seed torch's global generators, which dropout draws from; ``train_run`` restores their state when it ends."""
         seed = dropout_seed(self._recipe, step, self._world.rank)
         torch.default_generator.manual_seed(seed)
         if self._world.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def weights(self) -> dict[str, Tensor]:
-        """What was learned, by timm's names, on the CPU, contiguous."""
+        """Return the learned tensors by timm's names, contiguous, on the CPU."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self._kept.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """All that the following updates depend on. No generator and no schedule: both are functions of the step."""
+        """Return all that later updates depend on, except generators and schedule, which are functions of the step."""
         return {
             "trained": self._trained.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -107,7 +107,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what ``state`` was taken from."""
+        """Return to the state that a checkpoint holds."""
         self._trained.load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -122,7 +122,10 @@ def _compiled(model: nn.Module) -> nn.Module:
 
 
 def _average(network: nn.Module, recipe: Recipe) -> Any:
-    """timm's ModelEmaV3, or None. Its decay warms up, or a run of fewer updates than 1 / (1 - decay) learns nothing."""
+    """Make timm's ModelEmaV3 if the recipe asks for it.
+
+    Its decay warms up: without that, the average of fewer updates than 1 / (1 - decay) is mostly initial weights.
+    """
     if recipe.ema_decay is None:
         return None
     from timm.utils import ModelEmaV3  # type: ignore[attr-defined]

@@ -1,20 +1,20 @@
-"""What is minimised: softmax cross-entropy, or one sigmoid a class; means over the batch."""
+"""Loss: softmax cross-entropy, or one sigmoid for each class; means over the batch."""
 
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from penultimate.engine.train.recipe import LossName
+from penultimate.engine.train.options import LossName
 from penultimate.store.labels import PRESENT
 
 # Shapes: B images, K classes.
 
 
 class Loss(nn.Module):
-    """Mean over the batch; logits (B, K) in any precision, targets (B,) classes or (B, K) as in ``store.labels``.
+    """Maps logits (B, K) in any precision and targets, (B,) classes or (B, K) as in ``store.labels``, to a mean loss.
 
     ``softmax``: cross-entropy with the target (1 - smoothing) * onehot + smoothing / K (Szegedy et al. 2016).
-    ``sigmoid``: the sum over classes of binary cross-entropies, a classifier a class, each target moved by
-    smoothing / 2 towards the other.
+    ``sigmoid``: the sum over classes of binary cross-entropies, one classifier for each class, with each target moved
+    by smoothing / 2 towards the other.
     """
 
     def __init__(self, name: LossName, *, smoothing: float = 0.0) -> None:
@@ -23,7 +23,7 @@ class Loss(nn.Module):
         self._smoothing = smoothing
 
     def forward(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         if self._name == "softmax":
             return cross_entropy(logits_BK.float(), targets, label_smoothing=self._smoothing)
         onehot_BK = targets.eq(PRESENT) if targets.ndim == 2 else one_hot(targets, logits_BK.shape[1])

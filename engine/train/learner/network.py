@@ -1,4 +1,4 @@
-"""The network a Recipe trains: where it starts, its new classifier, and the recipe's switches."""
+"""Build the network that a Recipe trains: its initial weights, its new classifier, and the recipe's switches."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,38 +23,38 @@ from penultimate.store.errors import InputError
 InitName = Literal["pretrained", "random"]
 
 RANDOM = "random"
-"""Digest of tensors that are drawn from the recipe's seed: trials of other seeds are the same question."""
+"""Digest of tensors that are drawn from the recipe's seed, so that trials from several seeds ask the same question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Start:
-    """Where training starts: a network with its weights in place, on the CPU."""
+class InitialModel:
+    """The network that training begins with, its weights in place, on the CPU."""
 
     model: Network
     network: str
     """Architecture, as in ``Recipe.network``."""
 
     label: str
-    """As in ``Trial.backbone``. Fine-tuned and trained from scratch, a network has one label, so that they compare."""
+    """Name in ``Trial.backbone``, the same fine-tuned or from scratch, so that the two compare."""
 
     digest: str
-    """As in ``Recipe.weights``: of the tensors, or RANDOM."""
+    """Digest of the tensors, or RANDOM; as in ``Recipe.weights``."""
 
     source: str
-    """For people: where the tensors came from."""
+    """Where the tensors came from, for people."""
 
     pretrained: bool
 
 
-def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
-    """The network ``name`` with ``weights`` (``timm``, ``package``, a file or a run), or random ones from ``seed``.
+def load_initial_model(name: str, *, init: InitName, weights: str, seed: int) -> InitialModel:
+    """Load the network ``name`` with ``weights`` (``timm``, ``package``, a file or a run) or random ones from ``seed``.
 
     Raises what ``load_network`` raises, InputError for a network that cannot be given a classifier.
     """
     refuse_if_no_backbone(name)
     if init == "pretrained" and weights != "random":
         loaded = load_network(name, weights=weights, seed=seed)
-        return Start(
+        return InitialModel(
             model=loaded.model,
             network=arch_of(name),
             label=loaded.name,
@@ -63,7 +63,7 @@ def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
             pretrained=True,
         )
     model = create_network(name, seed=seed)
-    return Start(
+    return InitialModel(
         model=model,
         network=arch_of(name),
         label=full_name(name, model) if weights == "timm" else name,
@@ -73,28 +73,28 @@ def load_start(name: str, *, init: InitName, weights: str, seed: int) -> Start:
     )
 
 
-def build_network(start: Start, recipe: Recipe, *, num_classes: int, steps_per_epoch: int) -> Network:
-    """A copy of ``start`` with a classifier of ``num_classes`` drawn from the seed, ready to be trained.
+def build_network(initial: InitialModel, recipe: Recipe, *, num_classes: int, steps_per_epoch: int) -> Network:
+    """Copy ``initial``, with a new classifier of ``num_classes`` drawn from the seed.
 
-    Raises InputError if the network refuses the recipe's image size, or learned a batch-norm scale that the recipe is
-    to do without.
+    Raises InputError if the network refuses the recipe's image size, or has learned a batch-norm scale that
+    the recipe does without.
     """
     model = create_network(recipe.network, seed=recipe.seed, num_classes=num_classes, dropout=recipe.dropout)
-    skip, new = classifier_names(start.model), model.state_dict()
+    skip, new = classifier_names(initial.model), model.state_dict()
     # Some networks have class scores beside the classifier (VOLO's auxiliary head): new too, where K is another.
     tensors = {
-        name: t for name, t in start.model.state_dict().items() if name not in skip and t.shape == new[name].shape
+        name: t for name, t in initial.model.state_dict().items() if name not in skip and t.shape == new[name].shape
     }
     model.load_state_dict(tensors, strict=False)  # all but the classifier: same architecture
     if not recipe.batch_norm_scale:
-        fix_batch_norm_scale(model, initial=not start.pretrained)
+        fix_batch_norm_scale(model, initial=not initial.pretrained)
     set_batch_norm_momentum(model, batch_norm_momentum(steps_per_epoch))
     _pass(model, recipe, batch=1)
     return model
 
 
 def with_heads(network: Network, recipe: Recipe) -> nn.Module:
-    """What is trained: the network, with its auxiliary heads if the recipe has them.
+    """Add the auxiliary heads to the network if the recipe has them.
 
     Raises UnknownNameError for a network without any, InputError for an image too small for them.
     """
@@ -117,7 +117,7 @@ def _pass(model: nn.Module, recipe: Recipe, *, batch: int) -> None:
 
 
 class Normalise(nn.Module):
-    """uint8 pixels (B, H, W, C) to float32 (B, C, H, W), (x / 255 - mean) / std; channels-last in memory."""
+    """Maps uint8 pixels (B, H, W, C) to float32 (B, C, H, W): (x / 255 - mean) / std, channels-last in memory."""
 
     scale_C11: Tensor
     shift_C11: Tensor
@@ -129,6 +129,6 @@ class Normalise(nn.Module):
         self.register_buffer("shift_C11", (-mean_C / deviation_C).float().view(3, 1, 1), persistent=False)
 
     def forward(self, images_BHWC: Tensor) -> Tensor:
-        """BHWC memory read as BCHW is channels-last already."""
+        """Normalise; BHWC memory read as BCHW is channels-last already."""
         pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
         return pixels_BCHW.mul_(self.scale_C11).add_(self.shift_C11)

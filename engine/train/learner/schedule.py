@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of a Recipe, by timm's factories; and the batch-norm momentum rule.
+"""Make the optimiser and the learning-rate schedule of a Recipe by timm's factories; the batch-norm momentum rule.
 
 Source of the rules: Chen et al. 2020 (SimCLR), appendix B.8, which says it follows Kornblith et al. 2019.
 """
@@ -12,17 +12,17 @@ from penultimate.engine.train.recipe import Recipe
 
 
 class Scheduler(Protocol):
-    """timm's Scheduler, as far as it is used here: the learning rate is a pure function of the update."""
+    """The part of timm's Scheduler that is used here; the learning rate is a pure function of the update."""
 
     def step_update(self, num_updates: int) -> None:
         """Set the learning rate of the update after ``num_updates``."""
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """SGD with Nesterov momentum, its weight decay divided by the learning rate.
+    """Make SGD with Nesterov momentum, its weight decay divided by the learning rate.
 
     torch's SGD takes ``lr * decay * w`` off each weight, so ``decay = weight_decay / learning_rate`` takes off the
-    share ``weight_decay`` at the top of the cosine whatever the learning rate is.
+    fraction ``weight_decay`` at the top of the cosine, whatever the learning rate is.
     """
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
@@ -38,7 +38,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def make_scheduler(optimizer: Optimizer, recipe: Recipe) -> Scheduler:
-    """Cosine from the full learning rate at update 0 to zero after the last, under a linear warm-up if asked for."""
+    """Make a cosine from the full learning rate at update 0 to zero after the last, under a linear warm-up if asked."""
     from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
     scheduler, _ = create_scheduler_v2(
@@ -55,7 +55,7 @@ def make_scheduler(optimizer: Optimizer, recipe: Recipe) -> Scheduler:
 
 
 def batch_norm_momentum(steps_per_epoch: int) -> float:
-    """Weight of the newest batch in batch norm's running statistics, torch's convention.
+    """Return the weight of the newest batch in batch norm's running statistics, in torch's convention.
 
     The paper's decay of the old statistics is max(1 - 10/s, 0.9) with s steps an epoch; torch's momentum is one
     minus that.

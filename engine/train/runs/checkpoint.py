@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and refused by a run of another recipe."""
+"""Write checkpoints whole or not at all, and read none of another recipe."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError, StoreError
 
 LAST, BEST = "last.pt", "best.pt"
-"""Where a run goes on, and the best on val so far."""
+"""File names: the checkpoint that a run resumes from, and that of the best val score so far."""
 
 FORMAT = 1
 """Raised whenever an older penultimate could misread a newer checkpoint."""
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path, recipe: Recipe, state: Mapping[str, Any]) -> Non
 
 
 def load_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    """What ``save_checkpoint`` wrote, tensors on ``device``.
+    """Read what ``save_checkpoint`` wrote, with tensors on ``device``.
 
     Raises InputError if it was written by a run of another recipe or cannot be read as a checkpoint.
     """
@@ -44,7 +44,7 @@ def load_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict[st
         version, theirs = state["format"], state["recipe"]
     except Exception as error:  # torch, pickle and zipfile each raise their own on a damaged file
         raise InputError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)}); remove it to start that run again"
+            f"{path} cannot be read as a checkpoint ({_first_line(error)}); remove it to begin that run anew"
         ) from error
     if version != FORMAT:
         raise InputError(f"{path} is a checkpoint of format {version}, this penultimate reads {FORMAT}")

@@ -1,4 +1,4 @@
-"""Ctrl-C as a question asked between updates instead of an exception in the middle of one."""
+"""Turn Ctrl-C into a request that is seen between updates, instead of an exception in the middle of one."""
 
 import signal
 import threading
@@ -16,9 +16,9 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """SIGINT and SIGTERM (what schedulers send before they kill) set ``asked``; a second SIGINT raises as ever.
+    """Let SIGINT and SIGTERM (which schedulers send before they kill) set ``asked``; a second SIGINT raises as usual.
 
-    Only Python's main thread may set handlers; elsewhere nothing is caught.
+    Only Python's main thread may set handlers; in other threads nothing is caught.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

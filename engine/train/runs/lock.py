@@ -1,4 +1,4 @@
-"""One process a folder: a lock the kernel lets go of when its holder ends, however it ends."""
+"""Let one process at a time train in a folder, by a lock that the kernel releases however its holder ends."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,7 +10,10 @@ from penultimate.store.errors import StoreBusyError
 
 @contextmanager
 def locked(folder: Path, *, alone: bool) -> Iterator[None]:
-    """Hold ``folder/lock`` if ``alone`` (the other processes of one run do not). StoreBusyError if it is held."""
+    """Hold ``folder/lock`` if ``alone``, which the other processes of a world are not.
+
+    Raises StoreBusyError if another process holds it.
+    """
     if not alone:
         yield
         return
@@ -19,6 +22,6 @@ def locked(folder: Path, *, alone: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreBusyError(
-                f"another process is training in {folder}; wait for it, or split the grid with --shard i/n"
+                f"another process is training in {folder}; wait for it, or divide the grid with --shard I/N"
             ) from error
         yield

@@ -1,7 +1,7 @@
-"""One run in its folder: begun, resumed, or found to have ended.
+"""Train one run in its folder: begin it, resume it, or find that it has ended.
 
-Whatever kills it costs at most the updates since its last checkpoint; resumed, it ends with the weights of a run
-that was never stopped, bit for bit on the CPU.
+Whatever kills it costs at most the updates since its last checkpoint. Resumed, it ends with the weights of a run that
+was never stopped, bit for bit on the CPU.
 
     <folder>/recipe.json         the Recipe
     <folder>/log.jsonl           every event; updates that a resumed run repeats appear twice
@@ -14,8 +14,7 @@ that was never stopped, bit for bit on the CPU.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,52 +24,30 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.train.augment.augmenter import Augmented, Settings, augmented, make_augmenter
-from penultimate.engine.train.augment.draws import Draws, draw
+from penultimate.engine.train.augment.augmenter import AugmentedBatch, CropSettings, augmented
+from penultimate.engine.train.augment.draws import BatchDraws, draw_batch
+from penultimate.engine.train.augment.factory import make_augmenter
 from penultimate.engine.train.evaluate import evaluate
 from penultimate.engine.train.learner.learner import Learner
-from penultimate.engine.train.learner.network import Start
+from penultimate.engine.train.learner.network import InitialModel
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import split_rows, training_rows
 from penultimate.engine.train.runs.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from penultimate.engine.train.runs.interrupt import interruptible
 from penultimate.engine.train.runs.lock import locked
-from penultimate.engine.train.runs.loggers import Observer, make_observers
+from penultimate.engine.train.runs.loggers import Logger, make_loggers
 from penultimate.engine.train.runs.meters import LossMean, Pace
+from penultimate.engine.train.runs.resources import Resources
 from penultimate.engine.train.runs.run_result import RunResult
 from penultimate.engine.train.runs.trained_network import save_trained
-from penultimate.engine.train.world import World, share_of
+from penultimate.engine.train.world import local_batch_size
 from penultimate.store.errors import RunInterruptedError
 
-# Shapes: M training images, B images of an update.
-
-Report = Callable[[Recipe, Mapping[str, Any]], None]
-"""Called with every event (see ``observers``), for the person who waits."""
+# Shapes: M training images.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Means:
-    """What a run uses and its outcome does not depend on."""
-
-    world: World
-    num_workers: int = 2
-    """Threads that decode."""
-
-    eval_batch_size: int = 64
-    checkpoint_every: int = 500
-    """Updates between checkpoints; evaluations do not wait for one."""
-
-    log_every: int = 50
-    """Updates between log lines, and between looks at whether the loss is still finite."""
-
-    logs: tuple[str, ...] = ()
-    """Of ``observers.OBSERVERS``; JSON lines are always written."""
-
-    report: Report = lambda recipe, row: None
-
-
-def train_run(images: ImageSet, start: Start, recipe: Recipe, folder: Path, means: Means) -> RunResult:
-    """Train ``recipe`` in ``folder``, or go on with it, or read how it ended.
+def train_run(images: ImageSet, initial: InitialModel, recipe: Recipe, folder: Path, resources: Resources) -> RunResult:
+    """Train ``recipe`` in ``folder``, resume it there, or read how it ended.
 
     Raises RunInterruptedError after a checkpoint if it was asked to stop, StoreBusyError if another process trains
     in this folder, InputError for a checkpoint of another recipe and for what the recipe and the images do not allow,
@@ -80,11 +57,11 @@ def train_run(images: ImageSet, start: Start, recipe: Recipe, folder: Path, mean
     if ended is not None:
         return ended
     rows_M = training_rows(images, recipe)
-    share_of(recipe.batch_size, means.world)
+    local_batch_size(recipe.batch_size, resources.world)
     folder.mkdir(parents=True, exist_ok=True)
-    cuda = [means.world.device] if means.world.device.type == "cuda" else []
-    with locked(folder, alone=means.world.is_main), torch.random.fork_rng(devices=cuda):
-        run = _Run(images, start, recipe, folder, means, rows_M)
+    cuda = [resources.world.device] if resources.world.device.type == "cuda" else []
+    with locked(folder, alone=resources.world.is_main), torch.random.fork_rng(devices=cuda):
+        run = _Run(images, initial, recipe, folder, resources, rows_M)
         try:
             return run.to_the_end()
         finally:
@@ -92,26 +69,32 @@ def train_run(images: ImageSet, start: Start, recipe: Recipe, folder: Path, mean
 
 
 class _Run:
-    """A run while it is in memory."""
+    """A run while its process lives."""
 
     def __init__(
-        self, images: ImageSet, start: Start, recipe: Recipe, folder: Path, means: Means, rows_M: NDArray[np.int64]
+        self,
+        images: ImageSet,
+        initial: InitialModel,
+        recipe: Recipe,
+        folder: Path,
+        resources: Resources,
+        rows_M: NDArray[np.int64],
     ) -> None:
-        self.images, self.start, self.recipe, self.folder, self.means = images, start, recipe, folder, means
-        self.world = means.world
+        self.images, self.initial, self.recipe, self.folder, self.resources = images, initial, recipe, folder, resources
+        self.world = resources.world
         self.rows_M = rows_M
         self.steps_per_epoch = len(rows_M) // recipe.batch_size
         self.val_rows = split_rows(images, "val") if "val" not in recipe.splits else np.empty(0, np.int64)
         self.learner = Learner(
-            start,
+            initial,
             recipe,
             num_classes=len(images.class_names),
             steps_per_epoch=self.steps_per_epoch,
             world=self.world,
         )
-        self.augmenter = make_augmenter(recipe.augmenter, num_workers=means.num_workers, device=self.world.device)
-        self.decoder = make_decoder(recipe.decoder, num_workers=means.num_workers)
-        self.observers: list[Observer] = []
+        self.augmenter = make_augmenter(recipe.augmenter, num_workers=resources.num_workers, device=self.world.device)
+        self.decoder = make_decoder(recipe.decoder, num_workers=resources.num_workers)
+        self.loggers: list[Logger] = []
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
@@ -121,13 +104,13 @@ class _Run:
         self._resume()
         if self.world.is_main:
             (folder / "recipe.json").write_text(json.dumps(recipe.as_dict(), indent=1))
-            self.observers = make_observers(means.logs, folder, recipe)
+            self.loggers = make_loggers(resources.settings.logs, folder)
         self.pace = Pace(self.step)
 
     def close(self) -> None:
-        """Observers may buffer."""
-        for observer in self.observers:
-            observer.close()
+        """Close the loggers, which may buffer."""
+        for logger in self.loggers:
+            logger.close()
 
     def to_the_end(self) -> RunResult:
         """Update until the budget is spent, the loss is not finite, or someone asks to stop."""
@@ -139,7 +122,7 @@ class _Run:
                 if not self._looks_finite():
                     return self._end("diverged")
                 stop = self.world.any(interrupt.asked) and self.step < self.recipe.steps
-                if stop or self._at(self.means.checkpoint_every):
+                if stop or self._at(self.resources.settings.checkpoint_every):
                     with self.pace.paused():
                         self._checkpoint(LAST)
                 if stop:
@@ -150,22 +133,22 @@ class _Run:
         return self._end("finished")
 
     def _looks_finite(self) -> bool:
-        """Log and evaluate where it is time for it; False if either found a number that is not finite."""
-        if self._at(self.means.log_every) and not self._log():
+        """Log and evaluate where this update is due for it; False if either finds a number that is not finite."""
+        if self._at(self.resources.settings.log_every) and not self._log():
             return False
         if self.recipe.evaluates_after(self.step):
             with self.pace.paused():
                 return self._evaluate()
         return True
 
-    def _batches(self) -> Iterator[Augmented]:
-        def draws() -> Iterator[Draws]:
+    def _batches(self) -> Iterator[AugmentedBatch]:
+        def draws() -> Iterator[BatchDraws]:
             for step in range(self.step, self.recipe.steps):
-                yield draw(self.recipe, self.rows_M, step).part(self.world.rank, self.world.size)
+                yield draw_batch(self.recipe, self.rows_M, step).part(self.world.rank, self.world.size)
 
-        return augmented(self.augmenter, self.images, draws(), Settings.of(self.recipe))
+        return augmented(self.augmenter, self.images, draws(), CropSettings.of(self.recipe))
 
-    def _update(self, batch: Augmented) -> None:
+    def _update(self, batch: AugmentedBatch) -> None:
         for row, reason in batch.failed.items():
             self.left_out[str(self.images.ids_N[row])] = reason
         targets = torch.from_numpy(self.images.labels_N[batch.rows_B])
@@ -176,7 +159,7 @@ class _Run:
         return self.step % every == 0
 
     def _log(self) -> bool:
-        """Tell how it goes; False if the loss has stopped being finite."""
+        """Log loss and speed; False if the loss has stopped being finite."""
         loss = self.losses.take("log", self.world)
         self.tell(
             "step",
@@ -188,7 +171,7 @@ class _Run:
         return math.isfinite(loss)
 
     def _evaluate(self) -> bool:
-        """Add a row to the history, keep the best; False if the loss has stopped being finite."""
+        """Add a row to the history and checkpoint the best; False if the loss has stopped being finite."""
         row: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
@@ -213,23 +196,23 @@ class _Run:
             self.val_rows,
             self.recipe,
             decoder=self.decoder,
-            batch_size=self.means.eval_batch_size,
+            batch_size=self.resources.settings.eval_batch_size,
             world=self.world,
         )
         self.left_out |= {str(self.images.ids_N[row]): reason for row, reason in found.failed.items()}
         return {"val_loss": found.loss, metric: found.score(self.images.metric)}
 
     def tell(self, event: str, **numbers: float) -> None:
-        """One event to the observers and the person who waits."""
+        """Give one event to the loggers, and to whoever watches the run."""
         row = {"event": event, "step": self.step, "epoch": self.step / self.steps_per_epoch, **numbers}
-        for observer in self.observers:
-            observer.hear(row)
+        for logger in self.loggers:
+            logger.log(row)
         if self.world.is_main:
-            self.means.report(self.recipe, row)
+            self.resources.report(self.recipe, row)
 
     def _checkpoint(self, name: str) -> None:
         state = {
-            "step": self.step,  # also the position in the data order and of every generator: see ``draws``
+            "step": self.step,  # the data order and every generator are functions of it: see ``draws``
             "learner": self.learner.state(),
             "history": self.history,
             "left_out": self.left_out,

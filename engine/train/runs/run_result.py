@@ -1,4 +1,4 @@
-"""RunResult: how one run ended, as kept beside its weights."""
+"""RunResult: how one run ended, kept beside its weights."""
 
 import json
 import os
@@ -13,40 +13,40 @@ _NAME = "result.json"
 
 
 def forget(folder: Path) -> None:
-    """Make a run that has ended one that has not."""
+    """Remove the result of a run, so that it counts as not ended."""
     (folder / _NAME).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """One run that has ended."""
+    """The outcome of a run that has ended."""
 
     recipe: Mapping[str, Any]
     """``Recipe.as_dict()``."""
 
     status: Literal["finished", "diverged"]
-    """``diverged``: the training loss stopped being finite, and the run ended there."""
+    """``diverged`` if the training loss stopped being finite, which ended the run."""
 
     steps: int
-    """Updates done; the recipe's unless it diverged."""
+    """Updates done: those of the recipe unless the run diverged."""
 
     history: Sequence[Mapping[str, Any]]
-    """A row an evaluation: ``step``, ``epoch``, ``train_loss``, ``learning_rate``, and where there is a val split to
-    evaluate on ``val_loss`` and ``val_<metric>``."""
+    """A row for each evaluation: ``step``, ``epoch``, ``train_loss`` and ``learning_rate``, and where there is a val
+    split to evaluate on, ``val_loss`` and ``val_<metric>``."""
 
     left_out: Mapping[str, str]
-    """Id -> reason, of images that could not be decoded; others stood in for them."""
+    """Id -> reason, for images that could not be decoded; others stood in for them."""
 
     wall_seconds: float
-    """Of all sittings together."""
+    """Wall-clock seconds, summed over all resumed sessions."""
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """Row of the last evaluation; empty if the run diverged before the first."""
+        """The row of the last evaluation; empty if the run diverged before the first."""
         return self.history[-1] if self.history else {}
 
     def write(self, folder: Path) -> None:
-        """Whole or not at all. Raises OSError."""
+        """Write ``result.json``, whole or not at all. Raises OSError."""
         partial = folder / f"{_NAME}.partial"
         with partial.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file, indent=1)
@@ -56,7 +56,7 @@ class RunResult:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """What ``write`` wrote, or None if that run has not ended."""
+        """Read what ``write`` wrote; None if that run has not ended. Raises StoreError for a file that is no result."""
         path = folder / _NAME
         try:
             text = path.read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
-"""A trained network on disk: ``model.safetensors`` and ``config.json``, the layout of timm's ``local-dir:`` models."""
+"""Keep a trained network as ``model.safetensors`` and ``config.json``, the layout of timm's ``local-dir:`` models."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,8 +32,15 @@ def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, im
             "make room and run again"
         ) from error
     partial.replace(folder / WEIGHTS)
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(_config(recipe, images), indent=1), encoding="utf-8")
+    partial.replace(folder / CONFIG)
+
+
+def _config(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
+    """Describe the network as timm does, with its class names and its recipe."""
     view = recipe.preprocess
-    config = {
+    return {
         "architecture": recipe.network,
         "num_classes": len(images.class_names),
         "label_names": list(images.class_names),
@@ -49,13 +57,10 @@ def save_trained(folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, im
         },
         "recipe": recipe.as_dict(),
     }
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    partial.replace(folder / CONFIG)
 
 
 def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> nn.Module:
-    """The network of a finished run, uint8 images (B, H, W, C) to logits (B, K)."""
+    """Load the network of a finished run, which maps uint8 images (B, H, W, C) to logits (B, K)."""
     network = create_network(recipe.network, num_classes=num_classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
     network = network.to(device)

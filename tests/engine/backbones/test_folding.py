@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from penultimate.engine.backbones.folding import can_fold, folding_once_rounded
-from penultimate.engine.backbones.forward import has_compiler
+from penultimate.engine.backbones.folding import folding_once_rounded
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.runtime.devices import computes_natively
+from penultimate.engine.runtime.capabilities import has_compiler, has_onednn
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.capability,
     pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler"),
     pytest.mark.skipif(
-        not (computes_natively("bfloat16", torch.device("cpu")) and can_fold(torch.bfloat16)),
+        not has_onednn(torch.bfloat16),
         reason="needs a processor with bfloat16 units and oneDNN",
     ),
 ]

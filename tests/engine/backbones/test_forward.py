@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.processors import pretend
 
 from penultimate.engine.backbones import compilation
 from penultimate.engine.backbones.compilation import decide_compile
-from penultimate.engine.backbones.forward import has_compiler
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
-from penultimate.engine.runtime import devices
-from penultimate.engine.runtime.devices import computes_natively
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.capabilities import has_compiler
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import MemoryLimitError, UnavailableError
 
 
@@ -23,6 +22,7 @@ def noise(backbone: TimmBackbone, batch: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
+@pytest.mark.capability
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
     backbone = load_backbone("test_resnet", weights="random")
@@ -102,7 +102,8 @@ def test_one_pass_gives_the_features_of_embed_and_the_scores_of_the_network() ->
     assert scores.shape == (3, backbone.num_classes)
 
 
-def test_the_reference_is_the_same_network_in_float32() -> None:
+def test_the_reference_is_the_same_network_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx512_bf16")  # nothing is computed in it
     lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
     images = noise(lower, 2)
     exact = load_backbone("test_resnet", weights="random")
@@ -137,13 +138,9 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_precision_the_processor_would_emulate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
-    cpu = torch.device("cpu")
-    assert not computes_natively("bfloat16", cpu)
+    pretend(monkeypatch, "avx2")
     with pytest.raises(UnavailableError, match=r"no bfloat16 units .* use --precision float32$"):
-        devices.dtype_named("bfloat16", cpu)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert computes_natively("bfloat16", cpu)
+        load_backbone("test_resnet", weights="random", precision="bfloat16")
 
 
 @pytest.mark.gpu
@@ -155,7 +152,7 @@ def test_on_a_gpu_compiled_features_on_two_threads_are_the_eager_ones() -> None:
     images = noise(backbone, 6)
     eager = backbone.embed(images)
     backbone.compile(4)
-    with ThreadShare.of("cuda").in_force():
+    with ThreadBudget.of("cuda").in_force():
         compiled = backbone.embed(torch.from_numpy(images).cuda())
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); fused kernels round at other places.
     assert np.linalg.norm(compiled - eager) < 0.03 * np.linalg.norm(eager)

@@ -11,7 +11,8 @@ from penultimate.engine.backbones.imagenet_eval import _rank, imagenet_eval, ima
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.backbones.weights import PACKAGES
 from penultimate.engine.images.decode.pillow import PillowDecoder
-from penultimate.engine.runtime.devices import PrecisionName, computes_natively
+from penultimate.engine.runtime.capabilities import computes_natively
+from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.store.errors import DecodeError, InputError
 
 
@@ -85,6 +86,7 @@ def test_a_classifier_of_other_classes_and_images_none_of_which_decodes_are_refu
 
 
 @pytest.mark.slow
+@pytest.mark.capability
 @pytest.mark.parametrize("arch", PACKAGES)
 def test_the_classifier_recognises_the_imagenet_sample(arch: str, data_folder: Path) -> None:
     """Weights in the wrong place would give chance, 0.1 %; these networks know about 90 % of this sample."""

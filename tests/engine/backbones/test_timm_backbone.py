@@ -8,7 +8,8 @@ from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.timm_backbone import BATCH_TOLERANCE, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.devices import PrecisionName, computes_natively
+from penultimate.engine.runtime.capabilities import computes_natively
+from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 
@@ -46,6 +47,7 @@ def test_pixels_are_scaled_and_normalised_by_the_mean_and_std_of_the_preprocess(
     np.testing.assert_allclose(backbone.embed(images), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.capability
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memory(precision: PrecisionName) -> None:
     if not computes_natively(precision, torch.device("cpu")):
@@ -63,6 +65,7 @@ def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memor
     assert backbone.embed(images[:0]).shape == (0, backbone.feature_dim)
 
 
+@pytest.mark.capability
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_stays_near_float32(precision: PrecisionName) -> None:
     if not computes_natively(precision, torch.device("cpu")):

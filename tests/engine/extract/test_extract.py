@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penultimate.engine.extract.extract import extract, feature_key, said_not_finite
+from penultimate.engine.extract.embed import Extractor, embed_images, feature_key, log_not_finite
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
@@ -18,7 +18,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import probe_features
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 
@@ -92,8 +92,10 @@ def test_rows_are_the_images_whatever_the_replicas_and_batches(
     images: ImageSet, store: FeatureStore, replicas: int, batch_size: int
 ) -> None:
     backbone = MeanBackbone()
-    threads = ThreadShare(decode=2, replicas=replicas, per_replica=1)
-    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), batch_size=batch_size, threads=threads)
+    threads = ThreadBudget(decode=2, replicas=replicas, per_replica=1)
+    (features,) = embed_images(
+        images, Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=batch_size, threads=threads), store
+    )
     np.testing.assert_array_equal(features.features, by_hand(images, backbone))
     assert features.ids.tolist() == images.ids_N.tolist()
     assert backbone.num_seen == len(images)
@@ -102,7 +104,9 @@ def test_rows_are_the_images_whatever_the_replicas_and_batches(
 def test_many_backbones_share_one_decode_and_equal_views(images: ImageSet, store: FeatureStore) -> None:
     backbones = [MeanBackbone("a"), MeanBackbone("b"), MeanBackbone("c", size=24)]
     decoder = CountingDecoder()
-    for backbone, features in zip(backbones, extract(images, backbones, store, decoder=decoder), strict=True):
+    for backbone, features in zip(
+        backbones, embed_images(images, Extractor(backbones=backbones, decoder=decoder), store), strict=True
+    ):
         np.testing.assert_array_equal(features.features, by_hand(images, backbone))
     assert sorted(decoder.decoded) == list(range(len(images)))
     assert decoder.num_views == [2]
@@ -110,28 +114,30 @@ def test_many_backbones_share_one_decode_and_equal_views(images: ImageSet, store
 
 def test_what_is_complete_is_not_computed_again(images: ImageSet, store: FeatureStore) -> None:
     first = MeanBackbone("a")
-    extract(images, [first], store, decoder=PillowDecoder())
+    embed_images(images, Extractor(backbones=[first], decoder=PillowDecoder()), store)
     again, other = MeanBackbone("a"), MeanBackbone("b")
     decoder = CountingDecoder()
-    extract(images, [again, other], store, decoder=decoder)
+    embed_images(images, Extractor(backbones=[again, other], decoder=decoder), store)
     assert (again.num_seen, other.num_seen) == (0, len(images))
-    extract(images, [again, other], store, decoder=(idle := CountingDecoder()))
+    embed_images(images, Extractor(backbones=[again, other], decoder=(idle := CountingDecoder())), store)
     assert idle.decoded == []
 
 
 def test_a_failing_network_ends_the_run_and_the_next_one_completes_it(images: ImageSet, store: FeatureStore) -> None:
     before = threading.active_count()
     with pytest.raises(OSError, match="went away"):
-        extract(images, [MeanBackbone(fail_after=10)], store, decoder=PillowDecoder(), batch_size=4)
+        embed_images(
+            images, Extractor(backbones=[MeanBackbone(fail_after=10)], decoder=PillowDecoder(), batch_size=4), store
+        )
     assert threading.active_count() == before
     backbone = MeanBackbone()
-    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), batch_size=4)
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=4), store)
     np.testing.assert_array_equal(features.features, by_hand(images, backbone))
 
 
 def test_replicas_work_at_once_and_the_decoder_is_never_far_ahead(images: ImageSet, store: FeatureStore) -> None:
     """Bounded whatever the number of images: at most two batches a replica, two in writing and one in hand."""
-    threads = ThreadShare(decode=1, replicas=2, per_replica=1)
+    threads = ThreadBudget(decode=1, replicas=2, per_replica=1)
     decoder, backbone = CountingDecoder(), MeanBackbone()
     lead: list[int] = []
 
@@ -139,20 +145,22 @@ def test_replicas_work_at_once_and_the_decoder_is_never_far_ahead(images: ImageS
         lead.append(decoder.num_given - done)
         assert total == len(images)
 
-    extract(images, [backbone], store, decoder=decoder, batch_size=1, threads=threads, report=report)
+    embed_images(
+        images, Extractor(backbones=[backbone], decoder=decoder, batch_size=1, threads=threads), store, progress=report
+    )
     assert len(backbone.threads) == 2
     assert max(lead) <= 2 * threads.replicas + 3
 
 
 def test_float16_is_stored_where_it_is_asked_for(images: ImageSet, store: FeatureStore) -> None:
     backbone = MeanBackbone()
-    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), dtype="float16")
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
     np.testing.assert_array_equal(features.features, by_hand(images, backbone).astype(np.float16))
 
 
 def test_provenance_holds_the_backbones_word_and_the_callers_notes(images: ImageSet, store: FeatureStore) -> None:
     notes = {"mean": {"parity": {"passed": True}}}
-    extract(images, [MeanBackbone()], store, decoder=PillowDecoder(), notes=notes)
+    embed_images(images, Extractor(backbones=[MeanBackbone()], decoder=PillowDecoder(), notes=notes), store)
     key = feature_key(images, MeanBackbone(), "pillow", dtype="float32")
     provenance = store.read(key).provenance
     assert provenance["backbone"] == {"weights": "none"}
@@ -176,12 +184,12 @@ def test_features_that_float16_cannot_hold_are_refused_before_anything_is_stored
     images, backbone = load_folder(photos), LargeBackbone(above=0)
     store = FeatureStore.create(tmp_path / "s")
     with pytest.raises(InputError, match=r"all of the first 24 features are NaN or infinite.*--dtype float32"):
-        extract(images, [backbone], store, decoder=PillowDecoder(), dtype="float16")
+        embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
     assert store.keys() == []
     assert [found.done_rows for found in store.incomplete()] == [0]
-    (features,) = extract(images, [backbone], store, decoder=PillowDecoder())
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder()), store)
     said: list[str] = []
-    said_not_finite(store, [features], said.append)
+    log_not_finite(store, [features], said.append)
     assert (np.isfinite(features.features).all(), said) == (True, [])
 
 
@@ -199,11 +207,11 @@ def test_some_features_that_are_not_finite_are_counted_and_the_advice_helps(
     images, backbone = load_folder(photos), LargeBackbone(above=119.5, value=value)
     backbone.precision = precision
     store = FeatureStore.create(tmp_path / "s")
-    (features,) = extract(images, [backbone], store, decoder=PillowDecoder(), dtype=dtype)
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype=dtype), store)
     count = int((~np.isfinite(features.features)).any(axis=1).sum())
     assert 0 < count < 24
     said: list[str] = []
-    said_not_finite(store, [features], said.append)
+    log_not_finite(store, [features], said.append)
     assert len(said) == 1
     assert said[0].startswith(f"warning: {count} of 24 features of large on photos are NaN or infinite")
     assert advice in said[0]

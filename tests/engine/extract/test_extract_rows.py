@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from penultimate.engine.extract.extract import extract, rows_a_batch
+from penultimate.engine.extract.embed import Extractor, embed_images, rows_per_batch
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.load import load_images
@@ -68,9 +68,9 @@ def test_a_thousand_images_with_five_percent_bad_files_keep_every_row_with_its_i
     colours, bad = write_thousand(tmp_path / "images")
     images = load_images(str(tmp_path / "images"))
     store = FeatureStore.create(tmp_path / "store")
-    (features,) = extract(
-        images, [MeanColour()], store, decoder=make_decoder(decoder, num_workers=2), batch_size=48, shard_rows=256
-    )
+    by = make_decoder(decoder, num_workers=2)
+    extractor = Extractor(backbones=[MeanColour()], decoder=by, batch_size=48, shard_rows=256)
+    (features,) = embed_images(images, extractor, store)
     assert features.failed.keys() == bad
     assert all(features.failed.values())
     assert features.ids.tolist() == sorted(colours)
@@ -87,33 +87,27 @@ def test_an_image_that_vanishes_stops_the_run_and_brought_back_it_is_resumed(tmp
     content = vanished.read_bytes()
     vanished.unlink()
     store = FeatureStore.create(tmp_path / "store")
-    decoder = make_decoder("pillow", num_workers=2)
+    extractor = Extractor(backbones=[MeanColour()], decoder=make_decoder("pillow", num_workers=2), shard_rows=64)
     with pytest.raises(VanishedImageError, match=vanished.name):
-        extract(images, [MeanColour()], store, decoder=decoder, shard_rows=64)
+        embed_images(images, extractor, store)
     (begun,) = store.incomplete()
     assert 0 < begun.done_rows < 1000
     vanished.write_bytes(content)
     done: list[int] = []
-    (features,) = extract(
-        images, [MeanColour()], store, decoder=decoder, shard_rows=64, report=lambda _, total: done.append(total)
-    )
+    (features,) = embed_images(images, extractor, store, progress=lambda _, total: done.append(total))
     assert done[-1] == 1000 - begun.done_rows
     assert len(features.ids) == 950
 
 
 def test_a_batch_never_spans_two_shards() -> None:
-    assert [rows_a_batch(size) for size in (1, 8, 48, 64, 100, 5000)] == [1, 8, 32, 64, 64, 1024]
-    assert rows_a_batch(100, shard_rows=96) == 96
+    assert [rows_per_batch(size) for size in (1, 8, 48, 64, 100, 5000)] == [1, 8, 32, 64, 64, 1024]
+    assert rows_per_batch(100, shard_rows=96) == 96
 
 
 def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     images = load_images(str(tmp_path / "images"), labels=False)
+    extractor = Extractor(backbones=[MeanColour()], decoder=make_decoder("pillow", num_workers=1))
     with pytest.raises(DecodeError, match="none of the 1 images"):
-        extract(
-            images,
-            [MeanColour()],
-            FeatureStore.create(tmp_path / "store"),
-            decoder=make_decoder("pillow", num_workers=1),
-        )
+        embed_images(images, extractor, FeatureStore.create(tmp_path / "store"))

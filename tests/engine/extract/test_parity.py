@@ -10,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
-from penultimate.engine.extract.parity import FEATURE_TOLERANCE, check_parity, parity_gate
+from penultimate.engine.extract.parity import FEATURE_TOLERANCE, check_parity, parity_check
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.devices import PrecisionName, computes_natively
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.capabilities import computes_natively
+from penultimate.engine.runtime.devices import PrecisionName
+from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import DecodeError
 
-THREADS = ThreadShare(decode=1, replicas=1, per_replica=1)
+THREADS = ThreadBudget(decode=1, replicas=1, per_replica=1)
 
 
 class NearestDecoder(PillowDecoder):
@@ -58,18 +59,23 @@ def test_the_reference_is_at_no_distance_from_itself(images: ImageSet, backbone:
     assert report.as_dict()["passed"]
 
 
-def test_the_fast_way_passes(images: ImageSet) -> None:
+@pytest.mark.capability
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_fast_way_passes(images: ImageSet, precision: PrecisionName) -> None:
     pytest.importorskip("nvidia.dali")
     from penultimate.engine.images.decode.dali import DaliDecoder
 
-    lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
-    report = parity_gate(images, lower, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    if not computes_natively(precision, torch.device("cpu")):
+        pytest.skip(f"this processor has no {precision} units")
+    fast = load_backbone("test_resnet", weights="random", precision=precision)
+    report = parity_check(images, fast, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
     assert report["passed"]
     assert report["num_images"] == len(images)
     assert report["feature_distance"] > 0
     assert report["num_decoded_by_one"] == 0
 
 
+@pytest.mark.capability
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_photographs_pass_at_every_precision(data_folder: Path, precision: PrecisionName) -> None:
     pytest.importorskip("nvidia.dali")
@@ -80,14 +86,14 @@ def test_photographs_pass_at_every_precision(data_folder: Path, precision: Preci
         pytest.skip(f"this processor has no {precision} units")
     photographs = load_folder(data_folder / "imagenet-sample", labels=False)
     backbone = load_backbone("tf_efficientnet_lite0", weights="package", precision=precision)
-    gate = parity_gate(photographs, backbone, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    gate = parity_check(photographs, backbone, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
     assert gate["passed"], gate["failures"]
     # A tolerance that ordinary photographs come within a tenth of would stop nothing.
     assert gate["feature_distance"] > FEATURE_TOLERANCE[precision] / 20
 
 
 def test_another_resize_does_not(images: ImageSet, backbone: TimmBackbone) -> None:
-    gate = parity_gate(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)
+    gate = parity_check(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)
     assert not gate["passed"]
     assert any("pixel distance" in failure for failure in gate["failures"])
 
@@ -109,5 +115,5 @@ def test_where_nothing_decodes_there_is_nothing_to_compare(tmp_path: Path, backb
     images = load_folder(tmp_path, labels=False)
     with pytest.raises(DecodeError, match="not one of 1"):
         check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
-    gate = parity_gate(images, backbone, PillowDecoder(), batch_size=4, threads=THREADS)
+    gate = parity_check(images, backbone, PillowDecoder(), batch_size=4, threads=THREADS)
     assert "not one of 1" in gate["skipped"]

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.extract.embed import Extractor
 from penultimate.engine.extract.throughput import Rates, Throughput, measure
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.subset import sample_rows, subset
-from penultimate.engine.runtime.threads import ThreadShare
+from penultimate.engine.runtime.threads import ThreadBudget
 
 
 def throughput(*rounds: Rates, shared_cores: bool = True) -> Throughput:
@@ -39,9 +40,10 @@ def test_stages_and_the_whole_are_measured_on_the_same_images(photos: Path) -> N
     whole = load_folder(photos, labels=False)
     images = subset(whole, sample_rows(len(whole), 12))
     backbones = [load_backbone("test_resnet", weights="random"), load_backbone("test_vit", weights="random")]
-    threads = ThreadShare(decode=1, replicas=1, per_replica=1)
+    threads = ThreadBudget(decode=1, replicas=1, per_replica=1)
+    extractor = Extractor(backbones=backbones, decoder=PillowDecoder(), batch_size=4, threads=threads)
     measured = measure(
-        images, backbones, PillowDecoder, batch_size=4, threads=threads, shared_cores=True, num_rounds=1
+        images, extractor, num_parameters=7, shared_cores=True, num_rounds=1
     )  # fmt: skip
     assert measured.model == "test_resnet.random0 + test_vit.random0"
     assert measured.num_images == 12

@@ -1,5 +1,6 @@
 """fit_path against scikit-learn, known optima and invariances."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC, LinearSVC
 from support.probe_cases import Floats, mixture, softmax_objective
+from support.processors import pretend
 
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes.
@@ -23,7 +28,8 @@ K = 4
 
 def alone(features_ND: Floats, labels: NDArray[Any], l2: float = 1.0, **options: Any) -> Probe:
     defaults: dict[str, Any] = {"num_classes": K, "path": RegularizationPath(l2=(l2,))}
-    (probe,) = fit_path(features_ND, labels, **(defaults | options))
+    weight_N = options.pop("sample_weight_N", None)
+    (probe,) = fit_path(features_ND, labels, FitSettings(**(defaults | options)), sample_weight_N=weight_N)
     return probe
 
 
@@ -56,7 +62,7 @@ def test_agrees_with_scikit_learn_at_C_equal_one_over_l2(l2: float, shape: tuple
 def test_agrees_with_scikit_learn_down_a_whole_path() -> None:
     features_ND, labels_N = mixture()
     path = RegularizationPath.parse("1e-5:1e5:21")
-    for probe in fit_path(features_ND, labels_N, num_classes=K, path=path):
+    for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path)):
         theirs = exact(features_ND, labels_N, probe.l2)
         optimum = softmax_objective(features_ND, labels_N, theirs.coef_, theirs.intercept_, probe.l2)
         assert probe.report.certified
@@ -134,10 +140,10 @@ def test_permuting_the_samples_changes_nothing() -> None:
 
 def test_rotating_the_features_rotates_the_weights() -> None:
     features_ND, labels_N = mixture()
-    turn_DD = np.linalg.qr(np.random.default_rng(1).normal(size=(12, 12)))[0].astype(np.float32)
+    rotation_DD = np.linalg.qr(np.random.default_rng(1).normal(size=(12, 12)))[0].astype(np.float32)
     one = alone(features_ND, labels_N, tol=TIGHT)
-    other = alone(features_ND @ turn_DD, labels_N, tol=TIGHT)
-    np.testing.assert_allclose(other.weight_KD @ turn_DD.T, one.weight_KD, atol=1e-4)
+    other = alone(features_ND @ rotation_DD, labels_N, tol=TIGHT)
+    np.testing.assert_allclose(other.weight_KD @ rotation_DD.T, one.weight_KD, atol=1e-4)
 
 
 def test_scaling_the_features_and_l2_by_the_square_changes_no_score() -> None:
@@ -152,10 +158,10 @@ def test_certificates_of_tiny_features_do_not_underflow() -> None:
     """In mixed precision, where squares of the gradients are below what float32 holds."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-32:1e-27:6")
-    for probe in fit_path(1e-15 * features_ND, labels_N, num_classes=K, path=path):
+    for probe in fit_path(1e-15 * features_ND, labels_N, FitSettings(num_classes=K, path=path)):
         assert probe.report.certified
         assert probe.report.gradient_norm > 0
-        # The bound is that and what the bias adds (certificate.py); 1e-6 for sums of float32.
+        # The bound is that and what the bias adds (duality_gap.py); 1e-6 for sums of float32.
         assert probe.report.gap >= (1 - 1e-6) * probe.report.gradient_norm**2 / (2 * probe.l2 / len(labels_N))
 
 
@@ -197,19 +203,21 @@ def test_a_duplicated_feature_shares_the_weight_and_a_constant_one_gets_none() -
 def test_separable_data_are_certified_down_to_weak_strengths(loss: str) -> None:
     """Objectives fall to 1e-8."""
     features_ND, labels_N = mixture(apart=6.0)
-    probes = fit_path(features_ND, labels_N, num_classes=K, path=RegularizationPath.spaced(1e-6, 1e5, 21), loss=loss)
+    probes = fit_path(
+        features_ND, labels_N, FitSettings(num_classes=K, path=RegularizationPath.spaced(1e-6, 1e5, 21), loss=loss)
+    )
     assert {probe.report.status for probe in probes} == {"certified"}
     assert (probes[-1].scores(features_ND).argmax(1) == labels_N).all()
 
 
 def test_a_separable_svm_is_that_of_the_largest_margin_as_l2_vanishes() -> None:
-    """Few support rows among many, alone and at the end of a path; N x D is above what runs in float64 anyway."""
+    """Few of many rows are support vectors; alone and at the end of a path, above the size that is float64 anyway."""
     rng = np.random.default_rng(0)
     labels_N = rng.integers(20, size=3000)
     features_ND = (rng.normal(size=(20, 400))[labels_N] + rng.normal(size=(3000, 400))).astype(np.float32)
-    options = {"num_classes": 20, "loss": "squared_hinge"}
-    path = fit_path(features_ND, labels_N, path=RegularizationPath.spaced(1e-6, 1e4, 11), **options)  # type: ignore[arg-type]
-    one = fit_path(features_ND, labels_N, path=RegularizationPath(l2=(1e-6,)), **options)[0]  # type: ignore[arg-type]
+    settings = FitSettings(num_classes=20, loss="squared_hinge", path=RegularizationPath.spaced(1e-6, 1e4, 11))
+    path = fit_path(features_ND, labels_N, settings)
+    (one,) = fit_path(features_ND, labels_N, replace(settings, path=RegularizationPath(l2=(1e-6,))))
     assert {probe.report.status for probe in (*path, one)} == {"certified"}
     sign_NK = np.where(labels_N[:, None] == np.arange(20), 1, -1)
     margin_NK = sign_NK * one.scores(features_ND)
@@ -239,12 +247,18 @@ def test_a_class_absent_from_train_gets_the_bias_that_is_its_optimum(loss: str, 
     np.testing.assert_allclose(probe.weight_KD[[0, 2, 3]], without.weight_KD, atol=1e-6)
 
 
-def test_large_data_in_mixed_precision_agree_with_float64() -> None:
+@pytest.mark.capability
+@pytest.mark.parametrize("lowered", [False, True], ids=["", "lowered"])
+def test_large_data_in_mixed_precision_agree_with_float64(lowered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above 2^20 features the products are float32, or bfloat16 where the machine has it."""
+    if lowered:
+        pretend(monkeypatch, "avx2")
+    low = "bfloat16" if has_bfloat16_matrix_units(torch.device("cpu")) and not lowered else "float32"
+    expected = f"{'float32' if library() is None else '2xbfloat16'}/{low}"
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
-    for probe in fit_path(features_ND, labels_N, num_classes=K, path=path):
-        assert probe.report.precision.startswith(("float32", "2xbfloat16"))
+    for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path)):
+        assert probe.report.precision == expected
         assert probe.report.certified
         found = softmax_objective(features_ND, labels_N, probe.weight_KD, probe.bias_K, probe.l2)
         assert found == pytest.approx(probe.report.objective, rel=1e-6)  # float32 scores, averaged over 9,000 samples
@@ -294,7 +308,8 @@ def test_cuda_agrees_with_the_cpu() -> None:
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
     on_gpu, on_cpu = (
-        fit_path(features_ND, labels_N, num_classes=K, path=path, device=device) for device in ("cuda", "cpu")
+        fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path, device=device))
+        for device in ("cuda", "cpu")
     )
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.report.certified

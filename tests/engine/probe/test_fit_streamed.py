@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from support.probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
+from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
 
@@ -36,9 +38,9 @@ def test_it_gives_the_in_memory_answer(loss: str) -> None:
     features_ND, labels_N = mixture(3000)
     sizes: list[int] = []
     streamed = fit_streamed(
-        source_of(features_ND, sizes), labels_N, num_classes=4, path=PATH, memory_bytes=MEMORY, loss=loss
+        source_of(features_ND, sizes), labels_N, FitSettings(num_classes=4, path=PATH, loss=loss), memory_bytes=MEMORY
     )
-    held = fit_path(features_ND, labels_N, num_classes=4, path=PATH, loss=loss)
+    held = fit_path(features_ND, labels_N, FitSettings(num_classes=4, path=PATH, loss=loss))
     assert max(sizes) < len(features_ND) / 4
     for one, other in zip(streamed, held, strict=True):
         assert one.report.certified
@@ -51,7 +53,9 @@ def test_a_pass_serves_every_strength_and_blocks_do_not_grow_with_n() -> None:
     for rows in (2000, 4000):
         features_ND, labels_N = mixture(rows)
         sizes: list[int] = []
-        probes = fit_streamed(source_of(features_ND, sizes), labels_N, num_classes=4, path=PATH, memory_bytes=MEMORY)
+        probes = fit_streamed(
+            source_of(features_ND, sizes), labels_N, FitSettings(num_classes=4, path=PATH), memory_bytes=MEMORY
+        )
         largest.append(max(sizes))
         assert len({probe.report.passes for probe in probes}) == 1  # one block of strengths
     assert largest[0] == largest[1]
@@ -60,9 +64,8 @@ def test_a_pass_serves_every_strength_and_blocks_do_not_grow_with_n() -> None:
 @pytest.mark.parametrize(("dims", "classes"), [(12, 4), (300, 2), (20, 200)], ids=["rows", "covariance", "weights"])
 def test_a_limit_that_is_too_little_is_refused_saying_what_is_enough(dims: int, classes: int) -> None:
     features_ND, labels_N = mixture(2 * classes, dims, classes)
-    fit = partial(
-        fit_streamed, source_of(features_ND), labels_N, num_classes=classes, path=RegularizationPath(l2=(1.0,))
-    )
+    settings = FitSettings(num_classes=classes, path=RegularizationPath(l2=(1.0,)))
+    fit = partial(fit_streamed, source_of(features_ND), labels_N, settings)
     with pytest.raises(
         InputError, match=r"too little for .* classes of .* dimensions; give at least [\d,]+ MiB"
     ) as refused:
@@ -72,18 +75,20 @@ def test_a_limit_that_is_too_little_is_refused_saying_what_is_enough(dims: int, 
     assert probe.report.certified
 
 
-def test_rows_that_are_not_finite_are_named_by_their_place_in_all() -> None:
+def test_rows_that_are_not_finite_are_named_by_their_index_among_all() -> None:
     features_ND, labels_N = mixture(4000)
     features_ND[3999, 0] = np.nan
     with pytest.raises(InputError, match="rows 3999"):
-        fit_streamed(source_of(features_ND), labels_N, num_classes=4, path=PATH, memory_bytes=MEMORY)
+        fit_streamed(source_of(features_ND), labels_N, FitSettings(num_classes=4, path=PATH), memory_bytes=MEMORY)
 
 
 PEAK = """
 import resource, sys
 import numpy as np
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.fit_streamed import RowSource, fit_streamed
+from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.objective.streamed import RowSource
 
 rows, dims = int(sys.argv[1]), 256
 centres = np.random.default_rng(0).normal(size=(4, dims)).astype(np.float32) / 8
@@ -96,7 +101,7 @@ def batches(count):
 
 source = RowSource(num_rows=rows, feature_dim=dims, batches=batches)
 path = RegularizationPath(l2=(1e4, 1e3))
-probes = fit_streamed(source, labels, num_classes=4, path=path, memory_bytes=24 << 20)
+probes = fit_streamed(source, labels, FitSettings(num_classes=4, path=path), memory_bytes=24 << 20)
 assert all(probe.report.certified for probe in probes)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from support.probe_cases import mixture
 
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
@@ -15,7 +16,7 @@ from penultimate.store.feature_set import FeatureSet
 
 FEATURES_ND, LABELS_N = mixture()
 KEY = FeatureSet.of(FEATURES_ND, LABELS_N, ["train"] * len(LABELS_N), backbone="tiny").key
-(PROBE,) = fit_path(FEATURES_ND, LABELS_N, num_classes=4, path=RegularizationPath(l2=(1.0,)))
+(PROBE,) = fit_path(FEATURES_ND, LABELS_N, FitSettings(num_classes=4, path=RegularizationPath(l2=(1.0,))))
 
 
 def head(loss: str = "softmax") -> Head:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from support.processors import pretend
 
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, asked_id, probe_features
+from penultimate.engine.probe.protocol import planned_trial_id, probe_features
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 
@@ -46,8 +48,19 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
 
 def test_the_id_is_known_before_the_run() -> None:
     features = stored()
-    wanted = asked_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
+    wanted = planned_trial_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
     assert wanted == probe_features(features, path=PATH).id
+
+
+@pytest.mark.capability
+def test_a_trial_records_the_processor_and_the_class_it_was_taken_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "amx", switch="avx2")
+    lowered = probe_features(stored(), path=PATH)
+    assert (lowered.hardware["cpu_class"], lowered.hardware["cpu_class_actual"]) == ("avx2", "amx")
+    pretend(monkeypatch, "amx")
+    own = probe_features(stored(), path=PATH)
+    assert (own.hardware["cpu_class"], own.hardware["cpu_class_actual"]) == ("amx", "amx")
+    assert own.id == lowered.id  # a lesser machine answers the same question
 
 
 def test_a_missing_split_is_refused_with_the_counts() -> None:

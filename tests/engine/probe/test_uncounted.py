@@ -6,6 +6,7 @@ import pytest
 from penultimate.engine.analysis.statistics.compare import all_class_differences
 from penultimate.engine.metrics import map11
 from penultimate.engine.probe.fit import check_labels, fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
@@ -45,7 +46,7 @@ def test_in_fitting_an_uncounted_sample_does_not_have_the_class() -> None:
     assert (marked_NK == UNCOUNTED).any()
     path = RegularizationPath(l2=(1.0,))
     ((marked,), (absent,)) = (
-        fit_path(features_ND, labels_NK, num_classes=2, path=path, loss="logistic")
+        fit_path(features_ND, labels_NK, FitSettings(num_classes=2, path=path, loss="logistic"))
         for labels_NK in (marked_NK.astype(np.uint8), absent_NK)
     )
     np.testing.assert_array_equal(marked.weight_KD, absent.weight_KD)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def test_every_number_of_the_findings_is_in_the_page() -> None:
 def test_settings_and_versions_of_every_trial_are_listed() -> None:
     assert _page().count("<details>") == len(whole_study())
     assert all(f'id="trial-{trial.id}"' in _page() for trial in whole_study())
+
+
+def test_the_class_of_processor_a_trial_was_made_as_is_listed() -> None:
+    lowered = replace(whole_study()[0], hardware={"cpu_class": "avx2", "cpu_class_actual": "amx"})
+    text = html.unescape(page(whole_findings(), [], [lowered]))
+    assert '"cpu_class": "avx2",\n "cpu_class_actual": "amx"' in text
 
 
 def test_what_did_not_converge_is_listed_by_name() -> None:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from penultimate.engine.runtime.prefetch import ahead
+from penultimate.engine.runtime.prefetch import prefetch_map
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:
@@ -13,7 +13,7 @@ def test_results_come_in_order_whatever_finishes_first() -> None:
         return number
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(ahead(pool, slower_first, range(32), depth=8)) == list(range(32))
+        assert list(prefetch_map(pool, slower_first, range(32), depth=8)) == list(range(32))
 
 
 def test_no_more_items_are_taken_than_the_depth_allows() -> None:
@@ -26,7 +26,7 @@ def test_no_more_items_are_taken_than_the_depth_allows() -> None:
             yield number
 
     with ThreadPoolExecutor(2) as pool:
-        for consumed, _ in enumerate(ahead(pool, abs, items(), depth=5)):
+        for consumed, _ in enumerate(prefetch_map(pool, abs, items(), depth=5)):
             assert taken <= consumed + 5
 
 
@@ -40,5 +40,5 @@ def test_an_exception_is_raised_where_its_result_is_taken_and_the_rest_is_cancel
         return number
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(OSError, match="two"):
-        list(ahead(pool, fail_at_two, range(1000), depth=4))
+        list(prefetch_map(pool, fail_at_two, range(1000), depth=4))
     assert max(ran) <= 2 + 4

@@ -19,14 +19,13 @@ from support.cluster_cases import Counted, Ranked
 from support.store_cases import array_files
 
 from penultimate.cli.main import run
-from penultimate.engine.probe.get_or_fit import ProbeMeans
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime import ray_cluster as cluster_module
-from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Needs, Standing, Task, cluster_at
-from penultimate.engine.study.cluster_tasks import ProbeTask, probe_on
-from penultimate.engine.study.distributed import under_torchrun
+from penultimate.engine.runtime.ray_cluster import ATTEMPTS, Cluster, Progress, Task, TaskResources, cluster_at
+from penultimate.engine.study.cell import ProbeCell
+from penultimate.engine.study.distributed import probe_on, under_torchrun
 from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trials.trial_log import TrialLog
@@ -34,7 +33,7 @@ from penultimate.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
-NEEDS = Needs(cpus=1)
+RESOURCES = TaskResources(cpus=1)
 EXTRACT = ["--weights", "random", "--shard-rows", "8", "--batch-size", "8", "--workers", "1", "--no-cache"]
 
 
@@ -62,8 +61,8 @@ def test_what_a_task_comes_to_whatever_happens_to_its_workers(
     }
     tasks = [Task(name=name, call=Counted(tmp_path / name, how), num_images=20) for name, how in ends.items()]
     lines: list[str] = []
-    standings: list[Standing] = []
-    ended = {one.task.name: one for one in cluster.run(tasks, NEEDS, say=lines.append, report=standings.append)}
+    progresses: list[Progress] = []
+    ended = {one.task.name: one for one in cluster.run(tasks, RESOURCES, log=lines.append, progress=progresses.append)}
     assert {name: one.value for name, one in ended.items() if one.error is None} == {
         "well": 1,
         "lost once": 2,
@@ -78,18 +77,18 @@ def test_what_a_task_comes_to_whatever_happens_to_its_workers(
     assert lines.count("well is called") == 1
     assert f"bug once: ZeroDivisionError: a bug; again, attempt 2 of {ATTEMPTS}" in lines
     # Of its 20 images each task finds 10 to do, which counts the others as done, and does them where it ends well.
-    assert standings[-1].total == 20 * len(tasks)
-    assert standings[-1].done >= 20 * 4
-    assert standings[-1].rates
+    assert progresses[-1].total == 20 * len(tasks)
+    assert progresses[-1].done >= 20 * 4
+    assert progresses[-1].rates
 
 
 def test_what_no_machine_has_is_refused_before_anything_runs(cluster: Cluster, tmp_path: Path) -> None:
     task = Task(name="never", call=Counted(tmp_path / "never", ("well",)))
-    for needs in (Needs(cpus=10_000), Needs(cpus=1, gpus=1000)):
+    for resources in (TaskResources(cpus=10_000), TaskResources(cpus=1, gpus=1000)):
         with pytest.raises(UnavailableError, match=r"no machine of the cluster has them \(\d+ CPUs"):
-            list(cluster.run([task], needs, say=print))
+            list(cluster.run([task], resources, log=print))
     assert not (tmp_path / "never").exists()
-    assert cluster.whole_machine(gpus=0).cpus == sum(1 for _ in range(cluster.places(NEEDS)))
+    assert cluster.whole_machine(gpus=0).cpus == sum(1 for _ in range(cluster.slots(RESOURCES)))
 
 
 def test_an_address_without_a_cluster_says_so() -> None:
@@ -208,12 +207,12 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     damaged = next((store / FeatureStore(store).keys()[0].path).glob("features/c/*/0"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     log = TrialLog.create(tmp_path / "third")
-    settings = ((ProbeSettings(path=RegularizationPath.parse("1e-2:1:3")), 0),)
-    tasks = [
-        ProbeTask(store=str(store), trials=log.address, key=key, asked=settings, means=ProbeMeans())
+    settings = ProbeSettings(path=RegularizationPath.parse("1e-2:1:3"))
+    cells = [
+        ProbeCell(store=str(store), trials=log.address, key=key, settings=settings, seed=0, resources=ProbeResources())
         for key in FeatureStore(store).keys()  # noqa: SIM118
     ]
     says = r"1 of 3 tasks failed, the others are done .*does not hold what was written"
     with pytest.raises(TasksFailedError, match=says):
-        probe_on(cluster, tasks, needs=NEEDS, say=print)
+        probe_on(cluster, cells, resources=RESOURCES, log=print)
     assert len(log.trials()) == 2

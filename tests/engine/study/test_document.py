@@ -29,7 +29,7 @@ def test_lists_multiply() -> None:
     assert len(asked) == len(set(asked)) == 2 * (3 + 3 + 1)  # subsets are drawn three times, all images once
     settings = finetune.settings("pretrained", seed=7)
     assert [(each.steps, each.seed) for each in settings] == [(100, 7), (100, 8), (400, 7), (400, 8)]
-    assert all(len(each.grid) == 20 for each in settings)
+    assert all(len(each.resolved_grid) == 20 for each in settings)
 
 
 def test_a_dataset_may_be_a_path_alone() -> None:
@@ -57,7 +57,9 @@ def test_the_papers_study_is_whole() -> None:
     study = read_study(ROOT / "examples" / "kornblith2019.yaml")
     assert len(study.datasets) == 12
     assert [len(backbone.requests(data=".", seed=0)) for backbone in study.backbones] == [16]
-    assert {len(train.settings("pretrained", seed=0)[0].grid) for train in (*study.finetune, *study.scratch)} == {56}
+    assert {
+        len(train.settings("pretrained", seed=0)[0].resolved_grid) for train in (*study.finetune, *study.scratch)
+    } == {56}
 
 
 def test_what_init_writes_is_a_study_and_so_is_all_of_it_uncommented() -> None:
@@ -109,7 +111,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("finetune.grid=paper", "no grid named 'paper'; did you mean paper-scratch or paper-finetune"),
         (
             "probe.losses=[hinge]",
-            "probe.0.losses.0: Input should be 'softmax', 'logistic' or 'squared_hinge'",
+            "probe.0.losses.0: no loss named 'hinge'; did you mean squared_hinge?",
         ),
         ("probe.shots=[some]", "expected all, or a number of images a class from 1 up, got 'some'"),
         ("probe.l2=1e-3:1e-6:4", "expected 0 < low < high"),

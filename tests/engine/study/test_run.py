@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from penultimate.engine.analysis.findings import find
-from penultimate.engine.study.cell import QUIET, Cell, Talk
+from penultimate.engine.study.cell import Cell, RunContext
 from penultimate.engine.study.document import read_study
-from penultimate.engine.study.paths import Place
-from penultimate.engine.study.plan import Plan, make_plan
-from penultimate.engine.study.run import Outcome, Summary, attempt, in_turn, run_study
+from penultimate.engine.study.paths import StudyPaths
+from penultimate.engine.study.plan import StudyPlan, make_plan
+from penultimate.engine.study.run import CellResult, Summary, attempt, in_turn, run_study
 from penultimate.engine.study.study import Study
 from penultimate.store.errors import InputError, RunInterruptedError, UnavailableError
 from penultimate.store.trials.trial_log import TrialLog
@@ -24,8 +24,8 @@ def done(study: Study, out: Path, **more: Any) -> Summary:
     return run_study(study, out, **more)
 
 
-def planned(study: Study, out: Path) -> Plan:
-    return make_plan(study, Place.of(study, out))
+def planned(study: Study, out: Path) -> StudyPlan:
+    return make_plan(study, StudyPaths.of(study, out), RunContext())
 
 
 def test_a_plan_names_every_step_before_anything_is_there(small: MakeStudy, tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_it_goes_on_past_a_dataset_and_a_network_that_are_not_here(
 def test_what_fails_on_the_way_is_listed_and_kept(small: MakeStudy, tmp_path: Path) -> None:
     """A bug in one cell: the others are done, and its traceback is kept."""
 
-    def some_fail(cells: Sequence[Cell], talk: Talk) -> Iterator[Outcome]:
+    def some_fail(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
         for number, cell in enumerate(cells):
             if cell.title.startswith("probe") and number == 0:
-                yield attempt(_Broken(cell.dataset, ZeroDivisionError("by zero")), talk)
+                yield attempt(_Broken(cell.dataset, ZeroDivisionError("by zero")), context)
             else:
-                yield attempt(cell, talk)
+                yield attempt(cell, context)
 
     summary = done(small(), tmp_path / "out", run_cells=some_fail)
-    assert [outcome.error for outcome in summary.failed] == ["ZeroDivisionError: by zero"]
+    assert [result.error for result in summary.failed] == ["ZeroDivisionError: by zero"]
     assert len(summary.trials) == 1
     assert "Traceback" in (tmp_path / "out" / "errors.log").read_text()
     assert len(done(small(), tmp_path / "out").trials) == 2
@@ -96,23 +96,25 @@ class _Broken:
         self.dataset, self.error = dataset, error
         self.title = f"break {dataset}"
 
-    def run(self, talk: Talk) -> None:
+    def run(self, context: RunContext) -> None:
         raise self.error
 
 
 def test_a_wish_to_stop_is_no_failure_of_a_cell() -> None:
     with pytest.raises(RunInterruptedError):
-        list(in_turn([_Broken("a", RunInterruptedError("stop")), _Broken("b", ValueError("not reached"))], QUIET))
-    (outcome,) = in_turn([_Broken("a", InputError("two\nlines"))], QUIET)
-    assert (outcome.error, outcome.trace) == ("two lines", None)
+        list(
+            in_turn([_Broken("a", RunInterruptedError("stop")), _Broken("b", ValueError("not reached"))], RunContext())
+        )
+    (result,) = in_turn([_Broken("a", InputError("two\nlines"))], RunContext())
+    assert (result.error, result.trace) == ("two lines", None)
 
 
 def test_cells_survive_pickling_and_do_the_same_elsewhere(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
-    def elsewhere(cells: Sequence[Cell], talk: Talk) -> Iterator[Outcome]:
+    def elsewhere(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
         """Last first, each from its bytes."""
-        yield from in_turn([pickle.loads(pickle.dumps(cell)) for cell in reversed(cells)], talk)
+        yield from in_turn([pickle.loads(pickle.dumps(cell)) for cell in reversed(cells)], context)
 
     study = small(scratch=brief, backbones=[{"model": "test_resnet", "weights": "random"}])
     here, there = done(study, tmp_path / "here"), done(study, tmp_path / "there", run_cells=elsewhere)
@@ -191,10 +193,10 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_begun(small: MakeS
 
 
 def test_a_cell_run_twice_does_nothing_the_second_time(small: MakeStudy, tmp_path: Path) -> None:
-    study, place = small(), Place.of(small(), tmp_path)
-    (cell,) = make_plan(study, place).cells["extract"]
-    cell.run(QUIET)
-    shards = {path: path.stat().st_mtime_ns for path in place.store.rglob("features/c/0/0")}
-    cell.run(QUIET)
-    assert {path: path.stat().st_mtime_ns for path in place.store.rglob("features/c/0/0")} == shards
+    study, paths = small(), StudyPaths.of(small(), tmp_path)
+    (cell,) = make_plan(study, paths, RunContext()).cells["extract"]
+    cell.run(RunContext())
+    shards = {path: path.stat().st_mtime_ns for path in paths.store.rglob("features/c/0/0")}
+    cell.run(RunContext())
+    assert {path: path.stat().st_mtime_ns for path in paths.store.rglob("features/c/0/0")} == shards
     assert len(shards) == 2

@@ -1,7 +1,6 @@
 """A small real task: photographs-to-be of three colours, a small real network, 32 pixels."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import torch
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.train.learner.network import Start, load_start
+from penultimate.engine.train.learner.network import InitialModel, load_initial_model
 from penultimate.engine.train.recipe import Recipe
-from penultimate.engine.train.runs.run import Means
+from penultimate.engine.train.runs.resources import Resources, ResourceSettings
 from penultimate.engine.train.world import World
 
 NETWORK = "test_efficientnet"
@@ -35,15 +34,15 @@ def images(photos: Path) -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def start() -> Start:
-    return load_start(NETWORK, init="random", weights="timm", seed=0)
+def initial() -> InitialModel:
+    return load_initial_model(NETWORK, init="random", weights="timm", seed=0)
 
 
 @pytest.fixture
-def recipe(images: ImageSet, start: Start) -> Recipe:
+def recipe(images: ImageSet, initial: InitialModel) -> Recipe:
     return Recipe(
         network=NETWORK,
-        weights=start.digest,
+        weights=initial.digest,
         images=images.digest,
         steps=8,
         batch_size=4,
@@ -57,11 +56,17 @@ def recipe(images: ImageSet, start: Start) -> Recipe:
 
 
 @pytest.fixture
-def means() -> Means:
-    return Means(world=World(rank=0, size=1, device=torch.device("cpu")), log_every=2, checkpoint_every=3)
+def resources() -> Resources:
+    settings = ResourceSettings(workers=2, log_every=2, checkpoint_every=3)
+    return Resources(world=World(rank=0, size=1, device=torch.device("cpu")), settings=settings)
 
 
 @pytest.fixture
 def with_dropout(recipe: Recipe) -> Recipe:
     """Everything that draws at random or keeps a state of its own."""
-    return replace(recipe, dropout=0.3, ema_decay=0.9, warmup_steps=2, label_smoothing=0.1)
+    return recipe.replace(dropout=0.3, ema_decay=0.9, warmup_steps=2, label_smoothing=0.1)
+
+
+@pytest.fixture(scope="session")
+def test_resnet() -> InitialModel:
+    return load_initial_model("test_resnet", init="random", weights="timm", seed=0)

@@ -1,7 +1,6 @@
 """What makes training fast on a CPU changes no result, or only towards float32."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
 from penultimate.engine.train.learner.learner import Learner
-from penultimate.engine.train.learner.network import Start
+from penultimate.engine.train.learner.network import InitialModel
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 
@@ -52,11 +51,11 @@ def test_evaluation_is_as_it_was_and_a_copy_computes_with_its_own_weights(depthw
     assert not torch.equal(depthwise(pixels), copied(pixels))
 
 
-def test_only_depthwise_convolutions_of_a_run_below_float32_are_changed(start: Start, recipe: Recipe) -> None:
+def test_only_depthwise_convolutions_of_a_run_below_float32_are_changed(initial: InitialModel, recipe: Recipe) -> None:
     def changed(precision: str) -> set[str]:
         learner = Learner(
-            start,
-            replace(recipe, precision=precision),
+            initial,
+            recipe.replace(precision=precision),
             num_classes=3,
             steps_per_epoch=3,
             world=World(rank=0, size=1, device=torch.device("cpu")),

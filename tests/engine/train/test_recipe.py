@@ -16,10 +16,10 @@ def test_a_recipe_survives_json(with_dropout: Recipe) -> None:
 
 def test_any_change_gives_another_digest(recipe: Recipe) -> None:
     changed = [
-        replace(recipe, learning_rate=0.06),
-        replace(recipe, seed=1),
-        replace(recipe, splits=("train", "val")),
-        replace(recipe, preprocess=replace(recipe.preprocess, height=48)),
+        recipe.replace(learning_rate=0.06),
+        recipe.replace(seed=1),
+        recipe.replace(splits=("train", "val")),
+        recipe.replace(preprocess=replace(recipe.preprocess, height=48)),
     ]
     assert len({recipe.digest, *(other.digest for other in changed)}) == 5
     assert recipe.differences(changed[0]) == {"learning_rate": (0.05, 0.06)}
@@ -40,7 +40,7 @@ def test_any_change_gives_another_digest(recipe: Recipe) -> None:
 )
 def test_what_cannot_be_trained_is_refused_by_name(recipe: Recipe, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
-        replace(recipe, **wrong)
+        recipe.replace(**wrong)
 
 
 def test_a_recipe_of_another_version_is_refused(recipe: Recipe) -> None:
@@ -49,5 +49,5 @@ def test_a_recipe_of_another_version_is_refused(recipe: Recipe) -> None:
 
 
 def test_the_last_update_is_always_evaluated(recipe: Recipe) -> None:
-    odd = replace(recipe, steps=10, eval_every=4)
+    odd = recipe.replace(steps=10, eval_every=4)
     assert [step for step in range(1, 11) if odd.evaluates_after(step)] == [4, 8, 10]

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.protocol import ProbeSettings, run_probe
+from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.reader import FeatureReader
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.engine.train.learner.losses import Loss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import training_rows
@@ -42,7 +43,7 @@ def test_of_k_images_a_class_the_network_sees_those_that_the_probe_does(
     rng = np.random.default_rng(0)
     features_ND = rng.normal(size=(len(images), 4)).astype(np.float32)
     features = FeatureSet.of(features_ND, images.labels_N, images.split_N, ids_N=images.ids_N)
-    rows = training_rows(images, replace(recipe, shots=2, seed=seed))
+    rows = training_rows(images, recipe.replace(shots=2, seed=seed))
     ids = set(images.ids_N[rows].tolist())
     assert ids == probed_ids(features, 2, seed, monkeypatch)
     # One that was not drawn could not be decoded, so the store has no row of it.
@@ -61,4 +62,4 @@ def test_an_image_that_shows_a_class_only_in_difficult_objects_is_one_without_it
     labels_NK = np.eye(3, dtype=np.uint8)[images.labels_N]
     labels_NK[labels_NK[:, 1] == PRESENT, 1] = UNCOUNTED
     with pytest.raises(InputError, match="train of photos has no image of class 'dog'"):
-        training_rows(replace(images, labels_N=labels_NK), replace(recipe, loss="sigmoid"))
+        training_rows(replace(images, labels_N=labels_NK), recipe.replace(loss="sigmoid"))

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from penultimate.engine.backbones.architectures.networks import create_network
-from penultimate.engine.train.world import World, share_of, world_from_launcher
+from penultimate.engine.train.world import World, local_batch_size, world_from_launcher
 from penultimate.store.errors import InputError, UnavailableError
 
 CPU = torch.device("cpu")
 OPTIONS = [
     "--model=test_vit", "--init=random", "--size=32", "--steps=3", "--batch-size=4", "--learning-rate=0.05",
-    "--weight-decay=1e-3", "--dropout=0", "--decoder=pillow", "--workers=1", "--no-retrain", "--json",
+    "--weight-decay=1e-3", "--set=dropout=0", "--decoder=pillow", "--workers=1", "--no-retrain", "--json",
 ]  # fmt: skip
 
 
@@ -54,9 +54,9 @@ def test_batch_norm_on_several_cpus_is_refused() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    assert share_of(8, World(rank=0, size=4, device=CPU)) == 2
+    assert local_batch_size(8, World(rank=0, size=4, device=CPU)) == 2
     with pytest.raises(InputError, match="batch size 6"):
-        share_of(6, World(rank=0, size=4, device=CPU))
+        local_batch_size(6, World(rank=0, size=4, device=CPU))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

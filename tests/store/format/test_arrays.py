@@ -1,6 +1,6 @@
 """Which pipeline runs the codecs is a matter of speed alone."""
 
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,10 @@ import pytest
 import zarr
 from support.store_cases import Job, small_job
 
-from penultimate.store import feature_store
+from penultimate.store import stored_rows
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format import arrays
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
 
 
@@ -19,7 +20,7 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The one that reads."""
     name: CodecPipeline = request.param
     pytest.importorskip(name)
-    monkeypatch.setattr(feature_store, "default_pipeline", lambda: name)
+    monkeypatch.setattr(stored_rows, "default_pipeline", lambda: name)
     return name
 
 
@@ -59,4 +60,11 @@ def test_zarrs_configuration_is_left_as_it_was(job: Job, tmp_path: Path) -> None
     array = open_features(store.objects, job.key.path, pipeline="zarr")
     assert type(array.async_array.codec_pipeline).__name__ == "BatchedCodecPipeline"
     assert zarr.config.get("codec_pipeline.path") == before
-    assert default_pipeline() == ("zarrs" if find_spec("zarrs") else "zarr")
+
+
+@pytest.mark.parametrize(("spec", "expected"), [(None, "zarr"), (ModuleSpec("zarrs", None), "zarrs")])
+def test_zarrs_reads_where_it_is_installed(
+    spec: ModuleSpec | None, expected: CodecPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "find_spec", lambda name: spec)
+    assert default_pipeline() == expected

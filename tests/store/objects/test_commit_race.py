@@ -10,29 +10,26 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
 from obstore.store import MemoryStore
+from support.memory_objects import MemoryObjects
 
 from penultimate.store.errors import StoreBusyError
-from penultimate.store.objects import lease, remote
-from penultimate.store.objects.address import Address
+from penultimate.store.objects import lease
 from penultimate.store.objects.lease import LeaseClaim
-from penultimate.store.objects.remote import RemoteObjects, Version
-from penultimate.store.objects.requests import Requests
-from penultimate.store.objects.retry import Retry
+from penultimate.store.objects.objects import Version
+from penultimate.store.objects.shard_commit import PENDING_BYTES, pending_record
 
 SHARD, RECORD = "features/c/0/0", "features/commits/0.json"
-ADDRESS = Address(scheme="s3", bucket="bucket")
 
 
 class Dead(BaseException):
     """Stands for the end of a process."""
 
 
-class Writer(RemoteObjects):
-    """In memory; before its nth change of an object, ``meanwhile`` happens."""
+class Writer(MemoryObjects):
+    """Before its nth change of an object, ``meanwhile`` happens."""
 
     def __init__(self, client: MemoryStore, at: int = -1, meanwhile: Any = None) -> None:
-        self._address, self._client = ADDRESS, client  # type: ignore[assignment]  # the interface is the same
-        self._requests = Requests(ADDRESS, Retry(attempts=1))
+        super().__init__(client)
         self._left, self._meanwhile = at, meanwhile
 
     def put_if(self, name: str, content: bytes | memoryview, seen: Version | None) -> Version | None:
@@ -162,4 +159,4 @@ def test_what_is_pending_is_not_taken_for_a_record() -> None:
         Writer(client, at=1, meanwhile=_die).write(b"A")
     assert Writer(client).names("features/commits") == ["0.json"]
     assert Writer(client).records("features/commits") == []
-    assert len(remote._pending()) == remote._PENDING_BYTES
+    assert len(pending_record()) == PENDING_BYTES

@@ -18,8 +18,9 @@ from penultimate.engine.images.decode.pillow import open_image
 from penultimate.engine.images.decode.pixel_modes import to_rgb
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.train.augment.augmenter import Settings, make_augmenter
-from penultimate.engine.train.augment.draws import Draws
+from penultimate.engine.train.augment.augmenter import CropSettings
+from penultimate.engine.train.augment.draws import BatchDraws
+from penultimate.engine.train.augment.factory import make_augmenter
 
 SIZE = 32
 WHOLE = Preprocess(height=SIZE, width=SIZE, resize="whole", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -207,10 +208,10 @@ def test_augmenters_open_what_decoders_open(name: str, tmp_path: Path) -> None:
         pytest.importorskip("nvidia.dali")
     files = {"deep.png": DEEP["16 bits.png"], "float.tif": DEEP["floats to 1.tif"], "turned.jpg": turned_jpeg(6)}
     images = load_folder(write(tmp_path / "files", files), labels=False)
-    whole = Draws(step=0, rows_B=np.arange(3), crops_BA4=np.full((3, 1, 4), 0.5), flips_B=np.zeros(3, np.bool_))
+    whole = BatchDraws(step=0, rows_B=np.arange(3), crops_BA4=np.full((3, 1, 4), 0.5), flips_B=np.zeros(3, np.bool_))
     augmenter = make_augmenter(name, num_workers=1, device=torch.device("cpu"))
     for upright in (False, True):
-        settings = Settings(
+        settings = CropSettings(
             height=SIZE,
             width=SIZE,
             interpolation="bicubic",

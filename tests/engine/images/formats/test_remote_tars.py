@@ -18,7 +18,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import InputError, StoreError, VanishedImageError
-from penultimate.store.objects.objects import open_objects
+from penultimate.store.objects.open import open_objects
 
 NUMBERS = itertools.count()
 

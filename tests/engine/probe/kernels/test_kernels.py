@@ -1,8 +1,8 @@
-"""Compiled passes on a CPU's matrix units, against the same formulas in float64; and paths with and without them."""
+"""Compiled AMX kernels against the same formulas in float64, and paths with and without them."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from support.probe_cases import Floats, mixture, softmax_objective
+from support.processors import pretend
 from torch import Tensor
 
 from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
 from penultimate.engine.probe.kernels import kernels
-from penultimate.engine.probe.kernels.kernels import OTHERS, MatrixUnits, library, softmax, softmax_space
+from penultimate.engine.probe.kernels.kernels import OTHERS, AmxMatrix, library, softmax, softmax_space
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.runtime import capabilities
 from penultimate.store.errors import UnavailableError
 
-# Shapes: N samples, K classes, S strengths, R columns of features, M rows of a class or points of a space.
+# Shapes: N samples, K classes, S strengths, R columns of features, X rows of a class, M other points of a space.
 
-needs_units = pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes")
+pytestmark = pytest.mark.capability
+needs_amx = pytest.mark.skipif(library() is None, reason="no AMX bfloat16 here, or no compiled kernels")
 
 SIZES = {
     "many classes": (1030, 320, 102, 1),
@@ -45,14 +49,14 @@ def labels(size: int, classes: int) -> Tensor:
     return torch.randint(classes, (size,), generator=torch.Generator().manual_seed(1))
 
 
-def shares(size: int, *, weighted: bool) -> tuple[Tensor | None, Tensor]:
-    """As ``Design.share_N``, and the share of each sample."""
+def sample_weights(size: int, *, weighted: bool) -> tuple[Tensor | None, Tensor]:
+    """As ``RotatedFeatures.sample_weight_N`` has them, and the weight of each sample."""
     if not weighted:
         return None, torch.full((size,), 1 / size, dtype=torch.float64)
-    share_N = torch.rand(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    share_N[size // 2] = 0
-    share_N /= share_N.sum()
-    return share_N, share_N
+    weight_N = torch.rand(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weight_N[size // 2] = 0
+    weight_N /= weight_N.sum()
+    return weight_N, weight_N
 
 
 def residuals(rows: int, classes: int, strengths: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +68,7 @@ def residuals(rows: int, classes: int, strengths: int) -> tuple[Tensor, Tensor, 
     return probability_SKN, (probability_SKN - truth_KN).float(), index_N
 
 
-def curved(probability_SKN: Tensor, change_SKN: Tensor) -> Tensor:
+def hessian_product(probability_SKN: Tensor, change_SKN: Tensor) -> Tensor:
     """(diag(p) - p p') change of each sample."""
     return probability_SKN * (change_SKN - (probability_SKN * change_SKN).sum(1, keepdim=True))
 
@@ -75,19 +79,19 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-@needs_units
+@needs_amx
 @sizes
 def test_products_keep_sixteen_bits(size: tuple[int, int, int, int]) -> None:
     rows, columns, classes, _ = size
     features_NR = drawn(rows, columns)
-    units = MatrixUnits(features_NR)
+    matrix = AmxMatrix(features_NR)
     weight_KR, values_KN = drawn(classes, columns, seed=4), drawn(classes, rows, seed=5)
-    assert error(units.scores(weight_KR), weight_KR.double() @ features_NR.double().T) < TWICE
-    assert error(units.gather(values_KN, 0.5), 0.5 * values_KN.double() @ features_NR.double()) < TWICE
-    assert torch.equal(units.high_NR, features_NR.bfloat16())
+    assert error(matrix.scores(weight_KR), weight_KR.double() @ features_NR.double().T) < TWICE
+    assert error(matrix.gather(values_KN, 0.5), 0.5 * values_KN.double() @ features_NR.double()) < TWICE
+    assert torch.equal(matrix.high_NR, features_NR.bfloat16())
 
 
-@needs_units
+@needs_amx
 @sizes
 @weighting
 def test_gradient_hessian_and_moments_are_those_of_the_definition(
@@ -96,25 +100,27 @@ def test_gradient_hessian_and_moments_are_those_of_the_definition(
     rows, columns, classes, strengths = size
     features_NR, direction_SKR = drawn(rows, columns), drawn(strengths, classes, columns, seed=4)
     probability_SKN, residual_SKN, index_N = residuals(rows, classes, strengths)
-    share_N, part_N = shares(rows, weighted=weighted)
+    weight_N, each_N = sample_weights(rows, weighted=weighted)
     shift_SK = drawn(strengths, classes, seed=6).double() / 10
-    units, features = MatrixUnits(features_NR), features_NR.double()
+    matrix, features = AmxMatrix(features_NR), features_NR.double()
 
-    moved_SKN = residual_SKN.double() + curved(probability_SKN, shift_SK[:, :, None].expand_as(probability_SKN))
-    gradient_SKR = units.softmax_gradient(residual_SKN, shift_SK, index_N, share_N)
-    assert error(gradient_SKR, (moved_SKN * part_N) @ features) < TWICE
+    moved_SKN = residual_SKN.double() + hessian_product(
+        probability_SKN, shift_SK[:, :, None].expand_as(probability_SKN)
+    )
+    gradient_SKR = matrix.softmax_gradient(residual_SKN, shift_SK, index_N, weight_N)
+    assert error(gradient_SKR, (moved_SKN * each_N) @ features) < TWICE
 
-    product_SKN = curved(probability_SKN, direction_SKR.double() @ features.T)
-    product_SKR = units.softmax_hessian(residual_SKN, index_N, share_N, direction_SKR)
-    assert error(product_SKR, (product_SKN * part_N) @ features) < ONCE
+    product_SKN = hessian_product(probability_SKN, direction_SKR.double() @ features.T)
+    product_SKR = matrix.softmax_hessian(residual_SKN, index_N, weight_N, direction_SKR)
+    assert error(product_SKR, (product_SKN * each_N) @ features) < ONCE
     assert float(product_SKR.sum(1).abs().max()) < 1e-5 * float(product_SKR.abs().max()) * classes
 
-    joint_SKK, bias_SK = units.softmax_moments(residual_SKN, index_N, share_N)
-    assert error(joint_SKK, (probability_SKN * part_N) @ probability_SKN.transpose(1, 2)) < TWICE
-    assert float((bias_SK - residual_SKN.double() @ part_N).abs().max()) < 1e-6
+    joint_SKK, bias_SK = matrix.softmax_moments(residual_SKN, index_N, weight_N)
+    assert error(joint_SKK, (probability_SKN * each_N) @ probability_SKN.transpose(1, 2)) < TWICE
+    assert float((bias_SK - residual_SKN.double() @ each_N).abs().max()) < 1e-6
 
 
-@needs_units
+@needs_amx
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
 def test_softmax_agrees_with_torch_at_any_scale(scale: float) -> None:
     scores_SKN, index_N = scale * drawn(2, 19, 173), labels(173, 19)
@@ -125,48 +131,48 @@ def test_softmax_agrees_with_torch_at_any_scale(scale: float) -> None:
     assert torch.allclose(residual_SKN.double(), wanted_SKN, rtol=2e-5, atol=1e-37)
 
 
-@needs_units
+@needs_amx
 @weighting
 @pytest.mark.parametrize("points", range(1, OTHERS + 1))
 def test_a_space_of_scores_has_the_derivatives_that_autograd_finds(points: int, weighted: bool) -> None:
     rows, classes = 101, 10
     first_KN, *others = [4 * drawn(classes, rows, seed=7 + n) for n in range(points + 1)]
-    index_N, (share_N, part_N) = labels(rows, classes), shares(rows, weighted=weighted)
+    index_N, (weight_N, each_N) = labels(rows, classes), sample_weights(rows, weighted=weighted)
     at_M = drawn(points, seed=3).double().requires_grad_()
 
     moved_KN = sum(at * (other_KN - first_KN).double() for at, other_KN in zip(at_M, others, strict=True))
     loss_N = torch.nn.functional.cross_entropy((first_KN.double() + moved_KN).T, index_N, reduction="none")
-    wanted = part_N @ loss_N
+    wanted = each_N @ loss_N
     (wanted_M,) = torch.autograd.grad(wanted, at_M, create_graph=True)
     wanted_MM = torch.stack([torch.autograd.grad(slope, at_M, retain_graph=True)[0] for slope in wanted_M])
 
-    loss, slope_M, bend_MM = softmax_space(first_KN, others, index_N, share_N, at_M.detach().tolist())
+    loss, gradient_M, hessian_MM = softmax_space(first_KN, others, index_N, weight_N, at_M.detach().tolist())
     assert loss == pytest.approx(float(wanted.detach()), rel=1e-5)
-    assert error(slope_M, wanted_M.detach()) < 1e-4
-    assert error(bend_MM, wanted_MM) < 1e-4
+    assert error(gradient_M, wanted_M.detach()) < 1e-4
+    assert error(hessian_MM, wanted_MM) < 1e-4
 
 
-@needs_units
-def test_curved_rows_are_solved_for() -> None:
-    """``residual`` over a diagonal, less what the rows take; ``middle`` is A D A' itself."""
+@needs_amx
+def test_low_rank_blocks_are_solved_for() -> None:
+    """The residual over a diagonal, less what the rows take off; the Gram matrix is A D^-1 A'."""
     rows, columns, classes, chosen, strengths = 300, 96, 5, 7, 2
-    features_NR, units = drawn(rows, columns), MatrixUnits(drawn(rows, columns))
-    index_KM = torch.stack([torch.randperm(rows)[:chosen] for _ in range(classes)])
+    features_NR, matrix = drawn(rows, columns), AmxMatrix(drawn(rows, columns))
+    index_KX = torch.stack([torch.randperm(rows)[:chosen] for _ in range(classes)])
     inverse_KR, residual_SKR = drawn(classes, columns, seed=8).abs(), drawn(strengths, classes, columns, seed=9)
-    rows_KMR = features_NR.bfloat16()[index_KM].double()
+    rows_KXR = features_NR.bfloat16()[index_KX].double()
 
-    wanted_KMM = (rows_KMR * inverse_KR.double()[:, None]) @ rows_KMR.transpose(1, 2)
-    assert error(units.curved_middle(index_KM, inverse_KR), wanted_KMM) < 1e-12
+    wanted_KXX = (rows_KXR * inverse_KR.double()[:, None]) @ rows_KXR.transpose(1, 2)
+    assert error(matrix.low_rank_gram(index_KX, inverse_KR), wanted_KXX) < 1e-12
 
-    middle_KMM = torch.linalg.inv(wanted_KMM + torch.eye(chosen)).contiguous()
+    inner_KXX = torch.linalg.inv(wanted_KXX + torch.eye(chosen)).contiguous()
     scaled_SKR = inverse_KR.double() * residual_SKR
-    seen_SKM = (rows_KMR @ scaled_SKR[..., None])[..., 0]
-    taken_SKR = ((middle_KMM @ seen_SKM[..., None]).transpose(2, 3) @ rows_KMR)[:, :, 0]
-    wanted_SKR = scaled_SKR - inverse_KR.double() * taken_SKR
-    assert error(units.curved_solve(index_KM, inverse_KR, middle_KMM, residual_SKR), wanted_SKR) < 1e-5
+    projected_SKX = (rows_KXR @ scaled_SKR[..., None])[..., 0]
+    back_SKR = ((inner_KXX @ projected_SKX[..., None]).transpose(2, 3) @ rows_KXR)[:, :, 0]
+    wanted_SKR = scaled_SKR - inverse_KR.double() * back_SKR
+    assert error(matrix.low_rank_solve(index_KX, inverse_KR, inner_KXX, residual_SKR), wanted_SKR) < 1e-5
 
 
-@needs_units
+@needs_amx
 def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_rounding() -> None:
     features_NR, values_KN = drawn(3000, 64), drawn(20, 3000, seed=5)
     threads = torch.get_num_threads()
@@ -175,7 +181,7 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
         for count in (1, 2, 5):
             torch.set_num_threads(count)
             assert kernels._loaded().num_threads() == count
-            found.append(MatrixUnits(features_NR).gather(values_KN, 1.0))
+            found.append(AmxMatrix(features_NR).gather(values_KN, 1.0))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
@@ -183,19 +189,18 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
-def without_units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Takes the units away, or only what was compiled for them; torch then multiplies Hessians in that precision."""
+def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Take AMX away, or only the compiled kernels; torch then multiplies Hessians in that precision."""
 
     def take() -> str:
         if request.param == "float32":
-            monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-        monkeypatch.setattr(kernels, "__file__", "/nowhere/kernels.py")
-        library.cache_clear()
+            pretend(monkeypatch, "avx2")
+        else:
+            monkeypatch.setattr(capabilities, "EXTENSION", Path("/nowhere"))
         assert library() is None
         return f"float32/{request.param}"
 
-    yield take
-    library.cache_clear()
+    return take
 
 
 def path_of(
@@ -203,7 +208,7 @@ def path_of(
 ) -> list[float]:
     """Objectives of a path, each recomputed from its weights."""
     path = RegularizationPath.spaced(1e-2, 1e3, 12)
-    probes = fit_path(features_ND, labels_N, num_classes=6, path=path, sample_weight_N=weight_N)
+    probes = fit_path(features_ND, labels_N, FitSettings(num_classes=6, path=path), sample_weight_N=weight_N)
     for probe in probes:
         assert probe.report.certified
         assert probe.report.precision == precision
@@ -213,30 +218,23 @@ def path_of(
     return [probe.report.objective for probe in probes]
 
 
-@needs_units
+@needs_amx
 @pytest.mark.parametrize(("rows", "dims"), [(3100, 350), (9100, 120)])
 @weighting
-def test_a_path_on_units_is_that_without(
-    rows: int, dims: int, weighted: bool, without_units: Callable[[], str]
-) -> None:
+def test_a_path_on_amx_is_that_without(rows: int, dims: int, weighted: bool, without_amx: Callable[[], str]) -> None:
     features_ND, labels_N = mixture(rows, dims, 6)
     weight_N = np.random.default_rng(0).uniform(0.5, 2, rows) if weighted else None
-    on_units = path_of(features_ND, labels_N, weight_N, precision="2xbfloat16/bfloat16")
-    without = path_of(features_ND, labels_N, weight_N, precision=without_units())
-    assert on_units == pytest.approx(without, rel=2e-6)  # each is within 1e-6 of the optimum
+    on_amx = path_of(features_ND, labels_N, weight_N, precision="2xbfloat16/bfloat16")
+    without = path_of(features_ND, labels_N, weight_N, precision=without_amx())
+    assert on_amx == pytest.approx(without, rel=2e-6)  # each is within 1e-6 of the optimum
 
 
-@needs_units
-def test_passes_compiled_from_another_source_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Path(kernels.__file__)
-    for file in (here, *here.parent.glob("*kernels.c*")):
+@needs_amx
+def test_kernels_older_than_their_source_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in Path(kernels.__file__).parent.glob("*kernels.c*"):
         shutil.copy2(file, tmp_path)
     source = tmp_path / "kernels.c"
     os.utime(source, (source.stat().st_atime, source.stat().st_mtime + 1e9))
-    monkeypatch.setattr(kernels, "__file__", str(tmp_path / here.name))
-    library.cache_clear()
-    try:
-        with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
-            library()
-    finally:
-        library.cache_clear()
+    monkeypatch.setattr(capabilities, "EXTENSION", tmp_path / capabilities.EXTENSION.name)
+    with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
+        library()

@@ -28,7 +28,7 @@ def test_the_residual_is_the_derivative_of_the_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_curve_is_the_derivative_of_the_residual_and_curvature_its_diagonal(name: str) -> None:
+def test_the_hessian_product_is_the_derivative_of_the_residual_and_curvature_its_diagonal(name: str) -> None:
     scores, targets = scores_and_targets()
     direction = torch.randn(S, K, N, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     loss = LOSSES[name]
@@ -36,11 +36,11 @@ def test_curve_is_the_derivative_of_the_residual_and_curvature_its_diagonal(name
     step = 1e-6
     up, down = (loss.evaluate(scores + sign * step * direction, targets)[1] for sign in (1, -1))
     torch.testing.assert_close(
-        loss.curve(residual, direction.clone(), targets), (up - down) / (2 * step), atol=1e-6, rtol=1e-5
+        loss.hessian_product(residual, direction.clone(), targets), (up - down) / (2 * step), atol=1e-6, rtol=1e-5
     )
     unit = torch.zeros_like(direction)
     unit[:, 2] = 1
-    column = loss.curve(residual, unit, targets)[:, 2]
+    column = loss.hessian_product(residual, unit, targets)[:, 2]
     torch.testing.assert_close(loss.curvature(residual, targets)[:, 2], column)
 
 

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ from PIL import Image
 
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
-from penultimate.engine.train.augment.augmenter import AUGMENTERS, Augmenter, Settings, augmented, make_augmenter
-from penultimate.engine.train.augment.draws import draw
+from penultimate.engine.train.augment.augmenter import Augmenter, CropSettings, augmented
+from penultimate.engine.train.augment.draws import draw_batch
+from penultimate.engine.train.augment.factory import AUGMENTERS, make_augmenter
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import DecodeError, UnknownNameError
 
@@ -30,8 +30,8 @@ class AugmenterContract:
         return make_augmenter(self.name, num_workers=2, device=CPU)
 
     def test_rows_come_in_the_order_drawn(self, augmenter: Augmenter, images: ImageSet, recipe: Recipe) -> None:
-        draws = draw(recipe, np.arange(len(images)), 0)
-        batch = augmenter.augment(images, draws, Settings.of(recipe))
+        draws = draw_batch(recipe, np.arange(len(images)), 0)
+        batch = augmenter.augment(images, draws, CropSettings.of(recipe))
         assert batch.rows_B == draws.rows_B.tolist()
         assert batch.images_BHWC.shape == (4, 32, 32, 3)
         assert batch.images_BHWC.dtype == torch.uint8
@@ -43,15 +43,17 @@ class AugmenterContract:
     def test_the_same_draws_give_the_same_pixels_whatever_came_before(
         self, augmenter: Augmenter, images: ImageSet, recipe: Recipe
     ) -> None:
-        rows, settings = np.arange(len(images)), Settings.of(recipe)
-        straight = list(augmented(augmenter, images, (draw(recipe, rows, s) for s in range(4)), settings))
-        fresh = make_augmenter(self.name, num_workers=1, device=CPU).augment(images, draw(recipe, rows, 3), settings)
+        rows, settings = np.arange(len(images)), CropSettings.of(recipe)
+        straight = list(augmented(augmenter, images, (draw_batch(recipe, rows, s) for s in range(4)), settings))
+        fresh = make_augmenter(self.name, num_workers=1, device=CPU).augment(
+            images, draw_batch(recipe, rows, 3), settings
+        )
         assert torch.equal(straight[3].images_BHWC, fresh.images_BHWC)
 
     def test_a_flip_mirrors(self, augmenter: Augmenter, images: ImageSet, recipe: Recipe) -> None:
-        rows, settings = np.arange(len(images)), Settings.of(recipe)
-        as_is = augmenter.augment(images, draw(replace(recipe, flip=0.0), rows, 0), settings)
-        mirrored = augmenter.augment(images, draw(replace(recipe, flip=1.0), rows, 0), settings)
+        rows, settings = np.arange(len(images)), CropSettings.of(recipe)
+        as_is = augmenter.augment(images, draw_batch(recipe.replace(flip=0.0), rows, 0), settings)
+        mirrored = augmenter.augment(images, draw_batch(recipe.replace(flip=1.0), rows, 0), settings)
         assert torch.equal(as_is.images_BHWC.flip(2), mirrored.images_BHWC)
 
     def test_an_image_that_cannot_be_decoded_is_named_and_stood_in_for(
@@ -61,8 +63,8 @@ class AugmenterContract:
         bad.write_bytes(bad.read_bytes()[:200])
         fake.write_bytes(b"\xff\xd8 no image")
         damaged = load_images(str(photos))
-        draws = draw(replace(recipe, batch_size=24), np.arange(24), 0)
-        batch = augmenter.augment(damaged, draws, Settings.of(recipe))
+        draws = draw_batch(recipe.replace(batch_size=24), np.arange(24), 0)
+        batch = augmenter.augment(damaged, draws, CropSettings.of(recipe))
         assert {str(damaged.ids_N[row]) for row in batch.failed} == {"cat/03.jpg", "dog/04.jpg"}
         assert set(batch.rows_B) == set(range(24)) - set(batch.failed)
         for position, row in enumerate(draws.rows_B.tolist()):
@@ -78,14 +80,16 @@ class AugmenterContract:
             path.unlink()
             image.save(path.with_suffix(".jpg" if mode == "CMYK" else ".png"))
         mixed = load_images(str(photos))
-        batch = augmenter.augment(mixed, draw(replace(recipe, batch_size=24), np.arange(24), 0), Settings.of(recipe))
+        batch = augmenter.augment(
+            mixed, draw_batch(recipe.replace(batch_size=24), np.arange(24), 0), CropSettings.of(recipe)
+        )
         assert not batch.failed
 
     def test_a_batch_without_one_image_is_an_error(self, augmenter: Augmenter, photos: Path, recipe: Recipe) -> None:
         for path in photos.rglob("*.jpg"):
             path.write_bytes(b"nothing")
         with pytest.raises(DecodeError, match="not one of the 4 images of update 1"):
-            augmenter.augment(load_images(str(photos)), draw(recipe, np.arange(24), 0), Settings.of(recipe))
+            augmenter.augment(load_images(str(photos)), draw_batch(recipe, np.arange(24), 0), CropSettings.of(recipe))
 
 
 class TestPillowAugmenter(AugmenterContract):
@@ -98,7 +102,7 @@ class TestDaliAugmenter(AugmenterContract):
 
 def test_dali_and_pillow_give_nearly_the_same_pixels(images: ImageSet, recipe: Recipe) -> None:
     pytest.importorskip("nvidia.dali")
-    draws, settings = draw(recipe, np.arange(len(images)), 0), Settings.of(recipe)
+    draws, settings = draw_batch(recipe, np.arange(len(images)), 0), CropSettings.of(recipe)
     ours, reference = (
         make_augmenter(name, num_workers=1, device=CPU).augment(images, draws, settings).images_BHWC.float()
         for name in ("dali", "pillow")
@@ -118,7 +122,7 @@ def test_an_unknown_augmenter_is_refused() -> None:
 def test_the_gpu_pipeline_gives_the_crops_of_the_cpus(images: ImageSet, recipe: Recipe) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    draws, settings = draw(recipe, np.arange(len(images)), 0), Settings.of(recipe)
+    draws, settings = draw_batch(recipe, np.arange(len(images)), 0), CropSettings.of(recipe)
     on_gpu = make_augmenter("dali", num_workers=2, device=torch.device("cuda", 0)).augment(images, draws, settings)
     on_cpu = make_augmenter("dali", num_workers=2, device=CPU).augment(images, draws, settings)
     assert on_gpu.images_BHWC.is_cuda
@@ -131,10 +135,10 @@ def test_pixels_on_the_gpu_are_not_overwritten_while_updates_are_queued(images: 
     """Its CPU twin: test_the_same_draws_give_the_same_pixels_whatever_came_before."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    gpu, rows, settings = torch.device("cuda", 0), np.arange(len(images)), Settings.of(recipe)
+    gpu, rows, settings = torch.device("cuda", 0), np.arange(len(images)), CropSettings.of(recipe)
     busy = torch.randn((4096, 4096), device=gpu)
     seen = []
-    draws = (draw(recipe, rows, step) for step in range(12))
+    draws = (draw_batch(recipe, rows, step) for step in range(12))
     for batch in augmented(make_augmenter("dali", num_workers=2, device=gpu), images, draws, settings):
         for _ in range(20):  # keeps the default stream behind the augmenter's
             busy = (busy @ busy).clamp_(-1, 1)
@@ -142,5 +146,5 @@ def test_pixels_on_the_gpu_are_not_overwritten_while_updates_are_queued(images: 
         seen.append(batch.images_BHWC.float().sum(dim=(1, 2, 3)))
     fresh = make_augmenter("dali", num_workers=2, device=gpu)
     for step, sums in enumerate(seen):
-        again = fresh.augment(images, draw(recipe, rows, step), settings).images_BHWC
+        again = fresh.augment(images, draw_batch(recipe, rows, step), settings).images_BHWC
         assert torch.equal(sums, again.float().sum(dim=(1, 2, 3)))

@@ -1,12 +1,10 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from penultimate.engine.train.augment.draws import crop_box, draw, dropout_seed
+from penultimate.engine.train.augment.draws import crop_box, draw_batch, dropout_seed
 from penultimate.engine.train.recipe import Recipe
 
 ROWS = np.arange(100, 137)
@@ -15,7 +13,7 @@ ROWS = np.arange(100, 137)
 def test_an_epoch_shows_every_image_at_most_once_and_epochs_differ(recipe: Recipe) -> None:
     steps_per_epoch = len(ROWS) // recipe.batch_size
     epochs = [
-        np.concatenate([draw(recipe, ROWS, epoch * steps_per_epoch + s).rows_B for s in range(steps_per_epoch)])
+        np.concatenate([draw_batch(recipe, ROWS, epoch * steps_per_epoch + s).rows_B for s in range(steps_per_epoch)])
         for epoch in range(3)
     ]
     for rows in epochs:
@@ -25,8 +23,12 @@ def test_an_epoch_shows_every_image_at_most_once_and_epochs_differ(recipe: Recip
 
 
 def test_draws_depend_on_seed_and_step_alone(recipe: Recipe) -> None:
-    again, later, other = draw(recipe, ROWS, 7), draw(recipe, ROWS, 8), draw(replace(recipe, seed=1), ROWS, 7)
-    first = draw(recipe, ROWS, 7)
+    again, later, other = (
+        draw_batch(recipe, ROWS, 7),
+        draw_batch(recipe, ROWS, 8),
+        draw_batch(recipe.replace(seed=1), ROWS, 7),
+    )
+    first = draw_batch(recipe, ROWS, 7)
     np.testing.assert_array_equal(first.crops_BA4, again.crops_BA4)
     np.testing.assert_array_equal(first.rows_B, again.rows_B)
     assert not np.array_equal(first.crops_BA4, later.crops_BA4)
@@ -35,7 +37,7 @@ def test_draws_depend_on_seed_and_step_alone(recipe: Recipe) -> None:
 
 
 def test_the_parts_of_a_world_are_the_whole(recipe: Recipe) -> None:
-    whole = draw(recipe, ROWS, 3)
+    whole = draw_batch(recipe, ROWS, 3)
     parts = [whole.part(rank, 4) for rank in range(4)]
     np.testing.assert_array_equal(np.concatenate([part.rows_B for part in parts]), whole.rows_B)
     np.testing.assert_array_equal(np.concatenate([part.crops_BA4 for part in parts]), whole.crops_BA4)

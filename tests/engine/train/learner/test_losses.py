@@ -8,7 +8,13 @@ from torch import nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.train.learner.learner import Learner
 from penultimate.engine.train.learner.losses import Loss
-from penultimate.engine.train.learner.network import Normalise, Start, build_network, load_start, with_heads
+from penultimate.engine.train.learner.network import (
+    InitialModel,
+    Normalise,
+    build_network,
+    load_initial_model,
+    with_heads,
+)
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import InputError, UnknownNameError
@@ -41,18 +47,18 @@ def test_pixels_are_normalised_as_timm_does() -> None:
     assert normalised.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_new_classifier_depends_on_the_seed_and_the_rest_on_the_start(start: Start, recipe: Recipe) -> None:
+def test_a_new_classifier_depends_on_the_seed_and_the_rest_on_the_start(initial: InitialModel, recipe: Recipe) -> None:
     one, two = (
-        build_network(start, replace(recipe, seed=seed), num_classes=3, steps_per_epoch=3).state_dict()
+        build_network(initial, recipe.replace(seed=seed), num_classes=3, steps_per_epoch=3).state_dict()
         for seed in (1, 2)
     )
     assert [name for name in one if not torch.equal(one[name], two[name])] == ["classifier.weight"]
-    assert torch.equal(one["conv_stem.weight"], start.model.state_dict()["conv_stem.weight"])
+    assert torch.equal(one["conv_stem.weight"], initial.model.state_dict()["conv_stem.weight"])
 
 
-def test_without_batch_norm_scale_it_stays_one(start: Start, recipe: Recipe) -> None:
-    plain = replace(recipe, batch_norm_scale=False)
-    learner = Learner(start, plain, num_classes=3, steps_per_epoch=3, world=WORLD)
+def test_without_batch_norm_scale_it_stays_one(initial: InitialModel, recipe: Recipe) -> None:
+    plain = recipe.replace(batch_norm_scale=False)
+    learner = Learner(initial, plain, num_classes=3, steps_per_epoch=3, world=WORLD)
     with torch.random.fork_rng():
         learner.update(0, torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))
     assert torch.equal(learner.weights()["bn1.weight"], torch.ones(24))
@@ -60,7 +66,7 @@ def test_without_batch_norm_scale_it_stays_one(start: Start, recipe: Recipe) -> 
 
 
 def test_the_auxiliary_heads_are_trained_along_and_not_kept(recipe: Recipe) -> None:
-    inception = load_start("inception_v1", init="random", weights="timm", seed=0)
+    inception = load_initial_model("inception_v1", init="random", weights="timm", seed=0)
     aided = replace(
         recipe, network="inception_v1", auxiliary_head=True, preprocess=replace(recipe.preprocess, height=96, width=96)
     )
@@ -76,22 +82,22 @@ def test_the_auxiliary_heads_are_trained_along_and_not_kept(recipe: Recipe) -> N
     )
 
 
-def test_heads_where_there_are_none_or_too_small_an_image_are_refused(start: Start, recipe: Recipe) -> None:
-    network = build_network(start, recipe, num_classes=3, steps_per_epoch=3)
+def test_heads_where_there_are_none_or_too_small_an_image_are_refused(initial: InitialModel, recipe: Recipe) -> None:
+    network = build_network(initial, recipe, num_classes=3, steps_per_epoch=3)
     with pytest.raises(UnknownNameError, match="auxiliary heads"):
-        with_heads(network, replace(recipe, auxiliary_head=True))
-    tiny = replace(recipe, network="inception_v1", auxiliary_head=True)
-    inception = load_start("inception_v1", init="random", weights="timm", seed=0)
+        with_heads(network, recipe.replace(auxiliary_head=True))
+    tiny = recipe.replace(network="inception_v1", auxiliary_head=True)
+    inception = load_initial_model("inception_v1", init="random", weights="timm", seed=0)
     with pytest.raises(InputError, match="refuses images of 32 x 32 pixels"):
         with_heads(build_network(inception, tiny, num_classes=3, steps_per_epoch=3), tiny)
     assert isinstance(AuxiliaryNetwork(inception.model, "inception_v1", seed=0), nn.Module)
 
 
-def test_the_averaged_network_is_what_is_evaluated(start: Start, recipe: Recipe) -> None:
+def test_the_averaged_network_is_what_is_evaluated(initial: InitialModel, recipe: Recipe) -> None:
     pixels, targets = torch.full((4, 32, 32, 3), 90, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     with torch.random.fork_rng():
-        averaged = Learner(start, replace(recipe, ema_decay=0.5), num_classes=3, steps_per_epoch=3, world=WORLD)
-        current = Learner(start, recipe, num_classes=3, steps_per_epoch=3, world=WORLD)
+        averaged = Learner(initial, recipe.replace(ema_decay=0.5), num_classes=3, steps_per_epoch=3, world=WORLD)
+        current = Learner(initial, recipe, num_classes=3, steps_per_epoch=3, world=WORLD)
         for step in range(3):
             averaged.update(step, pixels, targets)
             current.update(step, pixels, targets)

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -25,12 +24,12 @@ def _rates(recipe: Recipe) -> list[float]:
 
 
 def test_the_cosine_starts_at_the_full_rate_and_would_be_zero_after_the_last_update(recipe: Recipe) -> None:
-    rates = _rates(replace(recipe, steps=50))
+    rates = _rates(recipe.replace(steps=50))
     assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * t / 50)) for t in range(50)], rel=1e-12)
 
 
 def test_warm_up_rises_along_a_line_and_then_meets_the_cosine(recipe: Recipe) -> None:
-    rates, plain = _rates(replace(recipe, steps=50, warmup_steps=10)), _rates(replace(recipe, steps=50))
+    rates, plain = _rates(recipe.replace(steps=50, warmup_steps=10)), _rates(recipe.replace(steps=50))
     assert rates[:10] == pytest.approx([0.05 * t / 10 for t in range(10)])
     assert rates[10:] == pytest.approx(plain[10:])
 
@@ -39,7 +38,7 @@ def test_one_update_takes_the_papers_weight_decay_off_a_weight_whatever_the_lear
     for rate in (0.5, 0.001):
         layer = nn.Linear(3, 3).double()  # float64: 1e-4 off a weight is read to eleven digits
         before = layer.weight.detach().clone()
-        optimizer = make_optimizer(layer, replace(recipe, learning_rate=rate, weight_decay=1e-4, momentum=1e-13))
+        optimizer = make_optimizer(layer, recipe.replace(learning_rate=rate, weight_decay=1e-4, momentum=1e-13))
         layer.weight.grad = torch.zeros_like(layer.weight)
         optimizer.step()
         torch.testing.assert_close(layer.weight.detach(), before * (1 - 1e-4), rtol=1e-11, atol=0)
@@ -47,7 +46,7 @@ def test_one_update_takes_the_papers_weight_decay_off_a_weight_whatever_the_lear
 
 def test_biases_are_decayed_only_if_asked(recipe: Recipe) -> None:
     for decay_all, groups in ((False, {0.0, 1e-4 / 0.05}), (True, {1e-4 / 0.05})):
-        optimizer = make_optimizer(nn.Linear(3, 3), replace(recipe, decay_all=decay_all))
+        optimizer = make_optimizer(nn.Linear(3, 3), recipe.replace(decay_all=decay_all))
         assert {group["weight_decay"] for group in optimizer.param_groups} == groups
         assert all(group["nesterov"] and group["momentum"] == 0.9 for group in optimizer.param_groups)
 

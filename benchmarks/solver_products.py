@@ -1,0 +1,103 @@
+"""Count the Newton steps and Hessian products that the probe's preconditioners and continuation save.
+
+    python benchmarks/solver_products.py
+
+Counts depend on the precision of the processor, and are printed as the rows of a Markdown table. Each row is a path of
+synthetic data: with a preconditioner and without it, or one weak strength alone beside the whole path.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penultimate.engine.probe.fit import fit_path
+from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.preconditioners import choose
+from penultimate.engine.probe.result import Probe
+
+# Shapes: N samples, D feature dimensions, K classes.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Synthetic classes and the path on them."""
+
+    rows: int
+    dims: int
+    classes: int
+    path: RegularizationPath
+    loss: str = "softmax"
+    decay: float = 0.5
+    """Exponent of the spectrum, which falls as rank ** -decay."""
+
+    mislabelled: float = 0.0
+    """Fraction of samples with a random label."""
+
+    def data(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return features (N, D) and labels (N,)."""
+        rng = np.random.default_rng(0)
+        labels_N = rng.integers(self.classes, size=self.rows)
+        features_ND = rng.normal(size=(self.classes, self.dims))[labels_N] + rng.normal(size=(self.rows, self.dims))
+        features_ND /= (1 + np.arange(self.dims)) ** self.decay
+        wrong_N = rng.random(self.rows) < self.mislabelled
+        labels_N[wrong_N] = rng.integers(self.classes, size=int(wrong_N.sum()))
+        return features_ND.astype(np.float32), labels_N
+
+    def fit(self, path: RegularizationPath | None = None) -> list[Probe]:
+        """Fit the workload's path, or another."""
+        settings = FitSettings(num_classes=self.classes, path=path or self.path, loss=self.loss)
+        return fit_path(*self.data(), settings)
+
+
+LOW_RANK = Workload(rows=4000, dims=300, classes=20, path=RegularizationPath.spaced(1e-3, 1e1, 9), mislabelled=0.03)
+SUPPORT_VECTORS = Workload(
+    rows=3000, dims=400, classes=20, path=RegularizationPath.spaced(1e-3, 1e2, 6), loss="squared_hinge", decay=1
+)
+WEAK = Workload(rows=9000, dims=120, classes=12, path=RegularizationPath.spaced(1e-5, 1.0, 33))
+ALONE = Workload(rows=9000, dims=120, classes=40, path=RegularizationPath.parse("1e-5:1e5:21"))
+
+
+def counts(name: str, probes: Sequence[Probe]) -> str:
+    """Return a row: strengths, certified, those without a step, steps and Hessian products."""
+    reports = [probe.report for probe in probes]
+    without_step = sum(report.steps == 0 for report in reports)
+    certified = sum(report.certified for report in reports)
+    steps, products = sum(r.steps for r in reports), sum(r.curvature_passes for r in reports)
+    return f"| {name} | {len(reports)} | {certified} | {without_step} | {steps} | {products:.0f} |"
+
+
+def rows(scale: float = 1.0) -> Iterator[str]:
+    """Yield the table; ``scale`` multiplies the number of samples."""
+    low_rank, support, weak, alone = (
+        replace(workload, rows=int(scale * workload.rows)) for workload in (LOW_RANK, SUPPORT_VECTORS, WEAK, ALONE)
+    )
+    yield "| path | strengths | certified | without a step | steps | Hessian products |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    yield counts("softmax, low-rank", low_rank.fit())
+    with mock.patch.object(choose, "MIN_PRODUCTS", np.inf):
+        yield counts("softmax, diagonal", low_rank.fit())
+    yield counts("squared hinge, support vectors", support.fit())
+    with mock.patch.object(choose, "LOW_SPEED", np.inf):
+        yield counts("squared hinge, diagonal", support.fit())
+    yield counts("softmax, weak strengths close together", weak.fit())
+    for loss in ("softmax", "logistic", "squared_hinge"):
+        workload = replace(alone, loss=loss)
+        yield counts(f"{loss}, whole path", workload.fit())
+        yield counts(f"{loss}, its weakest strength alone", workload.fit(RegularizationPath(l2=workload.path.l2[-1:])))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of samples")
+    for line in rows(parser.parse_args(arguments).scale):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

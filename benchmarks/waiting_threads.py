@@ -1,0 +1,293 @@
+"""What it costs to let OpenMP's waiting threads sleep, and what it saves beside another program.
+
+    python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER
+    python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER --cpu avx2
+
+Three jobs, as the product does them: the whole regularisation path of a probe, extraction, and updates of a training
+run. Each is timed alone and two at once, with every setting of how long threads spin before they sleep. A job with one
+setting is two processes that have imported everything and run once before; alone the second waits for a line on stdin,
+two at once are both told to begin. Settings take turns in every round, in an order that rotates. FOLDER of features
+holds X.npy (N, D) and y.npy (N,); that of images, ``class/*.jpg``.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.runtime.malloc import keep_freed_memory
+from penultimate.engine.runtime.waiting_threads import SPIN_COUNT
+from penultimate.store.provenance import library_versions, source_commit
+
+LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
+"""As libgomp waits where nobody has said anything."""
+
+SETTINGS = (
+    LIBGOMPS_OWN,
+    "GOMP_SPINCOUNT=10000",
+    "GOMP_SPINCOUNT=5000",
+    "GOMP_SPINCOUNT=3000",
+    "GOMP_SPINCOUNT=1000",
+    "OMP_WAIT_POLICY=passive",
+)
+MOST_ALONE, MOST_TWO = 1.03, 2.2
+"""What a setting may cost alone, over libgomp's own, and two at once, over one with the same setting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """How much each job does."""
+
+    features: Path
+    """X.npy and y.npy."""
+
+    images: Path
+    """``class/*.jpg``."""
+
+    network: str = "tf_efficientnet_lite0"
+    strengths: int = 45
+    batch_size: int = 8
+    steps: int = 6
+    """Updates of the training run."""
+
+
+def probe(work: Work) -> Callable[[], object]:
+    """The whole path on all rows, 1e5 to 1e-6."""
+    from penultimate.engine.probe.fit import fit_path
+    from penultimate.engine.probe.fit_settings import FitSettings
+    from penultimate.engine.probe.path import RegularizationPath
+
+    features_ND, labels_N = np.load(work.features / "X.npy"), np.load(work.features / "y.npy")
+    path = RegularizationPath.spaced(1e-6, 1e5, work.strengths)
+    settings = FitSettings(num_classes=int(labels_N.max()) + 1, path=path)
+    return lambda: fit_path(features_ND, labels_N, settings)
+
+
+def extraction(work: Work) -> Callable[[], object]:
+    """Every image to features in a store, by the network in float32, not compiled."""
+    from extract_speed import penultimate_runner
+
+    return penultimate_runner(work.images, work.network, precision="float32", compiled=False)
+
+
+def training(work: Work) -> Callable[[], object]:
+    """So many updates with the whole network trained, decoding and augmentation included."""
+    from train_speed import Workload, ours
+
+    settings = {"network": work.network, "batch_size": work.batch_size, "size": None, "precision": "float32"}
+    update = ours(Workload(folder=work.images, workers=2, **settings))  # type: ignore[arg-type]  # each its own type
+
+    def updates() -> None:
+        for _ in range(work.steps):
+            update()
+
+    return updates
+
+
+JOBS: dict[str, Callable[[Work], Callable[[], object]]] = {
+    "probe": probe,
+    "extraction": extraction,
+    "training": training,
+}
+
+
+def serve(job: str, work: Work) -> None:
+    """In a process of its own: get ready, then run once for every line on stdin and answer with the seconds."""
+    keep_freed_memory()  # as the command line does
+    run = JOBS[job](work)
+    run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print(time.perf_counter() - began, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two processes of one job with one setting, both ready."""
+
+    processes: tuple["subprocess.Popen[str]", "subprocess.Popen[str]"]
+
+    def seconds(self, count: int) -> float:
+        """Until the last of the first ``count``, begun together, is done."""
+        running = self.processes[:count]
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return max(float(_answer(process)) for process in running)
+
+
+@contextmanager
+def ready(job: str, work: Work, setting: str, cpu: str | None) -> Iterator[Pair]:
+    """Begin both and wait until they are ready; they end with this."""
+    name, value = setting.split("=")
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment |= {name: value} | ({"PENULTIMATE_CPU": cpu} if cpu else {})
+    command = [sys.executable, __file__, "--serve", job, json.dumps(asdict(work), default=str)]
+
+    def begin() -> "subprocess.Popen[str]":
+        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with begin() as first, begin() as second:  # which closes their stdin, and so ends them
+        for process in (first, second):
+            while _answer(process) != "ready":
+                pass
+        yield Pair((first, second))
+
+
+def _answer(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{shlex.join(map(str, process.args))} ended with exit code {process.wait()}")  # type: ignore[arg-type]
+    return line.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Of one job with one setting, a value a round."""
+
+    alone: list[float]
+    two: list[float]
+    """Until both are done."""
+
+
+def measure(job: str, work: Work, settings: Sequence[str], *, rounds: int, cpu: str | None) -> dict[str, Seconds]:
+    """Every setting in turn, alone and two at once."""
+    found = {setting: Seconds([], []) for setting in settings}
+    with ExitStack() as stack:
+        pairs = {setting: stack.enter_context(ready(job, work, setting, cpu)) for setting in settings}
+        for number in range(rounds):
+            turn = number % len(settings)
+            for setting in (*settings[turn:], *settings[:turn]):
+                found[setting].alone.append(pairs[setting].seconds(1))
+                found[setting].two.append(pairs[setting].seconds(2))
+    return found
+
+
+def ratios(found: Mapping[str, Seconds], setting: str) -> tuple[float, float]:
+    """Medians over the rounds: alone over libgomp's own setting alone, two at once over one with this setting."""
+    own, this = found[LIBGOMPS_OWN], found[setting]
+    return (
+        median(mine / its for mine, its in zip(this.alone, own.alone, strict=True)),
+        median(both / one for both, one in zip(this.two, this.alone, strict=True)),
+    )
+
+
+def table(job: str, found: Mapping[str, Seconds]) -> str:
+    """Medians, their spread and ratios, a row a setting."""
+    lines = [
+        f"## {job.capitalize()}",
+        "",
+        "| setting | alone, s (least to most) | over libgomp's own | two at once, s (least to most) | over one |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for setting, seconds in found.items():
+        costs, two = ratios(found, setting)
+        columns = [f"`{setting}`", _spread(seconds.alone), f"{costs:.2f}", _spread(seconds.two), f"{two:.2f}"]
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
+    """Which settings cost no more than ``MOST_ALONE`` and ``MOST_TWO`` in every job."""
+
+    def holds(setting: str) -> bool:
+        return all(
+            alone <= MOST_ALONE and two <= MOST_TWO for alone, two in (ratios(one, setting) for one in found.values())
+        )
+
+    those = [f"`{setting}`" for setting in next(iter(found.values())) if holds(setting)]
+    return (
+        f"At most {MOST_ALONE - 1:.0%} alone and {MOST_TWO} times two at once, in all of it: "
+        f"{', '.join(those) or 'none'}. What the package sets: `GOMP_SPINCOUNT={SPIN_COUNT}`."
+    )
+
+
+def report(
+    work: Work, *, jobs: Sequence[str], settings: Sequence[str], rounds: int, num_images: int, cpu: str | None
+) -> str:
+    """Measure all jobs and write what was found, as Markdown."""
+    load = os.getloadavg()[0]
+    with TemporaryDirectory() as folder:
+        sampled = replace(work, images=sample(work.images, num_images, Path(folder)))
+        found = {job: measure(job, sampled, settings, rounds=rounds, cpu=cpu) for job in jobs}
+    head = _head(work, rounds=rounds, num_images=num_images, cpu=cpu, load=load)
+    return "\n\n".join([head, verdict(found), *(table(job, found[job]) for job in jobs)]) + "\n"
+
+
+def sample(folder: Path, num_images: int, target: Path) -> Path:
+    """Links to so many images, as many of each of at most eight classes evenly spaced among those in ``folder``."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    chosen = [classes[i] for i in np.unique(np.linspace(0, len(classes) - 1, min(8, len(classes))).astype(int))]
+    for a_class in chosen:
+        (target / a_class.name).mkdir()
+        for path in sorted(a_class.glob("*.jpg"))[: num_images // len(chosen)]:
+            (target / a_class.name / path.name).symlink_to(path.resolve())
+    return target
+
+
+def _head(work: Work, *, rounds: int, num_images: int, cpu: str | None, load: float) -> str:
+    about, versions = machine(), library_versions()
+    rows, columns = np.load(work.features / "X.npy", mmap_mode="r").shape
+    named = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "timm", "numpy") if name in versions)
+    answering = f", answering as {cpu}" if cpu else ""
+    return (
+        "# Threads that wait, alone and beside another program\n\n"
+        f"`{shlex.join(['python', *sys.argv])}`: {rounds} rounds, after a run that warms up; {about['processor']}"
+        f"{answering}, {about['cores']} cores, {about['memory_gib']} GiB; {named}; commit {source_commit()}. "
+        f"Load average before it began: {load:.1f}. Written by the script.\n\n"
+        f"Probe: the path of {work.strengths} strengths on {rows:,} x {columns:,} features. Extraction: {num_images} "
+        f"images, {work.network}, float32, not compiled. Training: {work.steps} updates of the same network at batch "
+        f"{work.batch_size}. Two at once: two such processes begun together, until both are done. `{LIBGOMPS_OWN}` is "
+        "how libgomp waits when nobody has said anything. Not measured: more than two at once, other numbers of cores, "
+        "GPUs, the OpenMP runtimes of LLVM and Intel. No result depends on the setting."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    if len(sys.argv) > 1 and sys.argv[1] == "--serve":
+        work = json.loads(sys.argv[3])
+        serve(sys.argv[2], Work(**(work | {name: Path(work[name]) for name in ("features", "images")})))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--num-images", type=int, default=96, help="of the extraction, and those trained on")
+    parser.add_argument("--job", action="append", choices=[*JOBS], help="repeats; all unless asked for")
+    parser.add_argument("--setting", action="append", help="beside libgomp's own; repeats")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu", help="class of processor to answer as: PENULTIMATE_CPU")
+    asked = parser.parse_args(arguments)
+    text = report(
+        Work(features=asked.features, images=asked.images),
+        jobs=asked.job or [*JOBS],
+        settings=[LIBGOMPS_OWN, *asked.setting] if asked.setting else SETTINGS,
+        rounds=asked.rounds,
+        num_images=asked.num_images,
+        cpu=asked.cpu,
+    )
+    asked.report.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

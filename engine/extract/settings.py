@@ -1,0 +1,71 @@
+"""ExtractionSettings: every option of how features are made, declared once for the command line, YAML and Python."""
+
+from typing import Literal
+
+from penultimate.engine.backbones.timm_backbone import PreprocessKind
+from penultimate.engine.extract.embed import rows_per_batch
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
+from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
+from penultimate.engine.runtime.option_types import Count
+from penultimate.engine.runtime.strict import Strict
+from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
+
+
+class ExtractionOptions(Strict):
+    """How features are made: the section ``extract`` of a study, and flags of ``penultimate extract``."""
+
+    preprocess: PreprocessKind = "paper"
+    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
+    ``timm-exif``: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."""
+
+    decoder: DecoderName | None = None
+    """What decodes images; by default dali on Linux, pillow elsewhere, dali-gpu with the device cuda."""
+
+    precision: PrecisionName = DEFAULT_PRECISION
+    """What the network computes in. float32 is on every processor; bfloat16 is faster where there are units for it and
+    cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """What features are stored in."""
+
+    compile: bool | None = None
+    """Whether networks are compiled; by default where the number of images makes it pay."""
+
+    batch_size: Count | None = None
+    """Images a forward pass, lowered to a power of two; by default 8 on a CPU, 256 on a GPU."""
+
+    parity: bool = True
+    """Check some images against the reference before all are embedded."""
+
+
+class ExtractionSettings(ExtractionOptions):
+    """All of how features are made, the machine's part included; frozen, hashable and picklable."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks run."""
+
+    workers: Count | None = None
+    """Decoding threads; by default one a core."""
+
+    cores: Count | None = None
+    """Cores that threads make use of; by default all that this process may run on."""
+
+    @property
+    def threads(self) -> ThreadBudget:
+        """The threads that decode, and those that run networks."""
+        return ThreadBudget.of(self.device, decode=self.workers, cores=self.cores)
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Images a forward pass, as an extraction will have them: networks are compiled for just that number."""
+        return rows_per_batch(self.batch_size or default_batch_size(self.device))
+
+    @property
+    def decoder_name(self) -> str:
+        """Name of the decoder asked for, or of the device's default."""
+        return self.decoder or default_decoder(self.device)
+
+    def make_decoder(self) -> Decoder:
+        """Make the decoder; raises what ``decode.factory.make_decoder`` raises."""
+        return make_decoder(self.decoder_name, num_workers=self.threads.decode)

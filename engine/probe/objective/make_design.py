@@ -1,0 +1,64 @@
+"""Choose the precision of products, and whether torch or compiled AMX kernels make them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from penultimate.engine.probe.kernels.amx_design import AmxDesign
+from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.objective.design import Design
+from penultimate.engine.probe.objective.losses import Loss
+from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
+from penultimate.engine.probe.objective.torch_design import TorchDesign
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
+
+# Shapes: N samples, D feature dimensions.
+
+SMALL = 1 << 20
+"""Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
+
+SMALL_NONSMOOTH = 1 << 25
+"""Up to this many, gradients of the squared hinge do: its slack falls with l2 below float32's resolution near 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductPrecision:
+    """The dtypes that features are multiplied in."""
+
+    full: torch.dtype
+    """The dtype of products for scores and gradients."""
+
+    low: torch.dtype | None
+    """The dtype of products for the Hessian; None: the same."""
+
+
+def make_design(features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision) -> Design:
+    """Rotate the features and return the fastest design for them.
+
+    ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. Where a lower precision was
+    chosen for a CPU with AMX, and the kernels were compiled, gradients run on those with 16 bits.
+    """
+    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full)
+    if precision.low is not None and _on_amx(features):
+        return AmxDesign(features)
+    return TorchDesign(features, precision.low)
+
+
+def choose_precision(num_features: int, loss: Loss, device: torch.device) -> ProductPrecision:
+    """Return the precision for a matrix of N x D = ``num_features`` numbers on ``device``."""
+    if num_features <= SMALL:
+        return ProductPrecision(torch.float64, None)
+    if not loss.smooth and num_features <= SMALL_NONSMOOTH:
+        return ProductPrecision(torch.float64, fast_low_precision(device) or torch.float32)
+    return ProductPrecision(torch.float32, fast_low_precision(device))
+
+
+def fast_low_precision(device: torch.device) -> torch.dtype | None:
+    """Return bfloat16 where the device multiplies it in hardware of its own, else None."""
+    return torch.bfloat16 if has_bfloat16_matrix_units(device) else None
+
+
+def _on_amx(features: RotatedFeatures) -> bool:
+    matrix_NR = features.matrix_NR
+    return matrix_NR.dtype == torch.float32 and matrix_NR.device.type == "cpu" and library() is not None

@@ -1,0 +1,106 @@
+"""Problem: the passes over the data that a solver asks for, and the values they return.
+
+``InMemoryProblem`` keeps features, scores and residuals; ``StreamedProblem`` reads the features again for every pass.
+A pass serves all strengths of a block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from penultimate.engine.probe.objective.duality_gap import Moments, Repair
+from penultimate.engine.probe.objective.losses import Loss
+
+# Shapes: N samples, K classes, S strengths, R columns of the rotated features.
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Weights with the loss they give."""
+
+    weight_SKR: Tensor
+    """Weights in float64, the bias among the columns."""
+
+    loss_S: Tensor
+    """Mean loss without the penalty, float64."""
+
+    moments: Moments
+    scores_SKN: Tensor | None
+    """Scores of all samples; None where they are not kept."""
+
+    residual_SKN: Tensor | None
+    """Derivatives of the losses by the scores; None where they are not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Gradients of the mean loss by the weights, (S, K, R) float64, without the penalty."""
+
+    step_SKR: Tensor
+    """The right-hand side of Newton's equations: for smooth losses the gradient once the bias has moved."""
+
+    dual_SKR: Tensor
+    """The gradient at the repaired dual point: for smooth losses the same tensor."""
+
+    repair: Repair
+
+
+Line = Callable[[Tensor], tuple[Point, Tensor | None]]
+"""The points on a line through the weights.
+
+Maps lengths (S,) to the points there and, unless the loss is smooth, to its slopes (S,) along the line, float64.
+"""
+
+
+class Problem(Protocol):
+    """Features, labels and a loss, seen through passes over the data."""
+
+    penalised_R: Tensor
+    """1 for weights, 0 for the bias, float64."""
+
+    mean_square_R: Tensor
+    """Mean square of each column, float64."""
+
+    bias_column: int
+    rounding: float
+    """Relative rounding error of the products."""
+
+    precision: str
+    """Precision of gradients and of Hessian products, as a SolveReport prints it."""
+
+    loss: Loss
+    passes: float
+    """Number of passes so far at full precision; half a pass is one product with the features."""
+
+    curvature_passes: int
+    """Number of Hessian products so far."""
+
+    def start(self, weight_SKR: Tensor) -> Point:
+        """Evaluate weights."""
+        ...
+
+    def gradients(self, point: Point, resolution: float) -> Gradients:
+        """Return the gradients for a step and for a certificate; rounding stays below a norm of ``resolution``."""
+        ...
+
+    def hessian_product(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
+        """Return the Hessian of the mean loss times a direction, centred over classes.
+
+        ``exact`` multiplies at the precision of gradients.
+        """
+        ...
+
+    def line(self, point: Point, direction_SKR: Tensor) -> Line:
+        """Return the line ``weight + length_S * direction``."""
+        ...
+
+
+def center_over_classes(loss: Loss, values_SKR: Tensor) -> Tensor:
+    """Subtract the mean over classes where the loss does not depend on it; return other values as they are.
+
+    In that direction the Hessian of the objective is mu alone: the rounding of a product, let in, would be divided by
+    mu and drown the rest of conjugate gradients.
+    """
+    return values_SKR - values_SKR.mean(1, keepdim=True) if loss.shift_invariant else values_SKR

@@ -1,0 +1,157 @@
+"""RotatedFeatures: features centred and rotated into their principal axes, with the weights of the samples.
+
+In the eigenbasis of the covariance (of the Gram matrix when there are fewer samples than dimensions) the Hessian of a
+linear model is near diagonal, so that a diagonal preconditioner does most of what a full one would. Rotating the
+features is exact: any orthogonal basis gives the same optimum. A column of ones carries the bias, and zero columns
+fill up to a multiple of 32, the number of bfloat16 in a row of an AMX tile.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Shapes: N samples, D feature dimensions, R columns of the rotated features, M columns of scores (strengths x classes),
+# X any leading axes.
+
+TILE = 32
+"""Columns are padded to a multiple of this."""
+
+SQUARED_ROWS = 256
+"""Number of rows squared at once: 1.3 MB of float32 at 1,280 dimensions, a core's second-level cache."""
+
+LOW_ROWS = 20_000
+"""Number of rows from which the covariance is taken from bfloat16 products: it only chooses a basis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """The change of coordinates: rotated = (features - mean) @ rotation."""
+
+    mean_D: Tensor
+    rotation_DR: Tensor
+    """Orthonormal columns, without bias and padding, in the dtype of the features."""
+
+    @property
+    def rank(self) -> int:
+        """Number of rotated columns, without bias and padding."""
+        return self.rotation_DR.shape[1]
+
+    def unrotate(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (M, D) in the features' dtype and biases (M,) float64 for the original features."""
+        weight_MD = weight_MR[:, : self.rank].to(self.rotation_DR.dtype) @ self.rotation_DR.T
+        return weight_MD, self.unrotated_bias(weight_MR, weight_MD)
+
+    def unrotated_bias(self, weight_MR: Tensor, weight_MD: Tensor) -> Tensor:
+        """Return the biases (M,) float64 for the original features, from both forms of the weights."""
+        return weight_MR[:, self.rank].double() - weight_MD.double() @ self.mean_D.double()
+
+    def rotate(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
+        """Write the reverse of ``unrotate`` to ``out_KR``; the part of the weights that no feature sees is dropped."""
+        weight_KD = weight_KD.to(out_KR)
+        out_KR[:, : self.rank] = weight_KD @ self.rotation_DR.to(out_KR)
+        out_KR[:, self.rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
+
+
+class RotatedFeatures:
+    """Rotated features held in memory, with weighted means over the samples."""
+
+    def __init__(self, features_ND: Tensor, *, sample_weight_N: Tensor | None, dtype: torch.dtype) -> None:
+        """Rotate ``features_ND`` in ``dtype``.
+
+        ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike.
+        """
+        self.sample_weight_N = sample_weight_N
+        self.basis, centred_ND = principal_axes(features_ND.to(dtype), sample_weight_N)
+        rows, rank = len(features_ND), self.basis.rank
+        columns = -(-(rank + 1) // TILE) * TILE
+        self.matrix_NR = torch.empty(rows, columns, dtype=dtype, device=features_ND.device)
+        torch.mm(centred_ND, self.basis.rotation_DR, out=self.matrix_NR[:, :rank])
+        self.matrix_NR[:, rank] = 1
+        self.matrix_NR[:, rank + 1 :] = 0
+        self.bias_column = rank
+        self.mean_square_R = self._mean_squares()
+        self.penalised_R = torch.ones(columns, dtype=dtype, device=features_ND.device)
+        self.penalised_R[rank] = 0
+        self.root_mean_square = float(self.mean_square_R.double().sum().sqrt())
+
+    @property
+    def num_rows(self) -> int:
+        """The number of samples, N."""
+        return self.matrix_NR.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the features and of products at full precision."""
+        return self.matrix_NR.dtype
+
+    def scores(self, weight_MR: Tensor) -> Tensor:
+        """Return weight @ features.T, (M, N), at full precision."""
+        return weight_MR.to(self.dtype) @ self.matrix_NR.T
+
+    def mean(self, values_XN: Tensor) -> Tensor:
+        """Return the weighted mean over samples (the last axis), float64."""
+        if self.sample_weight_N is None:
+            return values_XN.mean(-1, dtype=torch.float64)
+        return (values_XN.double() * self.sample_weight_N).sum(-1)
+
+    def weighted(self, values_XN: Tensor) -> tuple[Tensor, float]:
+        """Return values and a factor whose product is the values times the weight of their sample."""
+        if self.sample_weight_N is None:
+            return values_XN, 1 / self.num_rows
+        return self.times_sample_weight(values_XN), 1.0
+
+    def times_sample_weight(self, values_XN: Tensor) -> Tensor:
+        """Return the values times the weight of their sample."""
+        if self.sample_weight_N is None:
+            return values_XN / self.num_rows
+        return values_XN * self.sample_weight_N.to(values_XN.dtype)
+
+    def residual_size(self, residual_SKN: Tensor) -> float:
+        """Return the root mean square over samples of the residual's norm, the largest of the strengths."""
+        if self.sample_weight_N is None:
+            return float(torch.linalg.vector_norm(residual_SKN, dim=(1, 2)).max()) / math.sqrt(self.num_rows)
+        return float(self.mean(residual_SKN.square().sum(1)).sqrt().max())
+
+    def _mean_squares(self) -> Tensor:
+        total_R = torch.zeros(self.matrix_NR.shape[1], dtype=torch.float64, device=self.matrix_NR.device)
+        for start in range(0, self.num_rows, SQUARED_ROWS):
+            rows = slice(start, start + SQUARED_ROWS)
+            squares_BR = self.matrix_NR[rows].square()
+            if self.sample_weight_N is None:
+                total_R += squares_BR.sum(0) / self.num_rows
+            else:
+                total_R += self.sample_weight_N[rows].to(squares_BR.dtype) @ squares_BR
+        return total_R.to(self.dtype)
+
+
+def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis, Tensor]:
+    """Return an orthonormal basis of all that the features span, with near diagonal covariance, and them centred.
+
+    With fewer samples than dimensions the span comes from a QR factorisation, so that N columns carry everything. No
+    direction is left out for its small variance: at weak l2 the optimum may use it.
+    """
+    rows, dims = features_ND.shape
+    if sample_weight_N is None:
+        mean_D = features_ND.mean(0, dtype=torch.float64)
+    else:
+        mean_D = sample_weight_N @ features_ND.double()
+    mean_D = mean_D.to(features_ND.dtype)
+    centred_ND = features_ND - mean_D
+    if rows >= dims:
+        rotation_DR = _eigenvectors(centred_ND, sample_weight_N)
+    else:
+        span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
+        rotation_DR = span_DN @ _eigenvectors(centred_ND @ span_DN, sample_weight_N)
+    return Basis(mean_D, rotation_DR), centred_ND
+
+
+def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:
+    """Return eigenvectors of the weighted covariance, largest first; with many rows from bfloat16 products."""
+    low = len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32
+    right_NR = centred_NR.bfloat16() if low else centred_NR
+    left_NR = right_NR if sample_weight_N is None else right_NR * sample_weight_N.to(right_NR.dtype)[:, None]
+    covariance_RR = (left_NR.T @ right_NR).to(centred_NR.dtype)
+    vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]
+    return vectors_RR.flip(1)

@@ -1,0 +1,176 @@
+"""StreamedProblem: a problem whose features are read again in every pass, so that nothing of size N x D is held.
+
+Weights live in the rotated basis and are rotated back for each pass, so that no rotated copy of the features is kept.
+Nothing of size N x K is held either: scores and residuals are made again, block by block, in every pass. Weights enter
+as float32 high and low parts, block sums are float64.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
+from penultimate.engine.probe.objective.losses import Loss, Targets
+from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes
+from penultimate.engine.probe.objective.rotated_features import Basis
+
+# Shapes: N samples, B of them in a block, D feature dimensions, K classes, S strengths, R = D + 1 rotated columns,
+# M = S x K columns of scores, X any leading axes.
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """Features that can be read again and again, in the same order."""
+
+    num_rows: int
+    feature_dim: int
+    batches: Callable[[int], Iterator[NDArray[Any]]]
+    """Maps a number of rows to an iterator over blocks (B, D) of at most as many rows."""
+
+    def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield float32 blocks (B, D) on ``device``."""
+        for batch_BD in self.batches(rows):
+            yield torch.from_numpy(batch_BD.astype(np.float32)).to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some rows, centred; their sums count as parts of a mean over all rows."""
+
+    centred_BD: Tensor
+    num_rows: int
+    """The number of all rows, N."""
+
+    def mean(self, values_XB: Tensor) -> Tensor:
+        """Return the sum over these rows, divided by N."""
+        return values_XB.sum(-1, dtype=torch.float64) / self.num_rows
+
+    def weighted(self, values_XB: Tensor) -> tuple[Tensor, float]:
+        """Return the values, and 1 / N."""
+        return values_XB, 1 / self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """A block with its part of the loss and its derivatives."""
+
+    block: _Block
+    targets: Targets
+    loss_SB: Tensor
+    residual_SKB: Tensor
+
+
+class StreamedProblem:
+    """A problem of which every evaluation, gradient and Hessian product is one pass over the rows."""
+
+    def __init__(
+        self, source: RowSource, block_rows: int, basis: Basis, mean_square_R: Tensor, loss: Loss, targets: Targets
+    ) -> None:
+        self.source, self.block_rows, self.basis = source, block_rows, basis
+        self.loss, self.targets, self.mean_square_R = loss, targets, mean_square_R
+        self.bias_column = len(mean_square_R) - 1
+        self.penalised_R = torch.ones_like(mean_square_R)
+        self.penalised_R[self.bias_column] = 0
+        self.rounding, self.precision = torch.finfo(torch.float32).eps, "float32/float32"
+        self.passes = 0.0
+        self.curvature_passes = 0
+
+    def start(self, weight_SKR: Tensor) -> Point:
+        """Evaluate weights; one pass."""
+        return self._evaluate_on_line(weight_SKR, torch.zeros_like(weight_SKR))[0]
+
+    def gradients(self, point: Point, resolution: float) -> Gradients:
+        """Return both gradients; one pass. ``resolution`` changes nothing: block sums are float64 anyway."""
+        self.passes += 1
+        found = repair(self.loss, point.moments)
+        dual = _GradientSum(point.weight_SKR, self.source.feature_dim)
+        step = dual if self.loss.smooth else _GradientSum(point.weight_SKR, self.source.feature_dim)
+        for part in self._evaluate(point.weight_SKR):
+            dual.add(part.block, found.apply(self.loss, part.targets, part.residual_SKB))
+            if step is not dual:
+                step.add(part.block, part.residual_SKB)
+        dual_SKR = dual.rotated(self.basis)
+        dual_SKR[:, :, self.bias_column] = found.bias_SK
+        if step is dual:
+            return Gradients(dual_SKR, dual_SKR, found)
+        step_SKR = step.rotated(self.basis)
+        return Gradients(step_SKR, dual_SKR, found)
+
+    def hessian_product(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
+        """Return the Hessian times a direction; one pass, in which residuals are made again, in float32 either way."""
+        self.curvature_passes += 1
+        direction_SKR = direction_SKR.double()
+        weight_MD, bias_M = self._unrotate(direction_SKR)
+        total = _GradientSum(direction_SKR, self.source.feature_dim)
+        for part in self._evaluate(point.weight_SKR):
+            scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), part.block.centred_BD.T)
+            direction_SKB = scores_MB.view_as(part.residual_SKB)
+            total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_SKB, part.targets))
+        return center_over_classes(self.loss, total.rotated(self.basis))
+
+    def line(self, point: Point, direction_SKR: Tensor) -> Line:
+        """Return the line ``weight + length_S * direction``; a pass for each point on it."""
+        return lambda length_S: self._evaluate_on_line(
+            point.weight_SKR + length_S[:, None, None] * direction_SKR, direction_SKR
+        )
+
+    def _evaluate_on_line(self, weight_SKR: Tensor, direction_SKR: Tensor) -> tuple[Point, Tensor | None]:
+        """Return the point and the slope of its loss in a direction, None for a smooth loss."""
+        self.passes += 1
+        weight_MD, bias_M = self._unrotate(direction_SKR)
+        loss_S = slope_S = torch.zeros((), dtype=torch.float64, device=weight_SKR.device)
+        total: Moments | None = None
+        for part in self._evaluate(weight_SKR):
+            block, residual_SKB = part.block, part.residual_SKB
+            loss_S = loss_S + block.mean(part.loss_SB)
+            if not self.loss.smooth:
+                scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
+                slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
+            found = moments(block, self.loss, part.targets, residual_SKB)
+            total = found if total is None else total + found
+        assert total is not None
+        return Point(weight_SKR, loss_S, total, None, None), None if self.loss.smooth else slope_S
+
+    def _unrotate(self, weight_SKR: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (M, D) and bias (M,) for centred features, float64."""
+        flat_MR = weight_SKR.flatten(0, 1)
+        return flat_MR[:, : self.bias_column] @ self.basis.rotation_DR.T, flat_MR[:, self.bias_column]
+
+    def _evaluate(self, weight_SKR: Tensor) -> Iterator[_Evaluated]:
+        """Yield losses and residuals block by block."""
+        weight_MD, bias_M = self._unrotate(weight_SKR)
+        high_MD = weight_MD.float()
+        low_MD = (weight_MD - high_MD).float()
+        seen = 0
+        for block_BD in self.source.blocks(self.block_rows, weight_SKR.device):
+            block = _Block(block_BD - self.basis.mean_D, self.source.num_rows)
+            targets = self.targets.rows(slice(seen, seen + len(block_BD)))
+            seen += len(block_BD)
+            scores_MB = torch.addmm(bias_M.float()[:, None], high_MD, block.centred_BD.T)
+            scores_MB.addmm_(low_MD, block.centred_BD.T)
+            loss_SB, residual_SKB = self.loss.evaluate(scores_MB.view(*weight_SKR.shape[:2], -1), targets)
+            yield _Evaluated(block, targets, loss_SB, residual_SKB)
+
+
+class _GradientSum:
+    """The sum over blocks of residual x row, float64."""
+
+    def __init__(self, like_SKR: Tensor, dims: int) -> None:
+        self.shape = like_SKR.shape[:2]
+        self.weight_MD = like_SKR.new_zeros(self.shape[0] * self.shape[1], dims)
+        self.bias_M = like_SKR.new_zeros(self.shape[0] * self.shape[1])
+
+    def add(self, block: _Block, values_SKB: Tensor) -> None:
+        values_MB = values_SKB.flatten(0, 1)
+        self.weight_MD += (values_MB @ block.centred_BD) / block.num_rows
+        self.bias_M += block.mean(values_MB)
+
+    def rotated(self, basis: Basis) -> Tensor:
+        """Return the sum in the rotated basis, (S, K, R)."""
+        rotated_MR = torch.cat([self.weight_MD @ basis.rotation_DR, self.bias_M[:, None]], 1)
+        return rotated_MR.view(*self.shape, -1)

@@ -1,0 +1,1 @@
+"""A grid of training runs: the best chosen on val, trained again, its test score kept as a trial."""

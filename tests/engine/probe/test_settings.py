@@ -1,0 +1,96 @@
+"""Settings of probes: one declaration for Python, YAML and the command line, and the ids that trials are found by."""
+
+import pickle
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import typer
+
+from penultimate.cli.probe import probe
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.protocol import planned_trial_id
+from penultimate.engine.probe.settings import ProbeGrid, ProbeSettings
+from penultimate.engine.study.settings import Probe
+from penultimate.store.errors import InputError
+from penultimate.store.key import FeatureKey
+
+PAPER = RegularizationPath.paper()
+FEW = RegularizationPath.parse("1,0.1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "dataset", "trial"),
+    [
+        (ProbeSettings(path=PAPER), {"multi_label": False, "metric": "top1"}, "b5aa882135f9b4cd"),
+        (
+            ProbeSettings(path=FEW, loss="squared_hinge", metric="top5", tol=1e-3, solver="sklearn", shots=5),
+            {"multi_label": False, "metric": "top1", "seed": 2},
+            "fa6658a6a2adedbb",
+        ),
+        (
+            ProbeSettings(path=RegularizationPath(l2=(1.0,))),
+            {"multi_label": True, "metric": "map11"},
+            "6436b365e2535add",
+        ),
+    ],
+    ids=["defaults", "nothing by default", "several labels"],
+)
+def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
+    settings: ProbeSettings, dataset: dict[str, Any], trial: str
+) -> None:
+    """Ids as commit 44b7c90 made them: a renamed setting would orphan every log."""
+    key = FeatureKey(**{field.name: field.name for field in fields(FeatureKey)})
+    assert planned_trial_id(key, settings, **dataset) == trial
+
+
+def test_a_grid_has_every_loss_with_every_number_of_shots_and_its_seeds() -> None:
+    grid = ProbeGrid(losses=(None, "logistic"), shots=(1, "all"), seeds=2, l2="1,0.1", tol=1e-3)
+    found = [(each.loss, each.shots, seed) for each, seed in grid.settings()]
+    assert found == [
+        *((None, 1, 0), (None, 1, 1), (None, None, 0)),
+        *(("logistic", 1, 0), ("logistic", 1, 1), ("logistic", None, 0)),
+    ]
+    assert {(each.path, each.tol) for each, _ in grid.settings()} == {(FEW, 1e-3)}
+
+
+def test_the_defaults_are_those_of_one_probe_on_the_papers_path() -> None:
+    assert ProbeGrid().settings() == [(ProbeSettings(path=PAPER), 0)]
+
+
+def test_the_command_line_takes_defaults_and_help_from_the_declaration() -> None:
+    app = typer.Typer()
+    app.command()(probe)
+    options = {option.name: option for option in typer.main.get_command(app).params}
+    for name in ("l2", "metric", "tol", "solver", "seeds"):
+        assert options[name].default == ProbeGrid.model_fields[name].default
+    for option, name in {"loss": "losses", "shots": "shots", "tol": "tol", "l2": "l2"}.items():
+        assert getattr(options[option], "help", None) == ProbeGrid.model_fields[name].description
+
+
+def test_the_yaml_of_a_study_takes_every_field() -> None:
+    assert set(Probe.model_fields) == {"only", *ProbeGrid.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "softmx"}, "did you mean softmax"),
+        ({"metric": "map_11"}, "did you mean map11"),
+        ({"solver": "troch"}, "did you mean torch"),
+        ({"tol": 2}, "tol: Input should be less than 1, got 2"),
+        ({"tol": float("nan")}, "tol: "),
+        ({"shots": 0}, "shots: "),
+        ({"sholts": 3}, "did you mean shots"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_in_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        ProbeSettings(path=PAPER, **values)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_go_to_other_processes_and_are_keys() -> None:
+    settings = ProbeSettings(path=FEW, shots=3)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert len({settings, ProbeSettings(path=FEW, shots=3)}) == 1

@@ -1,0 +1,33 @@
+"""LocalObjects keep the contract; what is special to a folder: its path, and writes that a kill left half done."""
+
+from pathlib import Path
+
+import pytest
+from support.objects_contract import ObjectsContract
+
+from penultimate.store.errors import InputError
+from penultimate.store.objects.local import LocalObjects
+from penultimate.store.objects.open import open_objects
+
+
+class TestLocalObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, tmp_path: Path) -> LocalObjects:
+        return LocalObjects(tmp_path / "location")
+
+    def test_a_path_opens_as_a_folder(self, tmp_path: Path) -> None:
+        opened = open_objects(tmp_path)
+        assert isinstance(opened, LocalObjects)
+        assert opened.folder == tmp_path
+        assert open_objects(str(tmp_path)).address == str(tmp_path)
+
+    def test_a_folder_is_made_only_where_its_parent_is(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="there is no folder"):
+            LocalObjects(tmp_path / "no" / "parent").prepare()
+
+    def test_files_that_a_kill_left_half_written_are_removed(self, objects: LocalObjects) -> None:
+        objects.prepare()
+        objects.put("k/deep/a", b"x")
+        (objects.folder / "k" / "deep" / "b.1234.partial").write_bytes(b"ha")
+        objects.delete_leftovers("k")
+        assert objects.names("k/deep") == ["a"]
