@@ -1,6 +1,5 @@
 """``penultimate train``: fine-tune a network or train it from scratch, by the paper's protocol."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +60,6 @@ def train(
     root: Annotated[
         Path | None, typer.Option(help="Where a dataset named in IMAGES lies.", rich_help_panel=_WHAT)
     ] = None,
-    name: options.DatasetName = None,
     label_column: Annotated[
         str, typer.Option(help="Column of a manifest that holds the label.", rich_help_panel=_WHAT)
     ] = "label",
@@ -124,7 +122,6 @@ def train(
         label_column=label_column,
         multi_label=multi_label,
     )
-    image_set = image_set if name is None else replace(image_set, name=name)
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
         results = train_job(image_set, request, job, resources, out=out, trials=trials, partition=partition)
