@@ -1,5 +1,6 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -50,14 +51,7 @@ def extract(
     settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
-    download: Annotated[
-        bool,
-        typer.Option(
-            "--download",
-            help="Fetch a dataset named in IMAGES into --root first, where that can be.",
-            rich_help_panel=options.WHAT,
-        ),
-    ] = False,
+    name: options.DatasetName = None,
     seed: options.Seed = 0,
     labels: Annotated[
         bool,
@@ -100,12 +94,12 @@ def extract(
     image_set = load_images(
         images,
         root=root,
-        download=download,
         seed=seed,
         labels=labels,
         cache=user_cache() if cache else None,
         **how.part(ImageOptions).model_dump(),
     )
+    image_set = image_set if name is None else replace(image_set, name=name)
     log(summary_of(image_set))
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     opened = FeatureStore.create(store)

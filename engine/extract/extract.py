@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extract.embed import ImagesDone, embed_images
+from penultimate.engine.extract.embed import ImagesDone, embed_images, log_not_finite
 from penultimate.engine.extract.prepare import ExtractionJob, Log
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
@@ -99,8 +99,11 @@ def extract_job(
 ) -> list[FeatureSet]:
     """Prepare, check and run an ExtractionJob in this process; raises what ``embed_images`` raises.
 
-    What the parity check finds is kept with the features, and logged if it is past its tolerance.
+    What the parity check finds is kept with the features, and logged if it is past its tolerance; so is how many
+    features are not finite.
     """
     extractor = job.prepare(images, store, log)
     checks = job.check(extractor, images, store, log)
-    return embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
+    extracted = embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
+    log_not_finite(store, extracted, log)
+    return extracted

@@ -31,7 +31,8 @@ class ExtractionOptions(PassOptions):
     """How features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
 
     preprocess: PreprocessKind = "paper"
-    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop."""
+    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
+    ``timm-exif``: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """What the network computes in. float32 is on every processor; bfloat16 is faster where there are units for it and

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # Shapes: B images, C channels, H x W maps, D feature dimensions, K classes.
@@ -67,6 +68,17 @@ class PooledNetwork(Network):
         """See Network."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+
+def to_channels_last(model: nn.Module) -> nn.Module:
+    """Lay out the weights of two-dimensional convolutions channels-last, in place; returns the model.
+
+    ``model.to(memory_format=torch.channels_last)`` refuses networks with tensors of five axes (LambdaResNet).
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 def convolution(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.file_header import Size, plain_size
-from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -85,7 +85,7 @@ class DaliDecoder:
         """See ``Decoder.batches``; at most three chunks of decoded images and two batches of rows are in memory."""
 
         def load(index: int) -> _Sample:
-            return _load(images.source, index)
+            return _load(images.source, index, upright=any(view.exif_orientation for view in views))
 
         def finish(sample: _Sample) -> Row:
             return self._finish(sample, views)
@@ -124,7 +124,7 @@ class DaliDecoder:
         try:
             if isinstance(content, bytes):
                 self._count(pillow=1)
-                content = np.array(open_image(content))
+                return Row(sample.index, views_of(content, views, _resized))
             return Row(sample.index, tuple(resize_with_torch(content, view) for view in views))
         except Exception as error:  # as in PillowDecoder: each becomes this row's reason
             return Row(sample.index, reason_of(error))
@@ -173,7 +173,8 @@ class _Pipeline:
         return pipeline
 
 
-def _load(source: ImageSource, index: int) -> _Sample:
+def _load(source: ImageSource, index: int, *, upright: bool = False) -> _Sample:
+    """``upright``: what EXIF says is to be turned is left to Pillow."""
     try:
         content = source.read(index)
     except PenultimateError:  # not this image's fault: the run stops
@@ -182,7 +183,7 @@ def _load(source: ImageSource, index: int) -> _Sample:
         return _Sample(index, reason_of(error), None)
     if not isinstance(content, bytes):
         return _Sample(index, content, None)
-    size = plain_size(content)
+    size = None if upright and is_turned(content) else plain_size(content)
     return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
 
 
@@ -199,6 +200,10 @@ def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
         chunk_pixels += pixels
     if chunk:
         yield chunk
+
+
+def _resized(image: Image.Image, view: Preprocess) -> NDArray[np.uint8]:
+    return resize_with_torch(np.array(image), view)
 
 
 def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:
