@@ -25,14 +25,13 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
-    options.WHAT: ("label_column", "path_column", "multi_label", "val_fraction", "test_fraction", "reader", "splits"),
+    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction", "reader"),
     options.HOW: (
         "preprocess",
         "decoder",
         "precision",
         "compile",
         "batch_size --batch-size -b",
-        "dtype",
         "parity",
     ),
     options.WHERE: ("device", "workers --workers -j"),

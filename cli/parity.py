@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("path_column", "reader"),
+    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }

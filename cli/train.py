@@ -28,12 +28,10 @@ _FLAGS = {
         "shots",
         "seed",
         "label_column",
-        "path_column",
         "multi_label",
         "val_fraction",
         "test_fraction",
         "reader",
-        "splits",
     ),
     options.HOW: (
         "grid",
@@ -43,7 +41,7 @@ _FLAGS = {
         "batch_size --batch-size -b",
         "retrain",
     ),
-    options.WHERE: ("device", "precision", "decoder", "workers --workers -j"),
+    options.WHERE: ("device", "precision", "workers --workers -j"),
 }
 """Settings that people use daily; ``--set`` has all."""
 

@@ -124,7 +124,7 @@ def test_float16_that_cannot_hold_some_features_is_said_with_what_to_do(
     save_file(state, tmp_path / "large.safetensors")
     options = ["--model", "test_resnet", "--weights", str(tmp_path / "large.safetensors"), *TINY[2:], "--no-parity"]
     command = ["extract", str(photos), "--store", str(tmp_path / "s"), *options]
-    assert run([*command, "--dtype", "float16"]) == 2
+    assert run([*command, "--set", "dtype=float16"]) == 2
     assert "--dtype float32" in capsys.readouterr().err
     assert run(command) == 0
     assert "NaN" not in capsys.readouterr().err
