@@ -88,6 +88,7 @@ def extract(
         --device cuda --cluster auto
     """
     how = ExtractOptions.of(settings)
+    how.check_machine()
     partition = Partition.parse(shard)
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     image_set = load_images(

@@ -79,11 +79,11 @@ def extract(
     >>> features.features.shape
     (24, 64)
     """
+    how = ExtractionSettings.of(settings)
+    how.check_machine()
+    requests = tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed))
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
-    job = ExtractionJob(
-        requests=tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed)),
-        settings=ExtractionSettings.of(settings),
-    )
+    job = ExtractionJob(requests=requests, settings=how)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
     return extract_job(image_set, job, opened, partition=partition)
 

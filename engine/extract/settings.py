@@ -7,7 +7,7 @@ from penultimate.engine.extract.embed import rows_per_batch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
 from penultimate.engine.runtime.device_options import DecodingOptions
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
+from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.runtime.option_types import Count
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
@@ -72,6 +72,11 @@ class ExtractionSettings(ExtractionOptions, DecodingOptions):
     def decoder_name(self) -> str:
         """Name of the decoder asked for, or of the device's default."""
         return self.decoder or default_decoder(self.device)
+
+    def check_machine(self) -> None:
+        """Raise UnavailableError where this machine lacks the device, its precision or the decoder."""
+        dtype_named(self.precision, device_named(self.device))
+        self.make_decoder()
 
     def make_decoder(self) -> Decoder:
         """Make the decoder; raises what ``decode.factory.make_decoder`` raises."""

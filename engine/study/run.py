@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penultimate.engine.analysis.dataset_names import told_apart
-from penultimate.engine.runtime.devices import device_named
 from penultimate.engine.study.cell import Cell, RunContext
 from penultimate.engine.study.document import write_study
 from penultimate.engine.study.paths import StudyPaths
@@ -65,8 +64,7 @@ def run_study(
     """
     context = context or RunContext()
     paths = StudyPaths.of(study, out)
-    device_named(study.device)
-    study.extraction.make_decoder()  # before anything is begun
+    study.extraction.check_machine()  # before anything is begun
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, paths.study)
     TrialLog.create(paths.trials)
