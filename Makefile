@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test check lint browser clean
+.PHONY: demo test check lint browser scan-models clean
 
 demo: .venv/installed-demo
 	$(BIN)/penultimate demo
@@ -24,6 +24,10 @@ browser:
 	|| { export DEBIAN_FRONTEND=noninteractive; [ "$$(id -u)" = 0 ] && timeout 120 apt-get update -qq \
 	     && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null && command -v chromium; } \
 	|| echo "no Chromium here and none could be installed (Debian: apt-get install chromium); its tests will skip"
+
+# Every architecture of timm, smallest first; hours. Stopped and started again, it goes on where it was.
+scan-models: .venv/installed-test
+	nice $(BIN)/python benchmarks/scan_models.py scan_models.jsonl --table benchmarks/results/scan_models_202611.md
 
 .venv/installed-demo: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
 	$(PYTHON) -m venv .venv

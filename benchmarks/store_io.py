@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.store import feature_store
+from penultimate.store import stored_rows
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.arrays import CodecPipeline, open_features
 from penultimate.store.format.layout import SHARD_ROWS
@@ -65,7 +65,7 @@ def through(pipeline: CodecPipeline) -> Iterator[None]:
     def opened(objects: Any, path: str, **_: Any) -> Any:
         return open_features(objects, path, pipeline=pipeline)
 
-    with mock.patch.object(feature_store, "open_features", opened):
+    with mock.patch.object(stored_rows, "open_features", opened):
         yield
 
 

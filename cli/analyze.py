@@ -10,6 +10,7 @@ from penultimate.cli.output import print_json, print_table
 from penultimate.engine.analysis.accuracy_table import read_accuracy_table
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.analysis import analyze as analyze_table
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES, Correlation
 from penultimate.engine.backbones.imagenet import imagenet_top1
@@ -92,7 +93,7 @@ def analyze(
             _print_analysis(analysis, title=str(table))
     elif runs is not None:
         found = find(
-            TrialLog(runs).trials(),
+            told_apart(TrialLog(runs).trials()),
             imagenet=imagenet_top1(imagenet_table),
             correction=correction,
             seed=seed,

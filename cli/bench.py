@@ -32,7 +32,7 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("path_column", "reader"),
+    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -70,6 +70,7 @@ def bench(
     penultimate bench photos/ --model tf_efficientnet_lite0 --weights package --device cpu --json
     """
     how = BenchOptions.of(settings)
+    how.check_machine()
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(whole))

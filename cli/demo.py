@@ -5,7 +5,7 @@ import io
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,7 @@ _COLUMNS = {
 
 
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--folder", help="Where pictures, store, trials and report go.")] = Path(
         "demo"
     ),
@@ -54,14 +55,14 @@ def demo(
     _step(2, "Describe each picture by the 1,280 numbers that a network computes before it classifies.")
     split = ["--test-fraction", "0.5", "--val-fraction", "0.15", "--no-compile"]
     for weights in ("package", "random"):
-        _run("extract", pictures, "--store", store, "--model", _MODEL, "--weights", weights, *split)
+        _run(context, "extract", pictures, "--store", store, "--model", _MODEL, "--weights", weights, *split)
 
     _step(3, "Learn the kinds from a few pictures of each, several times, and ask about pictures never seen.")
     few = ["--shots", _SHOTS, "--seeds", str(_SUBSETS), "--l2", _L2]
-    _run("probe", store, "--trials", trials, "--dataset", _PICTURES, *few, quiet=True)
+    _run(context, "probe", store, "--trials", trials, "--dataset", _PICTURES, *few, quiet=True)
 
     _step(4, "Draw the figure and write the page.")
-    _run("report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?")
+    _run(context, "report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?")
     _tell(TrialLog(trials))
     typer.echo(
         f"\nfigure  {page.with_name('report_figures') / 'figure9_probe.png'}\npage    {page}\n\n"
@@ -77,17 +78,17 @@ def _step(number: int, what: str) -> None:
     log(f"\n{number} of 4  {what}")
 
 
-def _run(*arguments: str, quiet: bool = False) -> None:
-    """Show a command and run it without its table, ``quiet`` without its talk; leave with its exit code if it fails."""
-    from penultimate.cli.main import run  # which has this verb, too
-
+def _run(context: typer.Context, *arguments: str, quiet: bool = False) -> None:
+    """Show a command and run it without its table, and without what it logs if ``quiet``; raises what it raises."""
     log(f"      $ penultimate {shlex.join(arguments)}")
-    talk = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(talk if quiet else sys.stderr):
-        code = run(list(arguments))
-    if code:
-        typer.echo(talk.getvalue(), nl=False, err=True)
-        raise typer.Exit(code)
+    logged = io.StringIO()
+    everything: Any = context.find_root().command  # which has this verb, too
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(logged if quiet else sys.stderr):
+            everything.main(list(arguments), prog_name="penultimate", standalone_mode=False)
+    except Exception:
+        typer.echo(logged.getvalue(), nl=False, err=True)
+        raise
 
 
 def _tell(trials: TrialLog) -> None:

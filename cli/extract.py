@@ -1,5 +1,6 @@
 """``penultimate extract``: images and backbones in, features in a store."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -24,14 +25,13 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
-    options.WHAT: ("label_column", "path_column", "multi_label", "val_fraction", "test_fraction", "reader", "splits"),
+    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction", "reader"),
     options.HOW: (
         "preprocess",
         "decoder",
         "precision",
         "compile",
         "batch_size --batch-size -b",
-        "dtype",
         "parity",
     ),
     options.WHERE: ("device", "workers --workers -j"),
@@ -50,14 +50,7 @@ def extract(
     settings: Given,
     weights: options.Weights = "timm",
     root: options.Root = None,
-    download: Annotated[
-        bool,
-        typer.Option(
-            "--download",
-            help="Fetch a dataset named in IMAGES into --root first, where that can be.",
-            rich_help_panel=options.WHAT,
-        ),
-    ] = False,
+    name: options.DatasetName = None,
     seed: options.Seed = 0,
     labels: Annotated[
         bool,
@@ -95,17 +88,18 @@ def extract(
         --device cuda --cluster auto
     """
     how = ExtractOptions.of(settings)
+    how.check_machine()
     partition = Partition.parse(shard)
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     image_set = load_images(
         images,
         root=root,
-        download=download,
         seed=seed,
         labels=labels,
         cache=user_cache() if cache else None,
         **how.part(ImageOptions).model_dump(),
     )
+    image_set = image_set if name is None else replace(image_set, name=name)
     log(summary_of(image_set))
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     opened = FeatureStore.create(store)

@@ -53,6 +53,14 @@ Weights = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of these images in the store and in tables; by default their folder's.",
+        rich_help_panel=WHAT,
+    ),
+]
 Root = Annotated[Path | None, typer.Option(help="Folder of a dataset that IMAGES gives by name.", rich_help_panel=WHAT)]
 Seed = Annotated[
     int,

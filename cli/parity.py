@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("path_column", "reader"),
+    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -66,6 +66,7 @@ def parity(
     penultimate parity photos/ --model tf_efficientnet_lite0 --weights package --compile --json
     """
     how = ParityOptions.of(settings)
+    how.check_machine()
     requests = requests_of(model, weights=weights, seed=seed)  # a wrong name is known before any image is read
     image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(image_set))

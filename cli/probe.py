@@ -9,6 +9,7 @@ from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.probe.api import matching_keys, probe_sets
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.store.feature_store import FeatureStore
@@ -93,7 +94,7 @@ def _probe_on(
 
 
 def _print(trials: Sequence[Trial], *, json: bool) -> None:
-    rows = [_row(trial) for trial in trials]
+    rows = [_row(trial) for trial in told_apart(trials)]
     if json:
         print_json(rows)
         return

@@ -7,6 +7,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
 from penultimate.engine.backbones.imagenet import imagenet_top1
@@ -64,7 +65,7 @@ def report(
     asked = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
     if any(asked) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
         raise InputError("figure 4 needs --store, --tsne DATASET and --tsne-backbone twice")
-    trials = TrialLog(runs).trials()
+    trials = told_apart(TrialLog(runs).trials())
     found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)
     drawn = draw_figures(found)
     if store is not None and tsne is not None and tsne_backbone:

@@ -9,6 +9,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
 from penultimate.cli.output import print_json, print_table
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
@@ -47,7 +48,7 @@ def show(
     log = TrialLog(trials)
     if log.torn_bytes:
         typer.echo(f"{trials}: the last record was cut off while it was written and is left out", err=True)
-    board = scoreboard(log.trials(), imagenet=imagenet_top1())
+    board = scoreboard(told_apart(log.trials()), imagenet=imagenet_top1())
     if json:
         print_json([asdict(row) for row in board.rows])
     else:

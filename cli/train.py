@@ -9,8 +9,9 @@ from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
-from penultimate.engine.backbones.catalog import match_models
+from penultimate.engine.backbones.catalog import refuse_if_no_backbone
 from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.backbones.weights import check_source
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of
@@ -27,12 +28,10 @@ _FLAGS = {
         "shots",
         "seed",
         "label_column",
-        "path_column",
         "multi_label",
         "val_fraction",
         "test_fraction",
         "reader",
-        "splits",
     ),
     options.HOW: (
         "grid",
@@ -42,7 +41,7 @@ _FLAGS = {
         "batch_size --batch-size -b",
         "retrain",
     ),
-    options.WHERE: ("device", "precision", "decoder", "workers --workers -j"),
+    options.WHERE: ("device", "precision", "workers --workers -j"),
 }
 """Settings that people use daily; ``--set`` has all."""
 
@@ -91,8 +90,9 @@ def train(
     """
     asked = TrainOptions.of(settings)
     job = asked.part(TrainJob)
+    refuse_if_no_backbone(model)  # a wrong name is known before any image is read
+    check_source(weights)
     partition = Partition.parse(shard)
-    match_models([model])  # a wrong name is known before any image is read
     image_set = load_images(images, root=root, seed=job.seed, **asked.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:

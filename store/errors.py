@@ -21,7 +21,7 @@ Each also derives from the built-in exception in parentheses. The command line p
 with ``exit_code``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -40,9 +40,10 @@ class InputError(PenultimateError, ValueError):
 class UnknownNameError(InputError):
     """A name does not exist; the message gives the nearest ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, nearest: Sequence[str] | None = None) -> None:
+        """``nearest``: what to suggest, where the caller knows better than a comparison of spellings."""
         names = sorted(known)
-        nearest = get_close_matches(name, names, n=3, cutoff=0.5)
+        nearest = get_close_matches(name, names, n=3, cutoff=0.5) if nearest is None else nearest
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names[:20])}"
         super().__init__(f"no {kind} named {name!r}; {hint}")
 

@@ -19,6 +19,7 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format import layout
 from penultimate.store.format.documents import FEATURE_SET, PLAN, STORE
 from penultimate.store.format.layout import Strings
+from penultimate.store.format.reading import array_documents
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.claim import EVERYTHING
 from penultimate.store.objects.objects import Objects
@@ -83,10 +84,10 @@ class FeatureStore:
         return [found for path in begun if (found := self._begun(path)) is not None]
 
     def paths(self) -> Iterator[str]:
-        """Yield the path below the store of every key, complete or not."""
+        """Yield the path below the store of every key, complete or not, passing by what others put beside them."""
         for dataset in self._folders(""):
             for backbone in self._folders(dataset):
-                yield from self._folders(backbone)
+                yield from (path for path in self._folders(backbone) if layout.is_digest(path.rpartition("/")[2]))
 
     def find(self, name: str) -> FeatureKey:
         """Return the one key whose digest or path begins with ``name``; raises UnknownNameError if there is not one."""
@@ -197,7 +198,8 @@ class FeatureStore:
     def _completed(self, path: str) -> dict[str, Any]:
         document = self.objects.get(f"{path}/{layout.METADATA}")
         assert document is not None, "only asked of complete keys"
-        return FEATURE_SET.read(document, self.objects.where(f"{path}/{layout.METADATA}"))
+        where = self.objects.where(f"{path}/{layout.METADATA}")
+        return FEATURE_SET.read(document, where, arrays=partial(array_documents, self.objects, path))
 
     def _begun(self, path: str) -> Incomplete | None:
         plan_object = f"{path}/{layout.PLAN_OBJECT}"

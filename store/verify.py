@@ -1,17 +1,19 @@
 """Verify a store: read every byte of its keys again and report what differs from what was written.
 
-Each of our documents carries a digest of itself and is compared to the byte. Zarr's metadata and every column have a
-checksum in the group's attributes, every shard has one in its commit record.
+Each of our documents carries a digest of itself and is compared to the byte; of groups, what is ours in them is. Zarr's
+metadata and every column have a checksum in the group's attributes, every shard has one in its commit record.
 """
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
-from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, Kind
-from penultimate.store.format.reading import read_array
+from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, Kind, without_attributes
+from penultimate.store.format.reading import array_documents, read_array
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 
@@ -80,7 +82,8 @@ class _Inspection:
             self._add(name, "is missing", rows)
             return None
         try:
-            return kind.content(document)
+            arrays = partial(array_documents, self._objects, self._path) if kind.in_group else None
+            return kind.content(document, arrays=arrays)
         except ValueError as error:
             self._add(name, str(error), rows)
             return None
@@ -88,7 +91,7 @@ class _Inspection:
     def _metadata_holds(self, name: str, group: dict[str, Any] | None) -> bool:
         """Return whether the array's metadata is as written; otherwise its values cannot be checked."""
         document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
-        if document is not None and (group is None or layout.bytes_checksum(document) == group["array_metadata"][name]):
+        if document is not None and (group is None or _is_as_written(document, group["array_metadata"][name])):
             return True
         problem = "is missing" if document is None else "a byte was changed, added or lost"
         self._add(f"{name}/{layout.METADATA}", f"{problem}; the array's values were not checked")
@@ -137,6 +140,19 @@ class _Inspection:
             return
         if layout.values_checksum(values_RD) != record["features"]:
             self._add(name, "features differ from their checksum in the commit record", rows)
+
+
+def _is_as_written(document: bytes, checksum: str) -> bool:
+    """Return whether an array's metadata is as written, or that with attributes which somebody gave it since."""
+    if layout.bytes_checksum(document) == checksum:
+        return True
+    try:
+        metadata = json.loads(document)
+        given = bool(metadata["attributes"])
+        as_zarr_writes = json.dumps(without_attributes(metadata), indent=2).encode()
+    except (ValueError, KeyError, TypeError):
+        return False
+    return given and layout.bytes_checksum(as_zarr_writes) == checksum
 
 
 def _shared(plan: dict[str, Any]) -> list[str]:

@@ -16,9 +16,9 @@ from penultimate.engine.backbones.architectures.networks import (
     create_network,
     full_name,
 )
+from penultimate.engine.backbones.classifier import classifier_names, is_token_encoder, refuse_token_encoder
 from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
-from penultimate.engine.backbones.weights import classifier_names
 from penultimate.store.errors import InputError, UnknownNameError
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
@@ -39,7 +39,7 @@ class ModelRow:
     """Height of the (square) input in pixels; None where timm keeps no configuration for the network."""
 
     feature_dim: int | None
-    """Number of features; None where the network was not built for the listing."""
+    """Number of features; None where the network was not built for the listing, and for encoders of tokens."""
 
     parameters: int | None
     """Number of parameters without the classifier; None where the network was not built for the listing."""
@@ -96,9 +96,19 @@ def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
         full_name(name, model),
         imagenet,
         input_size=model.pretrained_cfg["input_size"][1],
-        feature_dim=model.head_hidden_size,
+        feature_dim=None if is_token_encoder(model) else model.head_hidden_size,
         parameters=sum(p.numel() for key, p in model.named_parameters() if key not in classifier),
     )
+
+
+def refuse_if_no_backbone(name: str) -> None:
+    """Raise InputError for a network that gives no one vector an image, before weights or images are looked at.
+
+    It is built on torch's meta device for that; a repository of the hub is not.
+    """
+    if not name.startswith(HUB_PREFIXES):
+        with torch.device("meta"):
+            refuse_token_encoder(create_network(name), name)
 
 
 def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:

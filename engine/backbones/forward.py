@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.network import Network, to_channels_last
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import has_compiler, has_onednn
 from penultimate.store.errors import UnavailableError
@@ -24,7 +24,8 @@ class Forward:
     """
 
     def __init__(self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False).to(device)
+        to_channels_last(self.model)
         self._device = device
         self._dtype = dtype
         # Scale and shift of a channel take a byte to its normalised value in one pass: x * scale + shift.
@@ -85,10 +86,12 @@ class Forward:
             return self.model.forward_head(maps, pre_logits=True).float()
 
     @torch.inference_mode()
-    def logits(self, pixels_BHWC: Tensor) -> Tensor:
-        """Return the classifier's outputs (B, K) of one uncompiled pass."""
+    def with_logits(self, pixels_BHWC: Tensor) -> Tensor:
+        """Return features and the network's own class scores, (B, D + K), of one uncompiled pass."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            return self.model.forward_head(self.model.forward_features(self._normalised(pixels_BHWC))).float()
+            maps = self.model.forward_features(self._normalised(pixels_BHWC))
+            features_BD = self.model.forward_head(maps, pre_logits=True)
+            return torch.cat([features_BD.float(), self.model.forward_head(maps).float()], dim=1)
 
     def _normalised(self, images_BHWC: Tensor) -> Tensor:
         """Return (x / 255 - mean) / std, (B, C, H, W) float32; BHWC memory read as BCHW is channels-last already."""

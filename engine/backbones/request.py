@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from penultimate.engine.backbones.catalog import match_models
-from penultimate.engine.backbones.weights import LoadedNetwork, load_network
+from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
+from penultimate.engine.backbones.weights import LoadedNetwork, check_source, load_network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,5 +30,12 @@ class BackboneRequest:
 
 
 def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
-    """Return a request for each network that the names, globs and sets match; raise what ``match_models`` raises."""
-    return [BackboneRequest(model=model, weights=weights, seed=seed) for model in match_models(patterns)]
+    """Return a request for each network that the names, globs and sets match.
+
+    Raises what ``match_models``, ``check_source`` and ``refuse_if_no_backbone`` raise.
+    """
+    check_source(weights)
+    models = match_models(patterns)
+    for model in models:
+        refuse_if_no_backbone(model)
+    return [BackboneRequest(model=model, weights=weights, seed=seed) for model in models]

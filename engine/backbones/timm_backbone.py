@@ -6,15 +6,16 @@ It turns uint8 pixels into float32 penultimate features, the input of the classi
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.classifier import num_classes_of, refuse_token_encoder
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.weights import LoadedNetwork, load_network
 from penultimate.engine.images.decode.decoded_batch import Pixels
@@ -24,8 +25,8 @@ from penultimate.store.errors import InputError, MemoryLimitError, UnavailableEr
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
-PreprocessKind = Literal["paper", "timm"]
-"""Kind of resize: the whole image to the input size, or timm's own resize and centre crop."""
+PreprocessKind = Literal["paper", "timm", "paper-exif", "timm-exif"]
+"""Kind of resize: the whole image, or timm's own resize and centre crop; ``-exif`` first rotates as EXIF says."""
 
 
 BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
@@ -61,6 +62,7 @@ class TimmBackbone:
         Raises UnavailableError for a device or precision that is not here, InputError for a network whose
         penultimate output is not one vector an image.
         """
+        refuse_token_encoder(model, name)
         self.name = name
         self.weights_digest = weights_digest
         self.weights_source = weights_source
@@ -78,7 +80,7 @@ class TimmBackbone:
     @property
     def num_classes(self) -> int:
         """Number K of classes of the classifier that was loaded; 0 if there is none."""
-        return self.model.num_classes
+        return num_classes_of(self.model)
 
     @property
     def num_parameters(self) -> int:
@@ -111,34 +113,23 @@ class TimmBackbone:
         those after it. Raises InputError for images of another shape or dtype, and MemoryLimitError if one image alone
         does not fit.
         """
-        self._check(images_BHWC)
-        if not len(images_BHWC):
-            return np.empty((0, self.feature_dim), np.float32)
-        while True:
-            rows = min(len(images_BHWC), self._largest_pass or len(images_BHWC), self._forward.fixed_rows or 1 << 30)
-            try:
-                starts = range(0, len(images_BHWC), rows)
-                return np.concatenate([self._pass(images_BHWC[start : start + rows]) for start in starts])
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._halve(self._forward.fixed_rows or rows, error)
+        return self._in_passes(images_BHWC, self._forward, width=self.feature_dim)
+
+    def classify(self, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features (B, D) of ``embed``, and the scores (B, K) of the network's own classifier.
+
+        The scores are of ``forward_head``, never of a layer called on features: some networks classify maps, tokens or
+        several scales beside the pooled features. They are computed uncompiled. InputError if there is no classifier.
+        """
+        width = self.feature_dim + self._checked_num_classes()
+        both_BM = self._in_passes(images_BHWC, self._forward.with_logits, width=width)
+        features_BD, logits_BK = both_BM[:, : self.feature_dim], both_BM[:, self.feature_dim :]
+        return (features_BD if self._forward.fixed_rows is None else self.embed(images_BHWC)), logits_BK
 
     def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
         """Return the outputs (B, K) of the classifier that came with the weights; raise InputError if they had none."""
-        self._check(images_BHWC)
-        self._check_classifier()
-        return np.asarray(self._forward.logits(self._on_device(images_BHWC)).cpu().numpy(), dtype=np.float32)
-
-    def classify(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the classifier's float32 outputs (B, K) for features of ``embed``; raise InputError if it has none."""
-        self._check_classifier()
-        head = self.model.get_classifier()
-        heads = head if isinstance(head, tuple) else (head,)  # distilled networks average two
-        with torch.inference_mode():
-            features = torch.from_numpy(np.require(features_BD, requirements=["C", "W"])).to(self.device)
-            outputs = [nn.Module.__call__(one, features) for one in heads]
-        return np.asarray(torch.stack(outputs).mean(dim=0).cpu().numpy(), dtype=np.float32)
+        width = self.feature_dim + self._checked_num_classes()
+        return self._in_passes(images_BHWC, self._forward.with_logits, width=width)[:, self.feature_dim :]
 
     def reference(self) -> "TimmBackbone":
         """Return a backbone with the same weights on the CPU, in float32, not compiled: the reference of parity."""
@@ -159,18 +150,34 @@ class TimmBackbone:
                 f"got {kind} of shape {tuple(images_BHWC.shape)}"
             )
 
-    def _check_classifier(self) -> None:
+    def _checked_num_classes(self) -> int:
         if self.num_classes == 0:
             raise InputError(f"{self.name} has no classifier: its weights ({self.weights_source}) hold none")
+        return self.num_classes
 
-    def _pass(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Copy images to the device, run the network and copy features back; on a GPU on this thread's own stream."""
+    def _in_passes(self, images_BHWC: Pixels, run: Callable[[Tensor], Tensor], *, width: int) -> NDArray[np.float32]:
+        """Run ``run`` over all images in passes as large as fit; return its outputs (B, width)."""
+        self._check(images_BHWC)
+        if not len(images_BHWC):
+            return np.empty((0, width), np.float32)
+        while True:
+            rows = min(len(images_BHWC), self._largest_pass or len(images_BHWC), self._forward.fixed_rows or 1 << 30)
+            try:
+                starts = range(0, len(images_BHWC), rows)
+                return np.concatenate([self._pass(images_BHWC[start : start + rows], run) for start in starts])
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(self._forward.fixed_rows or rows, error)
+
+    def _pass(self, images_BHWC: Pixels, run: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        """Copy images to the device, run, and copy outputs back; on a GPU in order on this thread's own stream."""
         if self.device.type == "cpu":
-            return np.asarray(self._forward(self._on_device(images_BHWC)).numpy())
+            return np.asarray(run(self._on_device(images_BHWC)).numpy())
         with torch.cuda.stream(self._stream()) as _:
-            features = self._forward(self._on_device(images_BHWC))
-            host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
-            host.copy_(features, non_blocking=True)
+            outputs = run(self._on_device(images_BHWC))
+            host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(outputs, non_blocking=True)
             self._stream().synchronize()
         return np.array(host.numpy())  # a copy, so that the pinned memory, which is scarce, is free again
 
@@ -205,13 +212,33 @@ class TimmBackbone:
 
     def _measured_dim(self) -> int:
         black = torch.zeros((1, self.preprocess.height, self.preprocess.width, 3), dtype=torch.uint8)
-        features = self._forward(black.to(self.device))
-        if features.ndim != 2:
-            raise InputError(
-                f"the penultimate output of {self.name} has shape {tuple(features.shape)} for one image; "
-                "expected (1, D), one vector an image: this network cannot be a backbone"
-            )
-        return int(features.shape[1])
+        try:
+            features = self._forward(black.to(self.device))
+        except Exception as error:  # networks raise whatever their layers do on an input they cannot take
+            if _is_out_of_memory(error):
+                raise
+            raise InputError(no_backbone(self.name, self.preprocess, error)) from error
+        return vector_dim(features, self.name)
+
+
+def vector_dim(features: Tensor, name: str) -> int:
+    """D of the features (B, D) that a network gave; InputError if that is not one vector an image."""
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(
+            f"the penultimate output of {name} is {shape}; expected (B, D), one vector an image: this network cannot "
+            "be a backbone"
+        )
+    return int(features.shape[1])
+
+
+def no_backbone(name: str, preprocess: Preprocess, error: Exception) -> str:
+    """One line: this network's forward pass fails on images of its own input size."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return (
+        f"{name} cannot be a backbone: it fails on an image of {preprocess.height} x {preprocess.width} pixels, the "
+        f"input size timm gives it ({reason})"
+    )
 
 
 def load_backbone(
@@ -250,9 +277,9 @@ def backbone_of(
 def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     """Return the Preprocess of ``model``, from the configuration that came with its weights.
 
-    ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (fraction that the crop
-    keeps, interpolation). Mean and standard deviation are the network's in both. Raises UnavailableError where timm's
-    evaluation of the network is not offered here.
+    ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop fraction,
+    interpolation). Mean and standard deviation are the network's in both. ``paper-exif`` and ``timm-exif`` are the same
+    of the image turned upright by its EXIF orientation.
     """
     from timm.data.config import resolve_model_data_config
 
@@ -261,8 +288,9 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     mean, std = tuple(config["mean"]), tuple(config["std"])
-    if kind == "paper":
-        return Preprocess(height=height, width=width, resize="whole", mean=mean, std=std)
+    upright = kind.endswith("-exif")
+    if kind.startswith("paper"):
+        return Preprocess(height=height, width=width, resize="whole", mean=mean, std=std, exif_orientation=upright)
     interpolation = config["interpolation"]
     squash = config["crop_mode"] == "squash"
     if interpolation not in ("bicubic", "bilinear") or (squash and config["crop_pct"] != 1.0):
@@ -278,6 +306,7 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
         interpolation=interpolation,
         mean=mean,
         std=std,
+        exif_orientation=upright,
     )
 
 

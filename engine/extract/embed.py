@@ -7,7 +7,7 @@ Decoding, forward passes and writing run at the same time, with a bounded number
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import SHARD_ROWS, num_shards, variable_width
 from penultimate.store.key import FeatureKey
+from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.writer.feature_writer import FeatureWriter
@@ -123,6 +124,17 @@ def embed_images(
     return [store.read(key) for key in keys if partition == WHOLE or store.contains(key)]
 
 
+def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Callable[[str], None]) -> None:
+    """Log of each FeatureSet how many of its rows are NaN or infinite, if any, and what to do about it."""
+    for features in extracted:
+        key = features.key
+        if count := store.info(key)["num_not_finite"]:
+            log(
+                f"warning: {count} of {features.num_rows} features of {key.backbone} on {key.dataset} are NaN or "
+                f"infinite, and no probe takes them; {not_finite_advice(key)}"
+            )
+
+
 def rows_per_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
     """Return the largest divisor of a shard's rows that is not above ``batch_size``: no batch then spans two shards.
 
@@ -179,7 +191,9 @@ def _embed_into(
     def write(embedded: _Embedded) -> int:
         batch = embedded.batch
         for each, features_BD in zip(writers, embedded.features, strict=True):
-            each.writer.append(batch.indices_B, features_BD.astype(extractor.dtype, copy=False), batch.failed)
+            with np.errstate(over="ignore"):  # what float16 cannot hold is counted by the writer, and logged
+                stored_BD = features_BD.astype(extractor.dtype, copy=False)
+            each.writer.append(batch.indices_B, stored_BD, batch.failed)
         return len(batch.indices_B) + len(batch.failed)
 
     replicas = extractor.threads.replicas
@@ -219,7 +233,7 @@ def open_writer(
     """Open a writer of ``images`` under ``key``, for all shards or those given, with the provenance known so far."""
     provenance = {
         "images": dict(images.provenance),
-        "preprocess": asdict(backbone.preprocess),
+        "preprocess": backbone.preprocess.as_dict(),
         "versions": library_versions(),
         "machine": machine(),
         "commit": source_commit(),

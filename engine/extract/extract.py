@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extract.embed import ImagesDone, embed_images
+from penultimate.engine.extract.embed import ImagesDone, embed_images, log_not_finite
 from penultimate.engine.extract.prepare import ExtractionJob, Log
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
@@ -79,11 +79,11 @@ def extract(
     >>> features.features.shape
     (24, 64)
     """
+    how = ExtractionSettings.of(settings)
+    how.check_machine()
+    requests = tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed))
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
-    job = ExtractionJob(
-        requests=tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed)),
-        settings=ExtractionSettings.of(settings),
-    )
+    job = ExtractionJob(requests=requests, settings=how)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
     return extract_job(image_set, job, opened, partition=partition)
 
@@ -99,9 +99,11 @@ def extract_job(
 ) -> list[FeatureSet]:
     """Prepare, check and run an ExtractionJob in this process.
 
-    The results of the parity check are stored with the features, and logged if they are past its tolerance. Raises
-    what ``embed_images`` raises.
+    What the parity check finds is kept with the features, and logged if it is past its tolerance; so is how many
+    features are not finite.
     """
     extractor = job.prepare(images, store, log)
     checks = job.check(extractor, images, store, log)
-    return embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
+    extracted = embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
+    log_not_finite(store, extracted, log)
+    return extracted

@@ -1,10 +1,11 @@
 """Measure how far a decoder, resize, precision and compiler are from the reference, on the user's own images.
 
-The reference is what papers and most scripts do: Pillow decodes and resizes, and torch computes in float32, eager, on
-the CPU. Compared are the pixels a network is given, its features, and the classes its classifier predicts from them.
+The reference is what papers and most scripts do: Pillow decodes and resizes, torch computes in float32, eager, on the
+CPU. Compared are the pixels a network is given, its features, and the classes that its own classifier, where it has
+one, gives the same images (of a compiled network too by its eager classifier: the features say what compiling changed).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import ImageSet
@@ -56,8 +58,8 @@ class Checkable(Backbone, Protocol):
     def reference(self) -> "Checkable":
         """Return a backbone with the same weights on the CPU, in float32, not compiled."""
 
-    def classify(self, features_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the outputs (B, K) of its classifier for features (B, D)."""
+    def classify(self, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return features (B, D), and the scores (B, K) of its own classifier for the same images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,7 @@ class ParityReport:
     """Smallest cosine of f and r; NaN where a feature is not finite."""
 
     num_changed_predictions: int | None
-    """Number of images whose most likely class changed; None where there is no classifier."""
+    """Number of images whose most likely class changed; None where the network has no classifier."""
 
     @property
     def failures(self) -> list[str]:
@@ -143,7 +145,9 @@ def check_parity(
         pixel_distance_worst=float(pixels_S.max()),
         feature_distance=nan if np.isnan(distance_S).any() else float(np.median(distance_S)),
         cosine_worst=float(cosine_S.min()),
-        num_changed_predictions=_num_changed(reference, features_SD, reference_SD),
+        num_changed_predictions=sum(ours[r].best_class != theirs[r].best_class for r in both)
+        if reference.num_classes
+        else None,
     )
 
 
@@ -169,12 +173,14 @@ class _ImageResult:
 
     pixels: NDArray[np.int16]
     features: NDArray[np.float32]
+    best_class: int | None
+    """Most likely class by the network's own classifier; None where there is none."""
 
 
 def _through(
     images: ImageSet,
     rows: NDArray[np.int64],
-    backbone: Backbone,
+    backbone: Checkable,
     decoder: Decoder,
     batch_size: int,
     threads: ThreadBudget,
@@ -183,11 +189,19 @@ def _through(
     with threads.in_force():
         for batch in decoder.batches(images, rows, [backbone.preprocess.pixels], batch_size=batch_size):
             (view_BHWC,) = batch.views
-            features_BD = backbone.embed(view_BHWC)
+            features_BD, classes_B = _features_and_classes(backbone, view_BHWC)
             host_BHWC = view_BHWC if isinstance(view_BHWC, np.ndarray) else view_BHWC.cpu().numpy()
-            for row, pixels, features in zip(batch.indices_B.tolist(), host_BHWC, features_BD, strict=True):
-                passed[row] = _ImageResult(pixels.astype(np.int16), features)
+            rows_B = batch.indices_B.tolist()
+            for row, pixels, features, best in zip(rows_B, host_BHWC, features_BD, classes_B, strict=True):
+                passed[row] = _ImageResult(pixels.astype(np.int16), features, best)
     return passed
+
+
+def _features_and_classes(backbone: Checkable, view_BHWC: Pixels) -> tuple[NDArray[np.float32], Sequence[int | None]]:
+    if not backbone.num_classes:
+        return backbone.embed(view_BHWC), [None] * len(view_BHWC)
+    features_BD, logits_BK = backbone.classify(view_BHWC)
+    return features_BD, logits_BK.argmax(axis=1).tolist()
 
 
 def _distances(
@@ -205,12 +219,3 @@ def _distances(
     cosine_S = np.where((f_S == 0) & (r_S == 0), 1.0, (f_SD * r_SD).sum(axis=1) / np.maximum(f_S * r_S, tiny))
     distance_S = np.linalg.norm(f_SD - r_SD, axis=1) / np.maximum(r_S, tiny)
     return np.where(finite_S, distance_S, nan), np.where(finite_S, cosine_S, nan)
-
-
-def _num_changed(
-    reference: Checkable, features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
-) -> int | None:
-    if reference.num_classes == 0:
-        return None
-    ours_S, theirs_S = (reference.classify(f).argmax(axis=1) for f in (features_SD, reference_SD))
-    return int((ours_S != theirs_S).sum())

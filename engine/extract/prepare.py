@@ -16,7 +16,6 @@ from penultimate.engine.extract.embed import Extractor, feature_key
 from penultimate.engine.extract.parity import parity_check
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.runtime.devices import device_named, dtype_named
 from penultimate.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -48,7 +47,7 @@ class ExtractionJob:
         Raises what ``BackboneRequest.load`` and ``make_decoder`` raise.
         """
         settings = self.settings
-        settings.make_decoder()  # raises before a network is loaded
+        settings.check_machine()  # before a network is loaded
 
         def num_to_embed(backbone: TimmBackbone) -> int:
             done = store.contains(feature_key(images, backbone, settings.decoder_name, dtype=settings.dtype))
@@ -93,7 +92,7 @@ def prepared_backbones(
     ``num_images`` of a network is how many images it is to embed; one that has none is not compiled. Returns the
     networks, and by name the reason of each decision.
     """
-    dtype_named(settings.precision, device_named(settings.device))  # before a download, not after
+    settings.check_machine()  # before a download, not after
     reasons = {}
     with settings.threads.in_force():
         backbones = [

@@ -7,7 +7,7 @@ from penultimate.engine.extract.embed import rows_per_batch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
 from penultimate.engine.runtime.device_options import DecodingOptions
-from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName
+from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.engine.runtime.option_types import Count
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
@@ -31,7 +31,8 @@ class ExtractionOptions(PassOptions):
     """Options of how features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
 
     preprocess: PreprocessKind = "paper"
-    """Resize of images. ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop."""
+    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
+    ``timm-exif``: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units
@@ -71,6 +72,11 @@ class ExtractionSettings(ExtractionOptions, DecodingOptions):
     def decoder_name(self) -> str:
         """Name of the chosen decoder, or of the device's default."""
         return self.decoder or default_decoder(self.device)
+
+    def check_machine(self) -> None:
+        """Raise UnavailableError where this machine lacks the device, its precision or the decoder."""
+        dtype_named(self.precision, device_named(self.device))
+        self.make_decoder()
 
     def make_decoder(self) -> Decoder:
         """Make the decoder; raise what ``decode.factory.make_decoder`` raises."""

@@ -13,7 +13,7 @@ Which class and split an image has
  4. A folder that holds one folder only, of folders without images beside them, is a wrapper, and is entered.
  5. Where every folder of the first level tells a split by one of its words (``train``, ``seg_train``, ``Testing``,
     ``val2017``; see ``splits_in_name``) and one tells ``train``, they are splits, and classes are a level below. Where
-    only some do and ``train`` has class folders, it is an error that names the choices (``--no-splits``).
+    only some do and ``train`` has class folders, it is an error that names the choices (``--set splits=false``).
  6. Otherwise the first level is the classes, and splits are drawn.
  7. A folder is a class if an image lies in it at any depth, or nothing does. Classes are ordered by name.
  8. An image in no class folder is kept without a label, in the split whose folder it is in.

@@ -242,7 +242,7 @@ def _class_names(path: Path) -> list[str]:
 
 def _only_for_folders(spec: str, options: _Options) -> None:
     if options.reader is not None or not options.splits:
-        option = "--reader" if options.reader is not None else "--no-splits"
+        option = "--reader" if options.reader is not None else "--set splits=false"
         raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
 
 
@@ -253,4 +253,4 @@ def _one_label(what: str, columns: Columns) -> None:
 
 def _no_paths(what: str, columns: Columns) -> None:
     if columns.path is not None:
-        raise InputError(f"--path-column goes with tables, and {what} is read by none")
+        raise InputError(f"--set path_column=NAME goes with tables, and {what} is read by none")

@@ -1,8 +1,8 @@
 """Preprocess describes, as numbers with a digest, what happens between a decoded image and the network."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from penultimate.store.format.digest import digest_of
 
@@ -50,6 +50,10 @@ class Preprocess:
     std: tuple[float, float, float]
     """Standard deviation of each RGB channel that pixels scaled to [0, 1] are divided by."""
 
+    exif_orientation: bool = False
+    """True if an image is first rotated as its EXIF orientation says. False, as in torchvision and timm: pixels are
+    taken as they are stored, so that a photograph of a phone held upright may lie on its side."""
+
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"input size must be positive, got {self.height} x {self.width}")
@@ -83,17 +87,16 @@ class Preprocess:
     @property
     def digest(self) -> str:
         """Digest of all fields, 16 hex digits."""
-        return digest_of(asdict(self))
+        return digest_of(self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields for JSON, without ``exif_orientation`` where it is False: older digests lack it."""
+        values = asdict(self)
+        if not self.exif_orientation:
+            del values["exif_orientation"]
+        return values
 
     @property
     def pixels(self) -> "Preprocess":
         """The same resize and crop without normalisation, shared by backbones that differ only in mean and std."""
-        return Preprocess(
-            height=self.height,
-            width=self.width,
-            resize=self.resize,
-            crop_pct=self.crop_pct,
-            interpolation=self.interpolation,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-        )
+        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -95,6 +95,8 @@ class Head:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file that ``save`` wrote; raises ``InputError`` for any other."""
+        if Path(path).is_dir():
+            raise InputError(f"{path} is a folder, a head is a file{_heads_in(Path(path))}")
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
@@ -108,6 +110,17 @@ class Head:
         about = json.loads(metadata["head"])
         about["class_names"] = tuple(about["class_names"])
         return cls(weight_KD=weight_KD, bias_K=bias_K, **about)
+
+
+def _heads_in(folder: Path) -> str:
+    """Return what to give instead of a folder: heads in it, or in the ``heads`` of a trial log."""
+    found = sorted([*folder.glob("*.safetensors"), *folder.glob("heads/*.safetensors")])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (
+        f": {', '.join(map(str, found[:3]))}{more}"
+        if found
+        else "; `penultimate probe` writes TRIALS/heads/*.safetensors"
+    )
 
 
 def probabilities(scores_NK: NDArray[np.float64], loss: str) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.not_finite import not_finite_advice
 
 # Shapes: N samples, B of them in a batch, D feature dimensions, K classes.
 
@@ -78,4 +79,6 @@ class FeatureReader:
         if not finite_B.all():
             bad = self.features.ids[rows_B[~finite_B]]
             named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-            raise InputError(f"features of {len(bad)} samples are NaN or infinite: {named}; extract them again")
+            raise InputError(
+                f"features of {len(bad)} samples are NaN or infinite: {named}; {not_finite_advice(self.features.key)}"
+            )

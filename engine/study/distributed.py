@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penultimate.engine.extract.embed import ImagesDone
+from penultimate.engine.extract.embed import ImagesDone, log_not_finite
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.worker_state import WorkerState
@@ -93,7 +93,9 @@ def extract_on(
     rows = [part.indices(shards) for part in parts]
     counts = [min(part.stop * shard_rows, len(images)) - part.start * shard_rows for part in rows]
     _values(cluster, cells, resources, log, progress=progress, num_images=counts)
-    return [store.read(key) for key in keys]
+    extracted = [store.read(key) for key in keys]
+    log_not_finite(store, extracted, log)
+    return extracted
 
 
 def probe_on(cluster: "Cluster", cells: Sequence[ProbeCell], *, resources: "TaskResources", log: Log) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penultimate.engine.runtime.devices import device_named
+from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.study.cell import Cell, RunContext
 from penultimate.engine.study.document import write_study
 from penultimate.engine.study.paths import StudyPaths
@@ -64,8 +64,7 @@ def run_study(
     """
     context = context or RunContext()
     paths = StudyPaths.of(study, out)
-    device_named(study.device)
-    study.extraction.make_decoder()  # before anything is begun
+    study.extraction.check_machine()  # before anything is begun
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, paths.study)
     TrialLog.create(paths.trials)
@@ -85,7 +84,7 @@ def run_study(
         there=before,
         failed=[result for result in results if result.error is not None],
         problems=plan.with_status("waits", "blocked"),
-        trials=[trial for trial in TrialLog(paths.trials).trials() if trial.id in wanted],
+        trials=told_apart(trial for trial in TrialLog(paths.trials).trials() if trial.id in wanted),
     )
 
 

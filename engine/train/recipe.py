@@ -80,7 +80,10 @@ class Recipe(RunOptions):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them; ``from_dict`` gives an equal Recipe."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        if not self.preprocess.exif_orientation:  # as in Preprocess.as_dict: digests were stored before it came
+            del values["preprocess"]["exif_orientation"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,6 +1,6 @@
 """The on-disk format: the names and shapes of everything in a store.
 
-    <store>/zarr.json                            group; attributes say that this is a penultimate store
+    <store>/zarr.json                            group; an attribute says that this is a penultimate store
     <store>/<dataset>/<backbone>/<digest>/       one FeatureKey
         zarr.json                                group; written last, so its presence means complete
         features/   (M, D) float32 or float16    row i is sample i of the ImageSet, NaN where it failed
@@ -13,6 +13,7 @@
         features/writer.lock                     who holds which shards; only while the key is written
 
 Commits and lock lie inside the folder of ``features``, where Zarr lists nothing, so that readers see five arrays.
+Groups bear what Zarr's users do to them: further attributes, consolidated metadata, arrays and groups beside ours.
 Everything is valid Zarr v3. Every chunk ends in a CRC-32C, so that no reader gets a flipped byte unnoticed.
 
 A shard of ``features`` is one object: the unit of work, of resumption and of checksums. Measured on pooled
@@ -21,6 +22,7 @@ full size; zstd inside it saves 7.5 % of the space and halves both, with a byte 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +63,11 @@ DIMENSIONS = {
     SPLIT: ("sample",),
     FAILED: ("sample",),
 }
+
+
+def is_digest(name: str) -> bool:
+    """Return whether a folder's name is that of a key: 16 hex digits."""
+    return re.fullmatch(r"[0-9a-f]{16}", name) is not None
 
 
 def num_shards(num_rows: int, shard_rows: int = SHARD_ROWS) -> int:

@@ -9,6 +9,7 @@ import zarr
 from numpy.typing import NDArray
 
 from penultimate.store.errors import CorruptFeaturesError, PenultimateError
+from penultimate.store.format import layout
 from penultimate.store.objects.objects import Objects
 
 ALL_ROWS = slice(None)
@@ -41,3 +42,10 @@ def read_errors(objects: Objects, name: str, rows: slice = ALL_ROWS) -> Iterator
             f"{objects.where(name)}{where} does not hold what was written: {error}; `penultimate store verify` says "
             "what else, `penultimate store rm` removes the key, so that it can be extracted again"
         ) from error
+
+
+def array_documents(objects: Objects, path: str) -> dict[str, bytes]:
+    """Return the ``zarr.json`` of the five arrays of the key at ``path`` by name; b"" for one that is missing."""
+    names = (layout.FEATURES, *layout.COLUMNS)
+    documents = objects.get_many([f"{path}/{name}/{layout.METADATA}" for name in names])
+    return {name: document or b"" for name, document in zip(names, documents, strict=True)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, StoreBusyError
 from penultimate.store.format import layout
+from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
@@ -179,7 +180,18 @@ class FeatureWriter:
         return self._buffers[shard]
 
     def _commit(self, shard: int) -> None:
+        self._refuse_if_none_finite(self._buffers[shard])
         self._claim.check()
         self._group.commit(shard, self._buffers[shard])
         del self._buffers[shard]
         del self._missing[shard]
+
+    def _refuse_if_none_finite(self, buffer: ShardBuffer) -> None:
+        """Raise InputError if no row of this writer's first shard is finite; the others would hardly be better."""
+        num_decoded = len(buffer.rows) - len(buffer.failed)
+        if len(self._missing) == len(self._shards) and num_decoded and buffer.num_not_finite == num_decoded:
+            key = self._plan.key
+            raise InputError(
+                f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and "
+                f"none were stored; {not_finite_advice(key)}"
+            )

@@ -9,7 +9,7 @@ from penultimate.cli.main import run
 
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
 SMALL = (
-    "--model", "test_resnet", "--init", "random", "--size", "32", "--batch-size", "4", "--decoder", "pillow",
+    "--model", "test_resnet", "--init", "random", "--size", "32", "--batch-size", "4", "--set", "decoder=pillow",
     "--workers", "1", "--learning-rate", "0.05", "--steps", "2",
 )  # fmt: skip
 

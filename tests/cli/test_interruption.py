@@ -162,7 +162,7 @@ def test_a_part_alone_leaves_the_rest_and_more_parts_than_shards_are_no_error(jo
     assert finish(start(job.command(store), log)) == 0
     job.check(store)
     assert finish(start(job.command(store, "--shard", "2/2"), log)) == 2
-    assert "needs 0 <= i < n, got 2/2" in log.read_text()
+    assert "expected 0/2 to 1/2, got 2/2" in log.read_text()
 
 
 @pytest.fixture

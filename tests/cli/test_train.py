@@ -17,7 +17,7 @@ from penultimate.engine.train.sweep import TrainJob
 from penultimate.store.errors import InputError
 
 SMALL = (
-    "--model", "test_resnet", "--init", "random", "--size", "32", "--batch-size", "4", "--decoder", "pillow",
+    "--model", "test_resnet", "--init", "random", "--size", "32", "--batch-size", "4", "--set", "decoder=pillow",
     "--workers", "1", "--learning-rate", "0.05",
 )  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_the_order_in_which_rows_come_changes_nothing(store: FeatureStore, job: 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_shard_of_one_value_throughout_is_kept(store: FeatureStore, job: Job, value: float) -> None:
     features_MD = job.features_MD.copy()
-    features_MD[:SHARD_ROWS] = value
+    features_MD[SHARD_ROWS : 2 * SHARD_ROWS] = value  # the first may not be without a number
     replace(job, features_MD=features_MD).write(store)
     np.testing.assert_array_equal(store.read(job.key).features, features_MD[DECODED], strict=True)
 
@@ -342,3 +342,14 @@ def test_a_full_disk_is_one_line_and_the_key_resumable(store: FeatureStore, job:
     assert "\n" not in str(caught.value)
     job.write(store)
     np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[DECODED])
+
+
+def test_a_first_shard_without_one_finite_row_is_refused_and_nothing_is_committed(
+    store: FeatureStore, job: Job
+) -> None:
+    features_MD = np.full_like(job.features_MD, np.nan)
+    with pytest.raises(InputError, match=r"all of the first 15 features are NaN or infinite.*network itself"):
+        replace(job, features_MD=features_MD).write(store)
+    assert [found.done_rows for found in store.incomplete()] == [0]
+    job.write(store)  # other weights would have another key; the same rows, finite, go where those would have gone
+    assert store.contains(job.key)

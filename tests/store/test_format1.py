@@ -162,7 +162,7 @@ def test_trials_that_are_there_are_not_fitted_again(work: Path, verb: str) -> No
 
 def test_features_that_are_there_are_not_embedded_again(work: Path) -> None:
     arguments = ["extract", str(work / "animals.csv"), "--store", str(work / "features.zarr")]
-    arguments += ["--model", "mobilenetv3_small_050", "--weights", "random", "--multi-label", "--dtype", "float16"]
+    arguments += ["--model", "mobilenetv3_small_050", "--weights", "random", "--multi-label", "--set", "dtype=float16"]
     arguments += ["--set", "shard_rows=10", "--decoder", "pillow"]
     assert run(arguments) == 0
     keys = FeatureStore(work / "features.zarr").keys()

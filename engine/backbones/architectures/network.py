@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -68,6 +69,17 @@ class PooledNetwork(Network):
     def reset_classifier(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+
+def to_channels_last(model: nn.Module) -> nn.Module:
+    """Lay out the weights of two-dimensional convolutions channels-last, in place; returns the model.
+
+    ``model.to(memory_format=torch.channels_last)`` refuses networks with tensors of five axes (LambdaResNet).
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 def convolution(

@@ -1,12 +1,15 @@
 """Create networks by name: timm's, and the three of the paper's sixteen that timm does not have."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.suggestions import suggested_names
+from penultimate.engine.backbones.hub import asking_the_hub
 from penultimate.store.errors import InputError, UnknownNameError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -109,7 +112,9 @@ def check_name(name: str) -> None:
         return
     arch, _, tag = name.partition(".")
     if arch not in OUR_CONFIGS and not timm.is_model(arch):
-        raise UnknownNameError("model", name, [*timm.list_models(), *OUR_CONFIGS])
+        known = [*timm.list_models(), *OUR_CONFIGS]
+        tagged = timm.list_models(pretrained=True) if "." in name else []
+        raise UnknownNameError("model", name, known, nearest=suggested_names(name, [*known, *tagged]))
     tags = weight_tags(arch)
     if tag and tag not in tags:
         raise UnknownNameError(f"weights tag of {arch}", tag, tags or ["none: use --weights random or a file"])
@@ -133,15 +138,21 @@ def full_name(name: str, model: Network) -> str:
     """Return ``arch.tag`` with the tag that was resolved; the name of a hub repository is returned unchanged."""
     if name.startswith(HUB_PREFIXES):
         return name
-    tag = model.pretrained_cfg["tag"]
+    tag = model.pretrained_cfg.get("tag")  # timm leaves it away where it has a configuration and no weights
     return f"{arch_of(name)}.{tag}" if tag else arch_of(name)
+
+
+_CACHED = "its configuration is there alone; set HF_HUB_OFFLINE=1 if it is in the hub's local cache"
 
 
 def _timms(name: str, pretrained: bool, options: dict[str, Any]) -> Network:
     import timm
 
+    # The configuration of a repository comes from the hub whatever the weights are.
+    from_hub = name.startswith(HUB_PREFIXES)
     try:
-        model = timm.create_model(name, pretrained=pretrained, **options)  # None is the model's own
+        with asking_the_hub(name, _CACHED) if from_hub else nullcontext():
+            model = timm.create_model(name, pretrained=pretrained, **options)  # None is the model's own
     except RuntimeError as error:
         if "No pretrained weights exist" in str(error):
             raise InputError(f"timm has no pretrained weights for {name!r}; give --weights random or a file") from error

@@ -17,7 +17,7 @@ from typing_extensions import override
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
-from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -90,7 +90,7 @@ class DaliDecoder(Decoder):
     ) -> Iterator[DecodedBatch]:
 
         def load(index: int) -> _Sample:
-            return _load(images.source, index)
+            return _load(images.source, index, upright=any(view.exif_orientation for view in views))
 
         def finish(sample: _Sample) -> Row:
             return self._finish(sample, views)
@@ -129,7 +129,7 @@ class DaliDecoder(Decoder):
         try:
             if isinstance(content, bytes):
                 self._count(pillow=1)
-                content = np.array(open_image(content))
+                return Row(sample.index, views_of(content, views, _resized))
             return Row(sample.index, tuple(resize_with_torch(content, view) for view in views))
         except Exception as error:  # as in PillowDecoder: each becomes this row's reason
             return Row(sample.index, reason_of(error))
@@ -181,7 +181,8 @@ class _Pipeline:
         return pipeline
 
 
-def _load(source: ImageSource, index: int) -> _Sample:
+def _load(source: ImageSource, index: int, *, upright: bool = False) -> _Sample:
+    """``upright``: what EXIF says is to be turned is left to Pillow."""
     try:
         content = source.read(index)
     except PenultimateError:  # not this image's fault: the run stops
@@ -190,7 +191,7 @@ def _load(source: ImageSource, index: int) -> _Sample:
         return _Sample(index, reason_of(error), None)
     if not isinstance(content, bytes):
         return _Sample(index, content, None)
-    size = jpeg_png_size(content)
+    size = None if upright and is_turned(content) else jpeg_png_size(content)
     return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
 
 
@@ -207,6 +208,10 @@ def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
         chunk_pixels += pixels
     if chunk:
         yield chunk
+
+
+def _resized(image: Image.Image, view: Preprocess) -> NDArray[np.uint8]:
+    return resize_with_torch(np.array(image), view)
 
 
 def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:

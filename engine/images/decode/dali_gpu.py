@@ -16,7 +16,7 @@ from typing_extensions import override
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
-from penultimate.engine.images.decode.pillow import STRIP_PIXELS, open_image, reason_of, resize_with_pillow
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -128,7 +128,8 @@ def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
     except OSError as error:
         return _Read(index, reason_of(error))
     if isinstance(content, bytes):
-        size = jpeg_png_size(content)
+        turned = any(view.exif_orientation for view in views) and is_turned(content)
+        size = None if turned else jpeg_png_size(content)
         if size and all(_fits(size, view.crop_geometry(size.height, size.width)) for view in views):
             return _Read(index, content)
     return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
@@ -144,13 +145,9 @@ def _fits(size: Size, crop: CropGeometry) -> bool:
 
 
 def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
-    from PIL import Image
-
+    content = row.content if isinstance(row.content, bytes) else np.asarray(row.content[0])
     try:
-        image = (
-            open_image(row.content) if isinstance(row.content, bytes) else Image.fromarray(np.asarray(row.content[0]))
-        )
-        return _Read(row.index, tuple(np.array(resize_with_pillow(image, view)) for view in views))
+        return _Read(row.index, tuple(np.array(view) for view in views_of(content, views, resize_with_pillow)))
     except Exception as error:  # as in PillowDecoder: each becomes this row's reason
         return _Read(row.index, reason_of(error))
 

@@ -2,16 +2,18 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.pixel_modes import to_rgb
 from penultimate.engine.images.folders.file_kinds import READS_HEIC
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
@@ -35,16 +37,25 @@ STRIP_PIXELS = 32 * 2**20
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright (CIPA DC-008, Exif 2.32, tag 0x0112)."""
+
 
 class PillowDecoder(Decoder):
     """Decode and resize images with Pillow, on several threads.
 
     Pixels are those of torchvision's ``pil_loader``, ``Image.open(file).convert("RGB")``: EXIF orientation is not
-    applied, an alpha channel is dropped, the first frame of an animation is taken. One difference: 16-bit grayscale
-    keeps its eight high bits, as Pillow itself does for 16-bit RGB, where ``convert`` would clip at 255 and give a
-    white image. A truncated file, and one of more pixels than Pillow's ``MAX_IMAGE_PIXELS``, is recorded as failed.
-
-    At most two batches of resized rows and ``num_workers`` images are in memory.
+    applied unless the Preprocess says so, an alpha channel is dropped, the first frame of an animation is taken. What
+    ``convert`` would clip, deep integers and floats, is scaled by its range (``pixel_modes``). A truncated file, and
+    one of more pixels than Pillow's ``MAX_IMAGE_PIXELS``, is recorded as failed.
     """
 
     name = "pillow"
@@ -68,17 +79,29 @@ class PillowDecoder(Decoder):
 
 def _row(source: ImageSource, index: int, views: Sequence[Preprocess]) -> Row:
     try:
-        data = source.read(index)
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else open_image(data)
-        return Row(index, tuple(np.asarray(resize_with_pillow(image, view)) for view in views))
+        return Row(index, views_of(source.read(index), views, resize_with_pillow))
     except PenultimateError:  # not this image's fault: the run stops
         raise
     except Exception as error:  # Pillow's plugins raise some ten kinds on bad files; each becomes this row's reason
         return Row(index, reason_of(error))
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Decode a file to an RGB image; raise whatever Pillow raises if it cannot be decoded."""
+def views_of(
+    content: bytes | NDArray[np.uint8], views: Sequence[Preprocess], resize: Callable[[Image.Image, Preprocess], Any]
+) -> tuple[NDArray[np.uint8], ...]:
+    """Decode and resize a file, or pixels (H, W, 3), to (h, w, 3) for each view; decode once for each orientation."""
+    opened = {upright: open_image(content, upright=upright) for upright in {view.exif_orientation for view in views}}
+    return tuple(np.asarray(resize(opened[view.exif_orientation], view)) for view in views)
+
+
+def open_image(data: bytes | NDArray[np.uint8], *, upright: bool = False) -> Image.Image:
+    """Load the RGB image of an encoded file, or of pixels (H, W, 3); raise what Pillow raises if that fails.
+
+    ``upright`` turns it as its EXIF orientation says. Every decoder and augmenter opens images through here, but for
+    the plain files that DALI decodes to the same pixels.
+    """
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
     if not data:
         raise ValueError("empty file (0 bytes)")
     with Image.open(io.BytesIO(data)) as image:
@@ -87,11 +110,19 @@ def open_image(data: bytes) -> Image.Image:
             raise Image.DecompressionBombError(
                 f"{image.width} x {image.height} pixels are more than Pillow's MAX_IMAGE_PIXELS ({limit})"
             )
-        if image.mode.startswith("I;16"):
-            high = (np.asarray(image) >> 8).astype(np.uint8)
-            return Image.fromarray(high).convert("RGB")
-        image.info.pop("transparency", None)  # alpha is dropped; left in, a palette's makes ``convert`` warn
-        return image.convert("RGB")
+        image.load()  # turns a TIFF by itself, and says no more that it is turned
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
+        rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def is_turned(data: bytes) -> bool:
+    """Return whether the EXIF orientation of an encoded image says that it must be rotated; False if it has none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNS
+    except Exception:  # damaged metadata, or no image: decoding says which
+        return False
 
 
 def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:

@@ -93,7 +93,7 @@ def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
         if _mixed(tree, split_of):
             raise InputError(
                 f"{where!r} mixes split folders ({names}) with others ({', '.join(map(last_of, others[:5]))}); keep "
-                "only train, val and test, or only class folders, or take all of them as classes (--no-splits)"
+                "only train, val and test, or only class folders, or take all of them as classes (--set splits=false)"
             )
         return {}
     if len(split_of) > 1 and set(split_of.values()) == {"train"}:  # freight_train, bullet_train
@@ -103,12 +103,12 @@ def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
             return {}
         raise InputError(
             f"{where!r} has {names} but no train folder; name one of them itself to have splits drawn from it, or take "
-            "them as classes (--no-splits)"
+            "them as classes (--set splits=false)"
         )
     if twice := [split for split, count in counts.items() if count > 1 and split != UNLABELLED]:
         raise InputError(
             f"{where!r} has several folders for one split: {names}; keep one for {', '.join(twice)}, or take all of "
-            "them as classes (--no-splits)"
+            "them as classes (--set splits=false)"
         )
     return split_of
 

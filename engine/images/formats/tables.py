@@ -72,7 +72,7 @@ def read_rows(table: Path, columns: Columns) -> Rows:
     frame = _read(table)
     path_column = columns.path or next((column for column in PATH_COLUMNS if column in frame), PATH_COLUMNS[0])
     return Rows(
-        paths=[path.replace("\\", "/") for path in _texts(frame, path_column, table, option="--path-column")],
+        paths=[path.replace("\\", "/") for path in _texts(frame, path_column, table, option="--set path_column=NAME")],
         ids=_texts(frame, columns.id, table) if columns.id in frame else None,
         cells=None if columns.label is None else _cells(frame, columns.label, table, columns.multi_label),
         splits=_splits(frame, columns.split, table) if columns.split in frame else None,

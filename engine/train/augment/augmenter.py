@@ -37,6 +37,9 @@ class CropSettings:
     ratio: tuple[float, float]
     """Least and greatest width / height of a crop."""
 
+    exif_orientation: bool = False
+    """As in Preprocess."""
+
     @classmethod
     def of(cls, recipe: Recipe) -> "CropSettings":
         """Take the settings of crops from a recipe."""
@@ -46,6 +49,7 @@ class CropSettings:
             interpolation=recipe.preprocess.interpolation,
             scale=recipe.crop_scale,
             ratio=recipe.crop_ratio,
+            exif_orientation=recipe.preprocess.exif_orientation,
         )
 
 

@@ -17,7 +17,7 @@ from nvidia.dali import Pipeline
 from torch import Tensor
 
 from penultimate.engine.images.decode.file_header import jpeg_png_size
-from penultimate.engine.images.decode.pillow import reason_of
+from penultimate.engine.images.decode.pillow import is_turned, reason_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment.augmenter import AugmentedBatch, Cropped, CropSettings, batch_of
 from penultimate.engine.train.augment.draws import BatchDraws, Box, crop_box
@@ -165,6 +165,8 @@ def _read(images: ImageSet, draws: BatchDraws, position: int, settings: CropSett
     except OSError as error:
         return reason_of(error)
     size = jpeg_png_size(data) if isinstance(data, bytes) else None
+    if isinstance(data, bytes) and settings.exif_orientation and is_turned(data):
+        return None
     if size is None:
         return None
     box = crop_box(size.height, size.width, draws.crops_BA4[position], scale=settings.scale, ratio=settings.ratio)

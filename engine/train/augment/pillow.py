@@ -36,8 +36,7 @@ def cropped_with_pillow(images: ImageSet, draws: BatchDraws, position: int, sett
     """Make one image of an update. It is cropped before it is resized, so that no pixel outside the crop counts."""
     row = int(draws.rows_B[position])
     try:
-        data = images.source.read(row)
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else open_image(data)
+        image = open_image(images.source.read(row), upright=settings.exif_orientation)
         box = crop_box(image.height, image.width, draws.crops_BA4[position], scale=settings.scale, ratio=settings.ratio)
         crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
         pixels_HWC = np.asarray(crop.resize((settings.width, settings.height), _RESAMPLING[settings.interpolation]))

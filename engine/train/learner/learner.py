@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
+from penultimate.engine.backbones.architectures.network import to_channels_last
 from penultimate.engine.runtime.capabilities import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
@@ -33,8 +34,9 @@ class Learner:
         network = build_network(initial, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
         if world.device.type == "cpu" and recipe.precision != "float32":
             compute_depthwise_in_float32(network)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self._network = network.to(world.device).to(memory_format=layout)
+        self._network = network.to(world.device)
+        if recipe.channels_last:
+            to_channels_last(self._network)
         self._trained = with_heads(self._network, recipe).to(world.device)
         self._normalise = Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(world.device)
         trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms

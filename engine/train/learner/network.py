@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
-from penultimate.engine.backbones.weights import classifier_names, load_network
+from penultimate.engine.backbones.catalog import refuse_if_no_backbone
+from penultimate.engine.backbones.classifier import classifier_names
+from penultimate.engine.backbones.weights import load_network
 from penultimate.engine.train.learner.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError
@@ -47,8 +49,9 @@ class InitialModel:
 def load_initial_model(name: str, *, init: InitName, weights: str, seed: int) -> InitialModel:
     """Load the network ``name`` with ``weights`` (``timm``, ``package``, a file or a run) or random ones from ``seed``.
 
-    Raises what ``load_network`` raises.
+    Raises what ``load_network`` raises, InputError for a network that cannot be given a classifier.
     """
+    refuse_if_no_backbone(name)
     if init == "pretrained" and weights != "random":
         loaded = load_network(name, weights=weights, seed=seed)
         return InitialModel(
@@ -77,8 +80,11 @@ def build_network(initial: InitialModel, recipe: Recipe, *, num_classes: int, st
     the recipe does without.
     """
     model = create_network(recipe.network, seed=recipe.seed, num_classes=num_classes, dropout=recipe.dropout)
-    skip = classifier_names(initial.model)
-    tensors = {name: t for name, t in initial.model.state_dict().items() if name not in skip}
+    skip, new = classifier_names(initial.model), model.state_dict()
+    # Some networks have class scores beside the classifier (VOLO's auxiliary head): new too, where K is another.
+    tensors = {
+        name: t for name, t in initial.model.state_dict().items() if name not in skip and t.shape == new[name].shape
+    }
     model.load_state_dict(tensors, strict=False)  # all but the classifier: same architecture
     if not recipe.batch_norm_scale:
         fix_batch_norm_scale(model, initial=not initial.pretrained)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from penultimate.engine.backbones.architectures.network import to_channels_last
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.learner.network import Normalise
@@ -62,6 +63,7 @@ def load_trained(folder: Path, recipe: Recipe, *, num_classes: int, device: torc
     """Load the network of a finished run, which maps uint8 images (B, H, W, C) to logits (B, K)."""
     network = create_network(recipe.network, num_classes=num_classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    network = network.to(device).to(memory_format=layout)
+    network = network.to(device)
+    if recipe.channels_last:
+        to_channels_last(network)
     return nn.Sequential(Normalise(recipe.preprocess.mean, recipe.preprocess.std).to(device), network).eval()

@@ -93,10 +93,13 @@ def test_other_errors_of_a_pass_are_not_taken_for_memory(monkeypatch: pytest.Mon
         backbone.embed(noise(backbone, 4))
 
 
-def test_the_classifier_on_features_gives_what_the_network_gives() -> None:
+def test_one_pass_gives_the_features_of_embed_and_the_scores_of_the_network() -> None:
     backbone = load_backbone("test_resnet", weights="random")
     images = noise(backbone, 3)
-    np.testing.assert_array_equal(backbone.classify(backbone.embed(images)), backbone.logits(images))
+    features, scores = backbone.classify(images)
+    np.testing.assert_array_equal(features, backbone.embed(images))
+    np.testing.assert_array_equal(scores, backbone.logits(images))
+    assert scores.shape == (3, backbone.num_classes)
 
 
 def test_the_reference_is_the_same_network_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

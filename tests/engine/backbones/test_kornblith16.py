@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import HEADS, AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network
+from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16, PaperNetwork
-from penultimate.engine.backbones.weights import classifier_names
 
 NAMES = [network.paper_name for network in KORNBLITH16]
 

@@ -94,7 +94,7 @@ def test_a_network_without_one_vector_an_image_is_refused() -> None:
     model = create_network("test_resnet")
     model.reset_classifier(0, "")  # type: ignore[call-arg]  # timm: no pooling
     preprocess = preprocess_of(model, "paper")
-    with pytest.raises(InputError, match=r"expected \(1, D\)"):
+    with pytest.raises(InputError, match=r"expected \(B, D\)"):
         TimmBackbone(model, name="maps", weights_digest="", weights_source="", preprocess=preprocess)
 
 

@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import create_network
+from penultimate.engine.backbones.classifier import classifier_names
+from penultimate.engine.backbones.weight_files import read_tensors
 from penultimate.engine.backbones.weights import (
     PACKAGES,
-    classifier_names,
+    check_source,
     digest_of_weights,
     load_network,
     load_tensors_by_order,
-    read_tensors,
 )
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -128,7 +129,7 @@ def test_without_a_network_the_hub_is_refused_at_once_with_the_alternatives(monk
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")  # reserved: RFC 2606
-    monkeypatch.setattr("penultimate.engine.backbones.weights.getproxies", dict)
+    monkeypatch.setattr("penultimate.engine.backbones.hub.getproxies", dict)
     with pytest.raises(UnavailableError, match=r"--weights random") as raised:
         load_network("resnet18", weights="timm", seed=0)
     assert "\n" not in str(raised.value)
@@ -141,3 +142,112 @@ def test_unknown_names_list_the_nearest() -> None:
         load_network("resnet50.tv_in1", weights="random", seed=0)
     with pytest.raises(UnknownNameError, match="package"):
         load_network("resnet50", weights="packages", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", r"empty \(0 bytes\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 102400\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
+    ],
+)
+def test_what_is_often_taken_for_weights_is_named_with_what_to_do(tmp_path: Path, content: bytes, says: str) -> None:
+    for name in ("model.safetensors", "model.pth"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=says) as raised:
+            load_network(SMALL, weights=str(tmp_path / name), seed=0)
+        assert "trust" not in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_pickled_model_is_refused_without_the_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save(create_network(SMALL), tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"save its state dict") as raised:
+        load_network(SMALL, weights=str(tmp_path / "whole.pth"), seed=0)
+    assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "encoder_q.", "module.encoder_q.", "student.backbone."])
+def test_a_common_prefix_is_named_with_the_line_that_takes_it_away(tmp_path: Path, prefix: str) -> None:
+    model = create_network(SMALL, seed=6)
+    state = {f"{prefix}{name}": t.contiguous() for name, t in model.state_dict().items()}
+    torch.save(state | {"queue": torch.zeros(3), "epoch.loss": torch.zeros(())}, tmp_path / "mine.pth")
+    with pytest.raises(InputError, match=r"fit without the prefix '") as raised:
+        load_network(SMALL, weights=str(tmp_path / "mine.pth"), seed=0)
+    line = str(raised.value).partition("save it without, as ")[2]
+    # What it says to do is done: timm itself takes one leading ``module.`` away.
+    written = tmp_path / "weights.pth"
+    names = {"torch": torch, "state": read_tensors(tmp_path / "mine.pth")}
+    exec(line.replace("'weights.pth'", repr(str(written))), names)
+    assert load_network(SMALL, weights=str(written), seed=0).digest == digest_of_weights(model)
+
+
+def test_a_checkpoint_of_another_network_gets_no_such_hint(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.zeros(2), "b.conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="does not fit") as raised:
+        load_network(SMALL, weights=str(tmp_path / "other.safetensors"), seed=0)
+    assert "prefix" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('{"model_type": "vit", "architectures": ["ViTModel"]}', r"a model of transformers \(vit\).*hf-hub:timm/NAME"),
+        ('{"name": "mine"}', "no `architecture`"),
+        ("[]", "no `architecture`"),
+        ("{", "is no JSON"),
+    ],
+)
+def test_a_folder_of_another_library_is_refused_in_one_line(tmp_path: Path, config: str, says: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    saved(create_network(SMALL), tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=says):
+        load_network(SMALL, weights=str(tmp_path), seed=0)
+
+
+def test_a_source_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    for weights, error in (
+        (str(tmp_path / "absent.pth"), InputError),
+        ("tim", UnknownNameError),
+        (str(tmp_path), InputError),
+    ):
+        with pytest.raises(error):
+            check_source(weights)
+    check_source("random")
+
+
+@pytest.mark.parametrize("weights", ["timm", "random"])
+def test_a_repository_of_the_hub_is_refused_at_once_where_the_hub_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setattr("penultimate.engine.backbones.hub.getproxies", dict)
+    asked = []
+    monkeypatch.setattr("timm.create_model", lambda *given, **options: asked.append(given))
+    with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE=1"):
+        load_network("hf-hub:timm/resnet18.a1_in1k", weights=weights, seed=0)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("timm/resnet50.a1_in1k", "resnet50.a1_in1k"),
+        ("https://huggingface.co/timm/vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_224.openai"),
+        ("dinov2_vits14", "vit_small_patch14_dinov2"),
+        ("dinov2_vitg14_reg", "vit_giant_patch14_dinov2"),
+        ("facebook/dinov2-small", "vit_small_patch14_dinov2"),
+        ("ViT-B/32", "vit_base_patch32_224"),
+        ("clip", "_clip"),
+        ("openai/clip-vit-base-patch32", "vit_base_patch32_clip_224"),
+        ("efficientnet_v2_s", "efficientnetv2_s"),
+        ("resnet5o", "resnet50"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_timms(name: str, meant: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"did you mean .*{meant}"):
+        load_network(name, weights="random", seed=0)

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penultimate.engine.extract.embed import Extractor, embed_images, feature_key
+from penultimate.engine.extract.embed import Extractor, embed_images, feature_key, log_not_finite
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.probe.api import probe
 from penultimate.engine.runtime.threads import ThreadBudget
+from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 
 HALF = (0.5, 0.5, 0.5)
@@ -162,3 +164,55 @@ def test_provenance_holds_the_backbones_word_and_the_callers_notes(images: Image
     provenance = store.read(key).provenance
     assert provenance["backbone"] == {"weights": "none"}
     assert provenance["parity"] == {"passed": True}
+
+
+class LargeBackbone(MeanBackbone):
+    """One feature is ``value`` in images whose mean is above ``above``."""
+
+    def __init__(self, *, above: float, value: float = 70_000.0) -> None:
+        super().__init__("large")
+        self.above, self.value = above, value
+
+    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+        features_BD = super().embed(images_BHWC)
+        features_BD[features_BD[:, :3].mean(axis=1) > self.above, 4] = self.value
+        return features_BD
+
+
+def test_features_that_float16_cannot_hold_are_refused_before_anything_is_stored(photos: Path, tmp_path: Path) -> None:
+    images, backbone = load_folder(photos), LargeBackbone(above=0)
+    store = FeatureStore.create(tmp_path / "s")
+    with pytest.raises(InputError, match=r"all of the first 24 features are NaN or infinite.*--dtype float32"):
+        embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
+    assert store.keys() == []
+    assert [found.done_rows for found in store.incomplete()] == [0]
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder()), store)
+    said: list[str] = []
+    log_not_finite(store, [features], said.append)
+    assert (np.isfinite(features.features).all(), said) == (True, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "precision", "advice"),
+    [
+        (70_000.0, "float16", "float32", "--dtype float32"),
+        (np.nan, "float32", "float16", "--precision float32 or bfloat16"),
+        (np.inf, "float32", "float32", "the network itself gives them"),
+    ],
+)
+def test_some_features_that_are_not_finite_are_counted_and_the_advice_helps(
+    photos: Path, tmp_path: Path, value: float, dtype: str, precision: str, advice: str
+) -> None:
+    images, backbone = load_folder(photos), LargeBackbone(above=119.5, value=value)
+    backbone.precision = precision
+    store = FeatureStore.create(tmp_path / "s")
+    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype=dtype), store)
+    count = int((~np.isfinite(features.features)).any(axis=1).sum())
+    assert 0 < count < 24
+    said: list[str] = []
+    log_not_finite(store, [features], said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: {count} of 24 features of large on photos are NaN or infinite")
+    assert advice in said[0]
+    with pytest.raises(InputError, match=advice):
+        probe(features, l2="1e-3:1e3:3")

@@ -103,7 +103,8 @@ def test_features_that_are_not_finite_do_not(
 ) -> None:
     reference = backbone.reference()
     monkeypatch.setattr(backbone, "reference", lambda: reference)
-    monkeypatch.setattr(backbone, "embed", lambda view: np.full((len(view), backbone.feature_dim), np.inf, np.float32))
+    infinite = np.full((4, backbone.feature_dim), np.inf, np.float32)
+    monkeypatch.setattr(backbone, "classify", lambda view: (infinite, infinite))
     report = check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
     assert "features are not finite" in report.failures
     assert report.as_dict()["feature_distance"] is None

@@ -97,12 +97,15 @@ class TestSplitFolders:
     @pytest.mark.parametrize(
         ("paths", "message"),
         [
-            ([*many("train/a", 1), *many("test/a", 1), *many("extra/a", 1)], r"mixes split folders .*--no-splits"),
+            (
+                [*many("train/a", 1), *many("test/a", 1), *many("extra/a", 1)],
+                r"mixes split folders .*--set splits=false",
+            ),
             (
                 [*many("train/a", 1), *many("val/a", 1), *many("valid/a", 1)],
-                r"several folders for one split.*--no-splits",
+                r"several folders for one split.*--set splits=false",
             ),
-            ([*many("val/a", 1), *many("test/a", 1)], r"no train folder.*--no-splits"),
+            ([*many("val/a", 1), *many("test/a", 1)], r"no train folder.*--set splits=false"),
             ([*many("train/a", 1), *many("test/b", 1)], "test has classes that train lacks.*: b"),
             ([*many("train", 1), *many("test", 1)], "set/train' has images but no class folders.*--no-labels"),
             ([*many("train/train", 1), *many("test/test", 1)], "train' has images but no class folders"),

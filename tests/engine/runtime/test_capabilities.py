@@ -208,17 +208,16 @@ SCRIPT = """
 import json
 import penultimate
 import numpy, torch, threadpoolctl
-from penultimate.engine.probe.fit import precisions
-from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.losses import LOSSES
+from penultimate.engine.probe.objective.make_design import choose_precision, make_design
 from penultimate.engine.runtime.capabilities import machine
 cpu = torch.device("cpu")
-dtype, low = precisions(1 << 30, LOSSES["softmax"], cpu)
+precision = choose_precision(1 << 30, LOSSES["softmax"], cpu)
 torch.manual_seed(0)
 print(json.dumps({
     "torch": torch.backends.cpu.get_cpu_capability(),
     "numpy": [lib["architecture"] for lib in threadpoolctl.threadpool_info() if lib["internal_api"] == "openblas"],
-    "design": Design(torch.randn(100, 40), share_N=None, dtype=dtype, low=low).precision,
+    "design": make_design(torch.randn(100, 40), sample_weight_N=None, precision=precision).precision,
     "class": machine()["cpu_class"],
 }))
 """

@@ -119,7 +119,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("backbones.0={model: resnet18, pretrain: {dataset: dogs}}", "'dogs', which is none of the datasets"),
         ("backbones.0={model: resnet18, weights: timm, pretrain: {dataset: photos}}", "weights or pretrain, not both"),
         ("datasets.photos.root=x", "datasets.photos: root goes with a dataset taken by name, and 'photos' is none"),
-        ("finetune.learning_rates=[]", "finetune.0.learning_rates: Tuple should have at least 1 item"),
+        ("finetune.learning_rates=[]", "finetune.0.learning_rates: Value should have at least 1 item"),
         ("datasets={}", "datasets: Dictionary should have at least 1 item"),
         ("datasets=photos", "datasets: Input should be a valid dictionary"),
         ("data.x=1", "data: Input should be a valid string"),

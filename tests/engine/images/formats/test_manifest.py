@@ -141,7 +141,9 @@ def test_the_columns_of_path_and_label_may_be_named(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "own.tsv", sep="\t", index=False)
     images = load_images(str(tmp_path / "own.tsv"), path_column="where", label_column="species")
     assert images.class_names == ("cat", "dog")
-    with pytest.raises(InputError, match=r"no column 'path'; it has 'id_code', 'where', 'species'.*--path-column"):
+    with pytest.raises(
+        InputError, match=r"no column 'path'; it has 'id_code', 'where', 'species'.*--set path_column=NAME"
+    ):
         load_images(str(tmp_path / "own.tsv"))
 
 

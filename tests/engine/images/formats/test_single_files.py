@@ -74,12 +74,12 @@ def test_what_cannot_be_used_is_explained(here: Path, specs: list[str], labels: 
 def test_options_that_do_not_apply_are_refused_rather_than_ignored(here: Path) -> None:
     with pytest.raises(InputError, match="--reader says how to read a folder"):
         load_images("a.jpg", labels=False, reader="images")
-    with pytest.raises(InputError, match="--no-splits says how to read a folder"):
+    with pytest.raises(InputError, match="--set splits=false says how to read a folder"):
         load_images("a.jpg", labels=False, splits=False)
     for name in ("cat", "dog"):
         Path("set", name).mkdir(parents=True)
         Path("set", name, "1.jpg").write_bytes(b"x")
     with pytest.raises(InputError, match="--multi-label goes with manifests and tars"):
         load_images("set", multi_label=True)
-    with pytest.raises(InputError, match="--path-column goes with tables"):
+    with pytest.raises(InputError, match="--set path_column=NAME goes with tables"):
         load_images("set", path_column="where")

@@ -88,7 +88,7 @@ class AugmenterContract:
     def test_a_batch_without_one_image_is_an_error(self, augmenter: Augmenter, photos: Path, recipe: Recipe) -> None:
         for path in photos.rglob("*.jpg"):
             path.write_bytes(b"nothing")
-        with pytest.raises(DecodeError, match="not one of the 4 images of update 1"):
+        with pytest.raises(DecodeError, match="none of the 4 images of update 1 could be decoded"):
             augmenter.augment(load_images(str(photos)), draw_batch(recipe, np.arange(24), 0), CropSettings.of(recipe))
 
 
