@@ -57,12 +57,12 @@ def demo(
     for weights in ("package", "random"):
         _run(context, "extract", pictures, "--store", store, "--model", _MODEL, "--weights", weights, *split)
 
-    _step(3, "Learn the kinds from a few pictures of each, several times, and ask about pictures never seen.")
+    _step(3, f"Learn the kinds from a few pictures of each, {_SUBSETS} draws, and sort pictures never seen.")
     few = ["--shots", _SHOTS, "--seeds", str(_SUBSETS), "--l2", _L2]
     _run(context, "probe", store, "--trials", trials, "--dataset", _PICTURES, *few, quiet=True)
 
     _step(4, "Draw the figure and write the page.")
-    _run(context, "report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?")
+    _run(context, "report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?", quiet=True)
     _tell(TrialLog(trials))
     typer.echo(
         f"\nfigure  {page.with_name('report_figures') / 'figure9_probe.png'}\npage    {page}\n\n"
@@ -95,7 +95,7 @@ def _tell(trials: TrialLog) -> None:
     """Print the one table: what both networks got right by images a class, and how far ahead the trained one is."""
     curves = {curve.backbone: curve for curve in size_curves(trials.trials()) if curve.dataset == _PICTURES}
     trained, random = curves[_MODEL], curves[f"{_MODEL}.random0"]
-    log(f"\nHow many pictures never seen are told rightly, in % (guessing: {100 / trained.num_classes:.1f}):")
+    log(f"\nPictures never seen that are sorted into the right kind, % (by guessing {100 / trained.num_classes:.1f}):")
     rows = [
         {
             "shots": int(shots),

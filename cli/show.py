@@ -19,6 +19,8 @@ _COLUMNS = {
     "dataset": "dataset",
     "backbone": "backbone",
     "method": "method",
+    "shots": "shots",
+    "seed": "seed",
     "metric": "metric",
     "percent": "test %",
     "interval": "95 %",
@@ -52,7 +54,9 @@ def show(
     if json:
         print_json([asdict(row) for row in board.rows])
     else:
-        print_table([_cells(row) for row in board.rows], _COLUMNS)
+        subsets = any(row.shots for row in board.rows)
+        columns = {field: head for field, head in _COLUMNS.items() if subsets or field not in ("shots", "seed")}
+        print_table([_cells(row) for row in board.rows], columns)
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:

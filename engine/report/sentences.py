@@ -5,6 +5,7 @@ from itertools import groupby
 from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
@@ -19,7 +20,14 @@ FEW_MODELS = 8
 
 def sentences(found: Findings) -> list[str]:
     """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
-    return [*_best(found), *_correlations(found), *_settings(found), *_speed(found), *_doubts(found)]
+    return [
+        *_best(found),
+        *_best_of_few(found),
+        *_correlations(found),
+        *_settings(found),
+        *_speed(found),
+        *_doubts(found),
+    ]
 
 
 def _best(found: Findings) -> Iterator[str]:
@@ -51,7 +59,34 @@ def _best_on(rows: Sequence[ScoreRow]) -> str:
     return said + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
 
 
-def _name(each: Contender | ScoreRow) -> str:
+def _best_of_few(found: Findings) -> Iterator[str]:
+    """At the fewest and the most images a class, where backbones were compared by no trial on all training images."""
+    whole = {(row.images, row.method) for row in main_rows(found.board.rows)}
+    few = [curve for curve in found.size_curves if (curve.images, curve.method) not in whole]
+    for _, group in groupby(few, key=lambda curve: (curve.dataset, curve.images, curve.method, curve.metric)):
+        curves = list(group)
+        if len({curve.backbone for curve in curves}) > 1:
+            sizes = sorted({int(shots) for curve in curves for shots in curve.shots_S})
+            yield from (_best_from(shots, curves) for shots in dict.fromkeys((sizes[0], sizes[-1])))
+
+
+def _best_from(shots: int, curves: Sequence[SizeCurve]) -> str:
+    at = [(curve, list(curve.shots_S).index(shots)) for curve in curves if shots in curve.shots_S]
+    ranked = sorted(at, key=lambda each: -each[0].mean_S[each[1]])
+    best, *others = [f"{_name(curve)} {_mean(curve, s)}" for curve, s in ranked]
+    then = f", then {others[0]}" if others else ""
+    return (
+        f"{setting_name(curves[0].method)} on {curves[0].dataset} from {shots} image{'s' * (shots > 1)} a class: "
+        f"{best} is best{then}; mean ± standard error over subsets."
+    )
+
+
+def _mean(curve: SizeCurve, s: int) -> str:
+    error = curve.standard_error_S[s]
+    return f"({100 * curve.mean_S[s]:.1f}{'' if isnan(error) else f' ± {100 * error:.1f}'} %)"
+
+
+def _name(each: Contender | ScoreRow | SizeCurve) -> str:
     return f"{each.backbone} ({each.variant})" if each.variant else each.backbone
 
 

@@ -60,7 +60,7 @@ class Drawn:
         root = ElementTree.fromstring(buffer.getvalue())
         points = float(root.attrib.pop("width").removesuffix("pt"))
         del root.attrib["height"]
-        root.set("style", f"max-width: {points * ON_SCREEN:.0f}px")
+        root.set("style", f"--natural: {points * ON_SCREEN:.0f}px")
         root.set("role", "img")
         root.set("aria-label", self.title)
         for metadata in root.findall(f"{{{_SVG}}}metadata"):
