@@ -25,7 +25,7 @@ from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract.embed import Extractor, embed_images
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
@@ -94,13 +94,13 @@ class _Rows:
     def __init__(self, source: ImageSource, rows: NDArray[np.int64]) -> None:
         self._source = source
         self._rows = rows.tolist()
-        self.place = source.place
+        self.location = source.location
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         return self._source.read(self._rows[index])
 
-    def stamp(self, index: int) -> Stamp:
-        return self._source.stamp(self._rows[index])
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return self._source.fingerprint(self._rows[index])
 
 
 def part(images: ImageSet, classes: Sequence[int], counts: Sequence[int], *, name: str) -> ImageSet:

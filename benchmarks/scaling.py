@@ -195,13 +195,13 @@ def _plan_seconds(rows: int = 200_000) -> float:
 def _image_bytes(rows: int = 100_000) -> float:
     from penultimate.engine.images.formats.tars import LocalTar
     from penultimate.engine.images.formats.webdataset import TarSource
-    from penultimate.engine.images.sources import SteadySource
+    from penultimate.engine.images.sources import VerifiedSource
 
     ids = _plan(rows=rows)["ids"].tolist()
     offsets = np.arange(rows, dtype=np.int64)
-    source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, place="/")
+    source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, location="/")
     contents_N = np.full(rows, b"123456:" + b"0" * 32, "S64")
-    images = _set_of(ids, SteadySource(source, ids, contents_N))
+    images = _set_of(ids, VerifiedSource(source, ids, contents_N))
     return len(pickle.dumps(images)) / rows
 
 
@@ -304,7 +304,7 @@ class Sleeping:
 def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
     """Images/s of an extraction by so many workers, a round after the other; the store is checked each time."""
     from penultimate.engine.images.digests import content_digest
-    from penultimate.engine.images.sources import ArraySource, SteadySource
+    from penultimate.engine.images.sources import ArraySource, VerifiedSource
     from penultimate.engine.runtime.ray_cluster import Cluster, TaskResources
     from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
@@ -314,7 +314,7 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
     ids = _plan(rows=images)["ids"].tolist()
     contents_N = np.array([content_digest(image) for image in pixels], "S64")
-    image_set = _set_of(ids, SteadySource(ArraySource(pixels, "memory"), ids, contents_N))
+    image_set = _set_of(ids, VerifiedSource(ArraySource(pixels, "memory"), ids, contents_N))
     found: dict[int, list[float]] = {count: [] for count in workers}
     for number in range(rounds):
         for count in workers[number % len(workers) :] + workers[: number % len(workers)]:  # type: ignore[operator]
@@ -344,11 +344,11 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
 
 def _head(images: ImageSet, pixels: NDArray[np.uint8], contents_N: NDArray[np.bytes_]) -> ImageSet:
     """The first 512 images: every worker is begun and has imported what it needs."""
-    from penultimate.engine.images.sources import ArraySource, SteadySource
+    from penultimate.engine.images.sources import ArraySource, VerifiedSource
 
     ids = images.ids_N[:512].tolist()
     return replace(
-        _set_of(ids, SteadySource(ArraySource(pixels[:512], "memory"), ids, contents_N[:512])), digest="head"
+        _set_of(ids, VerifiedSource(ArraySource(pixels[:512], "memory"), ids, contents_N[:512])), digest="head"
     )
 
 

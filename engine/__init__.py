@@ -1,1 +1,1 @@
-"""What computes: images, backbones, extraction, probes, analysis."""
+"""The parts of penultimate that compute: images, backbones, extraction, probes, training and analysis."""

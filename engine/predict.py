@@ -1,4 +1,4 @@
-"""Predict: images and a saved head in, a score of every class out, through the features the head was fitted on."""
+"""Predict scores of every class for images with a saved head, through features like those the head was fitted on."""
 
 import tempfile
 from collections.abc import Mapping
@@ -31,9 +31,13 @@ class Predictions:
     """Scores of the images that could be decoded, and why others could not."""
 
     ids_N: NDArray[np.str_]
+    """Id of each image that could be decoded."""
+
     scores_NK: NDArray[np.float32]
+    """Score of each class for each of these images."""
+
     failed: Mapping[str, str]
-    """Id -> reason."""
+    """Id -> reason, for the images that could not be decoded."""
 
 
 def request_of(head: Head, weights: str) -> BackboneRequest:
@@ -41,9 +45,9 @@ def request_of(head: Head, weights: str) -> BackboneRequest:
     name = head.features["backbone"]
     if weights in ("timm", "package"):
         return BackboneRequest(model=name, weights=weights)
-    drawn = name.rpartition(".random")[2]
+    seed = name.rpartition(".random")[2]
     return BackboneRequest(
-        model=arch_of(name), weights=weights, seed=int(drawn) if weights == "random" and drawn.isdigit() else 0
+        model=arch_of(name), weights=weights, seed=int(seed) if weights == "random" and seed.isdigit() else 0
     )
 
 

@@ -1,4 +1,4 @@
-"""Stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
+"""Read stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from penultimate.store.feature_set import FeatureSet
 def torch_batches(
     features: FeatureSet, num_rows: int, *, rows: NDArray[np.int64] | None = None, device: str = "cpu"
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """``FeatureSet.batches`` as tensors (B, D) of the stored dtype on ``device``.
+    """Yield the rows and features of ``FeatureSet.batches``, as tensors (B, D) of the stored dtype on ``device``.
 
     On the CPU a tensor shares the memory that Zarr decoded into; to a GPU it is copied once. Only around rows that
     failed to decode is there one copy more, which closes the gap.
@@ -28,10 +28,11 @@ def torch_batches(
 
 
 def export_torch(features: FeatureSet, file: str | Path) -> Path:
-    """Write everything as one dict of tensors and plain values; ``file`` must not exist (InputError).
+    """Write a feature set as one dict of tensors and plain values, and return the path of the file.
 
-    ``torch.load(file)`` gives, without running any code of the file's: ``features`` (N, D), ``labels`` (N,) or
-    (N, K), and lists ``ids``, ``split``, ``class_names``; ``failed`` (id -> reason), ``metric``, ``key``.
+    ``torch.load(file)`` returns, without running any code of the file's: ``features`` (N, D), ``labels`` (N,) or
+    (N, K), and lists ``ids``, ``split``, ``class_names``; ``failed`` (id -> reason), ``metric``, ``key``. Raises
+    InputError if ``file`` exists.
     """
     content = {
         "features": _tensor(features.features),
@@ -49,5 +50,5 @@ def export_torch(features: FeatureSet, file: str | Path) -> Path:
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """The same memory; a copy of an array that may not be written to, which torch does not have."""
+    """Return a tensor that shares the array's memory; a read-only array, which torch does not have, is copied."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -1,1 +1,1 @@
-"""Pretrained networks as feature extractors."""
+"""Load pretrained networks and use them as feature extractors."""

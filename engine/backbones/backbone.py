@@ -1,4 +1,4 @@
-"""Backbone: uint8 images in, penultimate features out."""
+"""Backbone is the interface of a network that turns uint8 images into penultimate features."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,23 +13,23 @@ from penultimate.engine.images.preprocess import Preprocess
 
 
 class Identified(Protocol):
-    """What tells a backbone's features from another's."""
+    """The properties that tell one backbone's features from another's."""
 
     @property
     def name(self) -> str:
-        """For people: timm's ``arch.tag``."""
+        """Name for people: timm's ``arch.tag``."""
 
     @property
     def weights_digest(self) -> str:
-        """Digest of the tensors actually loaded."""
+        """Digest of the tensors that were loaded."""
 
     @property
     def preprocess(self) -> Preprocess:
-        """How its input is made."""
+        """Resize, crop and normalisation of its input."""
 
     @property
     def precision(self) -> str:
-        """What it computes in: ``float32``, ``bfloat16`` or ``float16``."""
+        """Precision in which it computes: ``float32``, ``bfloat16`` or ``float16``."""
 
 
 class Backbone(Identified, Protocol):
@@ -37,14 +37,14 @@ class Backbone(Identified, Protocol):
 
     @property
     def feature_dim(self) -> int:
-        """D, the width of the penultimate layer."""
+        """Number D of features, the width of the penultimate layer."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """JSON-able: where the weights came from, and how the network was run, to be read when all is done."""
+        """Origin of the weights and how the network was run, as values for JSON; complete after the last image."""
 
     def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Penultimate features (B, D) of RGB images already resized to ``preprocess``; normalises them itself.
+        """Return the penultimate features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
 
         B may be 0, and several threads may call it at once.
         """

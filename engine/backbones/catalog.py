@@ -1,4 +1,4 @@
-"""Which networks there are: patterns and sets into names, and a row a name for listings."""
+"""Find networks by patterns and sets of names, and describe each in a row of a listing."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping
@@ -22,49 +22,49 @@ from penultimate.engine.backbones.kornblith16 import KORNBLITH16
 from penultimate.store.errors import InputError, UnknownNameError
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
-"""Name -> networks with their default weights."""
+"""Name of a set -> its networks with their default weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRow:
-    """What a listing says of one network."""
+    """One network in a listing."""
 
     model: str
-    """As asked for."""
+    """Name of the network as the user gave it."""
 
     weights: str | None
-    """``arch.tag`` of the weights that name stands for; None where none are published."""
+    """``arch.tag`` of the weights that the name stands for; None where none are published."""
 
     input_size: int | None
-    """Pixels of the (square) input's height; None where timm keeps no configuration for the network."""
+    """Height of the (square) input in pixels; None where timm keeps no configuration for the network."""
 
     feature_dim: int | None
-    """None where the network was not built for the listing, and of encoders of tokens, which are no backbones."""
+    """Number of features; None where the network was not built for the listing."""
 
     parameters: int | None
-    """Without the classifier; None where the network was not built for the listing."""
+    """Number of parameters without the classifier; None where the network was not built for the listing."""
 
     imagenet_top1: float | None
-    """Of those weights, a fraction; None where it is not in the table."""
+    """ImageNet top-1 of those weights as a fraction; None where it is not in the table."""
 
     imagenet_source: str | None
-    """Where that is printed."""
+    """Publication in which that accuracy is printed."""
 
     network: str | None
-    """The paper's name of it, if it is one of its sixteen."""
+    """Name of the network in the paper, if it is one of its sixteen."""
 
     penultimate: str | None
-    """Module whose spatial mean is the feature, of the paper's sixteen."""
+    """Module whose spatial mean is the feature, for the paper's sixteen networks."""
 
     switches: tuple[str, ...]
-    """Of those the paper studies, the ones this network has; empty for networks that are not in the paper."""
+    """Training settings studied by the paper that this network has; empty for networks that are not in the paper."""
 
 
 def match_models(patterns: Iterable[str]) -> list[str]:
-    """Names for exact names, globs, names of sets, and files that list any of these, in order, each once.
+    """Return the networks that exact names, globs, sets, and files of any of these name, in order and each once.
 
-    A glob with a dot matches ``arch.tag`` of published weights, one without matches architectures. For files see
-    ``model_set``.
+    A glob with a dot matches ``arch.tag`` of published weights, one without matches architectures; ``model_set`` reads
+    sets and files.
 
     Raises UnknownNameError for a name that is not known, InputError for a file that gives none.
     """
@@ -73,7 +73,7 @@ def match_models(patterns: Iterable[str]) -> list[str]:
 
 
 def model_set(name: str) -> list[str]:
-    """The networks of a set of ours, or of a user's file.
+    """Return the networks of one of SETS, or of a user's file.
 
     A file is ``.txt`` (a name or glob a line, ``#`` begins a comment), ``.csv`` (column ``model``) or ``.yaml``
     (a list, or a list under ``models``). Raises UnknownNameError or InputError.
@@ -87,7 +87,7 @@ def model_set(name: str) -> list[str]:
 
 
 def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
-    """Build ``name`` without memory (torch's meta device) and read off its sizes; well under a second."""
+    """Describe a network with its sizes; it is built on torch's meta device, without memory, in well under a second."""
     with torch.device("meta"):
         model = create_network(name)
     classifier = classifier_names(model)
@@ -112,7 +112,7 @@ def refuse_if_no_backbone(name: str) -> None:
 
 
 def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
-    """As ``describe``, from the registry alone: instant, without the sizes that need the network."""
+    """Describe a network by the registry alone: at once, but without the sizes that only a built network has."""
     from timm.models import get_pretrained_cfg
 
     check_name(name)
@@ -216,4 +216,4 @@ _READERS: dict[str, Callable[[str], list[str]]] = {
     ".yaml": _from_yaml,
     ".yml": _from_yaml,
 }
-"""Suffix of a list of networks -> what reads it; ValueError for one that is not a list."""
+"""Suffix of a list of networks -> function that reads it; it raises ValueError if there is no list."""

@@ -1,4 +1,4 @@
-"""Whether compiling a network pays for the images at hand."""
+"""Decide whether compiling a network pays for the images at hand."""
 
 import time
 from dataclasses import dataclass
@@ -11,44 +11,48 @@ from penultimate.engine.runtime.capabilities import has_compiler
 # Shapes: B images of a batch.
 
 COMPILE_SECONDS = {"cpu": 25.0, "cuda": 60.0}
-"""What compiling one network takes. CPU: 15 to 40 s measured for EfficientNet-Lite0 and ResNet-50 on 2 cores, a quarter
-where torch still has the kernels from before. CUDA: an estimate, not measured."""
+"""Kind of device -> seconds that compiling one network takes. CPU: 15 to 40 s measured for EfficientNet-Lite0 and
+ResNet-50 on 2 cores, a quarter where torch still has the kernels from before. CUDA: an estimate, not measured."""
 
-SAVED_SHARE = {
+SAVED_FRACTION = {
     "cpu": {"float32": 0.3, "bfloat16": 0.35, "float16": 0.2},
     "cuda": {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12},
 }
-"""Of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of processor time in float32, 0.38 in bfloat16,
-0.20 in float16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: an estimate, not measured."""
+"""Kind of device -> precision -> fraction of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of
+processor time in float32, 0.38 in bfloat16, 0.20 in float16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: an
+estimate, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompileDecision:
-    """What was decided, and why."""
+    """The decision whether to compile a network, and its reason."""
 
     compile: bool
+    """True if the network is to be compiled."""
 
     reason: str
-    """One line for people."""
+    """Reason in one line, for people."""
 
 
 def decide_compile(
-    backbone: TimmBackbone, num_images: int, *, batch_size: int, replicas: int, asked: bool | None
+    backbone: TimmBackbone, num_images: int, *, batch_size: int, replicas: int, requested: bool | None
 ) -> CompileDecision:
-    """``asked``, or where that is None, whether the estimate for ``num_images`` says that compiling pays.
+    """Decide as ``requested``, or if that is None, by an estimate of whether compiling pays for ``num_images``.
 
-    The estimate times one eager batch of ``batch_size`` (after one that is not counted), as many replicas at once
-    being assumed to run at its speed, and compares what compiling would save with what it takes.
+    The estimate times one eager batch of ``batch_size`` (after one that is not counted), assumes that all replicas run
+    at that speed, and compares the seconds that compiling would save with those it takes.
     """
     if num_images == 0:
         return CompileDecision(compile=False, reason=f"{backbone.name}: nothing to compute")
-    if asked is not None:
-        return CompileDecision(compile=asked, reason=f"{backbone.name}: {'' if asked else 'not '}compiled, as asked")
+    if requested is not None:
+        return CompileDecision(
+            compile=requested, reason=f"{backbone.name}: {'' if requested else 'not '}compiled, as asked"
+        )
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
     eager = num_images * _eager_seconds(backbone, batch_size) / replicas
     kind = backbone.device.type
-    saved, cost = SAVED_SHARE[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
+    saved, cost = SAVED_FRACTION[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
     pays = saved > cost
     return CompileDecision(
         compile=pays,
@@ -58,7 +62,7 @@ def decide_compile(
 
 
 def _eager_seconds(backbone: TimmBackbone, batch_size: int) -> float:
-    """Of one image in a batch."""
+    """Measure the seconds of one image in an eager batch of ``batch_size``, after a batch that is not counted."""
     black_BHWC = np.zeros((batch_size, backbone.preprocess.height, backbone.preprocess.width, 3), np.uint8)
     backbone.embed(black_BHWC)
     started = time.perf_counter()

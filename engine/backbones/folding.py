@@ -1,8 +1,8 @@
-"""Freezing networks below float32 on a CPU: batch norms folded into convolutions, rounded once.
+"""Fold batch norms into convolutions with a single rounding, for networks that run below float32 on a CPU.
 
-torch's own folding takes weights that autocast has rounded, scales them and rounds them again, biases too: bfloat16
-features of photographs moved by 5.9 % where eager ones move by 3.2 %. Weights that are scaled in float32 and rounded
-once make that 3.7 %; biases left in float32, 3.1 % (``benchmarks/results/extract_cpu_202611.md``).
+torch's own folding takes weights that autocast has rounded, scales them and rounds them again, and biases too: bfloat16
+features of photographs moved by 5.9 %, where eager ones move by 3.2 %. Scaling weights in float32 and rounding them
+once makes that 3.7 %, and leaving biases in float32 3.1 % (``benchmarks/results/extract_cpu_202611.md``).
 """
 
 from collections.abc import Callable, Iterator
@@ -28,14 +28,14 @@ _POINTWISE = torch.ops.mkldnn._convolution_pointwise
 
 @contextmanager
 def folding_once_rounded() -> Iterator[None]:
-    """Within, inductor folds by ``FoldOnceRounded`` and not by its own pass, and lets biases be float32.
+    """Within the context, let inductor fold by ``FoldOnceRounded`` instead of its own pass, and keep biases float32.
 
-    oneDNN's convolutions take them beside bfloat16 or float16 images, and so does torch's operator for them; but
-    inductor converts whatever comes into one operator to one type, the images to float32. A convolution that a map is
-    added to in the same kernel is refused by torch with a bias of another type: that one is rounded.
+    oneDNN's convolutions take float32 biases beside bfloat16 or float16 images, and so does torch's operator for them;
+    but inductor converts all inputs of an operator to one type, and so the images to float32. torch refuses a bias of
+    another type only in a convolution to which a map is added in the same kernel: that bias is rounded.
     """
     alone: Any = lowerings[_POINTWISE.default]
-    kernels = {_POINTWISE.default: alone.__wrapped__}  # wrapped is the lowering without the conversion
+    kernels = {_POINTWISE.default: alone.__wrapped__}  # the wrapped function is the lowering without the conversion
     for adding in (_POINTWISE.binary, torch.ops.mkldnn._convolution_pointwise_.binary):
         kernels[adding] = _rounding_bias(lowerings[adding])
     with (
@@ -54,15 +54,16 @@ def _rounding_bias(lowering: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FoldOnceRounded(CustomGraphPass):
-    """Inductor's ``joint_custom_post_pass``: runs before weights are made constants of the graph.
+    """A pass for inductor's ``joint_custom_post_pass``, which runs before weights are made constants of the graph.
 
-    convolution -> scales and shifts of each channel by constants -> rounding to the convolution's dtype becomes one
-    convolution: batch norms in inference mode come as such steps, whatever they are called in the network. What is
-    not rounded back, or is used by others on the way, stays as it is: with torch 2.11, batch norms before SiLU.
+    A convolution, then scales and shifts of each channel by constants, then a rounding to the convolution's dtype
+    become one convolution. Batch norms in inference mode are such steps, whatever they are called in the network. Steps
+    that are not rounded back, or whose results have other users, stay as they are: with torch 2.11, batch norms before
+    SiLU.
     """
 
     def __call__(self, graph: Graph) -> None:
-        """Edit ``graph``, whose input that is not a weight is uint8 (see Forward)."""
+        """Edit ``graph`` in place; its one input that is not a weight is the uint8 images of ``Forward``."""
         of_images = _depending_on_images(graph)
         for convolution in graph.find_nodes(op="call_function", target=_aten.convolution.default):
             steps = _constant_steps(convolution, of_images)
@@ -72,12 +73,12 @@ class FoldOnceRounded(CustomGraphPass):
                 _fold(graph, convolution, steps, rounding)
 
     def uuid(self) -> Any:
-        """Of this file: graphs compiled with another version of it are not taken from torch's cache."""
+        """Return a hash of this file, so that torch's cache gives no graphs compiled with another version of it."""
         return get_hash_for_files((__file__,))
 
 
 def _depending_on_images(graph: Graph) -> set[Node]:
-    """All that is not constant once weights are."""
+    """Return the nodes that depend on the images, and so are not constant once weights are."""
     found: set[Node] = set()
     for node in graph.nodes:
         is_input = node.op == "placeholder" and node.meta["val"].dtype == torch.uint8
@@ -87,7 +88,7 @@ def _depending_on_images(graph: Graph) -> set[Node]:
 
 
 def _constant_steps(convolution: Node, of_images: set[Node]) -> list[Node]:
-    """What scales or shifts each channel of the convolution's output by a constant, in order, and nothing else uses."""
+    """Return in order the steps that scale or shift each channel of the output by a constant and have one user each."""
     _, weight, _, _, _, _, transposed, *_ = _arguments(convolution)
     if transposed or weight in of_images or len(weight.meta["val"].shape) != 4:
         return []  # inductor lays out no weights of one dimension, and without that a float32 bias is refused
@@ -107,7 +108,7 @@ def _constant_steps(convolution: Node, of_images: set[Node]) -> list[Node]:
 
 
 def _arguments(node: Node) -> tuple[Any, ...]:
-    """Nodes, and constants of many types."""
+    """Return a node's arguments, which are nodes and constants of many types."""
     return node.args
 
 
@@ -116,7 +117,7 @@ def _only_user(node: Node) -> Node | None:
 
 
 def _fold(graph: Graph, convolution: Node, steps: list[Node], rounding: Node) -> None:
-    """Replace all of them by one convolution with scaled weights (C, ...) and a float32 bias (C)."""
+    """Replace convolution, steps and rounding by one convolution with scaled weights (C, ...) and float32 bias (C)."""
     images, weight, bias, *geometry = _arguments(convolution)
     dtype, weight_shape = convolution.meta["val"].dtype, weight.meta["val"].shape
     call = graph.call_function
@@ -130,7 +131,7 @@ def _fold(graph: Graph, convolution: Node, steps: list[Node], rounding: Node) ->
                 broadcast = (weight_shape[0], *[1] * (len(weight_shape) - 1))
                 weight_C = call(operation, (weight_C, call(_aten.reshape.default, (constant_C, broadcast))))
         rounded_C = call(_convert, (weight_C, dtype))
-        rounded_C.meta.update(weight.meta)  # inductor looks at the shapes of weights before it computes all anew
+        rounded_C.meta.update(weight.meta)  # inductor reads the shapes of weights before it computes them again
         folded = call(_aten.convolution.default, (images, rounded_C, bias_C, *geometry))
         folded.meta.update(rounding.meta)
     rounding.replace_all_uses_with(folded)
@@ -139,5 +140,5 @@ def _fold(graph: Graph, convolution: Node, steps: list[Node], rounding: Node) ->
 
 
 def _unrounded(value: Node) -> Any:
-    """What autocast rounded to ``value``."""
+    """Return the node that autocast rounded to ``value``, or ``value`` itself if it was not rounded."""
     return value.args[0] if value.target is _convert else value

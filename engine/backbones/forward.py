@@ -1,4 +1,4 @@
-"""Forward: a network as one function from bytes to features, eager or compiled."""
+"""Forward is a network as one function from pixels to features, eager or compiled."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from penultimate.store.errors import UnavailableError
 
 
 class Forward:
-    """uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
+    """A function from uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
 
-    Runs channels-last, under autocast below float32. Compiled, every pass has the same number of rows: fewer are
-    filled up with black images whose features are dropped, so that one graph serves all and an image's features do
-    not depend on how many others came with it.
+    The network runs channels-last, and under autocast below float32. Once it is compiled, every pass has the same
+    number of rows: smaller batches are filled up with black images whose features are dropped, so that one graph serves
+    all and an image's features do not depend on how many others came with it.
     """
 
     def __init__(self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -35,13 +35,13 @@ class Forward:
         self._size = (preprocess.height, preprocess.width, 3)
         self._run: Callable[[Tensor], Tensor] = self.features
         self.fixed_rows: int | None = None
-        """B of every pass; None while eager."""
+        """Number B of images in every pass; None while the network is not compiled."""
 
     def __call__(self, pixels_BHWC: Tensor) -> Tensor:
-        """Features (B, D) of one pass; compiled, B is at most ``fixed_rows``."""
+        """Return the features (B, D) of one pass; once compiled, B must be at most ``fixed_rows``."""
         rows = len(pixels_BHWC)
         if self.fixed_rows is not None and rows < self.fixed_rows:
-            # Made outside inference mode, as full batches are: the two kinds of tensor would be two graphs.
+            # This tensor is made outside inference mode, as full batches are: each kind would have a graph of its own.
             filled = pixels_BHWC.new_zeros((self.fixed_rows, *self._size))
             filled[:rows] = pixels_BHWC
             pixels_BHWC = filled
@@ -49,7 +49,7 @@ class Forward:
             return self._run(pixels_BHWC)[:rows]
 
     def compile(self, rows: int) -> float:
-        """Compile for passes of ``rows`` images and run one; the seconds that took.
+        """Compile for passes of ``rows`` images, run one, and return the seconds that took.
 
         In float32, and on CPUs below it, weights are frozen into the graph: batch norms are folded into convolutions
         and weights laid out as the kernels want them. Below float32 the folding is ours (``folding``), since torch's
@@ -80,7 +80,7 @@ class Forward:
         return time.perf_counter() - started
 
     def features(self, pixels_BHWC: Tensor) -> Tensor:
-        """The pass itself, uncompiled."""
+        """Return the features (B, D) of one uncompiled pass."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             maps = self.model.forward_features(self._normalised(pixels_BHWC))
             return self.model.forward_head(maps, pre_logits=True).float()
@@ -94,6 +94,6 @@ class Forward:
             return torch.cat([features_BD.float(), self.model.forward_head(maps).float()], dim=1)
 
     def _normalised(self, images_BHWC: Tensor) -> Tensor:
-        """(B, C, H, W) float32, (x / 255 - mean) / std; BHWC memory read as BCHW is channels-last already."""
+        """Return (x / 255 - mean) / std, (B, C, H, W) float32; BHWC memory read as BCHW is channels-last already."""
         pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
         return pixels_BCHW.mul_(self._scale_C).add_(self._shift_C)

@@ -1,4 +1,4 @@
-"""ImageNet top-1 of published weights: the x axis of the paper's figures, from a table that a user may overrule."""
+"""Look up the ImageNet top-1 of published weights, the x axis of the paper's figures; users may override the table."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from penultimate.store.errors import InputError
 
 TABLE = "imagenet_top1.csv"
-"""In this package: model, img_size, top1 and top5 in per cent, where the value was printed, when it was copied.
+"""Name of the table in this package: model, img_size, top1 and top5 in per cent, source, and when it was copied.
 
 ``model`` is a backbone's name: ``arch.tag``, or the bare architecture for weights from an installed package.
 ``img_size`` is the network's input size, one row a model: other test sizes are other numbers."""
@@ -17,25 +17,28 @@ TABLE = "imagenet_top1.csv"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """Of one set of weights on the ImageNet validation set."""
+    """The accuracy of one set of weights on the ImageNet validation set."""
 
     top1: float
-    """A fraction."""
+    """Top-1 accuracy as a fraction."""
 
     source: str
-    """Where it was printed and when it was copied, or the user's file."""
+    """Publication that prints the value and when it was copied, or the user's file."""
 
 
 def imagenet_top1(overrides: Path | None = None) -> Mapping[str, float]:
-    """Backbone name -> ImageNet validation top-1 as a fraction; see ``imagenet_table``."""
+    """Return the ImageNet validation top-1, as a fraction, by name of backbone.
+
+    Takes ``overrides`` and raises errors as ``imagenet_table`` does.
+    """
     return {model: accuracy.top1 for model, accuracy in imagenet_table(overrides).items()}
 
 
 def imagenet_table(overrides: Path | None = None) -> Mapping[str, Accuracy]:
-    """Backbone name -> accuracy of its weights; random and fine-tuned weights are not in it.
+    """Return the accuracy of published weights by name of backbone; random and fine-tuned weights have none.
 
     ``overrides`` is a CSV with columns ``model`` and ``top1`` (per cent), for example of what
-    ``penultimate imagenet-eval`` measured: its rows come before the table's. Raises InputError if it is not that.
+    ``penultimate imagenet-eval`` measured: its rows replace the table's. Raises InputError if it is not that.
     """
     rows = _rows(files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines(), TABLE)
     if overrides is None:

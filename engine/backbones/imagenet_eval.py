@@ -1,4 +1,4 @@
-"""ImageNet accuracy of a network with its own classifier: top-1 and top-5 on a local validation folder."""
+"""Measure the ImageNet top-1 and top-5 accuracy of a network with its own classifier, on a local validation folder."""
 
 import csv
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from penultimate.store.errors import DecodeError, InputError
 
 NUM_CLASSES = 1000
 LABELS = "labels.csv"
-"""Beside images that lie in no class folders: columns file and imagenet_class_index (0 to 999)."""
+"""Name of a table beside images that lie in no class folders, with columns file and imagenet_class_index (0 to 999)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageNetScore:
-    """What ``imagenet_eval`` measured."""
+    """The accuracy that ``imagenet_eval`` measured."""
 
     model: str
 
@@ -36,10 +36,10 @@ class ImageNetScore:
     """Fraction of images whose class is among the best five."""
 
     num_images: int
-    """Scored; 50,000 in the whole validation set."""
+    """Number of images that were scored; 50,000 in the whole validation set."""
 
     failed: Mapping[str, str]
-    """Id -> reason, of images that could not be decoded; not scored."""
+    """Id -> reason, for images that could not be decoded and are not scored."""
 
     images: str
     """Digest of the ImageSet."""
@@ -49,10 +49,10 @@ class ImageNetScore:
 
 
 def imagenet_images(root: Path) -> ImageSet:
-    """The ImageNet validation images below ``root``, labelled with ImageNet's class indices 0 to 999.
+    """Load the ImageNet validation images below ``root``, labelled with ImageNet's class indices 0 to 999.
 
-    Either ``root/<wnid>/*.JPEG`` with the class folders of ImageNet (``n01440764`` ...; any of the 1000), or images
-    with ``labels.csv`` beside them. Raises InputError for anything else.
+    They are either in ``root/<wnid>/*.JPEG`` with the class folders of ImageNet (``n01440764`` ...; any of the 1000),
+    or have ``labels.csv`` beside them. Raises InputError for anything else.
     """
     if (root / LABELS).is_file():
         labels = _labels_in_table(root / LABELS)
@@ -81,7 +81,7 @@ def imagenet_eval(
     batch_size: int = 64,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageNetScore:
-    """Top-1 and top-5 of the classifier that came with the weights, on ``images`` as ``imagenet_images`` gives them.
+    """Measure top-1 and top-5 of the classifier that came with the weights, on the images of ``imagenet_images``.
 
     ``report`` is called with (images done, images to do) after every batch. Raises InputError unless the classifier
     has ImageNet's 1000 classes, DecodeError if not one image can be decoded.
@@ -116,7 +116,10 @@ def imagenet_eval(
 
 
 def _rank(logits_BK: NDArray[np.float32], labels_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes score above the true one; a tie counts against it, so that a constant output scores nothing."""
+    """Return the number of classes that score above the true one, (B,).
+
+    A tie counts against the true class, so that a constant output scores nothing.
+    """
     truth_B = np.take_along_axis(logits_BK, labels_B[:, None], axis=1)
     rank_B: NDArray[np.int64] = (logits_BK >= truth_B).sum(axis=1) - 1
     return rank_B
@@ -153,7 +156,7 @@ def _labels_in_table(table: Path) -> dict[str, int]:
 
 
 def _synsets() -> list[str]:
-    """WordNet ids of ImageNet's classes in order of class index, as timm has them."""
+    """Return the WordNet ids of ImageNet's classes in order of class index, as timm has them."""
     from timm.data.imagenet_info import ImageNetInfo
 
     return list(ImageNetInfo("imagenet-1k").label_names())  # type: ignore[no-untyped-call]

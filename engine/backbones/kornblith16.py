@@ -1,4 +1,4 @@
-"""The sixteen networks of Kornblith et al. 2019 by name, and what is published of each.
+"""The sixteen networks of Kornblith et al. 2019 by name, with the sizes published of each.
 
 The paper retrained all of them alike (batch-norm scale, no label smoothing, dropout or auxiliary head); its
 weights were not released. The default weights here are the nearest published ones, so ImageNet accuracies
@@ -18,28 +18,29 @@ class PaperNetwork:
     """``arch.tag`` of the default weights; their ImageNet top-1 is in imagenet_top1.csv."""
 
     penultimate: str
-    """The module whose output, averaged over space, is the feature; the network's last before pooling."""
+    """Name of the module whose output, averaged over space, is the feature; the network's last before pooling."""
 
     feature_dim: int
-    """D."""
+    """Number D of features."""
 
     input_size: int
-    """Height and width in pixels."""
+    """Height and width of the input in pixels."""
 
     parameters: int
-    """Published count with a classifier of 1000 classes, exactly as printed."""
+    """Published number of parameters with a classifier of 1000 classes, exactly as printed."""
 
     source: str
-    """Where that count is printed."""
+    """Publication in which that number is printed."""
 
     counts_statistics: bool = False
-    """Keras counts batch norm's running mean and variance as parameters."""
+    """True if that number counts batch norm's running mean and variance as parameters, as Keras does."""
 
     counts_biases: bool = False
-    """Caffe's convolutions have a bias beside batch norm, which shifts only its mean and is left out here."""
+    """True if that number counts a bias beside batch norm, as Caffe's convolutions have it; it shifts only the mean of
+    the batch norm and is left out here."""
 
     switches: tuple[str, ...] = ("batch-norm scale", "dropout")
-    """Of those the paper studies (section 4.1), the ones this network has."""
+    """Training settings studied by the paper (section 4.1) that this network has."""
 
 
 _ALL_SWITCHES = ("batch-norm scale", "dropout", "auxiliary head")
@@ -204,4 +205,4 @@ KORNBLITH16 = (
         switches=_ALL_SWITCHES,
     ),
 )
-"""In the paper's order."""
+"""The networks in the paper's order."""

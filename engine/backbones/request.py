@@ -1,4 +1,4 @@
-"""BackboneRequest: a network and its weights as somebody asked for them, before anything is loaded."""
+"""BackboneRequest names a network and its weights before anything is loaded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,22 +9,22 @@ from penultimate.engine.backbones.weights import LoadedNetwork, check_source, lo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneRequest:
-    """One network; small and picklable."""
+    """A request for one network with its weights; small, and it can be pickled."""
 
     model: str
-    """``arch`` or ``arch.tag``."""
+    """Name of the network, ``arch`` or ``arch.tag``."""
 
     weights: str = "timm"
-    """As ``load_network`` takes it: ``timm``, ``package``, ``random``, or the path of a file or a run."""
+    """Source of the weights: ``timm``, ``package``, ``random``, or the path of a file or a run."""
 
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
 
     name: str | None = None
-    """What people call it, in place of what ``load_network`` names the weights."""
+    """Name that replaces the one that ``load_network`` gives to network and weights."""
 
     def load(self) -> LoadedNetwork:
-        """The network with its weights in place; raises what ``load_network`` raises."""
+        """Load the network with its weights; raise what ``load_network`` raises."""
         loaded = load_network(self.model, weights=self.weights, seed=self.seed)
         return loaded if self.name is None else replace(loaded, name=self.name)
 

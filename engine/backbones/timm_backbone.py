@@ -1,6 +1,6 @@
-"""TimmBackbone: any network with timm's interface as a frozen feature extractor.
+"""TimmBackbone makes a frozen feature extractor of any network with timm's interface.
 
-uint8 pixels come in, float32 penultimate features go out: what the classifier sees, that is
+It turns uint8 pixels into float32 penultimate features, the input of the classifier:
 ``forward_head(forward_features(x), pre_logits=True)``.
 """
 
@@ -30,19 +30,20 @@ PreprocessKind = Literal["paper", "timm", "paper-exif", "timm-exif"]
 
 
 BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
-"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of other sizes.
+"""Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of different sizes.
 
-One rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of layers.
+It is one rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of
+layers.
 Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/results/precision_202611.md``.
 """
 
 
 class TimmBackbone:
-    """A frozen network: name, weights digest, feature dimension, preprocess, and ``embed``.
+    """A frozen network as a Backbone: name, weights digest, feature dimension, preprocess, and ``embed``.
 
-    The features of an image do not depend on the batch it comes in, up to rounding: kernels are chosen by batch size
-    and may add in another order. ``BATCH_TOLERANCE`` has how far, relative to the vector's norm; ``compile`` fixes the
-    batch size of all passes.
+    Up to rounding, the features of an image do not depend on the batch it comes in: kernels are chosen by batch size
+    and may add in another order. ``BATCH_TOLERANCE`` bounds the difference relative to the vector's norm; ``compile``
+    fixes the batch size of all passes.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class TimmBackbone:
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole network, with the classifier."""
+        """Number of parameters of the whole network, with the classifier."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """See Backbone."""
+        """Source of the weights, device, compilation and largest pass, as values for JSON; complete after embedding."""
         return {
             "weights": self.weights_source,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
@@ -106,9 +107,11 @@ class TimmBackbone:
         return self._compile_seconds
 
     def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """See Backbone. A batch that does not fit into memory is halved, and so are those after it.
+        """Return the penultimate features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
 
-        Raises MemoryLimitError if one image alone does not fit.
+        B may be 0, and several threads may call it at once. A batch that does not fit into memory is halved, and so are
+        those after it. Raises InputError for images of another shape or dtype, and MemoryLimitError if one image alone
+        does not fit.
         """
         return self._in_passes(images_BHWC, self._forward, width=self.feature_dim)
 
@@ -129,7 +132,7 @@ class TimmBackbone:
         return self._in_passes(images_BHWC, self._forward.with_logits, width=width)[:, self.feature_dim :]
 
     def reference(self) -> "TimmBackbone":
-        """The same weights on the CPU, in float32, not compiled: what every other way of running them is held to."""
+        """Return a backbone with the same weights on the CPU, in float32, not compiled: the reference of parity."""
         return TimmBackbone(
             self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu(),
             name=self.name,
@@ -176,7 +179,7 @@ class TimmBackbone:
             host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(outputs, non_blocking=True)
             self._stream().synchronize()
-        return np.array(host.numpy())  # pinned memory is scarce: given back at once
+        return np.array(host.numpy())  # a copy, so that the pinned memory, which is scarce, is free again
 
     def _stream(self) -> torch.cuda.Stream:
         if not hasattr(self._of_thread, "stream"):
@@ -192,7 +195,7 @@ class TimmBackbone:
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
     def _halve(self, rows: int, error: Exception) -> None:
-        """Let no pass have more than half of ``rows`` from now on, unless another thread has seen to that already."""
+        """Limit all further passes to half of ``rows``, unless another thread has done so already."""
         if rows == 1:
             raise MemoryLimitError(
                 f"not enough memory on {self.device} for one image through {self.name} "
@@ -247,7 +250,7 @@ def load_backbone(
     precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
 ) -> TimmBackbone:
-    """The network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
+    """Load the network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
 
     Raises what ``load_network`` and ``TimmBackbone`` raise.
     """
@@ -259,7 +262,7 @@ def load_backbone(
 def backbone_of(
     network: LoadedNetwork, *, preprocess: PreprocessKind, device: str, precision: PrecisionName
 ) -> TimmBackbone:
-    """A loaded network, ready to embed. Raises what ``TimmBackbone`` raises."""
+    """Make a TimmBackbone of a loaded network; raise what ``TimmBackbone`` raises."""
     return TimmBackbone(
         network.model,
         name=network.name,
@@ -272,7 +275,7 @@ def backbone_of(
 
 
 def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
-    """How the input of ``model`` is made, from the configuration that came with its weights.
+    """Return the Preprocess of ``model``, from the configuration that came with its weights.
 
     ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop share,
     interpolation). Mean and standard deviation are the network's in both. ``paper-exif`` and ``timm-exif`` are the same
@@ -293,7 +296,7 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
     if interpolation not in ("bicubic", "bilinear") or (squash and config["crop_pct"] != 1.0):
         raise UnavailableError(
             f"timm's evaluation of this network resizes by {interpolation!r} with crop mode {config['crop_mode']!r} "
-            f"and share {config['crop_pct']}, which is not offered; use --preprocess paper"
+            f"and crop fraction {config['crop_pct']}, which is not offered; use --preprocess paper"
         )
     return Preprocess(
         height=height,

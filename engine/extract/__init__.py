@@ -1,1 +1,1 @@
-"""Images and backbones in, stored features out; and how near and how fast that is."""
+"""Extract features: embed images with backbones, store the features, and measure their accuracy and speed."""

@@ -1,4 +1,4 @@
-"""Embed: images and loaded backbones in, one FeatureSet a backbone out; resumable a shard at a time.
+"""Embed images with loaded backbones into one FeatureSet a backbone; an interrupted run resumes at a shard.
 
 Each image is read and decoded once however many backbones there are, and resized once for each distinct view.
 Decoding, forward passes and writing run at the same time, with a bounded number of batches between them.
@@ -34,15 +34,15 @@ from penultimate.store.writer.feature_writer import FeatureWriter
 # Shapes: N samples, B images of a batch, D feature dimensions; S backbones, M rows of a key.
 
 ImagesDone = Callable[[int, int], None]
-"""Called with (images done, images to do) before the first batch and after every batch."""
+"""A function called with (images done, images to do) before the first batch and after every batch."""
 
 
 def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
-    """Return the key under which the features of these images through this backbone and named decoder are kept.
+    """Return the key under which the features of these images, made by this backbone and decoder, are stored.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
-    features by rounding alone (parity measures it), and a run resumed with others of them goes on where it was.
-    What was used is in the provenance.
+    features by rounding alone (parity measures it), and a run resumed with other values goes on where it was. The
+    values that were used are in the provenance.
     """
     return FeatureKey(
         dataset=images.name,
@@ -58,25 +58,25 @@ def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Extractor:
-    """Loaded networks with a decoder, and how images go through them."""
+    """Loaded networks and a decoder, with the settings by which they embed images."""
 
     backbones: Sequence[Backbone]
     decoder: Decoder
 
     batch_size: int = CPU_BATCH_SIZE
-    """Images a forward pass, at most: lowered to a divisor of ``shard_rows``, so that a resumed run computes the very
-    batches of an uninterrupted one."""
+    """Largest number of images a forward pass, lowered to a divisor of ``shard_rows`` so that a resumed run computes
+    the same batches as an uninterrupted one."""
 
     dtype: str = "float32"
-    """What features are stored in: ``float32`` or ``float16``."""
+    """Dtype of the stored features, ``float32`` or ``float16``."""
 
     shard_rows: int = SHARD_ROWS
-    """Rows of one object of the store: the unit of work and of resumption."""
+    """Number of rows in one object of the store, the unit of work and of resumption."""
 
     threads: ThreadBudget = field(default_factory=lambda: ThreadBudget.of("cpu"))
 
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By name of backbone: what joins the provenance of its features."""
+    """Name of a backbone -> entries that are added to the provenance of its features."""
 
     def keys(self, images: ImageSet) -> list[FeatureKey]:
         """Return the key of each backbone's features of ``images``, in the order of ``backbones``."""
@@ -145,7 +145,7 @@ def rows_per_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _BackboneWriter:
-    """One backbone, and what writes its features."""
+    """One backbone and the writer of its features."""
 
     backbone: Backbone
     writer: FeatureWriter
@@ -178,9 +178,9 @@ class _Embedded:
 def _embed_into(
     writers: Sequence[_BackboneWriter], images: ImageSet, rows: NDArray[np.int64], extractor: Extractor
 ) -> Iterator[int]:
-    """Decode, embed and write at once, each on threads of its own; yield the number of images through, by batch.
+    """Decode, embed and write at the same time on separate threads; yield the number of finished images, by batch.
 
-    In memory at once: what the decoder holds, two batches a replica, two to be written, and a shard a backbone.
+    In memory are the decoder's own batches, two batches a replica, two to be written, and a shard a backbone.
     """
     views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in writers))
 
@@ -230,7 +230,7 @@ def open_writer(
     shard_range: range | None = None,
     shard_rows: int = SHARD_ROWS,
 ) -> FeatureWriter:
-    """Open a writer of ``images`` under ``key``, for all shards or those given, with what is known beforehand."""
+    """Open a writer of ``images`` under ``key``, for all shards or those given, with the provenance known so far."""
     provenance = {
         "images": dict(images.provenance),
         "preprocess": backbone.preprocess.as_dict(),
@@ -245,7 +245,7 @@ def open_writer(
 
 @lru_cache(maxsize=8)
 def _plan(images: ImageSet, key: FeatureKey, feature_dim: int, shard_rows: int) -> Plan:
-    """Make the plan once, for a worker of a cluster that writes one part of a set after the other."""
+    """Make the plan of a feature set; it is cached for a cluster's worker that writes one part after the other."""
     return Plan(
         key=key,
         ids_M=variable_width(images.ids_N),

@@ -1,4 +1,4 @@
-"""Extract: images and the names of networks in, one FeatureSet a network out."""
+"""Extract the features of images with networks given by name, as one FeatureSet a network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def extract(
     partition: Partition = WHOLE,
     **settings: Any,
 ) -> list[FeatureSet]:
-    """Embed images with pretrained networks and keep the penultimate features; what is there is not computed again.
+    """Embed images with pretrained networks and store the penultimate features; stored ones are not computed again.
 
     Each image is read and decoded once, however many networks there are. A call that was interrupted or killed goes
     on at its first missing shard when it is made again. Images that cannot be decoded are left out, and recorded by
@@ -97,7 +97,7 @@ def extract_job(
     log: Log = lambda line: None,
     progress: ImagesDone = lambda done, total: None,
 ) -> list[FeatureSet]:
-    """Prepare, check and run an ExtractionJob in this process; raises what ``embed_images`` raises.
+    """Prepare, check and run an ExtractionJob in this process.
 
     What the parity check finds is kept with the features, and logged if it is past its tolerance; so is how many
     features are not finite.

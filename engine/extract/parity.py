@@ -1,4 +1,4 @@
-"""Parity: how far a decoder, resize, precision and compiler are from the reference, on the user's own images.
+"""Measure how far a decoder, resize, precision and compiler are from the reference, on the user's own images.
 
 The reference is what papers and most scripts do: Pillow decodes and resizes, torch computes in float32, eager, on the
 CPU. Compared are the pixels a network is given, its features, and the classes that its own classifier, where it has
@@ -25,14 +25,14 @@ from penultimate.store.errors import DecodeError
 # Shapes: S images of the sample, B of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
 
 CHECK_IMAGES = 32
-"""Of the check before an extraction: under a second for a small network."""
+"""Number of images of the check before an extraction, which takes under a second for a small network."""
 
 PIXEL_TOLERANCE = 1.0
-"""Largest mean distance of an image's bytes, of 255. Decoders that agree on chroma upsampling and resize with Pillow's
-filters lie 0.03 to 0.2 apart (rounding); a missing antialias or another upsampling is 2 to 10 off."""
+"""Largest mean distance between two images' bytes, out of 255. Decoders that agree on chroma upsampling and resize with
+Pillow's filters lie 0.03 to 0.2 apart (rounding); a missing antialias or another upsampling is 2 to 10 off."""
 
 FEATURE_TOLERANCE = {"float32": 0.03, "bfloat16": 0.06, "float16": 0.03}
-"""Largest median of ||f - r|| / ||r||, f the features and r the reference's.
+"""Precision -> largest median of ||f - r|| / ||r||, where f are the features and r the reference's.
 
 Measured with EfficientNet-Lite0 on 64 Caltech-101 images, decoder beside precision: float32 0.003 with ``dali``, 0.020
 with ``dali-gpu``, whose resize rounds otherwise; Pillow with float16 0.004, with bfloat16 0.031. float32 and float16
@@ -40,23 +40,23 @@ get half as much again as the worst of theirs; bfloat16, whose unit roundoff of 
 """
 
 COSINE_TOLERANCE = {"float32": 0.99, "bfloat16": 0.985, "float16": 0.99}
-"""Smallest cosine of an image's two feature vectors that the worst image may have.
+"""Precision -> smallest cosine of an image's two feature vectors that the worst image may have.
 
-0.9987 and 0.9978 in the same measurement: one image with saturated edges, where Pillow 13 resizes in another order
-(see DaliDecoder). Noise of relative size e across the vector makes it 1 - e^2/2: here e = 0.14 and 0.17, which is one
-image decoded wrongly, not rounding.
+The same measurement gave 0.9987 and 0.9978, for one image with saturated edges, where Pillow 13 resizes in another
+order (``DaliDecoder`` tells why). Noise of relative size e across the vector makes the cosine 1 - e^2/2: here e = 0.14
+and 0.17, which is one image decoded wrongly, not rounding.
 """
 
 
 class Checkable(Backbone, Protocol):
-    """A backbone that knows its reference and its classifier."""
+    """A backbone that can be compared with its reference."""
 
     @property
     def num_classes(self) -> int:
-        """K of its classifier; 0 if there is none."""
+        """Number K of classes of its classifier; 0 if there is none."""
 
     def reference(self) -> "Checkable":
-        """The same weights on the CPU, in float32, not compiled."""
+        """Return a backbone with the same weights on the CPU, in float32, not compiled."""
 
     def classify(self, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features (B, D), and the scores (B, K) of its own classifier for the same images."""
@@ -71,16 +71,16 @@ class ParityReport:
     precision: str
 
     num_images: int
-    """S that both decoded."""
+    """Number S of images that both decoders decoded."""
 
     num_decoded_by_one: int
-    """Images that only one of the two decoders could decode; they are not compared, and none should be."""
+    """Number of images that only one of the two decoders could decode. They are not compared; there should be none."""
 
     pixel_distance: float
-    """Mean over images, of the mean distance of their bytes, of 255."""
+    """Mean over images of the mean distance of their bytes, out of 255."""
 
     pixel_distance_worst: float
-    """Of the image where it is largest."""
+    """Mean distance of the bytes, out of 255, of the image where it is largest."""
 
     feature_distance: float
     """Median over images of ||f - r|| / ||r||; NaN where a feature is not finite."""
@@ -89,11 +89,11 @@ class ParityReport:
     """Smallest cosine of f and r; NaN where a feature is not finite."""
 
     num_changed_predictions: int | None
-    """Images whose most likely class changed; None where the network has no classifier."""
+    """Number of images whose most likely class changed; None where there is no classifier."""
 
     @property
     def failures(self) -> list[str]:
-        """What is past its tolerance, in words; empty where all is well."""
+        """Descriptions of the distances that are past their tolerances; empty where all is well."""
         feature, cosine = FEATURE_TOLERANCE[self.precision], COSINE_TOLERANCE[self.precision]
         checks = {
             f"mean pixel distance {self.pixel_distance:.3f} > {PIXEL_TOLERANCE}": self.pixel_distance > PIXEL_TOLERANCE,
@@ -104,7 +104,7 @@ class ParityReport:
         return [words for words, failed in checks.items() if failed]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, with ``passed``; what is not finite is None."""
+        """Return all values as a dict for JSON, with ``passed`` and ``failures``; None stands for NaN."""
         values = {name: getattr(self, name) for name in self.__slots__}
         finite = {name: None if isinstance(v, float) and isnan(v) else v for name, v in values.items()}
         return finite | {"passed": not self.failures, "failures": self.failures}
@@ -119,9 +119,9 @@ def check_parity(
     batch_size: int,
     threads: ThreadBudget,
 ) -> ParityReport:
-    """Run ``num_images`` images, evenly spaced in the set, through both ways.
+    """Embed ``num_images`` images, evenly spaced in the set, as given and by the reference, and compare.
 
-    Raises DecodeError if not one of them can be decoded by both.
+    Raises DecodeError if not one of them can be decoded by both decoders.
     """
     rows = sample_rows(len(images), num_images)
     reference = backbone.reference()
@@ -154,9 +154,9 @@ def check_parity(
 def parity_check(
     images: ImageSet, backbone: Checkable, decoder: Decoder, *, batch_size: int, threads: ThreadBudget
 ) -> dict[str, Any]:
-    """What an extraction keeps of its parity: the report of CHECK_IMAGES images, JSON-able.
+    """Return what an extraction stores of its parity: the report of CHECK_IMAGES images, as a dict for JSON.
 
-    Where not one of those can be decoded there is nothing to compare, and the gate says so instead.
+    If not one of those can be decoded, there is nothing to compare, and the dict says so under ``skipped``.
     """
     try:
         report = check_parity(
@@ -168,8 +168,8 @@ def parity_check(
 
 
 @dataclass(frozen=True, slots=True)
-class _Passed:
-    """One image that went one way."""
+class _ImageResult:
+    """The pixels and the features of one image."""
 
     pixels: NDArray[np.int16]
     features: NDArray[np.float32]
@@ -184,8 +184,8 @@ def _through(
     decoder: Decoder,
     batch_size: int,
     threads: ThreadBudget,
-) -> Mapping[int, _Passed]:
-    passed: dict[int, _Passed] = {}
+) -> Mapping[int, _ImageResult]:
+    passed: dict[int, _ImageResult] = {}
     with threads.in_force():
         for batch in decoder.batches(images, rows, [backbone.preprocess.pixels], batch_size=batch_size):
             (view_BHWC,) = batch.views
@@ -193,7 +193,7 @@ def _through(
             host_BHWC = view_BHWC if isinstance(view_BHWC, np.ndarray) else view_BHWC.cpu().numpy()
             rows_B = batch.indices_B.tolist()
             for row, pixels, features, best in zip(rows_B, host_BHWC, features_BD, classes_B, strict=True):
-                passed[row] = _Passed(pixels.astype(np.int16), features, best)
+                passed[row] = _ImageResult(pixels.astype(np.int16), features, best)
     return passed
 
 
@@ -207,7 +207,10 @@ def _features_and_classes(backbone: Checkable, view_BHWC: Pixels) -> tuple[NDArr
 def _distances(
     features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Relative distance and cosine of each image, NaN where a feature is not finite; two zero vectors are equal."""
+    """Return the relative distance and the cosine of each image, (S,) both, NaN where a feature is not finite.
+
+    Two vectors of zeros count as equal.
+    """
     finite_S = np.asarray(np.isfinite(features_SD).all(axis=1))
     f_SD = np.where(finite_S[:, None], features_SD, 0).astype(np.float64)
     r_SD = reference_SD.astype(np.float64)

@@ -1,4 +1,4 @@
-"""ExtractionJob: what somebody asked to be embedded with, and how it becomes an Extractor.
+"""ExtractionJob describes the networks and settings of an extraction, and makes an Extractor of them.
 
 The same job runs in this process or as the tasks of a cluster: networks are loaded, compiled where that pays, and
 checked against the reference once; then each part of the images is embedded by ``embed_images``.
@@ -19,30 +19,30 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
-"""Called with a line for the person who waits."""
+"""A function called with a line of text for the person who waits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractionJob:
-    """Networks as somebody asked for them, and how they embed; picklable, and the same wherever it runs."""
+    """The networks and settings of an extraction; it can be pickled, and is the same wherever it runs."""
 
     requests: tuple[BackboneRequest, ...]
     settings: ExtractionSettings = field(default_factory=ExtractionSettings)
 
     num_workers: int = 1
-    """Processes that divide the images: whether compiling pays depends on what one of them embeds."""
+    """Number of processes that divide the images; whether compiling pays depends on what one of them embeds."""
 
     @property
     def shard_rows(self) -> int:
-        """Rows of one object of the store: the unit of work and of resumption."""
+        """Number of rows in one object of the store, the unit of work and of resumption."""
         return self.settings.shard_rows
 
     def for_workers(self, count: int, *, cores: int) -> Self:
-        """Return the job of ``count`` workers that divide the images and have ``cores`` cores each."""
+        """Return this job for each of ``count`` workers that divide the images and have ``cores`` cores each."""
         return replace(self, num_workers=count, settings=self.settings.model_copy(update={"cores": cores}))
 
     def prepare(self, images: ImageSet, store: FeatureStore, log: Log) -> Extractor:
-        """Load the networks, and compile those that lack features of ``images`` where that was asked or pays.
+        """Load the networks, and compile those that lack features of ``images`` where that is requested or pays.
 
         Raises what ``BackboneRequest.load`` and ``make_decoder`` raise.
         """
@@ -57,7 +57,7 @@ class ExtractionJob:
         return self.extractor(backbones).with_notes({name: {"compile": reason} for name, reason in reasons.items()})
 
     def extractor(self, backbones: Sequence[Backbone]) -> Extractor:
-        """Return an Extractor of loaded ``backbones`` with everything else as the job says."""
+        """Return an Extractor of loaded ``backbones`` with the settings of this job."""
         return Extractor(
             backbones=backbones,
             decoder=self.settings.make_decoder(),
@@ -70,7 +70,7 @@ class ExtractionJob:
     def check(self, extractor: Extractor, images: ImageSet, store: FeatureStore, log: Log) -> dict[str, dict[str, Any]]:
         """Check each backbone that lacks features of ``images`` against the reference.
 
-        Returns notes by name of backbone, to be kept with its features. What is past its tolerance is logged.
+        Returns notes by name of backbone, to be stored with its features. Distances past their tolerance are logged.
         """
         found: dict[str, dict[str, Any]] = {}
         for backbone, key in zip(extractor.backbones, extractor.keys(images), strict=True):
@@ -87,10 +87,10 @@ def prepared_backbones(
     num_images: Callable[[TimmBackbone], int],
     log: Log,
 ) -> tuple[list[TimmBackbone], dict[str, str]]:
-    """Load the networks asked for, compile them where that was asked or pays, and log what was decided.
+    """Load the requested networks, compile them where that is requested or pays, and log each decision.
 
-    ``num_images`` of a network is how many it is to embed; one that has none is not compiled. Returns the networks,
-    and by name the reason of each decision.
+    ``num_images`` of a network is how many images it is to embed; one that has none is not compiled. Returns the
+    networks, and by name the reason of each decision.
     """
     settings.check_machine()  # before a download, not after
     reasons = {}
@@ -110,7 +110,7 @@ def prepared_backbones(
                 num_images(backbone),
                 batch_size=settings.rows_per_batch,
                 replicas=settings.threads.replicas,
-                asked=settings.compile,
+                requested=settings.compile,
             )
             log(decision.reason)
             if decision.compile:

@@ -1,4 +1,4 @@
-"""ExtractionSettings: every option of how features are made, declared once for the command line, YAML and Python."""
+"""ExtractionSettings declares once, for the command line, YAML and Python, every option of how features are made."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from penultimate.store.format.layout import SHARD_ROWS
 
 
 class PassOptions(Strict):
-    """How images go through a network, whatever its features are kept as."""
+    """Options of the passes of images through a network."""
 
     decoder: DecoderName | None = None
     """Library that decodes images; by default dali-gpu with device cuda, else dali on Linux and pillow elsewhere."""
@@ -28,29 +28,28 @@ class PassOptions(Strict):
 
 
 class ExtractionOptions(PassOptions):
-    """How features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
+    """Options of how features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
 
     preprocess: PreprocessKind = "paper"
-    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
-    ``timm-exif``: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."""
+    """Resize of images. ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop."""
 
     precision: PrecisionName = DEFAULT_PRECISION
-    """What the network computes in. float32 is on every processor; bfloat16 is faster where there are units for it and
-    cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."""
+    """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units
+    for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."""
 
     dtype: Literal["float32", "float16"] = "float32"
-    """What features are stored in."""
+    """Dtype in which features are stored."""
 
     parity: bool = True
     """Check some images against the reference before all are embedded."""
 
 
 class PredictSettings(PassOptions, DecodingOptions):
-    """How images are embedded for a head, which says the rest itself."""
+    """Options of embedding images for a saved head; all others are the head's own."""
 
 
 class ExtractionSettings(ExtractionOptions, DecodingOptions):
-    """All of how features are made, the machine's part included; frozen, hashable and picklable."""
+    """All options of how features are made, those of the machine included; frozen, hashable and picklable."""
 
     shard_rows: Count = SHARD_ROWS
     """Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."""
@@ -60,17 +59,17 @@ class ExtractionSettings(ExtractionOptions, DecodingOptions):
 
     @property
     def threads(self) -> ThreadBudget:
-        """The threads that decode, and those that run networks."""
+        """Numbers of the threads that decode and of those that run networks."""
         return ThreadBudget.of(self.device, decode=self.workers, cores=self.cores)
 
     @property
     def rows_per_batch(self) -> int:
-        """Images a forward pass, as an extraction will have them: networks are compiled for just that number."""
+        """Number of images a forward pass of an extraction, which networks are compiled for."""
         return rows_per_batch(self.batch_size or default_batch_size(self.device))
 
     @property
     def decoder_name(self) -> str:
-        """Name of the decoder asked for, or of the device's default."""
+        """Name of the chosen decoder, or of the device's default."""
         return self.decoder or default_decoder(self.device)
 
     def check_machine(self) -> None:
@@ -79,5 +78,5 @@ class ExtractionSettings(ExtractionOptions, DecodingOptions):
         self.make_decoder()
 
     def make_decoder(self) -> Decoder:
-        """Make the decoder; raises what ``decode.factory.make_decoder`` raises."""
+        """Make the decoder; raise what ``decode.factory.make_decoder`` raises."""
         return make_decoder(self.decoder_name, num_workers=self.threads.decode)

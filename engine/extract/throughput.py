@@ -1,4 +1,4 @@
-"""Throughput: each stage of an extraction alone, all of them together, the ceiling they imply, and what holds it back.
+"""Measure the throughput of each stage of an extraction alone and of all together, and the ceiling they imply.
 
 Rates are images a second. Stages run with the threads they have in an extraction. The ceiling of stages that run on
 separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate).
@@ -30,65 +30,68 @@ STAGES = ("decode", "model", "write")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """Images a second."""
+    """Rates of the stages of an extraction, in images a second."""
 
     decode: float
-    """Read, decode and resize, for every view the backbones need."""
+    """Rate of reading, decoding and resizing, for every view the backbones need."""
 
     model: float
-    """Copy in, forward and copy back, all backbones one after the other."""
+    """Rate of copying in, the forward pass and copying back, all backbones one after the other."""
 
     write: float
-    """Features into a store, on its disk."""
+    """Rate of writing features into a store, on its disk."""
 
     end_to_end: float
+    """Rate of the whole extraction."""
 
     def ceiling(self, *, shared_cores: bool) -> float:
-        """What the three stages allow."""
+        """Return the largest rate that the three stages allow, in images a second."""
         stages = [self.decode, self.model, self.write]
         return 1 / sum(1 / rate for rate in stages) if shared_cores else min(stages)
 
     @property
     def bottleneck(self) -> str:
-        """The slowest stage."""
+        """Name of the slowest stage."""
         return min(STAGES, key=lambda stage: float(getattr(self, stage)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Throughput:
-    """What was measured of one set of images and backbones."""
+    """The rates that were measured with one set of images and backbones."""
 
     model: str
-    """Names of the backbones."""
+    """Names of the backbones, joined by `` + ``."""
 
     precision: str
     num_images: int
     batch_size: int
     image_size: int
-    """Pixels of the first backbone's input height."""
+    """Height of the first backbone's input in pixels."""
 
     parameters: int
+    """Number of parameters of all backbones."""
+
     shared_cores: bool
-    """Whether decoding and networks run on the same cores."""
+    """True if decoding and networks run on the same cores."""
 
     first: Rates
-    """Of the first round: whatever must be built, compiled or touched for the first time is in it."""
+    """Rates of the first round, in which everything is built, compiled and touched for the first time."""
 
     rounds: tuple[Rates, ...]
-    """After it, the stages measured one after the other in each."""
+    """Rates of the later rounds, in each of which the stages are measured one after the other."""
 
     @property
     def warm(self) -> Rates:
-        """Median of the rounds, a stage at a time."""
+        """Median of each stage's rate over the rounds after the first."""
         return Rates(**{f: median(getattr(r, f) for r in self.rounds) for f in (*STAGES, "end_to_end")})
 
     @property
     def ratios(self) -> list[float]:
-        """End to end over the ceiling of the same round, increasing."""
+        """Ratio of the end-to-end rate to the ceiling of the same round, for each round, in increasing order."""
         return sorted(r.end_to_end / r.ceiling(shared_cores=self.shared_cores) for r in self.rounds)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: timm's benchmark columns (of the model alone, warm; seconds a step in ms), then ours."""
+        """Return a dict for JSON: timm's benchmark columns (the warm model alone; a step's time in ms), then ours."""
         warm, ratios = self.warm, self.ratios
         return {
             "model": self.model,
@@ -146,7 +149,7 @@ class _Bench:
     scratch: Path | None
 
     def round(self) -> Rates:
-        """Every stage once, over all images."""
+        """Measure every stage once, over all images."""
         with self.extractor.threads.in_force():
             decode, pixels = self._decode()
             model, features = self._model(pixels)
@@ -161,7 +164,7 @@ class _Bench:
         )
 
     def _decode(self) -> tuple[float, list[Pixels]]:
-        """Seconds, and a batch of pixels a backbone."""
+        """Decode all images; return the seconds it took and a batch of pixels a backbone."""
         views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.extractor.backbones))
         rows = np.arange(len(self.images))
         fullest: Sequence[Pixels] = ()
@@ -175,7 +178,7 @@ class _Bench:
         return seconds, [fullest[views.index(backbone.preprocess.pixels)] for backbone in self.extractor.backbones]
 
     def _model(self, pixels: Sequence[Pixels]) -> tuple[float, list[NDArray[np.float32]]]:
-        """Seconds for as many images as there are, and a batch of features a backbone."""
+        """Embed as many images as there are; return the seconds it took and a batch of features a backbone."""
         batch_images = len(pixels[0])
         full, rest = divmod(len(self.images), batch_images)
         sizes = [batch_images] * full + ([rest] if rest else [])

@@ -1,4 +1,4 @@
-"""From what a source lists to an ImageSet: sorting, checking and digesting, the same for every source."""
+"""Build an ImageSet from the samples that a source lists: digest every sample, and the set as a whole."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.digests import content_digests, image_set_digest
 from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
-from penultimate.engine.images.sources import SteadySource
+from penultimate.engine.images.sources import VerifiedSource
 
 
 def build_image_set(
@@ -24,7 +24,7 @@ def build_image_set(
     provenance: Mapping[str, Any],
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The ImageSet of samples already in the order of their ids; reads every sample ``cache`` does not know, once."""
+    """Build the ImageSet of samples that are in the order of their ids, and read once every one ``cache`` lacks."""
     contents_N = content_digests(ids, source, cache=cache)
     digest = image_set_digest(
         ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, contents_N=contents_N
@@ -37,7 +37,7 @@ def build_image_set(
         split_N=split_N,
         class_names=tuple(class_names),
         metric=metric,
-        source=SteadySource(source, ids, contents_N),
+        source=VerifiedSource(source, ids, contents_N),
         digest=digest,
         provenance=dict(provenance),
     )

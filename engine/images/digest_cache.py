@@ -1,8 +1,9 @@
-"""DigestCache: content digests of image files seen before, so that a set of millions is recognised without reading it.
+"""DigestCache keeps content digests of image files seen before, so that a set of millions is not read again.
 
-An entry holds as long as its file has the number, size, modification time and change time it had. The entries of one
-source lie in one Parquet file, ``<folder>/<digest of the source's place>.parquet``, read as a whole and replaced as
-a whole by a rename: of two writers at once the last one's file stays, and what the other added is computed again.
+An entry is valid as long as its file has the inode, size, modification time and change time it had. The entries of one
+source lie in one Parquet file, ``<folder>/<digest of the source's location>.parquet``, which is read as a whole and
+replaced as a whole by a rename. If two processes write at once, the last one's file stays, and what the other added is
+computed again.
 """
 
 import os
@@ -22,68 +23,73 @@ from pyarrow import parquet
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
 
-# Shapes: N samples of a set, F = 4 fields of a Stamp.
+# Shapes: N samples of a set, F = 4 fields of a FileFingerprint.
 
 CONTENT_DTYPE = np.dtype("S64")
-"""Of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
+"""Dtype of content digests: ASCII, at most 20 digits, a colon and 32 hex digits."""
 
 _SETTLED_NS = 2_000_000_000
 _FORMAT = 1
 
 
-class Stamp(NamedTuple):
-    """What tells a file from a later one; of a sample inside an archive, the archive's."""
+class FileFingerprint(NamedTuple):
+    """The metadata by which a file is recognised as unchanged; a sample inside an archive has the archive's.
+
+    The names of the fields are columns of the digest cache's files.
+    """
 
     number: int
-    """The inode."""
+    """Inode of the file."""
 
     size: int
     modified_ns: int
     changed_ns: int
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> "Stamp":
-        """Stamp of the file at ``path``, links followed; OSError if it is gone."""
+    def of(cls, path: str | os.PathLike[str]) -> "FileFingerprint":
+        """Return the fingerprint of the file at ``path``, links followed; raise OSError if it is gone."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_settled(self) -> bool:
-        """Whether any later change must show: file systems keep times in steps of up to 2 s."""
+        """Return whether any later change must show: file systems keep times in steps of up to 2 s."""
         return time.time_ns() - max(self.modified_ns, self.changed_ns) > _SETTLED_NS
 
 
-UNKNOWN = Stamp(-1, -1, -1, -1)
-"""Of a sample that cannot be remembered or is not."""
+UNKNOWN = FileFingerprint(-1, -1, -1, -1)
+"""Fingerprint of a sample that the cache does not hold, or that cannot be cached."""
 
-_COLUMNS = ("id", *Stamp._fields, "content")
-_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.int64()) for name in Stamp._fields), ("content", pa.binary())])
+_COLUMNS = ("id", *FileFingerprint._fields, "content")
+_SCHEMA = pa.schema(
+    [("id", pa.string()), *((name, pa.int64()) for name in FileFingerprint._fields), ("content", pa.binary())]
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entries:
-    """What is remembered of each sample of a set."""
+    """Cached fingerprint and content digest of each sample of a set."""
 
-    stamps_NF: NDArray[np.int64]
-    """UNKNOWN where nothing is."""
+    fingerprints_NF: NDArray[np.int64]
+    """Fingerprint of each sample, UNKNOWN where none is cached."""
 
     contents_N: NDArray[np.bytes_]
     """Content digests, as ``digests.content_digest`` writes them."""
 
 
 class DigestCache:
-    """Entries by sample id, one file a source, in ``folder``, which is made when first written."""
+    """A cache of entries by sample id, one file a source, in ``folder``, which is made when first written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, place: str) -> Path:
-        """The file that holds the entries of the source at ``place``."""
-        return self.folder / f"{digest_of([_FORMAT, place])}.parquet"
+    def path(self, location: str) -> Path:
+        """Return the file that holds the entries of the source at ``location``."""
+        return self.folder / f"{digest_of([_FORMAT, location])}.parquet"
 
-    def load(self, place: str, ids: Sequence[str]) -> Entries:
-        """What is remembered of these samples; InputError if the file is damaged."""
+    def load(self, location: str, ids: Sequence[str]) -> Entries:
+        """Return the cached entries of these samples; raise InputError if the file is damaged."""
         entries = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), b"", CONTENT_DTYPE))
-        path = self.path(place)
+        path = self.path(location)
         try:
             table = parquet.read_table(path, schema=_SCHEMA)
         except FileNotFoundError:
@@ -95,18 +101,18 @@ class DigestCache:
         row_N = np.asarray(pc.fill_null(pc.index_in(pa.array(ids, pa.string()), value_set=table["id"]), -1))
         known = row_N >= 0
         rows = row_N[known]
-        for field, name in enumerate(Stamp._fields):
-            entries.stamps_NF[known, field] = table[name].to_numpy()[rows]
+        for field, name in enumerate(FileFingerprint._fields):
+            entries.fingerprints_NF[known, field] = table[name].to_numpy()[rows]
         entries.contents_N[known] = np.array(table["content"].to_pylist(), CONTENT_DTYPE)[rows]
         return entries
 
-    def save(self, place: str, ids: Sequence[str], entries: Entries) -> None:
-        """Replace what is remembered of a source, at once; InputError where nothing can be written."""
-        path = self.path(place)
+    def save(self, location: str, ids: Sequence[str], entries: Entries) -> None:
+        """Replace all entries of a source, atomically; raise InputError where nothing can be written."""
+        path = self.path(location)
         draft = path.with_suffix(f".{uuid4().hex}.partial")
-        keep = entries.stamps_NF[:, 0] != UNKNOWN.number
+        keep = entries.fingerprints_NF[:, 0] != UNKNOWN.number
         columns: list[Any] = [pa.array(ids, pa.string()).filter(pa.array(keep))]
-        columns += [pa.array(entries.stamps_NF[keep, field]) for field in range(len(UNKNOWN))]
+        columns += [pa.array(entries.fingerprints_NF[keep, field]) for field in range(len(UNKNOWN))]
         columns += [pa.array(entries.contents_N[keep].tolist(), pa.binary())]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,11 +125,11 @@ class DigestCache:
 
 
 def user_cache() -> DigestCache:
-    """In ``digests`` below ``cache_folder``."""
+    """Return the user's own cache, in the folder ``digests`` below ``cache_folder``."""
     return DigestCache(cache_folder() / "digests")
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/penultimate``, by default below ``~/.cache`` (XDG base directory specification)."""
+    """Return ``$XDG_CACHE_HOME/penultimate``, by default below ``~/.cache`` (XDG base directory specification)."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "penultimate"

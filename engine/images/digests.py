@@ -1,4 +1,4 @@
-"""Identity of an image set: ids, labels, splits, class names and every sample's content."""
+"""Digests that identify an image set: its ids, labels, splits, class names and every sample's content."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ from penultimate.store.errors import PenultimateError
 # Shapes: N samples, K classes.
 
 UNREADABLE = b"unreadable"
-"""Content of a sample that could not be read when its set was digested."""
+"""Content digest of a sample that could not be read when its set was digested."""
 
 _GROUP = 256
-"""Samples of one task: to hand over a task takes about as long as to digest a small file."""
+"""Number of samples in one task: handing over a task takes about as long as digesting a small file."""
 
 
 def content_digest(content: bytes | NDArray[np.uint8]) -> bytes:
-    """``<bytes>:<xxh3_128>`` of an encoded file, ``<height>x<width>x3:<xxh3_128>`` of pixels."""
+    """Return ``<bytes>:<xxh3_128>`` for an encoded file and ``<height>x<width>x3:<xxh3_128>`` for pixels."""
     if isinstance(content, bytes):
         return f"{len(content)}:{xxhash.xxh3_128_hexdigest(content)}".encode()
     shape = "x".join(map(str, content.shape))
@@ -34,12 +34,13 @@ def content_digest(content: bytes | NDArray[np.uint8]) -> bytes:
 
 
 def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCache | None = None) -> NDArray[np.bytes_]:
-    """(N,) ``content_digest`` of each sample, read on threads, a few samples in memory.
+    """Read every sample and return the (N,) content digests; several threads read, and few samples are in memory.
 
-    A sample that cannot be read has ``unreadable``: it stays in the set, and decoding records why it failed. With a
-    cache, a file that has the stamp it had is not read; interrupted, what was read is remembered.
+    A sample that cannot be read has the digest ``unreadable``: it stays in the set, and decoding records why it
+    failed. With a cache, a file whose fingerprint has not changed is not read; if the call is interrupted, the digests
+    computed so far are cached.
     """
-    known = cache.load(source.place, ids) if cache is not None else None
+    known = cache.load(source.location, ids) if cache is not None else None
     found = Entries(np.full((len(ids), len(UNKNOWN)), UNKNOWN, np.int64), np.full(len(ids), UNREADABLE, CONTENT_DTYPE))
 
     def digest_group(first: int) -> None:
@@ -52,15 +53,15 @@ def content_digests(ids: Sequence[str], source: ImageSource, *, cache: DigestCac
             for _ in prefetch_map(pool, digest_group, range(0, len(ids), _GROUP), depth=2 * num_threads):
                 pass
     finally:
-        if cache is not None and known is not None and not np.array_equal(known.stamps_NF, found.stamps_NF):
-            cache.save(source.place, ids, found)
+        if cache is not None and known is not None and not np.array_equal(known.fingerprints_NF, found.fingerprints_NF):
+            cache.save(source.location, ids, found)
     return found.contents_N
 
 
 def _digest_one(source: ImageSource, index: int, known: Entries | None, found: Entries) -> None:
     try:
-        stamp = UNKNOWN if known is None else source.stamp(index)
-        if known is not None and stamp != UNKNOWN and stamp == tuple(known.stamps_NF[index].tolist()):
+        fingerprint = UNKNOWN if known is None else source.fingerprint(index)
+        if known is not None and fingerprint != UNKNOWN and fingerprint == tuple(known.fingerprints_NF[index].tolist()):
             found.contents_N[index] = known.contents_N[index]
         else:
             found.contents_N[index] = content_digest(source.read(index))
@@ -68,8 +69,8 @@ def _digest_one(source: ImageSource, index: int, known: Entries | None, found: E
         raise
     except OSError:
         return
-    if stamp == UNKNOWN or stamp.is_settled():
-        found.stamps_NF[index] = stamp
+    if fingerprint == UNKNOWN or fingerprint.is_settled():
+        found.fingerprints_NF[index] = fingerprint
 
 
 def image_set_digest(
@@ -80,7 +81,7 @@ def image_set_digest(
     class_names: Sequence[str],
     contents_N: NDArray[np.bytes_],
 ) -> str:
-    """First 16 hex digits of the SHA-256 over one JSON line of class names and one a sample."""
+    """Return the first 16 hex digits of the SHA-256 over one JSON line of class names and one line a sample."""
     sha256 = hashlib.sha256()
 
     def add(record: Any) -> None:

@@ -1,4 +1,4 @@
-"""ImageSet: ordered image samples with ids, labels and splits; what every later row is traced back to."""
+"""ImageSet holds ordered image samples with ids, labels and splits; every row of features refers back to one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.metrics import METRICS
 
 # Shapes: N samples, K classes.
@@ -22,54 +22,58 @@ SPLIT_NAMES = (
     | {"training": "train", "trainval": "train", "dev": "val", "testing": "test"}
     | {"eval": "test", "evaluation": "test"}
 )
-"""What people call a split, in lower case -> what it is called here."""
+"""Common name of a split, in lower case -> its name in SPLITS."""
 
 SPLIT_DTYPE = np.dtype("<U5")
-"""Of ``split_N``: wide enough for each of SPLITS."""
+"""Dtype of ``split_N``, wide enough for each of SPLITS."""
 
 
 class ImageSource(Protocol):
-    """Where the bytes or pixels of a sample come from; several threads may read at once."""
+    """A source of the bytes or pixels of samples; several threads may read at once."""
 
     @property
-    def place(self) -> str:
-        """Where the samples lie, told apart from every other place: an absolute path, usually."""
+    def location(self) -> str:
+        """Unique name of the location of the samples, usually an absolute path; the digest cache goes by it."""
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Encoded file contents, or pixels of shape (H, W, 3), of sample ``index``; OSError if it is gone."""
+        """Read the encoded file, or the pixels (H, W, 3), of sample ``index``; raise OSError if it is gone."""
 
-    def stamp(self, index: int) -> Stamp:
-        """By which sample ``index`` is known again without reading it, or UNKNOWN; OSError if it is gone."""
+    def fingerprint(self, index: int) -> FileFingerprint:
+        """Return the fingerprint that recognises sample ``index`` without reading it, or UNKNOWN.
+
+        Raises OSError if the sample is gone.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageSet:
-    """Ordered samples; the order is that of the ids, and a sample's position is its row everywhere."""
+    """An ordered set of samples. The order is that of the ids, and a sample's position is its row everywhere."""
 
     name: str
-    """For people: ``caltech101``, or a folder's name."""
+    """Name for people, such as ``caltech101``, or the name of a folder."""
 
     ids_N: Strings
-    """Relative path or tar key; unique, strictly increasing."""
+    """Relative path or tar key of each sample; unique and strictly increasing."""
 
     labels_N: NDArray[np.int64] | NDArray[np.uint8]
-    """(N,) int64 class indices (-1: unlabelled), or (N, K) uint8 as ``store.labels`` has them, of several labels."""
+    """Class indices (N,) int64, -1 where unlabelled; or, for several labels a sample, (N, K) uint8 as in
+    ``store.labels``."""
 
     split_N: NDArray[np.str_]
-    """``train``, ``val`` or ``test``."""
+    """Split of each sample: ``train``, ``val`` or ``test``."""
 
     class_names: tuple[str, ...]
 
     metric: str
-    """The dataset's own: ``top1``, ``mean_per_class`` or ``map11``."""
+    """Name of the dataset's own metric: ``top1``, ``mean_per_class`` or ``map11``."""
 
     source: ImageSource
 
     digest: str
-    """16 hex digits over ids, labels, splits and file contents."""
+    """Digest of ids, labels, splits and file contents, 16 hex digits."""
 
     provenance: Mapping[str, Any]
-    """JSON-able: where the images were, how they were split, with which seed."""
+    """Origin of the images, and how and with which seed they were split, as values that JSON can hold."""
 
     def __post_init__(self) -> None:
         n = len(self.ids_N)

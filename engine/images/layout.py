@@ -1,6 +1,6 @@
-"""What a folder means: one pure function from its index to an interpretation, and the sentence that tells it.
+"""Interpret what lies in a folder: a pure function from its index to a reader, labels, splits and a sentence.
 
-No input or output here: ``folder_index`` lists, and the readers in ``formats`` read what an Interpretation names.
+Nothing here touches a file: ``folder_index`` lists, and the readers in ``formats`` read what an Interpretation names.
 
 Which reader
  1. Images, tars or Parquet files with images in them: the one that is there.
@@ -10,7 +10,7 @@ Which reader
     read by it (Hugging Face's ``imagefolder``).
 
 Which class and split an image has
- 4. A folder in which there is one folder only, of folders without images beside them, is a wrapper: it is gone into.
+ 4. A folder that holds one folder only, of folders without images beside them, is a wrapper, and is entered.
  5. Where every folder of the first level tells a split by one of its words (``train``, ``seg_train``, ``Testing``,
     ``val2017``; ``splits.splits_told``) and one tells ``train``, they are splits, and classes are a level below. Where
     only some do and ``train`` has class folders, it is an error that names the choices (``--set splits=false``).
@@ -40,7 +40,7 @@ from penultimate.engine.images.folders.folder_tree import FolderTree, last_of, p
 from penultimate.store.errors import InputError
 
 Reader = Literal["images", "tars", "parquet", "table"]
-"""What reads a folder; ``table`` is a table called ``metadata`` beside images."""
+"""Name of a reader of a folder; ``table`` is a table called ``metadata`` beside images."""
 
 READERS: tuple[Reader, ...] = get_args(Reader)
 
@@ -49,39 +49,39 @@ REACHED_TWICE = "reached twice by links"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Interpretation:
-    """What to read of a folder, and as what."""
+    """The files of a folder that are to be read, their reader, and the labels and splits they have."""
 
     reader: Reader
 
     files: Sequence[str]
-    """What the reader reads, sorted: images, tars, Parquet files or tables."""
+    """Paths of the files to read, sorted: images, tars, Parquet files or tables."""
 
     labels: Sequence[int] = ()
-    """Of each image its position in ``class_names``, -1 without; empty for other readers."""
+    """Position of each image's class in ``class_names``, -1 without one; empty for other readers."""
 
     splits: Sequence[str] = ()
-    """Of each image the split it is given, or empty text; empty for other readers."""
+    """Split that each image's folder gives it, or empty text; empty for other readers."""
 
     class_names: Sequence[str] = ()
-    """Of images in class folders."""
+    """Names of the classes, for images in class folders."""
 
     split_folders: Mapping[str, str]
-    """Folder -> the split it is, or UNLABELLED."""
+    """Folder -> the split that it holds, or UNLABELLED."""
 
     left_out: Mapping[str, int]
-    """Kind -> number of files of it that are not read."""
+    """Kind of file -> number of its files that are not read."""
 
     beside: Sequence[str] = ()
-    """Of tables: the images that lie in the folder, named by a table or not."""
+    """Images that lie in the folder, whether a table names them or not; for tables alone."""
 
     unlabelled: Sequence[str] = ()
-    """Those of the tables that lack the label column, where others have it."""
+    """Tables that lack the label column, where others have it."""
 
     names_file: str | None = None
-    """Of tars: a ``classnames.txt``, whose line n is the class that tars call n."""
+    """Path of a ``classnames.txt``, whose line n is the class that the tars call n; for tars alone."""
 
     sentence: str
-    """For people: how the folder is read."""
+    """Description, for people, of how the folder is read."""
 
 
 def interpret(
@@ -93,7 +93,7 @@ def interpret(
     reader: Reader | None = None,
     splits: bool = True,
 ) -> Interpretation:
-    """What the folder with this index means by the rules above; ``name`` is what messages call it.
+    """Interpret the folder with this index by the rules above; error messages call it ``name``.
 
     ``labels=False`` takes every image unlabelled, ``reader`` decides in place of rules 1 to 3, ``splits=False`` takes
     the first level as classes whatever it is called. Raises InputError where there is nothing to read, where the rules
@@ -113,7 +113,7 @@ def interpret(
 
 
 def _choose_reader(tree: FolderTree, name: str, tables: Sequence[str]) -> Reader:
-    """Rules 1 to 3."""
+    """Choose the reader by rules 1 to 3."""
     shards: dict[Reader, list[str]] = {
         "tars": _not_leftover(tree, tree.of_kind(TAR)),
         "parquet": _not_leftover(tree, tree.of_kind(PARQUET_IMAGES)),
@@ -142,7 +142,7 @@ _WORDS: Mapping[Reader, str] = {
 
 
 def _not_leftover(tree: FolderTree, files: Sequence[str]) -> list[str]:
-    """Rule 2: without those that folders of images lie beside."""
+    """Return the files that have no folders of images beside them (rule 2)."""
     beside: dict[str, bool] = {}
     for folder in map(parent_of, files):
         if folder not in beside:
@@ -176,12 +176,12 @@ def _images(tree: FolderTree, name: str, *, labels: bool, splits: bool) -> Inter
         class_names=found.class_names,
         split_folders=found.split_folders,
         left_out=dict(sorted(left_out.items())),
-        sentence=_told(found) if labels else "image files, without labels",
+        sentence=_describe_class_folders(found) if labels else "image files, without labels",
     )
 
 
-def _told(found: ClassFolders) -> str:
-    """How class folders are read, for people."""
+def _describe_class_folders(found: ClassFolders) -> str:
+    """Describe for people how class folders are read."""
     where = f" in {found.base}/" if found.base else ""
     if not found.split_folders:
         return f"one folder a class{where}"
@@ -199,7 +199,7 @@ def _other(tree: FolderTree, reader: Reader, files: Sequence[str], unlabelled: S
     read = set(files)
     left_out = Counter(kind for path, kind in tree.index.files if path not in read)
     if reader == "table":
-        del left_out[IMAGE]  # the table says which of them are read; the others are counted then
+        del left_out[IMAGE]  # the table says which of them are read, and the others are counted later
     names = [path for path, _ in tree.index.files if last_of(path) == "classnames.txt"] if reader == "tars" else []
     return Interpretation(
         reader=reader,

@@ -1,4 +1,4 @@
-"""Where images come from by what people type: a folder, a manifest, tars, tables, arrays, images or a dataset."""
+"""Load images by what people type: a folder, a manifest, tars, tables, arrays, single images or a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from penultimate.engine.images.folders.folder_index import index_folder
 from penultimate.engine.images.formats.arrays import ARRAY_SUFFIXES, load_arrays
 from penultimate.engine.images.formats.file_patterns import named_files, shared_name
 from penultimate.engine.images.formats.folder import read_folder, root_name
-from penultimate.engine.images.formats.labels import Draw
+from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
 from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
 from penultimate.engine.images.formats.single_files import load_files
@@ -27,20 +27,20 @@ from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
-"""Datasets that are taken by name."""
+"""Names of the datasets that can be loaded by name."""
 
 _FILE_SUFFIXES = {*MANIFEST_SUFFIXES, LIST_SUFFIX, ".tar", *ARRAY_SUFFIXES, *IMAGE_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    """How to read what was named."""
+    """The options of ``load_images`` that every reader needs."""
 
     labels: bool
     columns: Columns
     reader: Reader | None
     splits: bool
-    draw: Draw
+    random_split: RandomSplit
     cache: DigestCache | None
 
 
@@ -69,14 +69,16 @@ def load_images(
     """
     specs = [spec] if isinstance(spec, str) else list(spec)
     _check_texts(specs)
-    asked = ImageOptions.of(options)
-    label_column = asked.label_column if labels else None
+    image_options = ImageOptions.of(options)
+    label_column = image_options.label_column if labels else None
     how = _Options(
         labels=labels,
-        columns=Columns(path=asked.path_column, label=label_column, multi_label=asked.multi_label),
-        reader=asked.reader,
-        splits=asked.splits,
-        draw=Draw(val_fraction=asked.val_fraction, test_fraction=asked.test_fraction, seed=seed),
+        columns=Columns(path=image_options.path_column, label=label_column, multi_label=image_options.multi_label),
+        reader=image_options.reader,
+        splits=image_options.splits,
+        random_split=RandomSplit(
+            val_fraction=image_options.val_fraction, test_fraction=image_options.test_fraction, seed=seed
+        ),
         cache=cache,
     )
     if len(specs) == 1 and (specs[0] in DATASETS or root is not None):
@@ -101,7 +103,7 @@ def _check_texts(specs: Sequence[str]) -> None:
 def _load_dataset(
     name: str, root: Path | None, *, download: bool, seed: int, cache: DigestCache | None
 ) -> ImageSet | None:
-    """None for a folder that is called as the digits are."""
+    """Load a dataset by name; return None if the name is that of the digits and of a folder here."""
     here = Path(name).exists()
     if name == digits.NAME:
         return None if root is None and here else digits.load_digits(root, seed=seed, cache=cache)
@@ -121,7 +123,12 @@ def _load_one(spec: str, options: _Options) -> ImageSet:
         _only_for_folders(spec, options)
         name, tars = remote_tars(spec)
         return load_webdataset(
-            tars, name=name, columns=options.columns, labels=options.labels, draw=options.draw, cache=options.cache
+            tars,
+            name=name,
+            columns=options.columns,
+            labels=options.labels,
+            random_split=options.random_split,
+            cache=options.cache,
         )
     if path.is_dir():
         found = interpret(
@@ -141,10 +148,16 @@ def _load_one(spec: str, options: _Options) -> ImageSet:
 
 
 def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageSet:
-    name, labels, columns, draw, cache = root_name(root), options.labels, options.columns, options.draw, options.cache
+    name, labels, columns, random_split, cache = (
+        root_name(root),
+        options.labels,
+        options.columns,
+        options.random_split,
+        options.cache,
+    )
     files = [root / file for file in found.files]
     if found.reader == "table":
-        return load_image_folder(root, found, name=name, columns=columns, draw=draw, cache=cache)
+        return load_image_folder(root, found, name=name, columns=columns, random_split=random_split, cache=cache)
     _no_paths(f"the folder {str(root)!r}", columns)
     if found.reader == "tars":
         names = None if found.names_file is None else _class_names(root / found.names_file)
@@ -154,7 +167,7 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
             columns=columns,
             labels=labels,
             names=names,
-            draw=draw,
+            random_split=random_split,
             left_out=found.left_out,
             cache=cache,
         )
@@ -165,31 +178,33 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
             name=name,
             labels=labels,
             label_column=columns.label or "label",
-            draw=draw,
+            random_split=random_split,
             left_out=found.left_out,
             cache=cache,
         )
-    return read_folder(root, found, labels=labels, draw=draw, cache=cache)
+    return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
 
 
 def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
-    """Files, several by one name or by several; folders among several names."""
+    """Load one or several files, and any folders named together with them."""
     paths = list(dict.fromkeys(path for spec in specs for path in _named(spec)))
     if len(paths) == 1 and paths[0].is_dir():  # by a glob
         return _load_one(str(paths[0]), options)
     _only_for_folders(specs[0], options)
     name = paths[0].stem if len(paths) == 1 else shared_name(paths)
-    labels, columns, draw, cache = options.labels, options.columns, options.draw, options.cache
+    labels, columns, random_split, cache = options.labels, options.columns, options.random_split, options.cache
     suffixes = {path.suffix.lower() if path.is_file() else "/" for path in paths}
     if suffixes == {".tar"}:
-        return load_webdataset(paths, name=name, columns=columns, labels=labels, draw=draw, cache=cache)
+        return load_webdataset(paths, name=name, columns=columns, labels=labels, random_split=random_split, cache=cache)
     if suffixes == {".parquet"} and (len(paths) > 1 or image_column(paths[0]) is not None):
         _one_label(f"a row of {specs[0]!r}", columns)
         label_column = columns.label or "label"
-        return load_parquet_images(paths, name=name, labels=labels, label_column=label_column, draw=draw, cache=cache)
+        return load_parquet_images(
+            paths, name=name, labels=labels, label_column=label_column, random_split=random_split, cache=cache
+        )
     if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
         _one_label(f"an image of {specs[0]!r}", columns)
-        return load_arrays(paths[0], labels=labels, draw=draw)
+        return load_arrays(paths[0], labels=labels, random_split=random_split)
     if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
         return load_manifest(
             paths[0],
@@ -198,7 +213,7 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
             label_column=columns.label or "label",
             multi_label=columns.multi_label,
             cache=cache,
-            **asdict(draw),
+            **asdict(random_split),
         )
     if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
         raise InputError(

@@ -1,4 +1,4 @@
-"""ImageOptions: how images and their labels are read, declared once for the command line, YAML and Python."""
+"""ImageOptions declares once, for the command line, YAML and Python, how images and their labels are read."""
 
 from typing import Annotated
 
@@ -11,20 +11,20 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SourceOptions(Strict):
-    """How a folder or a table of images is understood."""
+    """Options that decide how a folder or a table of images is understood."""
 
     path_column: str | None = None
     """Column of a table that holds the path of the image; by default path, image, file, filename and the like."""
 
     reader: Reader | None = None
-    """What to read of a folder that holds several things: image files, tars, Parquet files or a table."""
+    """Kind of files to read in a folder that holds several kinds: image files, tars, Parquet files or a table."""
 
     splits: bool = True
     """Take folders called train, val, test and the like as splits; without, the first level of a folder is classes."""
 
 
 class ImageOptions(SourceOptions):
-    """How images, their labels and their splits are read."""
+    """Options that decide how images, their labels and their splits are read."""
 
     label_column: str = "label"
     """Column of a table, or field of a tar's .json, that holds the label."""

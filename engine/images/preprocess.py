@@ -1,4 +1,4 @@
-"""Preprocess: what happens between a decoded image and the network, as numbers with a digest."""
+"""Preprocess describes, as numbers with a digest, what happens between a decoded image and the network."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -7,44 +7,48 @@ from typing import Any, Literal, NamedTuple
 from penultimate.store.format.digest import digest_of
 
 
-class Placement(NamedTuple):
-    """Where the network's input lies in one resized image, all in pixels."""
+class CropGeometry(NamedTuple):
+    """Size of one resized image and corner of the crop that the network is given, all in pixels."""
 
     height: int
-    """Of the whole resized image, before cropping."""
+    """Height of the whole resized image, before cropping."""
 
     width: int
-    """Of the whole resized image, before cropping."""
+    """Width of the whole resized image, before cropping."""
 
     top: int
+    """Row of the resized image at which the crop begins."""
+
     left: int
+    """Column of the resized image at which the crop begins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocess:
-    """Resize, crop and normalisation of one backbone's input; resizing is always antialiased, as in Pillow."""
+    """The resize, crop and normalisation of one backbone's input. Resizing is always antialiased, as in Pillow."""
 
     height: int
-    """Pixels of the network's input."""
+    """Height of the network's input in pixels."""
 
     width: int
-    """Pixels of the network's input."""
+    """Width of the network's input in pixels."""
 
     resize: Literal["whole", "crop"]
-    """``whole``: the whole image to (height, width), aspect ratio not kept (the paper). ``crop``: the shorter
-    side to ``floor(input / crop_pct)``, aspect ratio kept, then the centre (timm's evaluation, ``crop_mode="center"``).
+    """Kind of resize. ``whole``: the whole image to (height, width), aspect ratio not kept (the paper). ``crop``: the
+    shorter side to ``floor(input / crop_pct)``, aspect ratio kept, then the centre (timm's evaluation,
+    ``crop_mode="center"``).
     """
 
     crop_pct: float = 1.0
-    """Share of the resized shorter side that the centre crop keeps, in (0, 1]; 1.0 for ``whole``."""
+    """Fraction of the resized shorter side that the centre crop keeps, in (0, 1]; 1.0 for ``whole``."""
 
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     mean: tuple[float, float, float]
-    """Of pixels scaled to [0, 1], per RGB channel."""
+    """Mean of each RGB channel that is subtracted from pixels scaled to [0, 1]."""
 
     std: tuple[float, float, float]
-    """Of pixels scaled to [0, 1], per RGB channel."""
+    """Standard deviation of each RGB channel that pixels scaled to [0, 1] are divided by."""
 
     exif_orientation: bool = False
     """Whether an image is first turned as its EXIF orientation says. False, as in torchvision and timm: pixels are
@@ -60,15 +64,15 @@ class Preprocess:
         if not all(s > 0 for s in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def placement(self, height: int, width: int) -> Placement:
-        """How an image of ``height`` x ``width`` is resized and where it is then cropped.
+    def crop_geometry(self, height: int, width: int) -> CropGeometry:
+        """Return the size to which an image of ``height`` x ``width`` is resized, and the corner of its crop.
 
         The roundings are those of timm's ``transforms_imagenet_eval`` and, in it, torchvision's ``Resize`` (longer
         side rounded down), timm's ``ResizeKeepRatio`` (inputs that are not square; half to even) and torchvision's
         ``CenterCrop`` (half to even).
         """
         if self.resize == "whole":
-            return Placement(self.height, self.width, 0, 0)
+            return CropGeometry(self.height, self.width, 0, 0)
         target_height, target_width = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
         if target_height != target_width:
             ratio = min(height / target_height, width / target_width)
@@ -78,7 +82,7 @@ class Preprocess:
         else:
             resized_height, resized_width = target_height, int(target_height * width / height)
         top, left = round((resized_height - self.height) / 2), round((resized_width - self.width) / 2)
-        return Placement(resized_height, resized_width, top, left)
+        return CropGeometry(resized_height, resized_width, top, left)
 
     @property
     def digest(self) -> str:

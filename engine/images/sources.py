@@ -1,12 +1,13 @@
-"""The plain ImageSources, files and pixels in memory, and the one that watches over any other."""
+"""Sources of images that are files or pixels in memory, and one that verifies what another source gives."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from penultimate.engine.images.digest_cache import UNKNOWN, Stamp
+from penultimate.engine.images.digest_cache import UNKNOWN, FileFingerprint
 from penultimate.engine.images.digests import UNREADABLE, content_digest
 from penultimate.engine.images.image_set import ImageSource
 from penultimate.store.errors import PenultimateError, VanishedImageError
@@ -14,67 +15,73 @@ from penultimate.store.errors import PenultimateError, VanishedImageError
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
 
 
-class FileSource:
-    """Samples that are files, one each."""
+class FileSource(ImageSource):
+    """A source of samples that are files, one each."""
 
     def __init__(self, root: Path, paths: Sequence[str]) -> None:
-        """``paths`` are relative to ``root`` (or absolute), in the order of the samples."""
+        """Take ``paths`` relative to ``root`` (or absolute), in the order of the samples."""
         self.root = root
         self.paths = paths
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
+    @override
+    def location(self) -> str:
         return str(self.root.resolve())
 
+    @override
     def read(self, index: int) -> bytes:
-        """See ``ImageSource.read``."""
         return (self.root / self.paths[index]).read_bytes()
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return Stamp.of(self.root / self.paths[index])
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return FileFingerprint.of(self.root / self.paths[index])
 
 
-class ArraySource:
-    """Samples that are pixels in memory, or mapped into it."""
+class ArraySource(ImageSource):
+    """A source of samples that are pixels in memory, or mapped into it; grayscale is repeated three times."""
 
-    def __init__(self, images_NHWC: NDArray[np.uint8], place: str) -> None:
-        """In the order of the samples; ``place`` is the file or folder they come from."""
+    def __init__(self, images_NHWC: NDArray[np.uint8], location: str) -> None:
+        """Take the images in the order of the samples; ``location`` is the file or folder they come from."""
         self.images_NHWC = images_NHWC
-        self.place = place
+        self._location = location
 
+    @property
+    @override
+    def location(self) -> str:
+        return self._location
+
+    @override
     def read(self, index: int) -> NDArray[np.uint8]:
-        """See ``ImageSource.read``; grayscale is repeated three times."""
         pixels = self.images_NHWC[index]
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: pixels in memory are digested as fast as looked up."""
-        return UNKNOWN
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return UNKNOWN  # pixels in memory are digested as fast as looked up
 
 
-class SteadySource:
-    """A source that gives what it gave when its set was digested, or says that it cannot.
+class VerifiedSource(ImageSource):
+    """A source that returns the same content as when its set was digested, or raises.
 
-    Features are kept under the digest of the set, so that other pixels than those it was made of must not get there.
+    Features are kept under the digest of the set, so features of any other pixels must not get there.
     """
 
     def __init__(self, source: ImageSource, ids: Sequence[str], contents_N: NDArray[np.bytes_]) -> None:
-        """``contents_N``: the content digest of each sample."""
+        """Verify what ``source`` reads against ``contents_N``, the content digest of each sample."""
         self.original = source
         self._ids = ids
         self._contents_N = contents_N
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
-        return self.original.place
+    @override
+    def location(self) -> str:
+        return self.original.location
 
+    @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """As ``ImageSource.read``; VanishedImageError if what was readable is not any more, or is not the same.
+        """Read sample ``index``; raise VanishedImageError if it cannot be read any more, or has changed.
 
-        OSError, which decoding records for this sample alone, if it could not be read then either.
+        Raises OSError, which decoding records for this sample alone, if it could not be read then either.
         """
         if self._contents_N[index] == UNREADABLE:
             self.original.read(index)
@@ -86,16 +93,16 @@ class SteadySource:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise VanishedImageError(
-                f"{self._ids[index]} in {self.place} was there when its set was digested and cannot be read now: "
+                f"{self._ids[index]} in {self.location} was there when its set was digested and cannot be read now: "
                 f"{reason}; bring it back and run again to resume (without it the set is another one)"
             ) from error
         if content_digest(content) != self._contents_N[index]:
             raise VanishedImageError(
-                f"{self._ids[index]} in {self.place} was changed after its set was digested; "
+                f"{self._ids[index]} in {self.location} was changed after its set was digested; "
                 "run again to extract the set as it is now"
             )
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return self.original.stamp(index)
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return self.original.fingerprint(index)

@@ -1,4 +1,4 @@
-"""Splits told by names, and drawn ones: seeded and stratified, a share or a number of every class to each."""
+"""Splits that names tell, and random ones: seeded and stratified, a fraction or a number of every class for each."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from penultimate.store.errors import InputError
 # Shapes: N samples.
 
 UNLABELLED = "unlabelled"
-"""What a folder tells that holds images to be classified, in place of a split."""
+"""Role, instead of a split, of a folder that holds images to be classified."""
 
 _TOLD = SPLIT_NAMES | dict.fromkeys(
     ("pred", "predict", "prediction", "predictions", "unlabelled", "unlabeled", "unsup"), UNLABELLED
@@ -22,11 +22,13 @@ _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ENDING = re.compile("(set|data|split|images?|imgs?)$")
 
 
-def splits_told(name: str) -> set[str]:
-    """The splits that a file's or folder's name tells by its words, in any case; UNLABELLED for one to be predicted.
+def splits_in_name(name: str) -> set[str]:
+    """Return the splits that the words of a file's or folder's name tell, in any case.
 
-    >>> splits_told("seg_train"), splits_told("ILSVRC2012_img_val"), splits_told("TestSet"), splits_told("cats")
-    ({'train'}, {'val'}, {'test'}, set())
+    UNLABELLED stands for images to be classified.
+
+    >>> [splits_in_name(name) for name in ("seg_train", "ILSVRC2012_img_val", "TestSet", "cats")]
+    [{'train'}, {'val'}, {'test'}, set()]
     """
     words = [word.lower() for word in _WORD.findall(name)]
     return {_TOLD[word] for whole in words for word in (whole, _ENDING.sub("", whole)) if word in _TOLD}
@@ -48,7 +50,7 @@ def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
 
 
 Allotment = Callable[[int], dict[str, int]]
-"""Images of one class -> how many of them each split gets; the rest is left where it is."""
+"""Number of images of one class -> how many of them each split gets; the rest stays where it is."""
 
 
 def allot(
@@ -60,10 +62,10 @@ def allot(
     among: str,
     seed: int,
 ) -> NDArray[np.str_]:
-    """``split_N`` with random samples of ``among`` moved to other splits, class by class.
+    """Return ``split_N`` with random samples of ``among`` moved to other splits, class by class.
 
-    A class is shuffled by its own generator, seeded with ``(seed, class index)``. InputError names a class that has
-    too few images to give what is asked and keep one.
+    A class is shuffled by its own generator, seeded with ``(seed, class index)``. Raises InputError, which names the
+    class, where a class has too few images to fill every split and keep one.
     """
     result = split_N.copy()
     for label, class_name in enumerate(class_names):
@@ -86,10 +88,10 @@ def allot(
 def hold_out(
     split_N: NDArray[np.str_], labels_N: NDArray[np.int64], total: int, *, split: str, among: str, seed: int
 ) -> NDArray[np.str_]:
-    """``split_N`` with exactly ``total`` random samples of ``among`` moved to ``split``, in proportion to the classes.
+    """Return ``split_N`` with exactly ``total`` random samples of ``among`` moved to ``split``, in class proportion.
 
-    A class gives ``total * its share``, rounded down, and those with the largest remainders one more (Hamilton's
-    method; the lower class index first among equals). Shuffled as by ``allot``.
+    A class gives ``total`` times its fraction of ``among``, rounded down, and the classes with the largest remainders
+    one more (Hamilton's method; the lower class index first among equals). Samples are shuffled as by ``allot``.
     """
     members_K = [np.flatnonzero((labels_N == label) & (split_N == among)) for label in range(int(labels_N.max()) + 1)]
     counts_K = np.array([len(members) for members in members_K])
@@ -103,16 +105,16 @@ def hold_out(
     return result
 
 
-def shares(**fractions: float) -> Allotment:
-    """``val=0.2, test=0.2``: these fractions of a class, rounded to whole images, at least one each.
+def by_fraction(**fractions: float) -> Allotment:
+    """Allot these fractions of a class (``val=0.2, test=0.2``), rounded to whole images, at least one to each split.
 
-    A fraction of 0 gives that split nothing. Raises InputError unless they are in [0, 1) and add up to less than 1.
+    A fraction of 0 gives that split nothing. Raises InputError unless all are in [0, 1) and add up to less than 1.
     """
     if not all(0.0 <= fraction < 1.0 for fraction in fractions.values()) or sum(fractions.values()) >= 1.0:
         raise InputError(f"split fractions must be in [0, 1) and leave something for train, got {fractions}")
 
     def allotment(count: int) -> dict[str, int]:
-        return {split: max(1, round(count * share)) for split, share in fractions.items() if share > 0.0}
+        return {split: max(1, round(count * fraction)) for split, fraction in fractions.items() if fraction > 0.0}
 
     return allotment
 
@@ -126,13 +128,13 @@ def draw_missing_splits(
     test_fraction: float,
     seed: int,
 ) -> NDArray[np.str_]:
-    """Stratified shares of train for the splits that are not there.
+    """Draw the splits that are missing from train, stratified by class.
 
-    ``val`` given: nothing is drawn, and without ``test`` there is none. ``train`` and ``test``: ``val`` is drawn.
-    ``train`` alone: both are.
+    If ``val`` is given, nothing is drawn, even without ``test``. If ``train`` and ``test`` are given, ``val`` is drawn;
+    if ``train`` alone is given, both are.
     """
     given = set(split_N.tolist())
     if "val" in given:
         return split_N
-    wanted = shares(val=val_fraction) if "test" in given else shares(val=val_fraction, test=test_fraction)
+    wanted = by_fraction(val=val_fraction) if "test" in given else by_fraction(val=val_fraction, test=test_fraction)
     return allot(split_N, labels_N, class_names, wanted, among="train", seed=seed)

@@ -1,12 +1,13 @@
-"""Some samples of an ImageSet as an ImageSet: what a benchmark or a check runs on."""
+"""Take some samples of an ImageSet as an ImageSet of their own, for a benchmark or a check to run on."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from penultimate.engine.images.digest_cache import Stamp
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
@@ -15,25 +16,25 @@ from penultimate.store.format.digest import digest_of
 
 
 def sample_rows(num_rows: int, num_sampled: int) -> NDArray[np.int64]:
-    """Rows evenly spaced over a set, increasing; all of them if there are no more."""
+    """Return at most ``num_sampled`` rows, evenly spaced over a set and increasing."""
     return np.unique(np.linspace(0, num_rows - 1, min(num_rows, num_sampled)).round().astype(np.int64))
 
 
 def subset(images: ImageSet, rows_M: NDArray[np.int64]) -> ImageSet:
-    """The samples at ``rows_M``, which must increase, under a digest of their own."""
+    """Return the ImageSet of the samples at ``rows_M``, which must increase, under a digest of its own."""
     return replace(
         images,
         ids_N=images.ids_N[rows_M],
         labels_N=images.labels_N[rows_M],
         split_N=images.split_N[rows_M],
-        source=_Chosen(images.source, rows_M),
+        source=_SubsetSource(images.source, rows_M),
         digest=digest_of([images.digest, rows_M.tolist()]),
         provenance={**images.provenance, "subset_rows": len(rows_M)},
     )
 
 
 def at_most_per_class(images: ImageSet, most: Mapping[str, int], *, seed: int) -> ImageSet:
-    """At most ``most[split]`` samples of every class, drawn by ``seed``; splits that are not in ``most`` stay whole.
+    """Keep at most ``most[split]`` random samples of every class; splits that are not in ``most`` stay whole.
 
     Raises InputError for samples with several labels.
     """
@@ -48,22 +49,22 @@ def at_most_per_class(images: ImageSet, most: Mapping[str, int], *, seed: int) -
     return replace(chosen, provenance={**chosen.provenance, "at_most_per_class": dict(most), "subset_seed": seed})
 
 
-class _Chosen:
-    """A source seen through ``rows_M``."""
+class _SubsetSource(ImageSource):
+    """A source whose sample i is sample ``rows_M[i]`` of another source."""
 
     def __init__(self, source: ImageSource, rows_M: NDArray[np.int64]) -> None:
         self._source = source
         self._rows_M = rows_M
 
     @property
-    def place(self) -> str:
-        """See ``ImageSource.place``."""
-        return self._source.place
+    @override
+    def location(self) -> str:
+        return self._source.location
 
+    @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """See ``ImageSource.read``."""
         return self._source.read(int(self._rows_M[index]))
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``."""
-        return self._source.stamp(int(self._rows_M[index]))
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return self._source.fingerprint(int(self._rows_M[index]))

@@ -1,4 +1,4 @@
-"""One line that says what a set of images was read as: its classes, the sizes of its splits, and what was left out."""
+"""Sum up in one line how a set of images was read: its classes, the sizes of its splits, and what was left out."""
 
 from penultimate.engine.images.image_set import SPLITS, ImageSet
 
@@ -7,9 +7,9 @@ _KINDS_SHOWN = 6
 
 
 def summary_of(images: ImageSet) -> str:
-    """For people, without a full stop.
+    """Return a summary for people, in one line without a full stop.
 
-    Such as ``pets: 2 classes (cat, dog); train 12, val 4, test 4; read as one folder a class; left out: 3 .txt``.
+    An example: ``pets: 2 classes (cat, dog); train 12, val 4, test 4; read as one folder a class; left out: 3 .txt``.
     """
     parts = [f"{images.name}: {_classes(images)}", _sizes(images)]
     if layout := images.provenance.get("layout"):

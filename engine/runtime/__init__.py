@@ -1,1 +1,1 @@
-"""What every part of the engine runs on: the machine, its threads and its memory, and Ray."""
+"""Services for every part of the engine: the machine's abilities, its threads and memory, and Ray."""

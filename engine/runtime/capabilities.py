@@ -1,8 +1,9 @@
-"""What this machine can do: every question to it that decides how something is computed is asked here.
+"""Tell what this machine can do; every property of it that decides how something is computed is looked up here.
 
-Comes in: nothing but the machine, and one environment variable. Goes out: yes, no or a number. Not here
-is whether zarrs is installed, which ``store.format.arrays`` asks, for ``store`` imports nothing of ``engine``; nor what
-only a loaded library can tell, whether the operating system grants the matrix units (``kernels.library``).
+The functions take nothing but the machine and one environment variable, and return yes, no or a number. Two questions
+are answered elsewhere: whether zarrs is installed, in ``store.format.arrays``, for ``store`` imports nothing of
+``engine``; and whether the operating system grants the matrix units, in ``kernels.library``, for only a loaded library
+can tell.
 
 **Answering as a lesser machine.** ``PENULTIMATE_CPU`` names a class of x86-64 processors, and every answer is then that
 of such a machine, so that a run on a large one shows what a small one would do:
@@ -17,7 +18,7 @@ of such a machine, so that a run on a large one shows what a small one would do:
 It can only lower: a class above the processor's own changes nothing. ``machine`` records both, in every trial.
 
 The libraries have switches of their own, which do not reach ``torch.cpu.get_capabilities``; ``lower_libraries`` sets
-them, unless the user has, so that their kernels are the lesser machine's as well. numpy's OpenBLAS looks at its switch
+them, unless the user has, so that their kernels are the lesser machine's as well. numpy's OpenBLAS reads its switch
 when it is loaded and never again, torch's libraries at theirs when they first compute. Out of reach are numpy's own
 loops, Pillow, DALI, zarrs and the C library: they differ in speed and nothing here asks about them. Below ``amx``,
 torch's compiler may still use the matrix units of a processor that has them, in its int8 products, which no network
@@ -43,12 +44,12 @@ if TYPE_CHECKING:
     import torch
 
 SWITCH = "PENULTIMATE_CPU"
-"""Environment variable: the class to answer as. Unset or empty: the processor's own."""
+"""Name of the environment variable that lowers the processor's class; unset or empty, it is the processor's own."""
 
 CpuClass = Literal["avx2", "avx512", "avx512_bf16", "amx"]
 
 CPU_CLASSES: tuple[CpuClass, ...] = get_args(CpuClass)
-"""Lowest first."""
+"""All classes of processors, lowest first."""
 
 _FLAGS: dict[CpuClass, frozenset[str]] = {
     "amx": frozenset({"amx_tile", "amx_bf16", "avx512_bf16"}),
@@ -86,11 +87,11 @@ _PRECISION_UNITS = {
 """Precision -> features of x86-64 and ARM, as ``torch.cpu.get_capabilities`` names them, that compute in it."""
 
 EXTENSION = Path(__file__).parents[1] / "probe" / "kernels" / f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
-"""Where an installation with a C compiler puts what it makes of ``kernels.c``."""
+"""Path of the library that an installation with a C compiler makes of ``kernels.c``."""
 
 
 def processor_class() -> CpuClass | None:
-    """The class of this processor; None where it is not x86-64, or not Linux."""
+    """Return the class of this processor, or None where it is not x86-64, or not Linux."""
     flags = set(_cpuinfo("flags").split())
     if not flags:
         return None
@@ -98,29 +99,29 @@ def processor_class() -> CpuClass | None:
 
 
 def cpu_class() -> CpuClass | None:
-    """The class that is answered as: the processor's, or the one in ``PENULTIMATE_CPU`` where that is lower.
+    """Return the class in force: the processor's, or the one in ``PENULTIMATE_CPU`` where that is lower.
 
     Raises UnknownNameError for a name that is no class, UnavailableError on a processor that has no class.
     """
-    asked, own = os.environ.get(SWITCH), processor_class()
-    if not asked:
+    requested, own = os.environ.get(SWITCH), processor_class()
+    if not requested:
         return own
-    if asked not in CPU_CLASSES:
-        raise UnknownNameError(f"class of processor for {SWITCH}", asked, CPU_CLASSES)
+    if requested not in CPU_CLASSES:
+        raise UnknownNameError(f"class of processor for {SWITCH}", requested, CPU_CLASSES)
     if own is None:
         raise UnavailableError(
-            f"{SWITCH}={asked} is a class of x86-64 processors under Linux, and this is {platform.machine()} under "
+            f"{SWITCH}={requested} is a class of x86-64 processors under Linux, and this is {platform.machine()} under "
             f"{platform.system()}; unset it"
         )
-    return min(asked, own, key=CPU_CLASSES.index)
+    return min(requested, own, key=CPU_CLASSES.index)
 
 
 def lower_libraries() -> None:
     """Make the libraries' kernels those of ``cpu_class``, where that is lower than the processor's.
 
-    To be called before numpy and torch are loaded; a RuntimeWarning says so where they were. A bad ``PENULTIMATE_CPU``
-    is left to whoever asks the first question: this runs on ``import penultimate``, before the command line could
-    print an error.
+    Call it before numpy and torch are loaded; otherwise it gives a RuntimeWarning. A bad ``PENULTIMATE_CPU`` is left to
+    the first call of ``cpu_class`` to refuse: this runs on ``import penultimate``, before the command line could print
+    an error.
     """
     with suppress(InputError):
         in_force = cpu_class()
@@ -139,26 +140,26 @@ def lower_libraries() -> None:
 
 
 def computes_natively(precision: str, device: "torch.device") -> bool:
-    """Whether ``device`` has units for ``precision`` (``float32``, ``bfloat16`` or ``float16``)."""
+    """Return whether ``device`` has units for ``precision`` (``float32``, ``bfloat16`` or ``float16``)."""
     if precision == "float32":
         return True
     if device.type == "cpu":
         return not _PRECISION_UNITS[precision].isdisjoint(_cpu_features())
-    # Volta (7.0) is the first with float16 tensor cores; every GPU of today's torch builds has float16 arithmetic.
+    # Every GPU that today's torch builds support has float16 arithmetic, from Volta (7.0) on in tensor cores.
     return precision == "float16" or _is_ampere(device)
 
 
 def has_bfloat16_matrix_units(device: "torch.device") -> bool:
-    """Whether products of bfloat16 matrices are faster on ``device`` than float32 ones: AMX, or an Ampere GPU.
+    """Return whether products of bfloat16 matrices are faster on ``device`` than float32 ones: AMX, or an Ampere GPU.
 
-    The covariance of 4,000 rows of 1,280 took 0.2 to 0.3 of float32's time so, but 1.4 to 1.6 times it as
+    With AMX the covariance of 4,000 rows of 1,280 took 0.2 to 0.3 of float32's time, but 1.4 to 1.6 times as long as
     ``avx512_bf16``, 3.6 to 6.1 times as ``avx512`` and 11 to 14 times as ``avx2`` (2 cores, 3 rounds, switch lowered).
     """
     return _is_ampere(device) if device.type == "cuda" else "amx_bf16" in _cpu_features()
 
 
 def has_onednn(dtype: "torch.dtype") -> bool:
-    """Whether oneDNN is in this build of torch and computes in ``dtype``, below float32, on this processor."""
+    """Return whether oneDNN is in this build of torch and computes in ``dtype``, below float32, on this processor."""
     import torch
 
     name, supported = {
@@ -171,26 +172,26 @@ def has_onednn(dtype: "torch.dtype") -> bool:
 
 
 def compiled_kernels() -> Path | None:
-    """The compiled passes of the probe, where they were compiled and the processor has the units they are for."""
+    """Return the path of the probe's compiled kernels, or None where they or the units they are for are missing."""
     units = {"amx_bf16", "avx512_bf16"} <= _cpu_features()
     return EXTENSION if units and EXTENSION.exists() else None
 
 
 def has_compiler() -> bool:
-    """Whether the C++ compiler that ``torch.compile`` needs is installed."""
+    """Return whether the C++ compiler that ``torch.compile`` needs is installed."""
     return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, its class, usable cores, memory in GiB and operating system; nothing that names a person or a host.
+    """Describe the processor, its class, usable cores, memory in GiB and operating system, but no person or host.
 
-    ``cpu_class`` is the class answered as, ``cpu_class_actual`` the processor's; absent where it has none.
+    ``cpu_class`` is the class in force, ``cpu_class_actual`` the processor's; both are absent where it has none.
     """
     own, in_force = processor_class(), cpu_class()
     classes = {} if own is None or in_force is None else {"cpu_class": in_force, "cpu_class_actual": own}
@@ -205,7 +206,7 @@ def machine() -> dict[str, str | int]:
 
 
 def _cpu_features() -> set[str]:
-    """What torch finds the processor to have, less what the class in force lacks."""
+    """Return the features that torch finds the processor to have, without those that the class in force lacks."""
     import torch
 
     found = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
@@ -216,7 +217,7 @@ def _cpu_features() -> set[str]:
 
 
 def _least_class(feature: str) -> CpuClass:
-    """The lowest class with a feature that torch names."""
+    """Return the lowest class with a feature that torch names."""
     if feature.startswith(("amx", "avx10")) or feature == "avx512_fp16":
         return "amx"
     if feature == "avx512_bf16":
@@ -225,7 +226,10 @@ def _least_class(feature: str) -> CpuClass:
 
 
 def _is_ampere(device: "torch.device") -> bool:
-    """Ampere (8.0) is the first with bfloat16 units; below it ``torch.cuda.is_bf16_supported`` counts emulation."""
+    """Return whether a GPU is an Ampere (8.0) or later, the first with bfloat16 units.
+
+    On earlier ones ``torch.cuda.is_bf16_supported`` counts emulation.
+    """
     import torch
 
     return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -233,7 +237,7 @@ def _is_ampere(device: "torch.device") -> bool:
 
 @cache
 def _cpuinfo(field: str) -> str:
-    """Value of ``field`` for the first processor of ``/proc/cpuinfo``; empty where there is none."""
+    """Read the value of ``field`` for the first processor of ``/proc/cpuinfo``; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:  # not Linux

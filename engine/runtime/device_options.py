@@ -1,4 +1,4 @@
-"""DeviceOptions: what every computation of the engine is asked about the machine it runs on, declared once."""
+"""DeviceOptions declares once the options of the machine that a computation of the engine runs on."""
 
 from typing import Literal
 
@@ -7,14 +7,14 @@ from penultimate.engine.runtime.strict import Strict
 
 
 class DeviceOptions(Strict):
-    """The device that computes."""
+    """Options of the device that computes."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Device that networks and solvers run on."""
 
 
 class DecodingOptions(DeviceOptions):
-    """The device that computes, and the threads that feed it."""
+    """Options of the device that computes, and of the threads that feed it."""
 
     workers: Count | None = None
     """Threads that decode images; by default one for each core."""

@@ -1,4 +1,4 @@
-"""Devices and precisions by name, refused where they are not here."""
+"""Look up devices and precisions by name, and refuse those that this machine lacks."""
 
 from typing import Literal
 
@@ -14,20 +14,24 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""What the network computes in. Below float32 by autocast: weights stay float32, convolutions and products do not."""
+"""Name of a precision in which networks compute -> its dtype. Below float32 they run under autocast: weights stay
+float32, convolutions and products do not."""
 
 DEFAULT_PRECISION: PrecisionName = "float32"
-"""What networks compute in unless asked otherwise: the one precision that every processor has, so that the same command
-gives the same key and features on any machine.
+"""Precision of networks by default: the one that every processor has, so that the same command gives the same key and
+features on any machine.
 
 bfloat16 is the faster choice where there are units for it, and cost no accuracy on Caltech-101 or CIFAR-10. But it
 moved features by 3 % on the one and 7 % on the other, and 0.6 % and 2.2 % of test predictions at the same strength,
-5.5 % where it led to another choice (``benchmarks/results/precision_202611.md``). So it is asked for, not given.
+5.5 % where it led to another choice (``benchmarks/results/precision_202611.md``). So it is an option, not the default.
 """
 
 
 def device_named(name: str) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:<n>``; UnknownNameError, or UnavailableError where there is no such GPU."""
+    """Return the device ``cpu``, ``cuda`` or ``cuda:<n>``.
+
+    Raises UnknownNameError for any other name, and UnavailableError where there is no such GPU.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -42,7 +46,10 @@ def device_named(name: str) -> torch.device:
 
 
 def dtype_named(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of ``precision``; UnknownNameError, or UnavailableError where ``device`` would only emulate it."""
+    """Return the dtype of ``precision``.
+
+    Raises UnknownNameError for an unknown one, and UnavailableError where ``device`` would only emulate it.
+    """
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     if not computes_natively(precision, device):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from penultimate.store.errors import UnknownNameError
 
 ALL: Final = "all"
-"""In a list of shots: every training image."""
+"""Word for every training image in a list of shots."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -36,6 +36,6 @@ def _shots(value: Any) -> Any:
 
 
 Shots = Annotated[int | Literal["all"], BeforeValidator(_shots)]
-"""Training images a class, or ``all``."""
+"""Number of training images a class, or ``all``."""
 
 ManyShots = Annotated[tuple[Shots, ...], BeforeValidator(listed), Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Partition: one of several equal parts of any work, named ``I/N`` and counted from 0."""
+"""Partition is one of several equal parts of any work, written ``I/N`` and counted from 0."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
-    """Part ``index`` of ``count``; all parts together hold every item exactly once, in order."""
+    """Part ``index`` of ``count`` equal parts, which together hold every item exactly once, in order."""
 
     index: int = 0
-    """From 0 to ``count`` - 1."""
+    """Index of this part, from 0 to ``count`` - 1."""
 
     count: int = 1
+    """Number of parts."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -32,7 +33,7 @@ class Partition:
         return cls(index=int(match[1]), count=int(match[2]))
 
     def indices(self, num_items: int) -> range:
-        """Indices of this part's items, at most one more than any other part has; none if there are few items.
+        """Return the indices of this part's items: at most one more than any other part has, none if items are few.
 
         >>> [list(Partition(index=i, count=3).indices(7)) for i in range(3)]
         [[0, 1], [2, 3], [4, 5, 6]]
@@ -40,7 +41,7 @@ class Partition:
         return range(self.index * num_items // self.count, (self.index + 1) * num_items // self.count)
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """This part's items.
+        """Return this part's items.
 
         >>> Partition(index=1, count=3).of("abcdefg")
         ['c', 'd']
@@ -49,4 +50,4 @@ class Partition:
 
 
 WHOLE = Partition()
-"""All of it."""
+"""The one part that is all of the work."""

@@ -1,4 +1,4 @@
-"""Working ahead: results in order, a bounded number of them in flight."""
+"""Map a function over items on other threads, with results in order and a bounded number of calls in flight."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,19 +12,19 @@ Result = TypeVar("Result")
 def prefetch_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
 ) -> Iterator[Result]:
-    """``map(function, items)`` on ``executor``, at most ``depth`` calls begun and not yet taken.
+    """Yield ``function(item)`` for each item, in order, with at most ``depth`` calls in flight on ``executor``.
 
     Unlike ``Executor.map`` it takes from ``items`` only as results are taken from it, so that a chain of these
-    needs memory for ``depth`` items a stage whatever the number of items. What ``function`` raises is raised here.
+    needs memory for ``depth`` items a stage whatever the number of items. Raises what ``function`` raises.
     """
-    flying: deque[Future[Result]] = deque()
+    in_flight: deque[Future[Result]] = deque()
     try:
         for item in items:
-            flying.append(executor.submit(function, item))
-            if len(flying) >= depth:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+            in_flight.append(executor.submit(function, item))
+            if len(in_flight) >= depth:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
     finally:
-        for future in flying:
+        for future in in_flight:
             future.cancel()

@@ -1,7 +1,7 @@
-"""Cluster: tasks that do not depend on each other, on Ray's workers; the one module that imports Ray.
+"""Run independent tasks on the workers of a Ray cluster; this is the one module that imports Ray.
 
-A task is a small picklable callable that leaves its outcome on disk and, called again, goes on with what is missing.
-That is what makes it safe to call it again after its worker was lost, on another machine or beside itself.
+A task is a small picklable callable that leaves its result on disk and, called again, goes on with what is missing.
+That makes it safe to call it again after its worker was lost, on another machine or beside itself.
 """
 
 import logging
@@ -23,52 +23,52 @@ from penultimate.engine.runtime.worker_state import WorkerState
 from penultimate.store.errors import InputError, PenultimateError, StoreBusyError, UnavailableError
 
 ATTEMPTS = 4
-"""Calls of a task before it counts as failed."""
+"""Number of calls of a task before it counts as failed."""
 
 _BUSY_SECONDS = 150.0
-"""How long a task waits for the claim of a writer that is gone: two and a half leases of an object store."""
+"""Seconds that a task waits for the claim of a lost writer: two and a half leases of an object store."""
 
 _BUSY_PAUSE_SECONDS = 5.0
-"""Between its calls meanwhile."""
+"""Seconds between the calls of a task that waits for a claim."""
 
 _POLL_SECONDS = 0.5
 
 
 class ProgressReporter(Protocol):
-    """What a task may tell the person who waits."""
+    """The interface by which a task reports to the person who waits."""
 
     def log(self, line: str) -> None:
         """Send a line."""
 
     def images(self, done: int, total: int) -> None:
-        """Say how far this call of the task is: images through, and images it found to do."""
+        """Report how far this call of the task is: the images it has done, and those it found to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """The process that a task finds itself in."""
+    """The process that a task runs in."""
 
     reporter: ProgressReporter
     state: WorkerState
-    """What earlier tasks of this process made."""
+    """Values that earlier tasks of this process made, such as loaded networks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One call on a worker."""
+    """One callable that is to be called on a worker."""
 
     name: str
-    """For people."""
+    """Name for people."""
 
     call: Callable[[Worker], Any]
 
     num_images: int = 0
-    """Images it stands for, those included that are done already."""
+    """Number of images of the task, those included that are done already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResources:
-    """What a worker has for each task."""
+    """The resources that a worker has for each task."""
 
     cpus: int
     gpus: int = 0
@@ -76,37 +76,40 @@ class TaskResources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
-    """How a task ended."""
+    """The result of a task that ended, well or not."""
 
     task: Task
     value: Any
     error: str | None
-    """One line; None where it ended well."""
+    """Error message of one line; None where the task ended well."""
 
     attempts: int
+    """Number of calls that were made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far all tasks are together."""
+    """The progress of all tasks together."""
 
     done: int
+    """Number of images that are done."""
+
     total: int
-    """Images."""
+    """Number of images of all tasks."""
 
     rates: Mapping[str, float]
-    """Worker -> images/s since its first one."""
+    """Worker -> images/s since its first image."""
 
 
 class Cluster:
-    """Ray as this process sees it; made by ``cluster_at``."""
+    """A connection to a Ray cluster, made by ``cluster_at``."""
 
     def put(self, value: Any) -> "ObjectReference":
-        """Put a large value where all workers read it once a machine."""
+        """Store a large value in the cluster, so that it is sent to each machine only once."""
         return ObjectReference(ray.put(value))
 
     def slots(self, resources: TaskResources) -> int:
-        """Return how many tasks run at once; UnavailableError where no machine has what one needs."""
+        """Return how many tasks run at once; raise UnavailableError where no machine has the resources for one."""
         found = sum(_slots(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
         if not found:
             machines = "; ".join(
@@ -121,7 +124,7 @@ class Cluster:
         return found
 
     def whole_machine(self, *, gpus: int) -> TaskResources:
-        """A task a GPU, each with its part of the machine's CPUs; without GPUs, a task a machine."""
+        """Return resources for one task a GPU, each with a part of the machine's CPUs; without GPUs one a machine."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         counts = [int(node.get("CPU", 0)) // max(1, int(node.get("GPU", 0)) // gpus if gpus else 1) for node in nodes]
         return TaskResources(cpus=max(1, min(count for count in counts if count)), gpus=gpus)
@@ -134,10 +137,10 @@ class Cluster:
         log: Callable[[str], None],
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Iterator[TaskResult]:
-        """Call every task, as many at once as there is room for, and yield each as it ends, well or not.
+        """Call every task, as many at once as resources allow, and yield each result as it ends, well or not.
 
-        A task whose worker was lost or that raised is called again, up to ATTEMPTS times; not one that raised an
-        InputError. Calls that are still under way when this is closed are stopped.
+        A task whose worker was lost or that raised is called again, up to ATTEMPTS times, unless it raised an
+        InputError. Calls that are still running when this generator is closed are stopped.
         """
         self.slots(resources)
         board = ray.remote(_Board).options(num_cpus=0).remote()
@@ -178,17 +181,18 @@ class ObjectReference:
 
 @cache
 def _worker_state() -> WorkerState:
-    """Return the state of this process, of which a worker has one."""
+    """Return the one WorkerState of this process."""
     return WorkerState()
 
 
 @contextmanager
 def cluster_at(address: str) -> Iterator[Cluster]:
-    """Ray at ``address``; ``local``: begun on this machine for as long as this lasts; ``auto``: what there is, else so.
+    """Connect to the Ray cluster at ``address`` for as long as the context lasts.
 
-    Raises InputError where there is none at the address.
+    ``local`` starts one on this machine; ``auto`` takes a cluster that is running, or else starts one. Raises
+    InputError where there is none at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless somebody asks for it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data is sent unless the user wants it
     # Ray 2.x warns that this will change; a task that asks for no GPU sees none either way.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -212,18 +216,18 @@ class _Attempt:
 
     task: Task
     index: int
-    """Of the task in the list."""
+    """Index of the task in the list."""
 
     number: int = 1
     began: float = 0.0
-    """When the task was first busy, by the monotonic clock."""
+    """Monotonic time, in seconds, at which the task first found its store busy; 0 if it never did."""
 
     error: str = ""
     pause: float = 0.0
-    """Seconds before it is called again."""
+    """Seconds before the task is called again."""
 
     def outcome(self, reference: Any) -> TaskResult | None:
-        """How the task ended; None where it is to be called again."""
+        """Return how the task ended, or None if it is to be called again."""
         try:
             returned: _Returned = ray.get(reference)
         except RayError as error:  # the worker, or its machine, is gone
@@ -240,13 +244,13 @@ class _Attempt:
         return None if again else TaskResult(task=self.task, value=None, error=self.error, attempts=self.number)
 
     def next(self) -> "_Attempt":
-        waited = self.pause > 0  # for somebody else: no attempt of its own was used up
+        waited = self.pause > 0  # it waited for another writer, which does not count as an attempt
         return _Attempt(self.task, self.index, self.number + (not waited), self.began)
 
 
 @dataclass(frozen=True, slots=True)
 class _Returned:
-    """What a call of a task came to; errors as text, since not every exception can be sent."""
+    """The value or the error of one call of a task; an error is text, since not every exception can be sent."""
 
     value: Any = None
     error: str | None = None
@@ -255,7 +259,7 @@ class _Returned:
 
 
 def _call(call: Callable[[Worker], Any], board: Any, index: int, folder: str, pause: float = 0.0) -> _Returned:
-    """On a worker, in the folder that relative paths are meant from."""
+    """Call a task on a worker, in ``folder``, which relative paths refer to, after a pause in seconds."""
     time.sleep(pause)
     reporter = _BoardReporter(board, index)
     try:
@@ -265,14 +269,14 @@ def _call(call: Callable[[Worker], Any], board: Any, index: int, folder: str, pa
         return _Returned(error=_line(error), is_busy=True)
     except PenultimateError as error:
         return _Returned(error=_line(error), is_final=isinstance(error, InputError))
-    except Exception as error:  # a job of days goes on past what nobody foresaw, and says so at its end
+    except Exception as error:  # a job of days goes on after an unforeseen error, and reports it at its end
         return _Returned(error=f"{type(error).__name__}: {_line(error)}")
     reporter.flush()
     return _Returned(value=value)
 
 
 class _BoardReporter:
-    """Reports to the board, images at most twice a second."""
+    """A ProgressReporter that reports to the board, images at most twice a second."""
 
     def __init__(self, board: Any, index: int) -> None:
         self._board = board
@@ -295,7 +299,7 @@ class _BoardReporter:
 
 
 class _Board:
-    """Where workers write what is to be shown."""
+    """An actor that collects what workers report until it is shown."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -309,7 +313,7 @@ class _Board:
         self._lines.append(line)
 
     def images(self, index: int, worker: str, state: tuple[int, int], now: float) -> None:
-        """How far a worker is with a task."""
+        """Record how far a worker is with a task."""
         before, done, _ = self._tasks.get(index, ("", 0, 0))
         self._images[worker] += state[0] - (done if before == worker and state[0] else 0)
         self._tasks[index] = worker, *state
@@ -317,7 +321,7 @@ class _Board:
         self._last[worker] = now
 
     def take(self) -> tuple[list[str], dict[int, tuple[str, int, int]], dict[str, float]]:
-        """Lines since the last time, how far each task is, images/s of each worker."""
+        """Return the lines since the last call, how far each task is, and the images/s of each worker."""
         lines, self._lines = self._lines, []
         rates = {
             worker: count / (self._last[worker] - self._first[worker])
@@ -331,7 +335,7 @@ def _show(board: Any, tasks: Sequence[Task], log: Callable[[str], None], progres
     lines, states, rates = ray.get(board.take.remote())
     for line in lines:
         log(line)
-    # A task that goes on found fewer images to do than it stands for: the others were done before.
+    # A resumed task finds fewer images to do than its total: the others were done before.
     done = sum(tasks[index].num_images - total + done for index, (_, done, total) in states.items())
     progress(Progress(done=done, total=sum(task.num_images for task in tasks), rates=rates))
 

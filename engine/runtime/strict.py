@@ -1,4 +1,4 @@
-"""Strict: the base of every model that declares options, once, for the command line, the YAML and Python.
+"""Strict is the base of every model that declares options once for the command line, YAML and Python.
 
 A field is an option: its annotation is the type and the range, its docstring the help text, its default the default.
 """

@@ -1,4 +1,4 @@
-"""ThreadBudget: which part of a machine's cores decodes and which part runs networks, while both run at once."""
+"""ThreadBudget divides a machine's cores between the threads that decode and those that run networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,34 +9,37 @@ import torch
 from penultimate.engine.runtime.capabilities import usable_cores
 
 _MAX_REPLICAS = 16
-"""Replicas launch their kernels under one interpreter lock; beyond these, cores go to threads within a replica."""
+"""Largest number of replicas. They launch their kernels under one interpreter lock, so with more cores each replica has
+several threads instead."""
 
 CPU_BATCH_SIZE = 8
 CUDA_BATCH_SIZE = 256
-"""Images a forward pass, unless asked otherwise. On a CPU a pass of few images keeps its maps in the cores' caches:
+"""Numbers of images a forward pass by default. On a CPU a pass of few images keeps its maps in the cores' caches:
 EfficientNet-Lite0 in float32 on 2 cores gives 90 images/s at 8 and 40 at 64 (benchmarks/results/)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThreadBudget:
-    """Threads of one extraction."""
+    """Numbers of the threads of one extraction."""
 
     decode: int
-    """Read, decode and resize."""
+    """Number of threads that read, decode and resize."""
 
     replicas: int
-    """Batches that a network embeds at once, each on a thread of its own."""
+    """Number of batches that a network embeds at once, each on a thread of its own."""
 
     per_replica: int
-    """Threads of one replica's kernels (torch's intra-op threads)."""
+    """Number of threads of one replica's kernels (torch's intra-op threads)."""
 
     def __post_init__(self) -> None:
         if min(self.decode, self.replicas, self.per_replica) < 1:
-            raise ValueError(f"each share is at least one thread, got {self}")
+            raise ValueError(f"each number of threads must be at least one, got {self}")
 
     @classmethod
     def of(cls, device: str, *, decode: int | None = None, cores: int | None = None) -> "ThreadBudget":
-        """The share for networks on ``device``; ``decode`` threads if given, else one a core.
+        """Divide ``cores``, by default all usable ones, for networks on ``device``.
+
+        There are ``decode`` threads that decode, by default one a core.
 
         On a CPU a replica is one core wide. Its kernels then have no barriers at which one core waits for another, so
         that decoding threads may run among them and every core is busy whenever there is work: measured side by side
@@ -51,7 +54,7 @@ class ThreadBudget:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Within it, threads that are begun use ``per_replica`` threads in torch's kernels, and so does this one."""
+        """Within the context, let this thread and those it starts use ``per_replica`` threads in torch's kernels."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.per_replica)
         try:
@@ -61,5 +64,5 @@ class ThreadBudget:
 
 
 def default_batch_size(device: str) -> int:
-    """Images a forward pass on ``device``."""
+    """Return the default number of images a forward pass on ``device``."""
     return CUDA_BATCH_SIZE if device.startswith("cuda") else CPU_BATCH_SIZE

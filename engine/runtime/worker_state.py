@@ -1,4 +1,4 @@
-"""WorkerState: what one process makes once and several of its tasks use, such as image sets and loaded networks."""
+"""WorkerState keeps values that several tasks of one process use, such as image sets and loaded networks."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -7,13 +7,13 @@ from typing import TypeVar, cast
 Value = TypeVar("Value")
 
 _CAPACITY = 2
-"""Values kept of one kind: tasks come in the order of datasets, and a network may fill a GPU."""
+"""Number of values kept of one kind: tasks come in the order of datasets, and a network may fill a GPU."""
 
 
 class WorkerState:
-    """The values that tasks of one process have made, the most recent ones of each kind.
+    """A cache of the values that tasks of one process have made, the most recent ones of each kind.
 
-    A kind is the type of the key. Nothing here decides an outcome: a value that was dropped is made again.
+    A kind is the type of the key. No result depends on it: a value that was dropped is made again.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class WorkerState:
     def get_or_make(self, key: Hashable, make: Callable[[], Value], *, capacity: int = _CAPACITY) -> Value:
         """Return the value kept under ``key``, or the one that ``make`` returns now.
 
-        The oldest of more than ``capacity`` values with keys of this type are let go of, before the new one is made.
+        If there would be more than ``capacity`` values with keys of this type, the oldest are dropped first.
         """
         kept = self._values.setdefault(type(key), OrderedDict())
         if key not in kept:
@@ -30,4 +30,4 @@ class WorkerState:
                 kept.popitem(last=False)
             kept[key] = make()
         kept.move_to_end(key)
-        return cast(Value, kept[key])  # what was kept under a key is what its caller made
+        return cast(Value, kept[key])  # a key always has the type of value that its callers make

@@ -1,4 +1,4 @@
-"""Tensors and GPU arrays hold what the store holds, without a copy too many."""
+"""Tensors and GPU arrays hold the values of the store, without needless copies."""
 
 from pathlib import Path
 

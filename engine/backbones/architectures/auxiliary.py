@@ -1,7 +1,7 @@
-"""Auxiliary classifiers: the extra heads with which the Inceptions and NASNets were trained on ImageNet.
+"""Add auxiliary classifiers, the extra heads with which the Inceptions and NASNets were trained on ImageNet.
 
-One of the four settings whose effect on transfer the paper studies (section 4.1). They are used in training
-alone and leave the network's own tensors untouched, so what is kept afterwards is the network.
+They are one of the four settings whose effect on transfer the paper studies (section 4.1). They are used in training
+alone and leave the network's own tensors untouched, so that only the network is kept afterwards.
 """
 
 from dataclasses import dataclass
@@ -18,35 +18,36 @@ from penultimate.store.errors import UnknownNameError
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """Where one head is attached."""
+    """The block of a network that an auxiliary head is attached to."""
 
     module: str
-    """Name in the network of the block whose output it classifies."""
+    """Name in the network of the block whose output the head classifies."""
 
     channels: int
-    """C of that output."""
+    """Number C of channels of that output."""
 
     map_size: int
-    """H = W of that output after 5x5 average pooling of stride 3, at the network's own input size."""
+    """Height and width of that output after 5x5 average pooling of stride 3, at the network's own input size."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryHeads:
-    """The heads of one network."""
+    """The auxiliary heads of one network."""
 
     taps: tuple[Tap, ...]
+    """Block of each head."""
 
     loss_weight: float
-    """What each head's loss is multiplied by beside the main loss."""
+    """Factor of each head's loss in the total loss."""
 
     googlenet: bool = False
-    """Szegedy et al. 2015, section 5: a hidden layer of 1024 and dropout 0.7. Otherwise Szegedy et al. 2016, as in
-    TF-Slim: a convolution over the whole map to 768."""
+    """True for heads of Szegedy et al. 2015, section 5: a hidden layer of 1024 and dropout 0.7. False for those of
+    Szegedy et al. 2016, as in TF-Slim: a convolution over the whole map to 768."""
 
 
 HEADS = {
     "inception_v1": AuxiliaryHeads((Tap("inception4a", 512, 4), Tap("inception4d", 528, 4)), 0.3, googlenet=True),
-    # Ioffe & Szegedy 2015 draw none; attached where Inception v3's is, before the last reduction.
+    # Ioffe & Szegedy 2015 show none; it is attached where Inception v3's is, before the last reduction.
     "bn_inception": AuxiliaryHeads((Tap("inception_4d", 608, 4),), 0.4),
     "inception_v3": AuxiliaryHeads((Tap("Mixed_6e", 768, 5),), 0.4),
     "inception_v4": AuxiliaryHeads((Tap("features.17", 1024, 5),), 0.4),
@@ -54,7 +55,7 @@ HEADS = {
     "nasnetamobile": AuxiliaryHeads((Tap("cell_9", 528, 4),), 0.4),
     "nasnetalarge": AuxiliaryHeads((Tap("cell_11", 2016, 6),), 0.4),
 }
-"""Architecture -> its heads. Placement and weight: TF-Slim's definitions; GoogLeNet's: its paper."""
+"""Architecture -> its heads. Blocks and weights are those of TF-Slim's definitions; GoogLeNet's are its paper's."""
 
 
 class AuxiliaryNetwork(nn.Module):
@@ -78,7 +79,7 @@ class AuxiliaryNetwork(nn.Module):
             network.get_submodule(tap.module).register_forward_hook(self._keep)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (B, K) of the network, and of each head in training; none of them in evaluation."""
+        """Return the outputs (B, K) of the network, and those of each head in training; no heads' in evaluation."""
         self._maps.clear()
         outputs_BK: Tensor = self.network(x)
         auxiliary = tuple(head(maps) for head, maps in zip(self.heads, self._maps, strict=False))
@@ -91,14 +92,14 @@ class AuxiliaryNetwork(nn.Module):
 
 
 class _SpatialMean(nn.Module):
-    """(B, C, H, W) to (B, C); H = W = 1 at the network's own input size."""
+    """The mean over space, from (B, C, H, W) to (B, C); H = W = 1 at the network's own input size."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3))
 
 
 def _slim_head(tap: Tap, num_classes: int) -> nn.Module:
-    """ReLU first: NASNet's cells give sums before it; the Inceptions' maps are unchanged by it."""
+    """Make a head as in TF-Slim. NASNet's cells give sums before a ReLU; the Inceptions' maps are unchanged by it."""
     return nn.Sequential(
         nn.ReLU(),
         nn.AvgPool2d(5, stride=3),
@@ -125,7 +126,7 @@ def _googlenet_head(tap: Tap, num_classes: int) -> nn.Module:
 def total_loss(
     loss: nn.Module, outputs: tuple[Tensor, tuple[Tensor, ...]], targets: Tensor, *, weight: float
 ) -> Tensor:
-    """Main loss plus ``weight`` times each head's, as GoogLeNet and TF-Slim add them."""
+    """Return the main loss plus ``weight`` times each head's, as GoogLeNet and TF-Slim add them."""
     main, auxiliary = outputs
     total: Tensor = loss(main, targets)
     return total + weight * torch.stack([loss(head, targets) for head in auxiliary]).sum() if auxiliary else total

@@ -1,4 +1,4 @@
-"""BN-Inception: the Inception network in which batch normalisation was introduced, which timm does not have.
+"""BN-Inception, the network in which batch normalisation was introduced, and which timm does not have.
 
 Structure: Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
 Covariate Shift" (ICML 2015), figure 5; strides, pooling and the names of layers as in the Caffe network of
@@ -16,30 +16,30 @@ from penultimate.engine.backbones.architectures.network import PooledNetwork, co
 # Shapes: B images, C channels, H x W maps.
 
 EPS = 1e-5
-"""Of batch normalisation: Caffe's default, which the published weights were trained with."""
+"""Epsilon of batch normalisation: Caffe's default, which the published weights were trained with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Output channels of one row of figure 5."""
+    """The numbers of output channels of one block, a row of figure 5."""
 
     one: int
-    """1x1 branch; 0 in the blocks that halve the map (stride 2), which pass their pooled input on."""
+    """Channels of the 1x1 branch; 0 in the blocks that halve the map (stride 2), which pass their pooled input on."""
 
     three: tuple[int, int]
-    """1x1 reduction, 3x3."""
+    """Channels of the 1x1 reduction and of the 3x3 convolution."""
 
     double: tuple[int, int]
-    """1x1 reduction, then 3x3 and 3x3."""
+    """Channels of the 1x1 reduction and of each of the two 3x3 convolutions."""
 
     pool: str
-    """``avg`` or ``max``."""
+    """Kind of pooling, ``avg`` or ``max``."""
 
     projection: int
-    """1x1 after pooling; 0 passes the pooled input on."""
+    """Channels of the 1x1 convolution after pooling; 0 passes the pooled input on."""
 
     def channels_after(self, in_channels: int) -> int:
-        """C of the concatenated branches."""
+        """Return the number of channels of the concatenated branches."""
         return self.one + self.three[1] + self.double[1] + (self.projection or in_channels)
 
 
@@ -55,11 +55,11 @@ BLOCKS = {
     "inception_5a": Block(352, (192, 320), (160, 224), "avg", 128),
     "inception_5b": Block(352, (192, 320), (192, 224), "max", 128),
 }
-"""Name -> channels, in order."""
+"""Name of each block -> its channels, in order."""
 
 
 class InceptionBlock(nn.Module):
-    """Up to four branches over the same input, concatenated over channels."""
+    """A block of up to four branches over the same input, concatenated over channels."""
 
     def __init__(self, in_channels: int, block: Block) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class InceptionBlock(nn.Module):
             self.add_module("pool_proj", convolution(in_channels, block.projection, 1, eps=EPS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W), or half of H and W."""
+        """Turn maps (B, C, H, W) into (B, C', H, W), or (B, C', H / 2, W / 2) with stride 2."""
         branches = [self._through(x, "1x1")] if self.has_one else []
         branches.append(self._through(x, "3x3_reduce", "3x3"))
         branches.append(self._through(x, "double_3x3_reduce", "double_3x3_1", "double_3x3_2"))
@@ -95,7 +95,7 @@ class InceptionBlock(nn.Module):
 
 
 class BNInception(PooledNetwork):
-    """Penultimate layer: the 1024 channels of ``inception_5b`` averaged over space."""
+    """BN-Inception, whose penultimate layer is the 1024 channels of ``inception_5b`` averaged over space."""
 
     def __init__(self, *, num_classes: int = 1000, dropout: float = 0.0, pretrained_cfg: dict[str, Any]) -> None:
         super().__init__(feature_dim=1024, num_classes=num_classes, dropout=dropout, pretrained_cfg=pretrained_cfg)
@@ -112,7 +112,7 @@ class BNInception(PooledNetwork):
         self.apply(_initialise)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1024, H / 32, W / 32)."""
+        """Turn images (B, 3, H, W) into maps (B, 1024, H / 32, W / 32)."""
         for name in self.trunk_names:
             x = self.get_submodule(name)(x)
         return x
@@ -125,6 +125,6 @@ def _pool(kind: str, stride: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015 for convolutions; batch norm and the classifier keep torch's own."""
+    """Initialise convolutions as He et al. 2015; batch norm and the classifier keep torch's own initialisation."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Checkpoints published for another definition of a network: their names turned into ours.
+"""Rename the tensors of checkpoints that were published for another definition of a network.
 
 torchvision's resnet and densenet checkpoints have timm's names already (the oldest densenet files differ by a
 dot), its inception_v3, googlenet and mobilenet_v2 do not quite; R. Cadene's conversions of the Caffe
@@ -16,7 +16,7 @@ Tensors = dict[str, Tensor]
 
 
 def to_our_names(arch: str, tensors: Mapping[str, Tensor], model: Network) -> Tensors:
-    """``tensors`` under the names of ``model``, where the published layout of ``arch`` differs from it."""
+    """Return ``tensors`` under the names of ``model``, where the published layout of ``arch`` has others."""
     renamed = dict(tensors)
     for pattern, layout in _LAYOUTS.items():
         if re.fullmatch(pattern, arch):
@@ -25,17 +25,17 @@ def to_our_names(arch: str, tensors: Mapping[str, Tensor], model: Network) -> Te
 
 
 def _without_auxiliary_heads(tensors: Tensors, model: Network) -> Tensors:
-    """torchvision's googlenet (aux1, aux2) and inception_v3 (AuxLogits): heads that only training uses."""
+    """Drop the heads that only training uses: torchvision's googlenet (aux1, aux2) and inception_v3 (AuxLogits)."""
     return {name: t for name, t in tensors.items() if not re.match(r"(aux[12]|AuxLogits)\.", name)}
 
 
 def _densenet(tensors: Tensors, model: Network) -> Tensors:
-    """``denselayer1.norm.1.weight`` of torchvision's checkpoints of 2017 -> ``denselayer1.norm1.weight``."""
+    """Rename ``denselayer1.norm.1.weight`` of torchvision's checkpoints of 2017 to ``denselayer1.norm1.weight``."""
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in tensors.items()}
 
 
 def _mobilenet_v2(tensors: Tensors, model: Network) -> Tensors:
-    """torchvision names layers by position (``features.1.conv.0.0``); they come in timm's order."""
+    """Rename torchvision's layers, named by position (``features.1.conv.0.0``), which come in timm's order."""
     if "features.0.0.weight" not in tensors:
         return tensors
     theirs = [name for name in tensors if not name.endswith("num_batches_tracked")]
@@ -46,12 +46,12 @@ def _mobilenet_v2(tensors: Tensors, model: Network) -> Tensors:
 
 
 def _last_linear(tensors: Tensors, model: Network) -> Tensors:
-    """R. Cadene's name of the classifier."""
+    """Rename the classifier, which R. Cadene calls ``last_linear``, to ``fc``."""
     return {re.sub(r"^last_linear\.", "fc.", name): t for name, t in tensors.items()}
 
 
 def _bn_inception(tensors: Tensors, model: Network) -> Tensors:
-    """Caffe's flat names (``inception_3a_double_3x3_1_bn``), convolutions with bias, and BGR input.
+    """Convert Caffe's flat names (``inception_3a_double_3x3_1_bn``), convolutions with bias, and BGR input.
 
     A bias before batch norm only shifts its running mean: (conv + b - mean) = conv - (mean - b).
     """
@@ -78,4 +78,4 @@ _LAYOUTS: dict[str, Callable[[Tensors, Network], Tensors]] = {
     "bn_inception|nasnetamobile": _last_linear,
     "bn_inception": _bn_inception,
 }
-"""Architecture (a regular expression) -> what turns its published layout into ours; applied in order."""
+"""Architecture (a regular expression) -> function that converts its published layout; applied in order."""

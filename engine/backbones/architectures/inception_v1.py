@@ -1,4 +1,4 @@
-"""Inception v1 (GoogLeNet) from torchvision's blocks: timm does not have it.
+"""Inception v1 (GoogLeNet) from torchvision's blocks, as timm does not have it.
 
 Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015), with batch normalisation, as in TF-Slim's
 ``inception_v1``, whose weights torchvision publishes. Both have 3x3 where the paper has 5x5 (pytorch/vision#906).
@@ -14,7 +14,7 @@ from penultimate.engine.backbones.architectures.network import PooledNetwork
 
 
 class InceptionV1(PooledNetwork):
-    """Penultimate layer: the 1024 channels of ``inception5b`` averaged over space."""
+    """Inception v1, whose penultimate layer is the 1024 channels of ``inception5b`` averaged over space."""
 
     def __init__(self, *, num_classes: int = 1000, dropout: float = 0.0, pretrained_cfg: dict[str, Any]) -> None:
         from torchvision.models import GoogLeNet
@@ -27,7 +27,7 @@ class InceptionV1(PooledNetwork):
             self.add_module(name, trunk.get_submodule(name))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1024, H / 32, W / 32)."""
+        """Turn images (B, 3, H, W) into maps (B, 1024, H / 32, W / 32)."""
         for name in self.trunk_names:
             x = self.get_submodule(name)(x)
         return x

@@ -1,4 +1,4 @@
-"""NASNet-A Mobile (4 @ 1056) from timm's NASNet cells: timm itself has NASNet-A Large only.
+"""NASNet-A Mobile (4 @ 1056) from timm's NASNet cells, as timm itself has NASNet-A Large only.
 
 Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition" (CVPR 2018); stem of 32
 filters, 4 cells a stage and no skipped input of the reduction cells, as in TF-Slim's ``mobile_imagenet_config``.
@@ -14,14 +14,14 @@ from penultimate.engine.backbones.architectures.network import PooledNetwork
 # Shapes: B images, H x W pixels.
 
 FILTERS = 44
-"""Of the first normal cells; the last cell gives 24 times as many, 1056."""
+"""Number of filters of the first normal cells; the last cell gives 24 times as many, 1056."""
 
 STEM_FILTERS = 32
 CELLS_A_STAGE = 4
 
 
 class NASNetAMobile(PooledNetwork):
-    """Penultimate layer: the 1056 channels of the last cell after ReLU, averaged over space."""
+    """NASNet-A Mobile, whose penultimate layer is the last cell's 1056 channels after ReLU, averaged over space."""
 
     def __init__(self, *, num_classes: int = 1000, dropout: float = 0.0, pretrained_cfg: dict[str, Any]) -> None:
         from timm.models.nasnet import CellStem0, CellStem1, ReductionCell0, ReductionCell1
@@ -43,7 +43,7 @@ class NASNetAMobile(PooledNetwork):
         self.act = nn.ReLU()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1056, H / 32, W / 32)."""
+        """Turn images (B, 3, H, W) into maps (B, 1056, H / 32, W / 32)."""
         stem: Tensor = self.conv0(x)
         previous: Tensor = self.cell_stem_0(stem)
         x = self.cell_stem_1(stem, previous)
@@ -56,7 +56,7 @@ class NASNetAMobile(PooledNetwork):
         return maps
 
     def _add_stage(self, first: int, filters: int, *, left: int, right: int) -> None:
-        """A first cell, whose left input is twice as large as its right, then normal cells."""
+        """Add a first cell, whose left input is twice as large as its right, and then normal cells."""
         from timm.models.nasnet import FirstCell, NormalCell
 
         widths = _widths(left, right, filters) | {"out_chs_left": filters // 2}
@@ -73,7 +73,7 @@ class NASNetAMobile(PooledNetwork):
 
 
 def _widths(left: int, right: int, out: int) -> dict[str, Any]:
-    """Channels of a cell's two inputs and of its branches, as timm's cells take them."""
+    """Return the channels of a cell's two inputs and of its branches, as arguments of timm's cells."""
     return {
         "in_chs_left": left,
         "out_chs_left": out,

@@ -1,39 +1,40 @@
-"""Network: timm's interface written down, and what the networks of our own share of it."""
+"""Network is timm's interface as a class, and PooledNetwork what the networks built here have in common."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 # Shapes: B images, C channels, H x W maps, D feature dimensions, K classes.
 
 
 class Network(nn.Module):
-    """timm's interface: every timm model has it without deriving from this class; ours derive."""
+    """The interface of timm's models, which have it without deriving from this class; networks built here derive."""
 
     pretrained_cfg: dict[str, Any]
-    """Where the weights were and how their input was made: architecture, tag, input_size, mean, std, ..."""
+    """Origin of the weights and how their input was made: architecture, tag, input_size, mean, std, ..."""
 
     num_classes: int
-    """K; 0 where there is no classifier."""
+    """Number K of classes; 0 where there is no classifier."""
 
     head_hidden_size: int
-    """D, what the classifier takes."""
+    """Number D of features that the classifier takes."""
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W), or tokens, before pooling."""
+        """Return the maps (B, C, H, W), or the tokens, before pooling."""
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features (B, D) if ``pre_logits``, else the classifier's outputs (B, K)."""
+        """Return the pooled features (B, D) if ``pre_logits``, else the classifier's outputs (B, K)."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """The last layer; two of them in distilled networks."""
+        """Return the last layer, or two of them in distilled networks."""
         raise NotImplementedError
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new last layer, or none for 0."""
+        """Replace the last layer by a new one for ``num_classes`` classes, or remove it for 0."""
         raise NotImplementedError
 
 
@@ -49,23 +50,23 @@ class PooledNetwork(Network):
         self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to outputs (B, K)."""
+        """Turn images (B, 3, H, W) into outputs (B, K)."""
         return self.forward_head(self.forward_features(x))
 
+    @override
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """See Network."""
         features_BD = nn.functional.dropout(x.mean(dim=(2, 3)), self.dropout, self.training)
         if pre_logits:
             return features_BD
         outputs_BK: Tensor = self.fc(features_BD)
         return outputs_BK
 
+    @override
     def get_classifier(self) -> nn.Module:
-        """See Network."""
         return self.fc
 
+    @override
     def reset_classifier(self, num_classes: int) -> None:
-        """See Network."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
@@ -84,7 +85,7 @@ def to_channels_last(model: nn.Module) -> nn.Module:
 def convolution(
     in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0, eps: float
 ) -> nn.Sequential:
-    """Convolution without bias (``conv``), batch norm (``bn``), ReLU."""
+    """Make a convolution without bias (``conv``), followed by batch norm (``bn``) and ReLU (``relu``)."""
     block = nn.Sequential()
     block.add_module(
         "conv", nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False)

@@ -1,4 +1,4 @@
-"""Networks by name: timm's, and the three of the paper's sixteen that timm does not have."""
+"""Create networks by name: timm's, and the three of the paper's sixteen that timm does not have."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from penultimate.engine.backbones.hub import asking_the_hub
 from penultimate.store.errors import InputError, UnknownNameError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-"""A name that begins so is a repository of the Hugging Face hub holding a timm ``config.json``."""
+"""Prefixes of names that are repositories of the Hugging Face hub with a timm ``config.json``."""
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -37,7 +37,7 @@ OUR_CONFIGS: dict[str, dict[str, Any]] = {
         "input_size": (3, 224, 224),
         "crop_pct": 0.875,
         "interpolation": "bilinear",
-        # Published as BGR bytes less (104, 117, 128); layouts.py turns the first convolution to RGB.
+        # Published as BGR bytes less (104, 117, 128); checkpoint_layouts.py turns the first convolution to RGB.
         "mean": (128 / 255, 117 / 255, 104 / 255),
         "std": (1 / 255, 1 / 255, 1 / 255),
         "num_classes": 1000,
@@ -54,7 +54,7 @@ OUR_CONFIGS: dict[str, dict[str, Any]] = {
         "num_classes": 1000,
     },
 }
-"""Name -> what timm calls ``pretrained_cfg``, of the networks built here; each has one set of published weights."""
+"""Name of a network built here -> its ``pretrained_cfg`` as timm has it; each has one set of published weights."""
 
 
 def create_network(
@@ -66,7 +66,7 @@ def create_network(
     dropout: float | None = None,
     batch_norm_scale: bool = True,
 ) -> Network:
-    """The network ``name`` in evaluation mode on the CPU, timm's hub weights loaded if ``pretrained``.
+    """Create the network ``name`` in evaluation mode on the CPU, with timm's hub weights if ``pretrained``.
 
     Whatever is drawn at random is drawn from ``seed``; torch's global generator is left as it was.
 
@@ -88,9 +88,9 @@ def create_network(
 
 
 def fix_batch_norm_scale(model: nn.Module, *, initial: bool) -> None:
-    """Set gamma of every batch norm to 1 and do not learn it.
+    """Set gamma of every batch norm to 1 and exclude it from training.
 
-    ``initial`` says that nothing was trained yet. Otherwise raises InputError unless gamma is 1 already: taking
+    ``initial`` means that nothing was trained yet. Otherwise InputError is raised unless gamma is 1 already: taking
     a learned scale away would change what the network computes.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
@@ -121,7 +121,7 @@ def check_name(name: str) -> None:
 
 
 def weight_tags(arch: str) -> list[str]:
-    """Tags of the published weights known for an architecture."""
+    """Return the tags of the published weights known for an architecture."""
     import timm
 
     if arch in OUR_CONFIGS:
@@ -130,12 +130,12 @@ def weight_tags(arch: str) -> list[str]:
 
 
 def arch_of(name: str) -> str:
-    """The name without its weights tag; a hub repository keeps its own."""
+    """Return the name without its weights tag; that of a hub repository is returned unchanged."""
     return name if name.startswith(HUB_PREFIXES) else name.partition(".")[0]
 
 
 def full_name(name: str, model: Network) -> str:
-    """``arch.tag`` with the tag that was resolved; a hub repository keeps the name it was asked by."""
+    """Return ``arch.tag`` with the tag that was resolved; the name of a hub repository is returned unchanged."""
     if name.startswith(HUB_PREFIXES):
         return name
     tag = model.pretrained_cfg.get("tag")  # timm leaves it away where it has a configuration and no weights
@@ -180,7 +180,7 @@ def _ours(arch: str, options: dict[str, Any]) -> Network:
 
 
 class Seeded:
-    """Runs its block with torch's CPU generator seeded, and puts the generator's state back."""
+    """A context in which torch's CPU generator is seeded; afterwards it has its earlier state again."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -1,1 +1,1 @@
-"""The paper's twelve datasets by name, and the digits that scikit-learn ships."""
+"""Load the paper's twelve datasets by name, and the digits that scikit-learn ships."""

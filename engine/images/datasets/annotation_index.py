@@ -1,4 +1,4 @@
-"""Samples: what a dataset's own files say: which images there are, of which class and in which split."""
+"""AnnotationIndex lists a dataset's images with their classes and splits, as the dataset's own files say."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,26 +15,29 @@ from penultimate.store.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Samples:
-    """Listed, not looked at: a file named here may be missing."""
+class AnnotationIndex:
+    """The images that a dataset lists. No file was looked at: one that is named here may be missing."""
 
     root: Path
-    """What the paths are relative to."""
+    """Folder that the paths are relative to."""
 
     ids: Sequence[str]
     """Paths of the images, sorted and unique."""
 
     labels_N: NDArray[np.int64] | NDArray[np.uint8]
-    """(N,) class indices, or (N, K) of ``store.labels`` where samples have several labels."""
+    """Class indices (N,), or (N, K) as in ``store.labels`` where samples have several labels."""
 
     split_N: NDArray[np.str_]
-    """As the dataset gives them; a dataset without ``val`` has ``train`` and ``test``."""
+    """Split of each image as the dataset gives it; a dataset without ``val`` has ``train`` and ``test``."""
 
     class_names: Sequence[str]
 
     @classmethod
-    def of(cls, root: Path, rows: Iterable[tuple[str, str, int]], class_names: Sequence[str]) -> "Samples":
-        """From rows of (path, split, class index) in any order; InputError if a path is named twice."""
+    def of(cls, root: Path, rows: Iterable[tuple[str, str, int]], class_names: Sequence[str]) -> "AnnotationIndex":
+        """Build the index from rows of (path, split, class index) in any order.
+
+        Raises InputError if a path is named twice.
+        """
         ordered = sorted(rows)
         ids = [path for path, _, _ in ordered]
         if repeated := [a for a, b in pairwise(ids) if a == b]:
@@ -49,7 +52,7 @@ class Samples:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a list that a dataset comes with, without blank ones; InputError if it cannot be read."""
+    """Read the lines of a list that a dataset comes with, without blank ones; raise InputError if that fails."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

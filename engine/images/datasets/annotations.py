@@ -1,4 +1,4 @@
-"""Datasets that torchvision has no fitting class for: Birdsnap, SUN397's first partition, Oxford-IIIT Pets, VOC 2007.
+"""Read the datasets that torchvision has no fitting class for: Birdsnap, SUN397, Oxford-IIIT Pets and VOC 2007.
 
 torchvision's SUN397 knows no partitions, its OxfordIIITPet opens every image to tell its class, and its VOC classes
 are for detection and segmentation.
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.datasets.annotation_index import Samples, lines_of
+from penultimate.engine.images.datasets.annotation_index import AnnotationIndex, lines_of
 from penultimate.engine.images.image_set import SPLIT_DTYPE
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
@@ -18,14 +18,15 @@ from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 # Shapes: N samples, K classes.
 
 _VOC_MARKS = {"1": PRESENT, "-1": ABSENT, "0": UNCOUNTED}
-"""Of ``ImageSets/Main/<class>_<split>.txt``; 0 is a class shown by difficult objects alone."""
+"""Mark in ``ImageSets/Main/<class>_<split>.txt`` -> label; 0 is a class shown by difficult objects alone."""
 
 
-def read_birdsnap(base: Path) -> Samples:
-    """Berg et al. 2014, version 1.1: ``species.txt``, ``images.txt``, ``test_images.txt``, tab-separated.
+def read_birdsnap(base: Path) -> AnnotationIndex:
+    """Read Birdsnap (Berg et al. 2014), version 1.1.
 
-    Images are where ``get_birdsnap.py`` puts them, ``download/images``, or in ``images``. Those that could not be
-    downloaded any more stay in the list, and decoding records that they are missing.
+    Its tables ``species.txt``, ``images.txt`` and ``test_images.txt`` are tab-separated. Images are where
+    ``get_birdsnap.py`` puts them, in ``download/images``, or in ``images``. Those that could not be downloaded any more
+    stay in the list, and decoding records that they are missing.
     """
     species = {row["id"]: index for index, row in enumerate(_table(base / "species.txt", "id", "common"))}
     names = [row["common"] for row in _table(base / "species.txt", "id", "common")]
@@ -38,17 +39,17 @@ def read_birdsnap(base: Path) -> Samples:
         (f"{folder}/{row['path']}", "test" if row["path"] in test else "train", species[row["species_id"]])
         for row in images
     ]
-    return Samples.of(base, rows, names)
+    return AnnotationIndex.of(base, rows, names)
 
 
-def read_sun397(base: Path) -> Samples:
-    """Xiao et al. 2010: images below ``SUN397``, the first of the ten partitions beside or in it."""
+def read_sun397(base: Path) -> AnnotationIndex:
+    """Read SUN397 (Xiao et al. 2010): images below ``SUN397``, the first of the ten partitions beside it or in it."""
     images = base / "SUN397" if (base / "SUN397").is_dir() else base
-    places = [base, images, base / "Partitions", images / "Partitions"]
-    lists = next((folder for folder in places if (folder / "Training_01.txt").is_file()), None)
+    candidates = [base, images, base / "Partitions", images / "Partitions"]
+    lists = next((folder for folder in candidates if (folder / "Training_01.txt").is_file()), None)
     if lists is None:
         raise InputError(
-            f"no Training_01.txt in {', '.join(repr(str(place)) for place in places)}: unpack Partitions.zip there"
+            f"no Training_01.txt in {', '.join(repr(str(path)) for path in candidates)}: unpack Partitions.zip there"
         )
     class_names = sorted(line.lstrip("/") for line in lines_of(lists / "ClassName.txt"))
     index_of = {name: index for index, name in enumerate(class_names)}
@@ -60,11 +61,14 @@ def read_sun397(base: Path) -> Samples:
             if class_name not in index_of:
                 raise InputError(f"{file} in {str(lists)!r} names {line!r}, of no class of ClassName.txt")
             rows.append((path, split, index_of[class_name]))
-    return Samples.of(images, rows, class_names)
+    return AnnotationIndex.of(images, rows, class_names)
 
 
-def read_pets(base: Path) -> Samples:
-    """Parkhi et al. 2012: ``annotations/trainval.txt`` and ``test.txt``: name, class 1 to 37, species, breed."""
+def read_pets(base: Path) -> AnnotationIndex:
+    """Read Oxford-IIIT Pets (Parkhi et al. 2012).
+
+    A line of ``annotations/trainval.txt`` and ``test.txt`` is a name, the class from 1 to 37, species and breed.
+    """
     rows, name_of = [], {}
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         for line in lines_of(base / "annotations" / file):
@@ -76,11 +80,14 @@ def read_pets(base: Path) -> Samples:
             rows.append((f"images/{image}.jpg", split, label))
     if set(name_of) != set(range(len(name_of))):
         raise InputError(f"the classes in {str(base)!r} are not numbered 1 to {len(name_of)}: {sorted(name_of)}")
-    return Samples.of(base, rows, [name_of[label] for label in range(len(name_of))])
+    return AnnotationIndex.of(base, rows, [name_of[label] for label in range(len(name_of))])
 
 
-def read_voc2007(base: Path) -> Samples:
-    """Everingham et al. 2007, classification: ``ImageSets/Main``, both archives unpacked into one ``VOC2007``."""
+def read_voc2007(base: Path) -> AnnotationIndex:
+    """Read VOC 2007 (Everingham et al. 2007) for classification.
+
+    Annotations are in ``ImageSets/Main``, with both archives unpacked into one ``VOC2007``.
+    """
     main = base / "ImageSets" / "Main"
     class_names = sorted(path.name.removesuffix("_train.txt") for path in main.glob("*_train.txt"))
     if not class_names:
@@ -95,7 +102,7 @@ def read_voc2007(base: Path) -> Samples:
     if (unmarked := np.argwhere(labels_NK == 255)).size:
         row, column = unmarked[0]
         raise InputError(f"{str(main)!r} does not say whether {images[row]} shows {class_names[column]}")
-    return Samples(
+    return AnnotationIndex(
         root=base,
         ids=[f"JPEGImages/{image}.jpg" for image in images],
         labels_N=labels_NK,

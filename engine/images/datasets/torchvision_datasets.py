@@ -1,7 +1,7 @@
-"""Datasets read through torchvision's classes: Food-101, FGVC Aircraft, Stanford Cars, DTD, Flowers-102.
+"""Read Food-101, FGVC Aircraft, Stanford Cars, DTD and Flowers-102 through torchvision's classes.
 
-The classes read the annotations; the ``loader`` they take gives back the path in place of pixels, so that no image
-is opened. torchvision wants each dataset in a folder of its own naming; a link of that name to wherever the
+The classes read the annotations; the ``loader`` they take returns the path instead of pixels, so that no image is
+opened. torchvision wants each dataset in a folder of its own naming; a link of that name to wherever the
 publisher's archive was unpacked gives it one.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from penultimate.engine.images.datasets.annotation_index import Samples
+from penultimate.engine.images.datasets.annotation_index import AnnotationIndex
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -19,21 +19,21 @@ from penultimate.store.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchvisionSet:
-    """How torchvision reads one dataset."""
+    """The class by which torchvision reads one dataset, and its arguments."""
 
     class_name: str
-    """In ``torchvision.datasets``."""
+    """Name of the class in ``torchvision.datasets``."""
 
     folder: str
-    """Where below its root that class looks."""
+    """Folder below its root in which that class looks."""
 
     splits: Mapping[str, str]
-    """torchvision's name of a split -> ours."""
+    """Name of a split in torchvision -> its name here."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def read(self, base: Path) -> Samples:
-        """The samples below ``base``, the publisher's archive as it unpacks; InputError if that cannot be read."""
+    def read(self, base: Path) -> AnnotationIndex:
+        """Read the annotations below ``base``, the publisher's unpacked archive; raise InputError if that fails."""
         from torchvision import datasets
 
         reader = getattr(datasets, self.class_name)
@@ -52,7 +52,7 @@ class TorchvisionSet:
                 for split, dataset in read.items()
                 for path, label in (dataset[index] for index in range(len(dataset)))
             ]
-        return Samples.of(base, rows, [str(name) for name in next(iter(read.values())).classes])
+        return AnnotationIndex.of(base, rows, [str(name) for name in next(iter(read.values())).classes])
 
 
 _TWO = {"train": "train", "test": "test"}

@@ -1,1 +1,1 @@
-"""Encoded images in, resized uint8 pixels out: Pillow, DALI, and DALI on a GPU."""
+"""Decoders: they turn encoded images into resized uint8 pixels, by Pillow, by DALI, or by DALI on a GPU."""

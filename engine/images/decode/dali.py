@@ -1,4 +1,4 @@
-"""DaliDecoder: DALI decodes, torch's antialiased uint8 kernel resizes; several images at a time, in order."""
+"""DaliDecoder decodes with DALI and resizes with torch's antialiased uint8 kernel, several images at a time."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from PIL import Image
+from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
-from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.engine.images.preprocess import Preprocess
@@ -24,44 +26,45 @@ from penultimate.store.errors import PenultimateError
 # Shapes: H x W pixels of the image as stored, h x w of a view.
 
 _CHUNK_IMAGES = 32
-"""Images of one pipeline run: enough for its threads to share out evenly."""
+"""Number of images in one pipeline run: enough to keep all of its threads busy."""
 
 _CHUNK_PIXELS = 32 * 2**20
-"""Decoded pixels of one pipeline run (96 MiB); an image of more is decoded by Pillow, alone."""
+"""Number of decoded pixels in one pipeline run (96 MiB); an image with more is decoded by Pillow, alone."""
 
 
 @dataclass(slots=True)
 class DecodeCounts:
-    """How encoded images came to be pixels in one decoder's life; a failed one counts where it failed."""
+    """Numbers of images that each library has decoded for one decoder; a failed one counts where it failed."""
 
     dali: int = 0
-    """By DALI."""
+    """Number of images decoded by DALI."""
 
     pillow: int = 0
-    """By Pillow, because of their kind or size (see ``DaliDecoder``) or because DALI refused their chunk."""
+    """Number of images decoded by Pillow, for their kind or size or because DALI refused their chunk."""
 
     refused_chunks: int = 0
-    """Pipeline runs in which DALI raised."""
+    """Number of pipeline runs in which DALI raised an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
     index: int
     content: bytes | NDArray[np.uint8] | str
-    """Encoded file, pixels (H, W, 3), or why there is neither."""
+    """Encoded file, pixels (H, W, 3), or the reason why there is neither."""
 
     plain: Size | None
-    """Set where DALI is to decode ``content``."""
+    """Size of an image that DALI is to decode; None for any other."""
 
 
-class DaliDecoder:
-    """Decodes with a DALI pipeline on the CPU, which needs no GPU and no driver, and resizes with torch.
+class DaliDecoder(Decoder):
+    """Decode images with a DALI pipeline on the CPU, which needs no GPU and no driver, and resize them with torch.
 
-    DALI decodes what it decodes exactly as Pillow does: plain files as ``header.plain_size`` defines them, nearly all
-    there are. Every other kind (CMYK, palette, 16 bits, GIF, WebP, TIFF, truncated files ...) is decoded by
-    Pillow, or recorded as failed with Pillow's reason, and so is each image of a chunk in which DALI raises, since
-    DALI does not say which image it was and its pipeline is lost. ``counts`` tells how many went which way. Pixels
-    do not depend on the way, but for one thing: a few damaged JPEG files that Pillow refuses, DALI decodes.
+    DALI decodes only files that it decodes exactly as Pillow does: plain JPEG and PNG files as
+    ``file_header.jpeg_png_size`` defines them, which are nearly all there are. Every other kind (CMYK, palette, 16
+    bits, GIF, WebP, TIFF, truncated files ...) is decoded by Pillow, or recorded as failed with Pillow's reason. So is
+    each image of a chunk in which DALI raises, since DALI does not say which image it was and its pipeline is lost.
+    ``counts`` tells how many images each library decoded. The pixels do not depend on it, with one exception: DALI
+    decodes a few damaged JPEG files that Pillow refuses.
 
     The resize is torch's ``interpolate(antialias=True)`` on uint8, a port of Pillow's filters: within 1 of 255 of
     Pillow's horizontal pass followed by its vertical one. Pillow 13 runs the vertical pass first where the height
@@ -69,20 +72,22 @@ class DaliDecoder:
     in a thousand lie up to some 20 off, beside saturated edges. On 125 ImageNet photographs, whole image to 224 px,
     bicubic, the mean distance is 0.03; DALI's own ``fn.resize`` on the CPU is 0.16 off and takes nine times as long
     (Pillow four times), side by side on one thread.
+
+    At most three chunks of decoded images and two batches of rows are in memory.
     """
 
     name = "dali"
 
     def __init__(self, *, num_workers: int = 1) -> None:
-        """DALI decodes on ``num_workers`` threads; as many read and resize."""
+        """Let DALI decode on ``num_workers`` threads, while as many others read and resize."""
         self.num_workers = num_workers
         self.counts = DecodeCounts()
         self._lock = threading.Lock()
 
+    @override
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """See ``Decoder.batches``; at most three chunks of decoded images and two batches of rows are in memory."""
 
         def load(index: int) -> _Sample:
             return _load(images.source, index, upright=any(view.exif_orientation for view in views))
@@ -105,12 +110,12 @@ class DaliDecoder:
             yield from batched(rows, views, batch_size=batch_size)
 
     def _decode(self, pipeline: "_Pipeline", chunk: list[_Sample]) -> list[_Sample]:
-        """The chunk with the plain files among it decoded; unchanged if DALI raises."""
+        """Return the chunk with its plain files decoded; return it unchanged if DALI raises."""
         encoded = [sample.content for sample in chunk if sample.plain and isinstance(sample.content, bytes)]
         if not encoded:
             return chunk
         decoded = pipeline.run(encoded)
-        if decoded is None:  # there is a damaged file that looked complete; Pillow tells which, and why
+        if decoded is None:  # a damaged file looked complete; Pillow tells which one, and why
             self._count(refused_chunks=1)
             return chunk
         self._count(dali=len(encoded))
@@ -136,14 +141,17 @@ class DaliDecoder:
 
 
 class _Pipeline:
-    """Encoded plain files in, RGB pixels out, one synchronous run a call; built anew after a run that failed."""
+    """A DALI pipeline that decodes plain files to RGB pixels, one run a call; it is rebuilt after a failed run."""
 
     def __init__(self, *, num_threads: int) -> None:
         self._num_threads = num_threads
         self._pipeline: Pipeline | None = None
 
     def run(self, encoded: Sequence[bytes]) -> list[NDArray[np.uint8]] | None:
-        """(H, W, 3) of each file, views of DALI's memory, which lives as long as they do; None if one of them fails."""
+        """Return the pixels (H, W, 3) of each file, or None if one of them fails.
+
+        The arrays are views of DALI's memory, which lives as long as they do.
+        """
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
@@ -183,12 +191,12 @@ def _load(source: ImageSource, index: int, *, upright: bool = False) -> _Sample:
         return _Sample(index, reason_of(error), None)
     if not isinstance(content, bytes):
         return _Sample(index, content, None)
-    size = None if upright and is_turned(content) else plain_size(content)
+    size = None if upright and is_turned(content) else jpeg_png_size(content)
     return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
 
 
 def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
-    """Runs of samples within ``_CHUNK_IMAGES`` and ``_CHUNK_PIXELS``."""
+    """Yield consecutive samples in chunks of at most ``_CHUNK_IMAGES`` images and ``_CHUNK_PIXELS`` pixels."""
     chunk: list[_Sample] = []
     chunk_pixels = 0
     for sample in samples:
@@ -207,13 +215,13 @@ def _resized(image: Image.Image, view: Preprocess) -> NDArray[np.uint8]:
 
 
 def resize_with_torch(image_HWC: NDArray[np.uint8], view: Preprocess) -> NDArray[np.uint8]:
-    """``image_HWC`` as ``view`` asks, (h, w, 3), antialiased."""
-    place = view.placement(*image_HWC.shape[:2])
-    if place.height * place.width > STRIP_PIXELS:
+    """Resize and crop ``image_HWC`` to the (h, w, 3) pixels of ``view``, antialiased."""
+    crop = view.crop_geometry(*image_HWC.shape[:2])
+    if crop.height * crop.width > STRIP_PIXELS:
         return np.asarray(resize_with_pillow(Image.fromarray(image_HWC), view))
     image_1CHW = torch.from_numpy(np.require(image_HWC, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = torch.nn.functional.interpolate(
-        image_1CHW, size=(place.height, place.width), mode=view.interpolation, align_corners=False, antialias=True
+        image_1CHW, size=(crop.height, crop.width), mode=view.interpolation, align_corners=False, antialias=True
     )
     resized_HWC: NDArray[np.uint8] = resized_1CHW.squeeze(0).permute(1, 2, 0).numpy()
-    return resized_HWC[place.top : place.top + view.height, place.left : place.left + view.width]
+    return resized_HWC[crop.top : crop.top + view.height, crop.left : crop.left + view.width]

@@ -1,4 +1,4 @@
-"""DaliGpuDecoder: DALI decodes and resizes on the GPU, and its pixels stay there."""
+"""DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,52 +11,59 @@ import torch.utils.dlpack
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
+from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
-from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.preprocess import Placement, Preprocess
+from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
 _INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
-"""With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
+"""Name of an interpolation -> DALI's filter.
 
-_HARDWARE_SHARE = 0.9
-"""Of the images, what goes to the hardware JPEG engine where the GPU has one (A100, H100); DALI's documentation gives
-65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
+With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
+
+_HARDWARE_FRACTION = 0.9
+"""Fraction of the images that go to the hardware JPEG engine where the GPU has one (A100, H100). DALI's documentation
+gives 65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
 
 
 _LARGEST_SCALE = 8.0
-"""Of a side; beyond, as in a strip two pixels high, Pillow resizes: DALI's pixels were up to 10 of 255 off there."""
+"""Largest factor by which DALI enlarges a side. Beyond it, as in a strip two pixels high, Pillow resizes: DALI's pixels
+were up to 10 of 255 off there."""
 
 
-class DaliGpuDecoder:
-    """Decodes with DALI's mixed decoder and resizes with DALI, on the GPU; batches are torch tensors there, uncopied.
+class DaliGpuDecoder(Decoder):
+    """Decode with DALI's mixed decoder and resize with DALI, both on the GPU; batches are torch tensors there.
 
-    What is not plain (``header.plain_size``), and every image of a batch that DALI refuses, is decoded and resized by
-    Pillow and copied over. Resizing differs from Pillow's in that intermediate rows are not rounded to bytes: 0.16 of
-    255 on average (CPU twin, 125 ImageNet photographs), so the name, and with it the key, is another than ``dali``.
+    A file that is not plain (``file_header.jpeg_png_size``), and every image of a batch that DALI refuses, is decoded
+    and resized by Pillow and copied to the GPU. Resizing differs from Pillow's in that intermediate rows are not
+    rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet photographs), so the decoder's name,
+    and with it the key of the features, is another than ``dali``.
 
-    ``device="cpu"`` runs the same graph on the CPU: the twin that tests run where there is no GPU.
+    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches are
+    being read, one is decoded and one is with the caller.
     """
 
     name = "dali-gpu"
 
     def __init__(self, *, num_workers: int = 1, device: str = "cuda") -> None:
-        """``num_workers`` threads read files, parse their headers and run Pillow."""
+        """Use ``num_workers`` threads to read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
         self._device = torch.device(device)
-        if self._device.type == "cuda" and self._device.index is None:  # asked here: threads of its own would say 0
+        if self._device.type == "cuda" and self._device.index is None:  # its threads would all see GPU 0
             self._device = torch.device("cuda", torch.cuda.current_device())
 
+    @override
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """See ``Decoder.batches``; at most two batches are being read, one decoded and one taken."""
         pipeline = _Pipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
         batched = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
@@ -91,20 +98,20 @@ class DaliGpuDecoder:
         return torch.empty((0, view.height, view.width, 3), dtype=torch.uint8, device=self._device)
 
     def _merged(self, kept: Sequence["_Read"], decoded_PHWC: Tensor, position: int) -> Tensor:
-        """Rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
+        """Merge rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
         merged = decoded_PHWC.new_empty((len(kept), *decoded_PHWC.shape[1:]))
-        plain = [place for place, row in enumerate(kept) if isinstance(row.content, bytes)]
+        plain = [index for index, row in enumerate(kept) if isinstance(row.content, bytes)]
         merged[torch.tensor(plain, dtype=torch.int64, device=self._device)] = decoded_PHWC
-        for place, row in enumerate(kept):
+        for index, row in enumerate(kept):
             if isinstance(row.content, tuple):
-                merged[place] = torch.from_numpy(row.content[position])
+                merged[index] = torch.from_numpy(row.content[position])
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # the networks read it on streams of their own
         return merged
 
 
 class _Read:
-    """One sample on its way: an encoded plain file, one array a view, or why there is neither."""
+    """One sample that was read: an encoded plain file, one array a view, or the reason why there is neither."""
 
     __slots__ = ("content", "index")
 
@@ -122,16 +129,19 @@ def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
         return _Read(index, reason_of(error))
     if isinstance(content, bytes):
         turned = any(view.exif_orientation for view in views) and is_turned(content)
-        size = None if turned else plain_size(content)
-        if size and all(_fits(size, view.placement(size.height, size.width)) for view in views):
+        size = None if turned else jpeg_png_size(content)
+        if size and all(_fits(size, view.crop_geometry(size.height, size.width)) for view in views):
             return _Read(index, content)
     return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
 
 
-def _fits(size: Size, place: Placement) -> bool:
-    """Whether DALI resizes it as Pillow does: a much enlarged side overshoots, and Pillow clips between its passes."""
-    enlarged = max(place.height / size.height, place.width / size.width)
-    return place.height * place.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
+def _fits(size: Size, crop: CropGeometry) -> bool:
+    """Return whether DALI resizes the image as Pillow does.
+
+    It does not where a side is much enlarged: the filter overshoots, and Pillow clips between its passes.
+    """
+    enlarged = max(crop.height / size.height, crop.width / size.width)
+    return crop.height * crop.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
 
 
 def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
@@ -143,7 +153,7 @@ def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
 
 
 class _Pipeline:
-    """Encoded plain files in, one uint8 tensor (B, h, w, 3) a view out, on the device; built anew if a run failed."""
+    """A DALI pipeline from encoded plain files to one uint8 tensor (B, h, w, 3) a view, rebuilt after a failed run."""
 
     def __init__(self, views: Sequence[Preprocess], *, batch_size: int, num_threads: int, device: torch.device) -> None:
         self._views = views
@@ -153,18 +163,21 @@ class _Pipeline:
         self._pipeline: Pipeline | None = None
 
     def run(self, encoded: Sequence[bytes]) -> tuple[Tensor, ...] | None:
-        """None if one of them cannot be decoded. The tensors are DALI's memory, which lives as long as they do."""
+        """Decode the files and return a tensor a view, on the device; return None if one file cannot be decoded.
+
+        The tensors are DALI's memory, which lives as long as they do.
+        """
         if not encoded:
             shapes = [(0, view.height, view.width, 3) for view in self._views]
             return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
-        sizes = [size for data in encoded if (size := plain_size(data))]
+        sizes = [size for data in encoded if (size := jpeg_png_size(data))]
         for number, view in enumerate(self._views):
-            places = [view.placement(*size) for size in sizes]
-            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in places])
-            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in places])
+            crops = [view.crop_geometry(*size) for size in sizes]
+            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in crops])
+            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in crops])
         try:
             outputs = self._pipeline.run()  # without a stream: returns when the pixels are there
         except RuntimeError:
@@ -189,15 +202,15 @@ class _Pipeline:
                 output_type=types.RGB,
                 adjust_orientation=False,
                 jpeg_fancy_upsampling=True,  # chroma as libjpeg-turbo, and so Pillow, makes it
-                hw_decoder_load=_HARDWARE_SHARE,
+                hw_decoder_load=_HARDWARE_FRACTION,
             )
-            pipeline.set_outputs(*(_placed(pixels, number, view) for number, view in enumerate(self._views)))
+            pipeline.set_outputs(*(_resized_crop(pixels, number, view) for number, view in enumerate(self._views)))
         pipeline.build()
         return pipeline
 
 
-def _placed(pixels: object, number: int, view: Preprocess) -> object:
-    """Resized whole and then cropped, as the sizes and corners that are fed say."""
+def _resized_crop(pixels: object, number: int, view: Preprocess) -> object:
+    """Resize whole images and crop them, by the sizes and corners that are fed to the inputs of view ``number``."""
     size = fn.external_source(name=f"size{number}", dtype=types.FLOAT, ndim=1)
     start = fn.external_source(name=f"start{number}", dtype=types.INT32, ndim=1)
     resized = fn.resize(pixels, size=size, interp_type=_INTERPOLATION[view.interpolation], antialias=True)

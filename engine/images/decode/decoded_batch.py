@@ -1,4 +1,4 @@
-"""DecodedBatch: what a decoder gives: pixels with the row each belongs to, and what could not be decoded."""
+"""DecodedBatch holds what a decoder returns: pixels with the row each belongs to, and images that failed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 # Shapes: B images of a batch, H x W pixels, C = 3 channels (RGB).
 
 Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
-"""uint8 images (B, H, W, 3): an array, or a tensor on the device a decoder decodes on."""
+"""A batch of uint8 images (B, H, W, 3): an array, or a tensor on the device that decoded it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DecodedBatch:
-    """Images of one batch, resized once for each view asked for, not yet normalised."""
+    """The images of one batch, resized for each of the requested views and not yet normalised."""
 
     indices_B: NDArray[np.int64]
-    """Position of each image in its ImageSet: the row its feature belongs to."""
+    """Position of each image in its ImageSet, which is the row of its feature."""
 
     views: tuple[Pixels, ...]
-    """One (B, H, W, 3) a Preprocess, in the order asked."""
+    """Pixels (B, H, W, 3) for each Preprocess, in the order of the call."""
 
     failed: Mapping[int, str]
-    """Position in the ImageSet -> reason, for images of this batch that could not be decoded."""
+    """Position in the ImageSet -> reason, for the images of this batch that could not be decoded."""
 
     def __post_init__(self) -> None:
         for view in self.views:
@@ -44,17 +44,17 @@ class DecodedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image on its way into a batch."""
+    """One decoded or failed image of a batch to come."""
 
     index: int
-    """Position in the ImageSet."""
+    """Position of the image in its ImageSet."""
 
     outcome: tuple[NDArray[np.uint8], ...] | str
-    """One (H, W, 3) array a view, or why there is none."""
+    """One (H, W, 3) array a view, or the reason why there is none."""
 
 
 def batched(rows: Iterable[Row], views: Sequence[Preprocess], *, batch_size: int) -> Iterator[DecodedBatch]:
-    """Rows gathered into batches of ``batch_size`` decoded or failed images (fewer in the last), in their order."""
+    """Gather rows in their order into batches of ``batch_size`` decoded or failed images (fewer in the last)."""
     remaining = iter(rows)
     while batch := list(islice(remaining, batch_size)):
         decoded = [(row.index, row.outcome) for row in batch if not isinstance(row.outcome, str)]

@@ -1,4 +1,4 @@
-"""Decoder: encoded images in, resized uint8 pixels out. One file a decoder; the names are listed in ``decoders``."""
+"""Decoder is the interface of what turns encoded images into resized uint8 pixels; ``factory`` has them by name."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,16 +12,17 @@ from penultimate.engine.images.preprocess import Preprocess
 
 
 class Decoder(Protocol):
-    """Decodes chosen images of a set and resizes each for every view, reading each image once."""
+    """Decodes chosen images of a set and resizes each of them for every view, reading each image once."""
 
     @property
     def name(self) -> str:
-        """As in FeatureKey.decoder."""
+        """Name of the decoder, as in ``FeatureKey.decoder``."""
 
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """Every index exactly once, in order, as decoded rows or as ``failed`` entries; RGB, no EXIF rotation.
+        """Yield every index exactly once, in order, as a decoded row or as an entry of ``failed``.
 
-        Memory is bounded by a few batches. An image that cannot be decoded never stops the others.
+        Pixels are RGB, without EXIF rotation. Memory is bounded by a few batches. An image that cannot be decoded
+        never stops the others.
         """

@@ -1,4 +1,4 @@
-"""Decoders by name. ``dali`` is imported only when it is chosen."""
+"""Make decoders by name; the library of ``dali`` is imported only when that is chosen."""
 
 import sys
 from collections.abc import Callable
@@ -12,14 +12,20 @@ DecoderName = Literal["dali", "dali-gpu", "pillow"]
 
 
 def make_decoder(name: str, *, num_workers: int) -> Decoder:
-    """The decoder of that name; UnknownNameError, or UnavailableError where its library is not installed."""
+    """Make the decoder of that name.
+
+    Raises UnknownNameError for another name and UnavailableError where its library is not installed.
+    """
     if name not in DECODERS:
         raise UnknownNameError("decoder", name, DECODERS)
     return DECODERS[name](num_workers)
 
 
 def default_decoder(device: str = "cpu") -> str:
-    """For networks on ``device``: ``dali-gpu`` or ``dali`` on Linux, where DALI is published; ``pillow`` elsewhere."""
+    """Return the name of the decoder used by default for networks on ``device``.
+
+    On Linux, where DALI is published, that is ``dali-gpu`` for a GPU and ``dali`` otherwise; elsewhere ``pillow``.
+    """
     if device.startswith("cuda") and sys.platform == "linux":
         return "dali-gpu"
     return "dali" if sys.platform == "linux" else "pillow"
@@ -54,4 +60,4 @@ def _dali_gpu(num_workers: int) -> Decoder:
 
 
 DECODERS: dict[str, Callable[[int], Decoder]] = {"dali": _dali, "dali-gpu": _dali_gpu, "pillow": _pillow}
-"""Name -> constructor, from the number of worker threads."""
+"""Name of a decoder -> function that makes it from the number of worker threads."""

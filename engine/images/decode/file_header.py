@@ -1,4 +1,4 @@
-"""What the first bytes of an encoded image say: enough to know who may decode it, and how large it is.
+"""Read from the first bytes of an encoded image which decoders may decode it, and how large it is.
 
 JPEG markers: ITU-T T.81 annex B (table B.1 and B.2.2); PNG chunks: ISO/IEC 15948, 5.3 and 11.2.2.
 """
@@ -16,27 +16,27 @@ _PNG_PALETTE = 3
 
 
 class Size(NamedTuple):
-    """Pixels as stored, before any EXIF rotation."""
+    """Height and width in pixels of an image as stored, before any EXIF rotation."""
 
     height: int
     width: int
 
 
-def plain_size(data: bytes) -> Size | None:
-    """Size of a *plain* image, one that every decoder decodes alike, or None for anything else.
+def jpeg_png_size(data: bytes) -> Size | None:
+    """Return the size of a *plain* JPEG or PNG file, one that every decoder decodes alike, and None for anything else.
 
     Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, of one or three components,
     and complete 8-bit PNG files, grayscale or RGB, with or without alpha, not interlaced. CMYK, arithmetic-coded,
-    12-bit, palette, 16-bit, truncated files, other formats and what is no image at all are not.
+    12-bit, palette, 16-bit and truncated files, other formats, and data that is no image are not plain.
     """
     if data.startswith(b"\xff\xd8"):
-        return _plain_jpeg_size(data)
+        return _jpeg_size(data)
     if data.startswith(_PNG_SIGNATURE):
-        return _plain_png_size(data)
+        return _png_size(data)
     return None
 
 
-def _plain_jpeg_size(data: bytes) -> Size | None:
+def _jpeg_size(data: bytes) -> Size | None:
     size, position = None, 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -61,7 +61,7 @@ def _plain_jpeg_size(data: bytes) -> Size | None:
     return None
 
 
-def _plain_png_size(data: bytes) -> Size | None:
+def _png_size(data: bytes) -> Size | None:
     if len(data) < 45 or data[12:16] != b"IHDR" or _PNG_END not in data[-64:]:
         return None
     width, height, depth, color, _compression, _filter, interlace = struct.unpack_from(">IIBBBBB", data, 16)

@@ -1,4 +1,4 @@
-"""PillowDecoder: the reference. Every other decoder is measured by its distance to these pixels."""
+"""PillowDecoder is the reference decoder: every other one is measured by its distance to these pixels."""
 
 import io
 import warnings
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from typing_extensions import override
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
+from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pixel_modes import to_rgb
 from penultimate.engine.images.folders.file_kinds import READS_HEIC
 from penultimate.engine.images.image_set import ImageSet, ImageSource
@@ -31,7 +33,7 @@ if READS_HEIC:
     register_heif_opener()
 
 STRIP_PIXELS = 32 * 2**20
-"""A resized image of more pixels than this is not made to be cropped (96 MiB); see ``resize_with_pillow``."""
+"""Largest number of pixels of a resized image (96 MiB) that is made as a whole before it is cropped."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -47,8 +49,8 @@ _TURNS = {
 """EXIF orientation -> what turns the stored pixels upright (CIPA DC-008, Exif 2.32, tag 0x0112)."""
 
 
-class PillowDecoder:
-    """Decodes and resizes with Pillow, on threads.
+class PillowDecoder(Decoder):
+    """Decode and resize images with Pillow, on several threads.
 
     Pixels are those of torchvision's ``pil_loader``, ``Image.open(file).convert("RGB")``: EXIF orientation is not
     applied unless the Preprocess says so, an alpha channel is dropped, the first frame of an animation is taken. What
@@ -59,13 +61,13 @@ class PillowDecoder:
     name = "pillow"
 
     def __init__(self, *, num_workers: int = 1) -> None:
-        """``num_workers`` threads read, decode and resize."""
+        """Use ``num_workers`` threads to read, decode and resize."""
         self.num_workers = num_workers
 
+    @override
     def batches(
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        """See ``Decoder.batches``; at most two batches of resized rows and ``num_workers`` images are in memory."""
 
         def row(index: int) -> Row:
             return _row(images.source, index, views)
@@ -124,25 +126,25 @@ def is_turned(data: bytes) -> bool:
 
 
 def resize_with_pillow(image: Image.Image, view: Preprocess) -> Image.Image:
-    """``image`` as ``view`` asks, (h, w) pixels, antialiased.
+    """Resize and crop ``image`` to the (h, w) pixels of ``view``, antialiased.
 
-    Of a strip so long that resizing all of it would need more than ``STRIP_PIXELS``, the box that the crop keeps
-    is resized alone. Not done for every image: Pillow rounds and clips between its two passes, and since 13.0 their
-    order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
+    If a strip is so long that resizing all of it would take more than ``STRIP_PIXELS``, only the box that the crop
+    keeps is resized. That is not done for every image: Pillow rounds and clips between its two passes, and since 13.0
+    their order depends on the sizes (python-pillow/Pillow#9549), so the pixels would not be timm's to the bit.
     """
-    place = view.placement(image.height, image.width)
+    crop = view.crop_geometry(image.height, image.width)
     resample = _RESAMPLING[view.interpolation]
-    if place.height * place.width <= STRIP_PIXELS:
-        resized = image.resize((place.width, place.height), resample)
-        return resized.crop((place.left, place.top, place.left + view.width, place.top + view.height))
-    y, x = image.height / place.height, image.width / place.width
-    right, bottom = (place.left + view.width) * x, (place.top + view.height) * y
-    box = (place.left * x, place.top * y, min(right, image.width), min(bottom, image.height))  # products may round up
+    if crop.height * crop.width <= STRIP_PIXELS:
+        resized = image.resize((crop.width, crop.height), resample)
+        return resized.crop((crop.left, crop.top, crop.left + view.width, crop.top + view.height))
+    y, x = image.height / crop.height, image.width / crop.width
+    right, bottom = (crop.left + view.width) * x, (crop.top + view.height) * y
+    box = (crop.left * x, crop.top * y, min(right, image.width), min(bottom, image.height))  # products may round up
     return image.resize((view.width, view.height), resample, box=box)
 
 
 def reason_of(error: Exception) -> str:
-    """One line, the same for the same file every time."""
+    """Say in one line why an image failed, in the same words for the same file every time."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a kind Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, FileNotFoundError):

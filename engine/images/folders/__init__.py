@@ -1,1 +1,1 @@
-"""What lies in a folder: its index, and which of its folders are splits and classes."""
+"""Index a folder, and find which of the folders in it are splits and classes."""

@@ -1,13 +1,16 @@
-"""Rules 4 to 9 of ``layout``: which folder is a split, which a class, and what each image below them therefore has."""
+"""Find which folders are splits and which are classes, and the label and split of each image (rules 4 to 9).
+
+The rules are those of ``layout``.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penultimate.engine.images.folders.file_kinds import IMAGE
-from penultimate.engine.images.folders.folder_tree import FolderTree, heirs, last_of, parent_of
+from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_assignments, last_of, parent_of
 from penultimate.engine.images.image_set import SPLIT_NAMES
-from penultimate.engine.images.splits import UNLABELLED, check_known, splits_told
+from penultimate.engine.images.splits import UNLABELLED, check_known, splits_in_name
 from penultimate.store.errors import InputError
 
 NO_LABEL = -1
@@ -15,24 +18,24 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ClassFolders:
-    """Where classes lie."""
+    """The folders that are splits and classes."""
 
     base: str
-    """The folder inside all wrappers; ``""`` is the root."""
+    """Path of the folder inside all wrappers; ``""`` is the root."""
 
     split_folders: Mapping[str, str]
-    """Folder -> the split it is, or UNLABELLED; empty where there are none."""
+    """Folder -> the split that it holds, or UNLABELLED; empty where no folder is a split."""
 
     class_names: Sequence[str]
 
     assigned: Mapping[str, tuple[int, str]]
-    """Folder -> label and split (or empty) of the images in it, at any depth unless a folder below says otherwise."""
+    """Folder -> label and split (or empty text) of the images in it, at any depth unless a folder below has its own."""
 
 
 def labelled_images(tree: FolderTree, found: ClassFolders) -> tuple[list[str], list[int], list[str], int]:
-    """Paths, labels and splits of the images, and how many are left out because links lead to them twice."""
-    heir = heirs(tree.index, found.assigned, (NO_LABEL, ""))
-    rows = [(path, heir[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
+    """Return paths, labels and splits of the images, and how many are left out because links lead to them twice."""
+    inherited = inherited_assignments(tree.index, found.assigned, (NO_LABEL, ""))
+    rows = [(path, inherited[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
     kept = [(path, own) for path, own in rows if own is not None]
     return (
         [path for path, _ in kept],
@@ -43,7 +46,10 @@ def labelled_images(tree: FolderTree, found: ClassFolders) -> tuple[list[str], l
 
 
 def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFolders:
-    """Raises InputError as ``layout.interpret`` says; ``splits=False``: no folder is a split."""
+    """Find the folders that are splits and classes; with ``splits=False`` no folder is a split.
+
+    Raises InputError in the cases that ``layout.interpret`` names.
+    """
     base = _unwrapped(tree, splits=splits)
     where = f"{name}/{base}" if base else name
     if found := _split_folders(tree, base, where) if splits else {}:
@@ -57,40 +63,43 @@ def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFol
 
 
 def _unwrapped(tree: FolderTree, *, splits: bool) -> str:
-    """The folder inside all wrappers; a lone split folder is none, unless it is called so and holds the splits."""
+    """Return the folder inside all wrappers.
+
+    A lone folder that is named like a split is a wrapper only if it holds the splits.
+    """
     folder = ""
     while (inside := tree.wrapped(folder)) is not None:
-        told = {_told(child) for child in tree.classes(inside)}
-        if splits and splits_told(last_of(inside)) and ("train" not in told or None in told):
+        named_splits = {_split_in_name(child) for child in tree.classes(inside)}
+        if splits and splits_in_name(last_of(inside)) and ("train" not in named_splits or None in named_splits):
             break
         folder = inside
     return folder
 
 
-def _told(folder: str) -> str | None:
-    """The one split that a folder's name tells."""
-    told = splits_told(last_of(folder))
-    return next(iter(told)) if len(told) == 1 else None
+def _split_in_name(folder: str) -> str | None:
+    """Return the one split that a folder's name tells, or None if it tells none or several."""
+    splits = splits_in_name(last_of(folder))
+    return next(iter(splits)) if len(splits) == 1 else None
 
 
 def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
-    """Rule 5; empty where the first level is classes."""
-    folders = [folder for folder in tree.classes(base) if not tree.is_empty(folder) or _told(folder)]
-    told = {folder: split for folder in folders if (split := _told(folder))}
-    others = [folder for folder in folders if folder not in told]
-    counts = Counter(told.values())
-    names = ", ".join(map(last_of, told))
+    """Return the split of each folder of the first level by rule 5; an empty dict if that level is classes."""
+    folders = [folder for folder in tree.classes(base) if not tree.is_empty(folder) or _split_in_name(folder)]
+    split_of = {folder: split for folder in folders if (split := _split_in_name(folder))}
+    others = [folder for folder in folders if folder not in split_of]
+    counts = Counter(split_of.values())
+    names = ", ".join(map(last_of, split_of))
     if others:
-        if _mixed(tree, told):
+        if _mixed(tree, split_of):
             raise InputError(
                 f"{where!r} mixes split folders ({names}) with others ({', '.join(map(last_of, others[:5]))}); keep "
                 "only train, val and test, or only class folders, or take all of them as classes (--set splits=false)"
             )
         return {}
-    if len(told) > 1 and set(told.values()) == {"train"}:  # freight_train, bullet_train
+    if len(split_of) > 1 and set(split_of.values()) == {"train"}:  # freight_train, bullet_train
         return {}
     if "train" not in counts:
-        if not set(counts) - {UNLABELLED} or len(counts) < len(told):
+        if not set(counts) - {UNLABELLED} or len(counts) < len(split_of):
             return {}
         raise InputError(
             f"{where!r} has {names} but no train folder; name one of them itself to have splits drawn from it, or take "
@@ -101,14 +110,17 @@ def _split_folders(tree: FolderTree, base: str, where: str) -> dict[str, str]:
             f"{where!r} has several folders for one split: {names}; keep one for {', '.join(twice)}, or take all of "
             "them as classes (--set splits=false)"
         )
-    return told
+    return split_of
 
 
-def _mixed(tree: FolderTree, told: Mapping[str, str]) -> bool:
-    """Whether folders that tell splits beside others are splits all the same: train has classes, and is not alone."""
-    train = [folder for folder, split in told.items() if split == "train" and tree.classes(folder)]
+def _mixed(tree: FolderTree, split_of: Mapping[str, str]) -> bool:
+    """Return whether folders named like splits are splits although others lie beside them.
+
+    They are if train has classes and is not the only split, or is called exactly so.
+    """
+    train = [folder for folder, split in split_of.items() if split == "train" and tree.classes(folder)]
     plain = any(last_of(folder).lower() in SPLIT_NAMES for folder in train)
-    return bool(train) and (plain or len(set(told.values())) > 1)
+    return bool(train) and (plain or len(set(split_of.values())) > 1)
 
 
 def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:
@@ -128,7 +140,7 @@ def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: st
 
 
 def _classes_of_split(tree: FolderTree, folder: str, *, known: Sequence[str]) -> list[str]:
-    """Class folders of a split, inside its wrappers; none where its images lie in no class."""
+    """Return the class folders of a split, inside its wrappers; none where its images lie in no class."""
     while (inside := tree.wrapped(folder)) is not None and last_of(inside) not in known:
         folder = inside
     classes = tree.classes(folder)
@@ -154,7 +166,7 @@ def _no_classes(tree: FolderTree, folder: str, where: str) -> str:
 
 
 def nothing_found(tree: FolderTree, where: str) -> str:
-    """What to say of a folder without anything to read."""
+    """Return the error message for a folder without anything to read."""
     there = ", ".join(f"{count:,} {kind}" for kind, count in tree.kinds.most_common(5))
     return (
         f"no images in {where!r}" + (f", only {there}" if there else "") + "; expected root/class/*.jpg, "

@@ -1,4 +1,4 @@
-"""What a file is: told by its name, or by its first bytes where the name does not decide.
+"""Tell the kind of a file by its name, or by its first bytes where the name does not decide.
 
 A kind is IMAGE, TAR, ... below, or, for what no reader takes, a few words for people: ``.txt``, ``hidden``.
 """
@@ -12,12 +12,12 @@ from PIL import features
 IMAGE = "image"
 TAR = "tar"
 PARQUET = "parquet"
-"""Of which the schema tells whether images are in it: then PARQUET_IMAGES."""
+"""Kind of a Parquet file whose schema was not read yet; with images in it, its kind becomes PARQUET_IMAGES."""
 
 PARQUET_IMAGES = "parquet images"
 HIDDEN = "hidden"
 SYSTEM = "system"
-"""What operating systems and file servers leave in folders."""
+"""Kind of the files that operating systems and file servers leave in folders."""
 
 STORE = "Zarr store"
 TRIALS = "trial log"
@@ -26,18 +26,18 @@ FIGURES = "folder of figures"
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 UNDECIDED = ""
-"""The kind of a name that does not say it: the first bytes do."""
+"""Kind of a file whose name does not tell its kind, so that its first bytes must."""
 
 HEAD_BYTES = 32
-"""First bytes that ``kind_of_content`` looks at."""
+"""Number of bytes at the beginning of a file that ``kind_of_content`` looks at."""
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 AVIF_SUFFIXES = (".avif", ".avifs")
 READS_HEIC = find_spec("pillow_heif") is not None
-"""Whether the library of the extra ``heic`` is installed."""
+"""True if the library of the extra ``heic`` is installed."""
 
 READS_AVIF = "avif" in features.modules and bool(features.check_module("avif"))
-"""Pillow does from 11.3 on, where its build has the library."""
+"""True if Pillow reads AVIF, as it does from 11.3 on where its build has the library."""
 
 _JPEG = ("jpg", "jpeg", "jpe", "jfif", "mpo")
 _OTHER = ("png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "tga", "qoi")
@@ -46,10 +46,10 @@ IMAGE_SUFFIXES = frozenset(
     + (list(HEIC_SUFFIXES) if READS_HEIC else [])
     + (list(AVIF_SUFFIXES) if READS_AVIF else [])
 )
-"""What is an image by its name, compared in lower case."""
+"""Suffixes, in lower case, of files that are images by their names."""
 
 UNREADABLE_IMAGES = frozenset({*HEIC_SUFFIXES, *AVIF_SUFFIXES, ".cr2", ".cr3", ".nef", ".arw", ".dng"}) - IMAGE_SUFFIXES
-"""Kinds that are images, of which no library here reads the pixels."""
+"""Suffixes of images whose pixels no installed library reads."""
 
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
@@ -99,11 +99,11 @@ _NO_IMAGES = frozenset(
         *("cls", "cr2", "cr3", "nef", "arw", "dng", "heic", "heif", "hif", "avif", "avifs"),
     )
 )
-"""Not opened to see whether they are images after all."""
+"""Suffixes of files that are never opened to see whether they are images after all."""
 
 
 def kind_of_name(name: str) -> str:
-    """The kind that a file's or a folder's name tells; UNDECIDED if it tells none.
+    """Return the kind that a file's or a folder's name tells, or UNDECIDED if it tells none.
 
     >>> kind_of_name("cat.JPG"), kind_of_name("notes.txt"), kind_of_name(".DS_Store"), kind_of_name("cat")
     ('image', '.txt', 'hidden', '')
@@ -123,7 +123,7 @@ def kind_of_name(name: str) -> str:
 
 
 def kind_of_content(name: str, head: bytes) -> str:
-    """The kind of a file whose name does not tell it, by its first HEAD_BYTES bytes.
+    """Return the kind of a file whose name does not tell it, by ``head``, its first HEAD_BYTES bytes.
 
     >>> kind_of_content("0a1b2c", b"GIF89a"), kind_of_content("README", b"A set"), kind_of_content("a.rar5", b"Rar!")
     ('image', 'without suffix', '.rar5')
@@ -135,7 +135,7 @@ def kind_of_content(name: str, head: bytes) -> str:
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
-    """As ``kind_of_content``, of a file that is opened for it; OSError if that fails."""
+    """Return the kind of a file by its first bytes; raise OSError if it cannot be opened."""
     with open(path, "rb") as file:
         return kind_of_content(os.path.basename(path), file.read(HEAD_BYTES))
 
@@ -153,7 +153,9 @@ _SIGNATURES = (
     (re.compile(rb"....ftypavi[fs]", re.DOTALL), ".avif"),
     (re.compile(rb"....ftyp(hei[cxms]|hevc|mif1|msf1)", re.DOTALL), ".heic"),
 )
-"""Magic numbers, each from its format's specification; ISO/IEC 14496-12 and 23008-12 for the brands behind ``ftyp``."""
+"""Magic numbers with the suffixes of their formats, each from its specification.
+
+The brands behind ``ftyp`` are those of ISO/IEC 14496-12 and 23008-12."""
 
 
 def _image_ending(head: bytes) -> str | None:
@@ -161,7 +163,7 @@ def _image_ending(head: bytes) -> str | None:
 
 
 def kind_of_folder(names: set[str]) -> str | None:
-    """STORE, TRIALS, RUN or FIGURES for a folder that penultimate wrote or could read, from the names in it; else None.
+    """Return STORE, TRIALS, RUN or FIGURES for a folder with such names in it, and None for any other.
 
     A figure ``a`` is always written as ``a.png`` and ``a.pdf`` with its numbers in ``a.csv`` or ``a_<part>.csv``.
     """

@@ -1,8 +1,8 @@
-"""FolderIndex: every file and folder below a root with its kind, sorted: what ``layout.interpret`` is told.
+"""FolderIndex holds every file and folder below a root with its kind, sorted; ``layout.interpret`` works on it alone.
 
-Only listing reads: names, the first bytes of a file whose name does not say what it is, and the columns of a Parquet
-file or of a table called ``metadata``. Hidden and system files, and what penultimate wrote itself (stores, trial logs,
-runs, figures), are each one entry and not entered.
+Read are names, the first bytes of a file whose name does not tell its kind, and the columns of a Parquet file or of a
+table called ``metadata``. Hidden and system folders, and what penultimate wrote itself (stores, trial logs, runs,
+figures), are each one entry and not entered.
 """
 
 import csv
@@ -20,34 +20,35 @@ from penultimate.engine.images.formats.parquet import image_column, parquet_colu
 from penultimate.store.errors import InputError
 
 _LISTING_THREADS = 16
-"""Listing waits for the file system, not for a core: on a network each folder costs a round trip."""
+"""Number of threads that list folders. They wait for the file system, not for a core: on a network each folder costs a
+round trip."""
 
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Tables of images that lie in the same folder, as Hugging Face's ``imagefolder`` has them."""
+"""Names of tables of images in the same folder, as Hugging Face's ``imagefolder`` has them."""
 
 Identity = tuple[int, int]
-"""Device and inode of a folder, links followed."""
+"""The device and inode of a folder, links followed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FolderIndex:
-    """What lies below a folder; paths are POSIX, relative to it."""
+    """The files and folders below a root; paths are POSIX, relative to it."""
 
     folders: Sequence[str]
-    """Sorted; those that were not entered are among ``files``."""
+    """Paths of the folders, sorted; those that were not entered are among ``files``."""
 
     files: Sequence[tuple[str, str]]
-    """(path, kind of ``file_kinds``), sorted by path."""
+    """Path of each file and its kind as in ``file_kinds``, sorted by path."""
 
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Column names of the tables that are called as TABLE_NAMES."""
+    """Path of each table called as in TABLE_NAMES -> the names of its columns."""
 
     identities: Mapping[str, Identity] = field(default_factory=dict)
-    """Of folders that links lead to more than once."""
+    """Path -> identity of each folder that links lead to more than once."""
 
 
 def index_folder(root: Path) -> FolderIndex:
-    """List ``root``, several folders at a time, level by level; links are followed, not back to where they came from.
+    """List ``root`` level by level, several folders at a time; links are followed, but never in a circle.
 
     Raises InputError if there is no such folder, for a name that is not UTF-8, and for a folder that cannot be listed.
     """
@@ -89,16 +90,16 @@ def index_folder(root: Path) -> FolderIndex:
 
 
 class _Scanned(NamedTuple):
-    """One folder."""
+    """The contents of one folder."""
 
     identity: Identity
     kind: str | None
-    """What the folder is as a whole, so that it is not entered; None for a plain one."""
+    """Kind of the folder as a whole, which then is not entered; None for a plain folder."""
 
     folders: list[str]
     files: list[tuple[str, str]]
     linked: bool
-    """Whether any of the folders is a link."""
+    """True if any of the folders is a link."""
 
 
 def _scan(folder: Path) -> _Scanned:
@@ -124,7 +125,7 @@ def _scan(folder: Path) -> _Scanned:
 
 
 def _kind(entry: os.DirEntry[str], kind: str) -> str:
-    """The kind of a file, opened only if its name leaves it open."""
+    """Return the kind of a file, which is opened only if its name does not tell."""
     if kind in (HIDDEN, SYSTEM):
         return kind
     if not entry.is_file():  # an image behind a broken link stays: decoding records that it is gone
@@ -167,7 +168,7 @@ def _columns(root: Path, files: Sequence[tuple[str, str]]) -> dict[str, Sequence
 
 
 def columns_of(table: Path) -> Sequence[str]:
-    """Column names of a CSV, JSON Lines or Parquet table; none if it cannot be read: the reader says why."""
+    """Return the column names of a CSV, JSON Lines or Parquet table; none if it cannot be read: its reader says why."""
     try:
         if table.suffix.lower() == ".parquet":
             return parquet_columns(table)

@@ -1,24 +1,24 @@
-"""FolderTree: a FolderIndex by folder: where images lie, which folders may be classes, and what links lead to twice."""
+"""FolderTree tells for each folder of a FolderIndex whether images lie in it and whether it may be a class."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from penultimate.engine.images.folders.file_kinds import HIDDEN, IMAGE, SYSTEM, UNREADABLE_IMAGES
 from penultimate.engine.images.folders.folder_index import FolderIndex, Identity
-from penultimate.engine.images.splits import splits_told
+from penultimate.engine.images.splits import splits_in_name
 
 
 class FolderTree:
-    """What lies in which folder; pure, and the root is ``""``."""
+    """The contents of each folder of an index; the root is ``""``."""
 
     def __init__(self, index: FolderIndex) -> None:
         self.index = index
         self.kinds = Counter(kind for _, kind in index.files)
         self.images_in = Counter(parent_of(path) for path, kind in index.files if kind == IMAGE)
-        """Folder -> images directly in it."""
+        """Folder -> number of images directly in it."""
 
         self.with_images = _with_ancestors(self.images_in)
-        """Folders with an image in them at any depth."""
+        """Paths of the folders with an image in them at any depth."""
 
         unread = (parent_of(path) for path, kind in index.files if kind in UNREADABLE_IMAGES)
         self._bearing = self.with_images | _with_ancestors(unread)
@@ -30,44 +30,44 @@ class FolderTree:
             self.children.setdefault(parent_of(folder), []).append(folder)
 
     def of_kind(self, kind: str) -> list[str]:
-        """Paths of the files of this kind, sorted."""
+        """Return the paths of the files of this kind, sorted."""
         return [path for path, its in self.index.files if its == kind]
 
     def classes(self, folder: str) -> list[str]:
-        """The folders in ``folder`` that are classes, if folders in it are: those with images in them, or with nothing.
+        """Return the folders in ``folder`` that would be its classes: those with images in them, or with nothing.
 
-        Images that cannot be read here count: a class does not go away because a library is missing.
+        Images that no installed library reads count too: a class does not go away because a library is missing.
         """
         return [child for child in self.children.get(folder, ()) if child in self._bearing or self.is_empty(child)]
 
     def is_empty(self, folder: str) -> bool:
-        """Whether there is no file in a folder, at any depth."""
+        """Return whether there is no file in a folder, at any depth."""
         return folder not in self._occupied
 
     def wrapped(self, folder: str) -> str | None:
-        """The one folder in ``folder`` that has folders to be classes in it and no images beside them, or None."""
+        """Return the one folder in ``folder`` that holds possible classes and no images beside them, or None."""
         inside = self.classes(folder)
         wrapper = len(inside) == 1 and not self.images_in[inside[0]] and bool(self.classes(inside[0]))
         return inside[0] if wrapper else None
 
     def flat(self, folder: str) -> bool:
-        """Whether the only folder in ``folder`` holds images and is called after a split, or just images."""
+        """Return whether the only folder in ``folder`` holds images and is named like a split, or ``images``."""
         inside = self.classes(folder)
         if len(inside) != 1 or not self.images_in[inside[0]]:
             return False
-        return bool(splits_told(last_of(inside[0]))) or last_of(inside[0]).lower() in _JUST_IMAGES
+        return bool(splits_in_name(last_of(inside[0]))) or last_of(inside[0]).lower() in _JUST_IMAGES
 
 
 _JUST_IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
 
 
 def parent_of(path: str) -> str:
-    """The folder that a relative path lies in."""
+    """Return the folder that a relative path lies in."""
     return path.rpartition("/")[0]
 
 
 def last_of(path: str) -> str:
-    """The last part of a path."""
+    """Return the last part of a path."""
     return path.rpartition("/")[2]
 
 
@@ -80,21 +80,21 @@ def _with_ancestors(folders: Iterable[str]) -> set[str]:
     return found
 
 
-def heirs(
+def inherited_assignments(
     index: FolderIndex, assigned: Mapping[str, tuple[int, str]], default: tuple[int, str]
 ) -> dict[str, tuple[int, str] | None]:
-    """Every folder -> what was assigned to it or to the nearest folder above it.
+    """Return for every folder what was assigned to it or to the nearest folder above it.
 
-    None for a folder that links lead to twice below one that something was assigned to: it counts once, where the path
-    is shortest, the first of those in order.
+    If links lead twice to a folder below an assigned one, it counts once: the shortest path to it, the first of those
+    in order, has the assignment, and every other has None.
     """
-    heir: dict[str, tuple[str, tuple[int, str]] | None] = {"": ("", assigned.get("", default))}
+    inherited: dict[str, tuple[str, tuple[int, str]] | None] = {"": ("", assigned.get("", default))}
     seen: set[tuple[str, Identity]] = set()
     for folder in sorted(index.folders, key=lambda path: (path.count("/"), path)):
-        above = heir[parent_of(folder)]
-        heir[folder] = (folder, assigned[folder]) if folder in assigned else above
-        if (own := heir[folder]) is not None and folder in index.identities:
+        above = inherited[parent_of(folder)]
+        inherited[folder] = (folder, assigned[folder]) if folder in assigned else above
+        if (own := inherited[folder]) is not None and folder in index.identities:
             reached = (own[0], index.identities[folder])
-            heir[folder] = None if reached in seen else own
+            inherited[folder] = None if reached in seen else own
             seen.add(reached)
-    return {folder: None if own is None else own[1] for folder, own in heir.items()}
+    return {folder: None if own is None else own[1] for folder, own in inherited.items()}

@@ -1,1 +1,1 @@
-"""What lists the images of a source: folders, manifests, tars, tables and arrays."""
+"""Load image sets from folders, manifests, tars, tables and arrays."""

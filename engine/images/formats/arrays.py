@@ -1,4 +1,4 @@
-"""Images that are arrays: ``.npz`` archives and ``.npy`` files, as CIFAR, MNIST and MedMNIST are passed on.
+"""Load images that are arrays in ``.npz`` archives and ``.npy`` files, as CIFAR, MNIST and MedMNIST are passed on.
 
 An archive holds ``images`` and ``labels``, or such a pair a split, named as Keras does (``x_train``, ``y_train``) or
 as MedMNIST does (``train_images``, ``train_labels``); ``class_names`` may stand beside them. A ``.npy`` holds images,
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     checked_indices,
     label_indices,
     ordered_classes,
@@ -34,17 +34,22 @@ _PAIRS = {("images", "labels"): "train"} | {
     for word, split in SPLIT_NAMES.items()
     for pair in ((f"x_{word}", f"y_{word}"), (f"{word}_images", f"{word}_labels"))
 }
-"""Names of images and of their labels -> their split."""
+"""Names of an array of images and of the array of their labels -> their split."""
 
 
 def load_arrays(
-    path: Path, *, name: str | None = None, labels: bool = True, draw: Draw = USUAL_DRAW, metric: str = "top1"
+    path: Path,
+    *,
+    name: str | None = None,
+    labels: bool = True,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
+    metric: str = "top1",
 ) -> ImageSet:
-    """Images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W); ids are ``<split>/<row>``.
+    """Load the images of a ``.npz`` or ``.npy``: uint8 (N, H, W), (N, H, W, C) or (N, 3, H, W).
 
-    Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn as ``load_folder`` does;
-    ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded. Raises InputError
-    for anything else, and for splits whose images differ in size.
+    Ids are ``<split>/<row>``. Labels are class indices or texts, (N,) or (N, 1). Splits that are not given are drawn
+    as by ``load_folder``; ``labels=False`` needs no labels and takes all as ``test``. A ``.npy`` is mapped, not loaded.
+    Raises InputError for anything else, and for splits whose images differ in size.
     """
     arrays = _load(path)
     blocks = sorted((split, pair) for pair, split in _PAIRS.items() if pair[0] in arrays)
@@ -58,7 +63,7 @@ def load_arrays(
     splits = [(split, len(part)) for (split, _), part in zip(blocks, parts, strict=True)]
     given_N = np.concatenate([np.full(count, split, SPLIT_DTYPE) for split, count in splits])
     ids = [f"{split}/{row:07d}" for split, count in splits for row in range(count)]
-    labelling = _labelling(arrays, blocks, given_N, path, draw) if labels else Labelling.absent(len(ids))
+    labelling = _labelling(arrays, blocks, given_N, path, random_split) if labels else Labelling.unlabelled(len(ids))
     return build_image_set(
         name=path.stem if name is None else name,
         ids=ids,
@@ -72,7 +77,7 @@ def load_arrays(
             "root": str(path.resolve()),
             "labels": labels,
             "layout": "arrays",
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
     )
 
@@ -80,19 +85,19 @@ def load_arrays(
 def _load(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
         if path.suffix.lower() == ".npz":
-            # NumPy leaves a file of its own open where it is damaged
+            # NumPy would leave a damaged file open that it opened itself
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 wanted = {"class_names", *(name for pair in _PAIRS for name in pair)}
                 return {name: archive[name] for name in archive.files if name in wanted}
         arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
         beside = path.with_name("labels.npy")
         return arrays | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
-    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
+    except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own for a damaged file
         raise InputError(f"cannot read the arrays of {str(path)!r}: {error}") from error
 
 
 def _images(images: NDArray[Any], where: str) -> NDArray[np.uint8]:
-    """(N, H, W, C), without a copy."""
+    """View images as (N, H, W, C), without a copy; raise InputError if they have no such shape."""
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] == 3:
@@ -110,7 +115,7 @@ def _labelling(
     blocks: list[tuple[str, tuple[str, str]]],
     given_N: NDArray[np.str_],
     path: Path,
-    draw: Draw,
+    random_split: RandomSplit,
 ) -> Labelling:
     parts = []
     for _, (images, labels) in blocks:
@@ -125,9 +130,9 @@ def _labelling(
         parts.append(part[:, 0])
     if "class_names" in arrays:
         class_names = [str(text) for text in arrays["class_names"].tolist()]
-        return Labelling.drawn(
-            checked_indices(np.concatenate(parts), class_names, repr(str(path))), class_names, given_N, draw
+        return Labelling.single_label(
+            checked_indices(np.concatenate(parts), class_names, repr(str(path))), class_names, given_N, random_split
         )
     texts = [str(label) for part in parts for label in part.tolist()]
     class_names = ordered_classes(texts)
-    return Labelling.drawn(label_indices(texts, class_names), class_names, given_N, draw)
+    return Labelling.single_label(label_indices(texts, class_names), class_names, given_N, random_split)

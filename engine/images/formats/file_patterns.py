@@ -1,4 +1,4 @@
-"""Several files that together are one image set: how people name them, and what they are called in ids."""
+"""Find the files that a glob or a brace range names, and the names they have in ids."""
 
 import glob
 import os
@@ -15,7 +15,7 @@ _MOST_FILES = 1_000_000
 
 
 def named_files(spec: str) -> list[Path] | None:
-    """Files that ``shard-{0000..0009}.tar``, ``{a,b}.tar`` or a glob names; None if ``spec`` is one plain path.
+    """List the files that ``shard-{0000..0009}.tar``, ``{a,b}.tar`` or a glob names; return None for a plain path.
 
     Raises InputError for a file of a brace range that is not there, and for a glob that matches nothing.
     """
@@ -33,7 +33,7 @@ def named_files(spec: str) -> list[Path] | None:
 
 
 def expand_braces(spec: str) -> Iterator[str]:
-    """As a shell would, without nesting.
+    """Expand braces as a shell does, without nesting.
 
     >>> list(expand_braces("{a,b}-{08..10}.tar"))
     ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
@@ -54,22 +54,22 @@ def _choices(inside: str) -> Sequence[str]:
 
 
 def shared_name(files: Sequence[Path]) -> str:
-    """What the files' names have in common, for people: ``pets`` of ``pets-000.tar`` and ``pets-001.tar``."""
+    """Return the common beginning of the files' names, such as ``pets`` for ``pets-000.tar`` and ``pets-001.tar``."""
     texts = [path.stem for path in files]
     common = os.path.commonprefix(texts).rstrip("0123456789-_. ")  # noqa: RUF071 (by character is what is meant)
     return common or files[0].resolve().parent.name
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """Files of this suffix at any depth of ``folder``, by path; hidden ones are left out."""
+    """List the files of this suffix at any depth of ``folder``, sorted by path; hidden ones are left out."""
     found = (path for path in folder.rglob(f"*{suffix}") if path.is_file())
     return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def stems(files: Sequence[PurePath]) -> tuple[PurePath, list[str]]:
-    """The folder that all files, given by absolute paths, lie below, and each one's path from there without its suffix.
+    """Return the deepest folder that all files lie below, and each one's path from there without its suffix.
 
-    InputError if two files would go by one name.
+    ``files`` are absolute paths. Raises InputError if two files would have the same name.
     """
     resolved = list(files)
     shared = type(files[0])(os.path.commonpath([path.parent for path in resolved]))

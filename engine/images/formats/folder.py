@@ -1,4 +1,4 @@
-"""Image folders: the image files of an ``Interpretation``, which ``layout`` makes of what lies in a folder."""
+"""Load folders of image files, with the classes and splits that ``layout`` reads from the names of folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folders.folder_index import index_folder
-from penultimate.engine.images.formats.labels import Draw, Labelling
+from penultimate.engine.images.formats.labels import Labelling, RandomSplit
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.layout import Interpretation, interpret
 from penultimate.engine.images.sources import FileSource
@@ -31,16 +31,16 @@ def load_folder(
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Image files below ``root``; ids are paths relative to it, links are followed.
+    """Load the image files below ``root``; ids are paths relative to it, and links are followed.
 
-    What is a class and what a split, ``layout`` says. Splits that are not given are stratified shares of train: ``val``
-    where train and test are there, both where neither is. ``labels=False`` takes every image at any depth, unlabelled
-    and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images without class
-    folders, a class too small to split, and a class of val or test that train lacks.
+    ``layout`` has the rules for classes and splits. Splits that are not given are stratified fractions of train:
+    ``val`` where train and test are there, both where neither is. ``labels=False`` takes every image at any depth,
+    unlabelled and all in ``test``, for extraction alone. Raises InputError for a missing or empty folder, images
+    without class folders, a class too small to split, and a class of val or test that train lacks.
     """
     found = interpret(index_folder(root), name=str(root), labels=labels, reader="images", splits=splits)
-    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    return read_folder(root, found, name=name, labels=labels, draw=draw, metric=metric, cache=cache)
+    random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    return read_folder(root, found, name=name, labels=labels, random_split=random_split, metric=metric, cache=cache)
 
 
 def read_folder(
@@ -49,17 +49,21 @@ def read_folder(
     *,
     name: str | None = None,
     labels: bool = True,
-    draw: Draw,
+    random_split: RandomSplit,
     metric: str = "top1",
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """The images that ``found`` names; raises as ``load_folder``."""
+    """Load the images that ``found`` names; raise as ``load_folder`` does."""
     listed = LabelledFiles.of(root, found)
-    labelling = Labelling.absent(len(listed.ids))
+    labelling = Labelling.unlabelled(len(listed.ids))
     provenance: dict[str, Any] = {"labels": False}
     if labels:
-        labelling = Labelling.drawn(listed.labels_N, listed.class_names, listed.given_N, draw)
-        provenance = {"val_fraction": draw.val_fraction, "test_fraction": draw.test_fraction, "seed": draw.seed}
+        labelling = Labelling.single_label(listed.labels_N, listed.class_names, listed.given_N, random_split)
+        provenance = {
+            "val_fraction": random_split.val_fraction,
+            "test_fraction": random_split.test_fraction,
+            "seed": random_split.seed,
+        }
     return listed.image_set(
         name=root_name(root) if name is None else name,
         split_N=labelling.split_N,
@@ -70,13 +74,13 @@ def read_folder(
 
 
 def root_name(root: Path) -> str:
-    """The folder's own name, for people."""
+    """Return the folder's own name, for people."""
     return root.resolve().name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledFiles:
-    """What class folders hold, before any split is drawn."""
+    """The image files of class folders with their labels and given splits, before any split is drawn."""
 
     root: Path
 
@@ -84,16 +88,16 @@ class LabelledFiles:
     """Paths relative to ``root``, sorted."""
 
     labels_N: NDArray[np.int64]
-    """-1 for an image in no class folder."""
+    """Class index of each image, -1 for one in no class folder."""
 
     given_N: NDArray[np.str_]
-    """The split whose folder an image is in; empty where there are none."""
+    """Split whose folder each image is in; empty text where it is in none."""
 
     found: Interpretation
 
     @classmethod
     def of(cls, root: Path, found: Interpretation) -> "LabelledFiles":
-        """The image files that ``found`` names."""
+        """Take the image files that ``found`` names, below ``root``."""
         return cls(
             root=root,
             ids=found.files,
@@ -104,12 +108,12 @@ class LabelledFiles:
 
     @property
     def class_names(self) -> Sequence[str]:
-        """In the order of ``labels_N``."""
+        """Names of the classes, in the order of the indices in ``labels_N``."""
         return self.found.class_names
 
     @property
     def split_N(self) -> NDArray[np.str_]:
-        """As ``given_N``; ``train`` where no split is given."""
+        """Split of each image: the given one, or ``train`` where none is given."""
         return np.where(self.given_N == "", "train", self.given_N).astype(SPLIT_DTYPE)
 
     def image_set(
@@ -121,7 +125,7 @@ class LabelledFiles:
         provenance: Mapping[str, Any],
         cache: DigestCache | None,
     ) -> ImageSet:
-        """These files with the splits drawn."""
+        """Build the ImageSet of these files with the splits ``split_N``."""
         return build_image_set(
             name=name,
             ids=self.ids,
@@ -143,10 +147,10 @@ class LabelledFiles:
 
 
 def list_classes(root: Path) -> LabelledFiles:
-    """The images below ``root/class`` or ``root/split/class``; raises as ``load_folder``."""
+    """List the images below ``root/class`` or ``root/split/class``; raise as ``load_folder`` does."""
     return LabelledFiles.of(root, interpret(index_folder(root), name=str(root), reader="images"))
 
 
 def list_images(root: Path) -> Sequence[str]:
-    """Paths relative to ``root``, sorted, of the image files below it at any depth; InputError where there are none."""
+    """List the image files below ``root`` at any depth as sorted relative paths; raise InputError if there are none."""
     return interpret(index_folder(root), name=str(root), labels=False, reader="images").files

@@ -1,4 +1,4 @@
-"""Manifests: images whose paths stand in a table, and folders of images with such a table in them."""
+"""Load images whose paths stand in a table, a manifest, and folders of images with such tables in them."""
 
 import os
 import unicodedata
@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.folders.folder_tree import parent_of
-from penultimate.engine.images.formats.labels import Draw, Labelling, label_indices, ordered_classes, splits_by_name
+from penultimate.engine.images.formats.labels import (
+    Labelling,
+    RandomSplit,
+    label_indices,
+    ordered_classes,
+    splits_by_name,
+)
 from penultimate.engine.images.formats.tables import Columns, Rows, read_rows
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.layout import Interpretation
 from penultimate.engine.images.sources import FileSource
-from penultimate.engine.images.splits import splits_told
+from penultimate.engine.images.splits import splits_in_name
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, K classes.
@@ -42,7 +48,7 @@ def load_manifest(
     metric: str | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images whose paths, relative to the manifest's folder, stand in a table.
+    """Load images whose paths, relative to the manifest's folder, stand in a table.
 
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
     train as ``load_folder`` does (of several labels a sample: at random, not stratified). With ``multi_label`` a
@@ -59,7 +65,7 @@ def load_manifest(
         multi_label=multi_label,
     )
     rows = read_rows(manifest, columns)
-    draw = Draw(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     given_N = np.array(rows.splits if rows.splits is not None else ["train"] * len(rows.paths), SPLIT_DTYPE)
     return _image_set(
         manifest,
@@ -68,7 +74,7 @@ def load_manifest(
         given_N,
         name=manifest.stem if name is None else name,
         columns=columns,
-        draw=draw,
+        random_split=random_split,
         metric=metric,
         provenance={"source": "manifest", "manifest": str(manifest.resolve()), "layout": f"the table {manifest.name}"},
         cache=cache,
@@ -81,25 +87,25 @@ def load_image_folder(
     *,
     name: str,
     columns: Columns,
-    draw: Draw,
+    random_split: RandomSplit,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """A folder of images whose labels stand in tables called ``metadata``, each for the images below its own folder.
+    """Load a folder of images whose labels stand in tables called ``metadata``, each for the images below its folder.
 
-    Ids are paths relative to ``root``. Splits are those of a ``split`` column, or of folders called so, or drawn; the
-    images of a table without the label column have no label. Images that no table names are counted in the provenance.
-    Raises as ``load_manifest``.
+    Ids are paths relative to ``root``. Splits are those of a ``split`` column, or of folders with such names, or drawn;
+    the images of a table without the label column have no label. Images that no table names are counted in the
+    provenance. Raises what ``load_manifest`` raises.
     """
     rows = _joined([_below(root, table, columns, found) for table in found.files])
     left_out = dict(found.left_out)
     if unnamed := len(set(found.beside) - set(rows.paths)):
         left_out[NOT_NAMED] = unnamed
-    told = {
-        path: next((part for part in path.split("/")[:-1] if len(splits_told(part)) == 1), "") for path in rows.paths
+    split_folder_of = {
+        path: next((part for part in path.split("/")[:-1] if len(splits_in_name(part)) == 1), "") for path in rows.paths
     }
-    folders = sorted(set(told.values()))
+    folders = sorted(set(split_folder_of.values()))
     split_of = dict(zip(folders, splits_by_name(folders), strict=True))
-    splits = rows.splits or [split_of[told[path]] for path in rows.paths]
+    splits = rows.splits or [split_of[split_folder_of[path]] for path in rows.paths]
     return _image_set(
         root / found.files[0],
         root,
@@ -107,7 +113,7 @@ def load_image_folder(
         np.array(splits, SPLIT_DTYPE),
         name=name,
         columns=columns,
-        draw=draw,
+        random_split=random_split,
         metric=None,
         provenance={
             "source": "image folder",
@@ -121,7 +127,7 @@ def load_image_folder(
 
 
 def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> Rows:
-    """The rows of a table with paths relative to ``root``; unlabelled where others have the label column and it not."""
+    """Read a table's rows with paths relative to ``root``; without labels if it lacks a label column others have."""
     unlabelled = Columns(path=columns.path, label=None, split=columns.split, id=columns.id)
     rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
     prefix = f"{parent_of(table)}/" if parent_of(table) else ""
@@ -151,17 +157,21 @@ def _image_set(
     *,
     name: str,
     columns: Columns,
-    draw: Draw,
+    random_split: RandomSplit,
     metric: str | None,
     provenance: Mapping[str, Any],
     cache: DigestCache | None,
 ) -> ImageSet:
     ids = rows.paths if rows.ids is None else rows.ids
     order = _sorted_unique(ids, table)
-    labelling = _labelling(rows, order, given_N[order], columns, draw)
+    labelling = _labelling(rows, order, given_N[order], columns, random_split)
     paths = [rows.paths[position] for position in order]
     _check_files(table, root, paths)
-    drawn = {} if columns.label is None else {"val_fraction": draw.val_fraction, "test_fraction": draw.test_fraction}
+    drawn = (
+        {}
+        if columns.label is None
+        else {"val_fraction": random_split.val_fraction, "test_fraction": random_split.test_fraction}
+    )
     named = {"path": rows.path_column, "label": columns.label, "split": columns.split, "id": columns.id}
     return build_image_set(
         name=name,
@@ -171,23 +181,25 @@ def _image_set(
         class_names=labelling.class_names,
         metric=metric or ("map11" if columns.multi_label and columns.label is not None else "top1"),
         source=FileSource(root, paths),
-        provenance={**provenance, "columns": named, **drawn, "seed": draw.seed},
+        provenance={**provenance, "columns": named, **drawn, "seed": random_split.seed},
         cache=cache,
     )
 
 
-def _labelling(rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, draw: Draw) -> Labelling:
-    """``given_N`` is in that order already."""
+def _labelling(
+    rows: Rows, order: Sequence[int], given_N: NDArray[np.str_], columns: Columns, random_split: RandomSplit
+) -> Labelling:
+    """Label the rows in this order, in which ``given_N`` is already."""
     if rows.cells is None or columns.label is None:
-        return Labelling.absent(len(order))
+        return Labelling.unlabelled(len(order))
     cells = [rows.cells[position] for position in order]
     if columns.multi_label:
-        return Labelling.several(cells, given_N, draw)
+        return Labelling.multi_label(cells, given_N, random_split)
     class_names = ordered_classes(label for cell in cells for label in cell)
     known_N = np.array([bool(cell) for cell in cells])
     labels_N = np.full(len(cells), -1, np.int64)
     labels_N[known_N] = label_indices([cell[0] for cell in cells if cell], class_names)
-    return Labelling.drawn(labels_N, class_names, given_N, draw)
+    return Labelling.single_label(labels_N, class_names, given_N, random_split)
 
 
 def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
@@ -199,7 +211,7 @@ def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
 
 
 def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
-    """InputError where no file exists, or one exists under a name that looks the same and is other characters."""
+    """Raise InputError if no file exists, or if one exists under a name that looks the same in other characters."""
     for path in paths:
         if not path.isascii() and not (root / path).exists() and (form := _other_form(root / path)):
             raise InputError(
@@ -214,5 +226,5 @@ def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
 
 
 def _other_form(path: Path) -> str | None:
-    """``NFC`` or ``NFD`` if the file is there in that normal form."""
+    """Return ``NFC`` or ``NFD`` if the file exists under its name in that normal form, else None."""
     return next((form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).exists()), None)

@@ -1,7 +1,7 @@
-"""Parquet with the images in it, as Hugging Face datasets writes it, or as one column of encoded files.
+"""Load Parquet files with images in them, as Hugging Face datasets writes them or with a column of encoded files.
 
 An image column is a struct of ``bytes`` (the encoded file) and ``path``, or binary and begins with an image.
-What a column means stands in the schema's metadata, under ``huggingface``:
+The meaning of a column stands in the schema's metadata, under ``huggingface``:
 ``{"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}``.
 """
 
@@ -17,28 +17,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
+from typing_extensions import override
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     checked_indices,
     label_indices,
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_set import ImageSet, ImageSource
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
 
 
 def image_column(path: Path) -> str | None:
-    """Name of the first column of images in a Parquet file, None if it has none; InputError if it is no Parquet."""
+    """Return the name of the first column of images in a Parquet file, or None if it has none.
+
+    Raises InputError if the file is no Parquet.
+    """
     schema = _metadata(path).schema.to_arrow_schema()
     structs = [field.name for field in schema if _is_images(field.type)]
     binary = [field.name for field in schema if _is_binary(field.type)]
@@ -46,7 +50,7 @@ def image_column(path: Path) -> str | None:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The column names of a Parquet file; InputError if it is none."""
+    """Return the column names of a Parquet file; raise InputError if it is none."""
     return list(_metadata(path).schema.to_arrow_schema().names)
 
 
@@ -56,20 +60,20 @@ def load_parquet_images(
     name: str,
     labels: bool = True,
     label_column: str = "label",
-    draw: Draw = USUAL_DRAW,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
     metric: str = "top1",
     left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images inside Parquet files; ids are ``<file without .parquet>/<row>``, ``left_out`` is kept in the provenance.
+    """Load images inside Parquet files; ids are ``<file without .parquet>/<row>``.
 
     Class names are those of the schema's ClassLabel, else the distinct values of ``label_column``. Files whose
     ClassLabels number the same names otherwise are mapped by name to the numbers of the first, to which names that it
-    lacks are added; where some files have names and others bare numbers, InputError says so. Splits are those
-    that the files' names tell (``train-00000-of-00002.parquet``), others are drawn as ``load_folder`` does;
-    ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that cannot be read.
-    Raises InputError for a file without images, a missing column, a label that is none of the class names and a class
-    of val or test that train lacks.
+    lacks are added. Splits are those that the files' names tell (``train-00000-of-00002.parquet``), others are drawn as
+    by ``load_folder``; ``labels=False`` reads no labels and takes all as ``test``. A row without bytes is an image that
+    cannot be read. ``left_out`` is kept in the provenance. Raises InputError for a file without images, a missing
+    column, files of which some have class names and others bare numbers, a label that is none of the class names, and a
+    class of val or test that train lacks.
     """
     shared, names = stems([path.resolve() for path in files])
     by_name = sorted(zip([f"{name}/" for name in names], files, strict=True))
@@ -79,7 +83,7 @@ def load_parquet_images(
         raise InputError(f"{str(files[0])!r} has no rows")
     ids = [f"{stem}{row:07d}" for (stem, _), count in zip(by_name, counts, strict=True) for row in range(count)]
     given_N = np.repeat(splits_by_name([stem for stem, _ in by_name]), counts)
-    labelling = _labelling(tables, label_column, given_N, draw) if labels else Labelling.absent(len(ids))
+    labelling = _labelling(tables, label_column, given_N, random_split) if labels else Labelling.unlabelled(len(ids))
     return build_image_set(
         name=name,
         ids=ids,
@@ -87,7 +91,7 @@ def load_parquet_images(
         split_N=labelling.split_N,
         class_names=labelling.class_names,
         metric=metric,
-        source=ParquetSource(tables, place=str(shared)),
+        source=ParquetSource(tables, location=str(shared)),
         provenance={
             "source": "parquet images",
             "root": str(shared),
@@ -95,7 +99,7 @@ def load_parquet_images(
             "labels": label_column if labels else False,
             "layout": f"{len(files):,} Parquet files with images in them",
             "left_out": dict(left_out or {}),
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
         cache=cache,
     )
@@ -103,18 +107,18 @@ def load_parquet_images(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """One file."""
+    """One Parquet file with images in it."""
 
     path: Path
     column: str
     metadata: parquet.FileMetaData
 
     group_starts: NDArray[np.int64]
-    """First row of each row group, and after the last one the number of rows."""
+    """First row of each row group and, at the end, the number of rows."""
 
     @classmethod
     def of(cls, path: Path) -> "_Table":
-        """InputError if it holds no images."""
+        """Read the metadata of a file; raise InputError if it holds no images."""
         if (column := image_column(path)) is None:
             raise InputError(f"{str(path)!r} holds no images: expected a column of structs of bytes and path")
         metadata = _metadata(path)
@@ -127,12 +131,12 @@ class _Table:
 
     @property
     def bytes_column(self) -> str:
-        """Where the encoded files themselves stand."""
+        """Path of the column that holds the encoded files themselves."""
         struct = _is_images(self.metadata.schema.to_arrow_schema().field(self.column).type)
         return f"{self.column}.bytes" if struct else self.column
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a row group; OSError if they cannot be read."""
+        """Read some columns of a row group; raise OSError if that fails."""
         try:
             with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
                 return file.read_row_group(group, columns=list(columns))
@@ -140,23 +144,28 @@ class _Table:
             raise OSError(f"{self.path} is damaged: {error}") from error
 
 
-class ParquetSource:
-    """Samples that are rows of Parquet files.
+class ParquetSource(ImageSource):
+    """A source of samples that are rows of Parquet files; the fingerprint of a sample is that of its file.
 
-    Row groups are read as a whole. One is kept as long as any thread is at one of its rows: in memory are at most as
-    many as threads read, and a single one where they read neighbouring rows.
+    Row groups are read as a whole. One is kept as long as any thread is at one of its rows, so that there are at most
+    as many in memory as threads that read, and only one where they read neighbouring rows.
     """
 
-    def __init__(self, tables: Sequence[_Table], *, place: str) -> None:
-        self.place = place
+    def __init__(self, tables: Sequence[_Table], *, location: str) -> None:
+        self._location = location
         self._tables = tables
         self._starts = np.cumsum([0, *(table.num_rows for table in tables)])
         self._of_thread = threading.local()
         self._groups: WeakValueDictionary[tuple[int, int], pa.ChunkedArray] = WeakValueDictionary()
         self._locks = [threading.Lock() for _ in range(64)]
 
+    @property
+    @override
+    def location(self) -> str:
+        return self._location
+
+    @override
     def read(self, index: int) -> bytes:
-        """See ``ImageSource.read``."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         table, row = self._tables[number], index - int(self._starts[number])
         group = int(np.searchsorted(table.group_starts, row, side="right")) - 1
@@ -167,9 +176,9 @@ class ParquetSource:
             raise OSError("its row holds no bytes")
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: that of the file."""
-        return Stamp.of(self._tables[int(np.searchsorted(self._starts, index, side="right")) - 1].path)
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return FileFingerprint.of(self._tables[int(np.searchsorted(self._starts, index, side="right")) - 1].path)
 
     def _group(self, number: int, group: int) -> pa.ChunkedArray:
         with self._locks[hash((number, group)) % len(self._locks)]:
@@ -197,7 +206,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _begins_with_image(path: Path, column: str) -> bool:
-    """Whether the first row that has something in a binary column has an image; reads a row at a time until then."""
+    """Return whether the first value of a binary column that is not null is an image; rows are read one at a time."""
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=1, columns=[column]):
@@ -208,7 +217,9 @@ def _begins_with_image(path: Path, column: str) -> bool:
     return False
 
 
-def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _labelling(
+    tables: Sequence[_Table], column: str, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     columns = [_label_cells(table, column) for table in tables]
     if partly := [t for t, cells in zip(tables, columns, strict=True) if 0 < cells.null_count < len(cells)]:
         raise InputError(
@@ -221,7 +232,7 @@ def _labelling(tables: Sequence[_Table], column: str, given_N: NDArray[np.str_],
     texts = {str(v) for own, cells in zip(names, columns, strict=True) if own is None for v in _distinct(cells)}
     class_names = [*known, *ordered_classes(texts - known.keys())]
     parts = [_indices(*each, class_names, column) for each in zip(tables, columns, names, strict=True)]
-    return Labelling.drawn(np.concatenate(parts), class_names, given_N, draw)
+    return Labelling.single_label(np.concatenate(parts), class_names, given_N, random_split)
 
 
 def _distinct(cells: pa.ChunkedArray) -> list[Any]:
@@ -232,7 +243,7 @@ def _distinct(cells: pa.ChunkedArray) -> list[Any]:
 def _indices(
     table: _Table, cells: pa.ChunkedArray, names: list[str] | None, class_names: Sequence[str], column: str
 ) -> NDArray[np.int64]:
-    """Position of each row's class in ``class_names``, by name; -1 in a file without labels: all null, or all -1."""
+    """Return the position of each row's class in ``class_names``; -1 in a file without labels (all null or all -1)."""
     if cells.null_count == len(cells):
         return np.full(len(cells), -1, np.int64)
     if names is None:
@@ -247,7 +258,7 @@ def _indices(
 def _check_same_meaning(
     tables: Sequence[_Table], columns: Sequence[pa.ChunkedArray], names: Sequence[list[str] | None], column: str
 ) -> None:
-    """InputError where some files have bare numbers for labels, and others names or texts."""
+    """Raise InputError if some files have bare numbers for labels, and others names or texts."""
     labelled = [each for each in zip(tables, columns, names, strict=True) if each[1].null_count < len(each[1])]
     bare = [table for table, cells, own in labelled if own is None and pa.types.is_integer(cells.type)]
     if bare and len(bare) < len(labelled):
@@ -277,7 +288,7 @@ def _label_cells(table: _Table, column: str) -> pa.ChunkedArray:
 
 
 def _class_names(table: _Table, column: str) -> list[str] | None:
-    """Names of the schema's ClassLabel, None if the column is of another feature or nothing says of which."""
+    """Return the names of the schema's ClassLabel, or None if the column is no ClassLabel."""
     document = (table.metadata.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
     if document is None:
         return None

@@ -1,4 +1,4 @@
-"""Images named one by one, by folders and by lists of paths, in any mixture: without labels, for extraction alone."""
+"""Load images named one by one, by folders and by lists of paths, without labels and for extraction alone."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ from penultimate.store.errors import InputError
 
 
 def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cache: DigestCache | None) -> ImageSet:
-    """Every image that ``paths`` name; ids are paths as they were typed, each once.
+    """Load every image that ``paths`` name; ids are the paths as they were typed, each once.
 
     A folder gives every image in it, a table or list those in it that are there; other files, and tables that name no
     file, are counted in the provenance. Raises InputError with ``labels``, which nothing here has, and where there is
@@ -31,7 +31,7 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
     if not ids:
         there = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left_out.items()))
         raise InputError(f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}")
-    labelling = Labelling.absent(len(ids))
+    labelling = Labelling.unlabelled(len(ids))
     return build_image_set(
         name=_name(paths),
         ids=ids,
@@ -52,7 +52,7 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
 
 
 def _images(path: Path, left_out: Counter[str]) -> list[str]:
-    """Paths of the images that one name stands for; counts the rest."""
+    """List the images that one name stands for, and add all other files to the counts of ``left_out``."""
     if path.is_dir():
         found = interpret(index_folder(path), name=str(path), labels=False, reader="images")
         left_out.update(found.left_out)
@@ -69,7 +69,7 @@ def _images(path: Path, left_out: Counter[str]) -> list[str]:
 
 
 def _listed(table: Path) -> list[str]:
-    """Paths in a table, if any of them leads to a file."""
+    """List the paths in a table; none if not one of them leads to a file."""
     try:
         paths = [str(table.parent / path) for path in read_rows(table, Columns(label=None)).paths]
     except InputError:

@@ -1,4 +1,4 @@
-"""Tables of images as rows of texts: CSV, TSV, JSON Lines, Parquet, and plain lists of paths."""
+"""Read tables of images (CSV, TSV, JSON Lines, Parquet, plain lists of paths) as rows of texts."""
 
 import json
 import warnings
@@ -16,56 +16,59 @@ from penultimate.store.errors import InputError
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LIST_SUFFIX = ".txt"
-"""A list of paths, a line each, without labels."""
+"""Suffix of a list of paths, a line each, without labels."""
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path")
-"""Names tried, in this order, for the column of paths."""
+"""Names of the column of paths that are tried, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Which columns of a table hold what."""
+    """Names of the columns of a table."""
 
     path: str | None = None
-    """None: the first of PATH_COLUMNS that is there."""
+    """Name of the column of paths; None for the first of PATH_COLUMNS that is there."""
 
     label: str | None = "label"
-    """None: no labels are read."""
+    """Name of the column of labels; None to read no labels."""
 
     split: str = "split"
-    """Need not be there."""
+    """Name of the column of splits, which may be absent."""
 
     id: str = "id"
-    """Need not be there: the paths are the ids then."""
+    """Name of the column of ids; if it is absent, the paths are the ids."""
 
     multi_label: bool = False
-    """Whether a cell holds a list of labels, or several separated by ``|``."""
+    """True if a cell holds a list of labels, or several separated by ``|``."""
 
 
-USUAL_COLUMNS = Columns()
+DEFAULT_COLUMNS = Columns()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rows:
-    """What a table says, a row an image, in its order."""
+    """The rows of a table, one an image, in its order."""
 
     paths: Sequence[str]
-    """With ``/``, relative to the table's folder, or absolute."""
+    """Path of each image with ``/``, relative to the table's folder or absolute."""
 
     ids: Sequence[str] | None
-    """None where the table has no such column."""
+    """Id of each image; None where the table has no such column."""
 
     cells: Sequence[Sequence[str]] | None
-    """The labels of each, one unless there may be several; None where none are read."""
+    """Labels of each image, one unless there may be several; None where none are read."""
 
     splits: Sequence[str] | None
-    """``train``, ``val`` or ``test``; None where the table has no such column."""
+    """Split of each image: ``train``, ``val`` or ``test``; None where the table has no such column."""
 
     path_column: str
 
 
 def read_rows(table: Path, columns: Columns) -> Rows:
-    """Raises InputError for what is no table, an empty one, a missing column, an empty cell and an unknown split."""
+    """Read the rows of a table.
+
+    Raises InputError for a file that is no table, an empty one, a missing column, an empty cell and an unknown split.
+    """
     frame = _read(table)
     path_column = columns.path or next((column for column in PATH_COLUMNS if column in frame), PATH_COLUMNS[0])
     return Rows(
@@ -146,12 +149,12 @@ def _texts(frame: pd.DataFrame, column: str, table: Path, *, option: str | None 
 
 
 def _text(value: Any) -> str:
-    """Empty for a missing value."""
+    """Return a cell as text, which is empty for a missing value."""
     return "" if pd.isna(value) else str(value).strip()
 
 
 def _cells(frame: pd.DataFrame, column: str, table: Path, multi_label: bool) -> list[list[str]]:
-    """The labels of each row; one each unless ``multi_label``."""
+    """Read the labels of each row, one each unless ``multi_label``."""
     if table.suffix.lower() == LIST_SUFFIX:
         raise InputError(f"{str(table)!r} is a list of paths without labels; take them so (--no-labels)")
     values = _column(frame, column, table, "--label-column; --no-labels reads none")
@@ -167,7 +170,7 @@ def _cells(frame: pd.DataFrame, column: str, table: Path, multi_label: bool) -> 
 
 
 def several_of(text: str) -> list[str]:
-    """The labels in one cell.
+    """Split the labels in one cell at each ``|``.
 
     >>> several_of("cat| dog |")
     ['cat', 'dog']

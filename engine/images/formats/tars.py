@@ -1,4 +1,4 @@
-"""Tars as bytes that can be read in ranges: files, and objects of an object store."""
+"""Tar gives access to byte ranges of a tar that is a file or an object of an object store."""
 
 import io
 import os
@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from penultimate.engine.images.digest_cache import Stamp
+from typing_extensions import override
+
+from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.formats.file_patterns import expand_braces
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
@@ -19,31 +21,31 @@ if TYPE_CHECKING:  # it needs the extra `cloud`
     from penultimate.store.objects.remote import RemoteObjects
 
 _READ_AHEAD = 1 << 20
-"""Bytes of one request while a tar is indexed: several headers, where the members between them are small."""
+"""Number of bytes of one request while a tar is indexed: several headers, where the members between are small."""
 
 
 class Tar(Protocol):
-    """One tar; several threads may read at once."""
+    """A tar that several threads may read at once."""
 
     @property
     def path(self) -> PurePath:
-        """Absolute; tars that lie together share its beginning."""
+        """Absolute path; tars of one folder have the same parent."""
 
     def open(self) -> BinaryIO:
-        """To be read from the beginning, and sought in."""
+        """Open the tar as a file that is read from the beginning, and that can seek."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """That range; fewer bytes where the tar ends. OSError if it is gone."""
+        """Read a range of bytes, fewer of them where the tar ends; raise OSError if the tar is gone."""
 
-    def stamp(self) -> Stamp:
-        """By which the tar is known again; OSError if it is gone."""
+    def fingerprint(self) -> FileFingerprint:
+        """Return the fingerprint by which the tar is recognised as unchanged; raise OSError if it is gone."""
 
     def folder(self, shared: PurePath) -> str:
-        """The place of a folder that the tar is in, for people."""
+        """Return the location, for people, of the folder ``shared`` that the tar is in."""
 
 
-class LocalTar:
-    """A file."""
+class LocalTar(Tar):
+    """A tar that is a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,30 +54,33 @@ class LocalTar:
         return str(self._path)
 
     @property
+    @override
     def path(self) -> PurePath:
-        """See ``Tar.path``."""
         return self._path.resolve()
 
+    @override
     def open(self) -> BinaryIO:
-        """See ``Tar.open``."""
         return self._path.open("rb")
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``Tar.read``."""
         with self._path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), size, offset)
 
-    def stamp(self) -> Stamp:
-        """See ``Tar.stamp``."""
-        return Stamp.of(self._path)
+    @override
+    def fingerprint(self) -> FileFingerprint:
+        return FileFingerprint.of(self._path)
 
+    @override
     def folder(self, shared: PurePath) -> str:
-        """See ``Tar.folder``."""
         return str(shared)
 
 
-class RemoteTar:
-    """An object. StoreError, as the store raises it, where its server does not answer."""
+class RemoteTar(Tar):
+    """A tar that is an object of an object store; its path is made of bucket and key.
+
+    Its methods raise StoreError, as the store does, where the server does not answer.
+    """
 
     def __init__(self, objects: "RemoteObjects", name: str) -> None:
         self._objects = objects
@@ -85,40 +90,41 @@ class RemoteTar:
         return self._objects.where(self._name)
 
     @property
+    @override
     def path(self) -> PurePath:
-        """See ``Tar.path``: bucket and key."""
         return PurePosixPath("/" + str(self).partition("://")[2])
 
+    @override
     def open(self) -> BinaryIO:
-        """See ``Tar.open``."""
         return io.BufferedReader(_Ranges(self), _READ_AHEAD)
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``Tar.read``."""
         return self._objects.get_range(self._name, offset, size) if size else b""
 
     def size(self) -> int:
-        """Bytes of the object; FileNotFoundError if it is gone."""
+        """Return the number of bytes of the object; raise FileNotFoundError if it is gone."""
         return int(self._head["size"])
 
-    def stamp(self) -> Stamp:
-        """See ``Tar.stamp``: the ETag stands for the inode; it changes with the content, so that times say no more."""
-        return Stamp(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
+    @override
+    def fingerprint(self) -> FileFingerprint:
+        # The ETag stands for the inode. It changes with the content, so that times would add nothing.
+        return FileFingerprint(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
 
+    @override
     def folder(self, shared: PurePath) -> str:
-        """See ``Tar.folder``."""
         return str(self).partition("://")[0] + "://" + str(shared).lstrip("/")
 
     @cached_property
     def _head(self) -> Mapping[str, Any]:
         if (head := self._objects.head(self._name)) is None:
             raise FileNotFoundError(f"{self} is gone")
-        # Asked once: a tar that changes later is noticed by the digests of its images.
+        # This is requested only once: a tar that changes later is noticed by the digests of its images.
         return head
 
 
 class _Ranges(io.RawIOBase):
-    """A RemoteTar as a raw file: what is read is a range."""
+    """A raw file whose reads are requests for byte ranges of a RemoteTar."""
 
     def __init__(self, tar: RemoteTar) -> None:
         super().__init__()
@@ -146,9 +152,9 @@ class _Ranges(io.RawIOBase):
 
 
 def remote_tars(spec: str) -> tuple[str, Sequence[RemoteTar]]:
-    """A name for people, and the tars that an address names: one, ``set-{000..009}.tar``, ``*.tar``, or a folder's.
+    """Return a name for people, and the tars that an address names: one, a brace range, a glob, or all of a folder.
 
-    ``?`` begins the address's options and is no wildcard. InputError for what is not there.
+    ``?`` begins the address's options and is no wildcard. Raises InputError where there is no such tar.
     """
     from penultimate.store.objects.remote import RemoteObjects
 
@@ -170,7 +176,7 @@ def remote_tars(spec: str) -> tuple[str, Sequence[RemoteTar]]:
 
 
 def _matching(objects: "RemoteObjects", wanted: str) -> list[str]:
-    """Keys of the tars that are ``wanted``, match it, or lie below it."""
+    """List the keys of the tars that are ``wanted``, match it, or lie below it."""
     if not set(wanted) & set("*["):
         if wanted.endswith(".tar"):
             return [wanted] if objects.exists(wanted) else []

@@ -1,9 +1,9 @@
-"""WebDataset tars: a sample is the members of a tar whose paths are the same up to the first dot of the file's name.
+"""Load WebDataset tars, in which the members with the same path up to the first dot of their names are one sample.
 
-Of ``train/n01.jpg`` and ``train/n01.cls`` the key is ``train/n01``, the extensions are ``jpg`` and ``cls``
+The members ``train/n01.jpg`` and ``train/n01.cls`` have the key ``train/n01`` and the extensions ``jpg`` and ``cls``
 (https://github.com/webdataset/webdataset). A tar is indexed once, by its headers, and images are read by byte range:
 nothing is unpacked, and no member's name is used as a path. DALI's own reader is not used: it streams tars in order,
-so it could neither go on at a given row nor say which member did not decode.
+so it could neither resume at a given row nor say which member did not decode.
 """
 
 import json
@@ -19,22 +19,23 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from penultimate.engine.images.build import build_image_set
-from penultimate.engine.images.digest_cache import DigestCache, Stamp
+from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import (
-    USUAL_DRAW,
-    Draw,
+    DEFAULT_RANDOM_SPLIT,
     Labelling,
+    RandomSplit,
     label_indices,
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.formats.tables import USUAL_COLUMNS, Columns, several_of
+from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns, several_of
 from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
-from penultimate.engine.images.image_set import SPLITS, ImageSet
+from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 
@@ -49,24 +50,23 @@ def load_webdataset(
     *,
     name: str,
     labels: bool = True,
-    columns: Columns = USUAL_COLUMNS,
+    columns: Columns = DEFAULT_COLUMNS,
     names: Sequence[str] | None = None,
-    draw: Draw = USUAL_DRAW,
+    random_split: RandomSplit = DEFAULT_RANDOM_SPLIT,
     metric: str | None = None,
     left_out: Mapping[str, int] | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Images in uncompressed tars, files or ``remote_tars``; ids are ``<tar without .tar>/<key>``.
+    """Load images in uncompressed tars, files or ``remote_tars``; ids are ``<tar without .tar>/<key>``.
 
-    Tars are named relative to the folder they share.
+    In ids, a tar's path is relative to the deepest folder that holds all tars.
 
     The label is the text of ``.cls``, or else the field ``columns.label`` of ``.json``; with ``multi_label`` that is a
-    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. ``names`` are the classes
-    that labels, all of them numbers, count from 0. Splits are those that the tars'
-    names tell (``train-0001.tar``), others are drawn as ``load_folder`` does; ``labels=False`` reads no labels and
-    takes all as ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or
-    compressed tar, a key that comes twice or has several images, a sample without a label, a number without a name, and
-    a class of val or test that train lacks.
+    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. With ``names``, labels are
+    numbers from 0 that stand for these class names. Splits are those that the tars' names tell (``train-0001.tar``),
+    others are drawn as by ``load_folder``; ``labels=False`` reads no labels and takes all as ``test``. Keys without an
+    image are left out and counted. Raises InputError for a damaged or compressed tar, a key that comes twice or has
+    several images, a sample without a label, a number without a name, and a class of val or test that train lacks.
     """
     several = columns.multi_label and labels
     label_column = (columns.label or "label") if labels else None
@@ -86,12 +86,12 @@ def load_webdataset(
     if (twice := next((a for a, b in pairwise(ids) if a == b), None)) is not None:
         raise InputError(f"the sample {twice!r} comes twice; keys must be unique within a tar")
     tar_N = np.array([number for _, number, _ in samples], np.int32)
-    labelling = Labelling.absent(len(ids))
+    labelling = Labelling.unlabelled(len(ids))
     if label_column is not None:
         given_N = splits_by_name(stems_of_tars)[tar_N]
         found = [sample.label for _, _, sample in samples]
         _check_labels(ids, found, given_N, label_column)
-        labelling = (_several if several else _single)(found, names, given_N, draw)
+        labelling = (_several if several else _single)(found, names, given_N, random_split)
     without_image = sum(index.without_image for index in indexes)
     return build_image_set(
         name=name,
@@ -105,7 +105,7 @@ def load_webdataset(
             tar_N,
             np.array([sample.offset for _, _, sample in samples], np.int64),
             np.array([sample.size for _, _, sample in samples], np.int64),
-            place=shared,
+            location=shared,
         ),
         provenance={
             "source": "webdataset",
@@ -115,14 +115,14 @@ def load_webdataset(
             "labels": label_column or False,
             "layout": f"{len(tars):,} WebDataset tars",
             "left_out": {**(left_out or {}), **({"samples without an image": without_image} if without_image else {})},
-            "seed": draw.seed,
+            "seed": random_split.seed,
         },
         cache=cache,
     )
 
 
-class TarSource:
-    """Samples that are byte ranges of tars."""
+class TarSource(ImageSource):
+    """A source of samples that are byte ranges of tars; the fingerprint of a sample is that of its tar."""
 
     def __init__(
         self,
@@ -131,26 +131,31 @@ class TarSource:
         offset_N: NDArray[np.int64],
         size_N: NDArray[np.int64],
         *,
-        place: str,
+        location: str,
     ) -> None:
-        """Of each sample: which of ``tars`` it is in, where its bytes begin and how many there are."""
+        """Take for each sample the index of its tar in ``tars``, the offset of its bytes and their number."""
         self.tars = tars
-        self.place = place
+        self._location = location
         self._tar_N = tar_N
         self._offset_N = offset_N
         self._size_N = size_N
 
+    @property
+    @override
+    def location(self) -> str:
+        return self._location
+
+    @override
     def read(self, index: int) -> bytes:
-        """See ``ImageSource.read``."""
         size = int(self._size_N[index])
         content = self._tar(index).read(int(self._offset_N[index]), size)
         if len(content) < size:
             raise OSError(f"{self._tar(index)} ends within the sample")
         return content
 
-    def stamp(self, index: int) -> Stamp:
-        """See ``ImageSource.stamp``: that of the tar."""
-        return self._tar(index).stamp()
+    @override
+    def fingerprint(self, index: int) -> FileFingerprint:
+        return self._tar(index).fingerprint()
 
     def _tar(self, index: int) -> Tar:
         return self.tars[int(self._tar_N[index])]
@@ -161,19 +166,19 @@ class _Sample(NamedTuple):
     size: int
 
     label: str | list[str] | None
-    """A list where the .json has one; None where there is none or none was asked for."""
+    """Label of the sample, a list where its .json has one; None if it has no label or labels are not read."""
 
 
 class _Index(NamedTuple):
     samples: list[tuple[str, _Sample]]
-    """By key."""
+    """Key and sample of every image."""
 
     without_image: int
-    """Keys that have no image."""
+    """Number of keys that have no image."""
 
 
 def _index(source: Tar, label_column: str | None) -> _Index:
-    """What is in one tar; labels only with a ``label_column``."""
+    """Index the samples of one tar; their labels are read only if there is a ``label_column``."""
     path = str(source)
     try:
         with source.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -195,7 +200,7 @@ def _index(source: Tar, label_column: str | None) -> _Index:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """(key, extension in lower case, member) of the regular files that are part of samples."""
+    """Yield (key, extension in lower case, member) of the regular files that are part of samples."""
     for member in tar:
         match = _KEY_AND_EXTENSION.fullmatch(member.name.removeprefix("./"))
         if match and member.isreg() and not member.issparse():
@@ -203,14 +208,14 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]
 
 
 def _check_end(path: str, block: bytes, offset: int) -> None:
-    """InputError unless the block at ``offset`` is the zeros that end a tar: tarfile stops at any bad header."""
+    """Raise InputError unless the block at ``offset`` is the zeros that end a tar: tarfile stops at any bad header."""
     if len(block) < _BLOCK or block.strip(b"\0"):
         what = "no tar header" if len(block) == _BLOCK else "the end, but no end mark: it was cut off"
         raise InputError(f"{path!r} is damaged: at byte {offset} there is {what}")
 
 
 def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The member that is an image (``jpg``), or whose last extension is one's (``rgb.jpg``) where none is."""
+    """Return the member with an image's extension (``jpg``), or else with one at its end (``rgb.jpg``), or None."""
     exact = [member for extension, member in members.items() if f".{extension}" in IMAGE_SUFFIXES]
     dotted = [member for extension, member in members.items() if os.path.splitext(extension)[1] in IMAGE_SUFFIXES]
     images = exact or dotted
@@ -241,7 +246,7 @@ _Label = str | list[str] | None
 
 
 def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray[np.str_], column: str) -> None:
-    """InputError for a sample without a label, unless it is of val or test and none there has one."""
+    """Raise InputError for a sample without a label, unless it is of val or test and none there has one."""
     missing_N = np.array([label is None for label in labels])
     for split in SPLITS:
         in_split_N = given_N == split
@@ -252,7 +257,9 @@ def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray
             )
 
 
-def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _single(
+    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     if any(isinstance(label, list) for label in labels):
         raise InputError("labels are lists; ask for them with --multi-label (multi_label=True)")
     known_N = np.array([label is not None for label in labels])
@@ -261,17 +268,19 @@ def _single(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDAr
     class_names = ordered_classes(texts) if names is None else distinct_names(names)
     labels_N = np.full(len(labels), -1, np.int64)
     labels_N[known_N] = label_indices([class_of[text] for text in texts], class_names)
-    return Labelling.drawn(labels_N, class_names, given_N, draw)
+    return Labelling.single_label(labels_N, class_names, given_N, random_split)
 
 
-def _several(labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], draw: Draw) -> Labelling:
+def _several(
+    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
+) -> Labelling:
     cells = [label if isinstance(label, list) else several_of(label or "") for label in labels]
     class_of = _classes([text for cell in cells for text in cell], names)
-    return Labelling.several([[class_of[text] for text in cell] for cell in cells], given_N, draw)
+    return Labelling.multi_label([[class_of[text] for text in cell] for cell in cells], given_N, random_split)
 
 
 def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str]:
-    """Label -> class: with ``names`` the one that a number stands for, else the label itself."""
+    """Map each label to its class: with ``names`` the one that its number stands for, else the label itself."""
     distinct = sorted(set(texts))
     if names is None:
         return {text: text for text in distinct}
@@ -285,7 +294,7 @@ def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Class names of which several may be the same, told apart by their numbers.
+    """Make class names unique by adding its number to each one that occurs several times.
 
     >>> distinct_names(["crane", "maillot", "crane"])
     ['crane (0)', 'maillot', 'crane (2)']

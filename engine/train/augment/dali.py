@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
 
-from penultimate.engine.images.decode.file_header import plain_size
+from penultimate.engine.images.decode.file_header import jpeg_png_size
 from penultimate.engine.images.decode.pillow import is_turned, reason_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment.augmenter import AugmentedBatch, Cropped, CropSettings, batch_of
@@ -37,7 +37,7 @@ class _Plain(NamedTuple):
 
 
 class DaliAugmenter:
-    """Leaves to DALI the images it decodes as Pillow does (see ``plain_size``), and all other kinds to Pillow.
+    """Leaves to DALI the images it decodes as Pillow does (see ``jpeg_png_size``), and all other kinds to Pillow.
 
     On the CPU (``device_id=None``, which needs no driver) DALI decodes the crops and torch's antialiased uint8
     kernel resizes them, measured at a third of the time of ``fn.resize`` and nearer to Pillow. On a GPU the hybrid
@@ -164,7 +164,7 @@ def _read(images: ImageSet, draws: BatchDraws, position: int, settings: CropSett
         data = images.source.read(row)
     except OSError as error:
         return reason_of(error)
-    size = plain_size(data) if isinstance(data, bytes) else None
+    size = jpeg_png_size(data) if isinstance(data, bytes) else None
     if isinstance(data, bytes) and settings.exif_orientation and is_turned(data):
         return None
     if size is None:

@@ -1,4 +1,4 @@
-"""Patterns into names, and what a listing says of a network."""
+"""Patterns are expanded to names of networks, and a listing describes each."""
 
 from pathlib import Path
 

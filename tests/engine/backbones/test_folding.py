@@ -1,4 +1,4 @@
-"""Folding below float32: as near to float32 as eager, no batch norm left, and what cannot be folded left alone."""
+"""Folding below float32 is as near to float32 as eager, and leaves only batch norms that cannot be folded."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 class LastGraph(CustomGraphPass):
-    """The operators of the graph that was compiled last."""
+    """Record the operators of the graph that was compiled last."""
 
     def __init__(self) -> None:
         self.targets: list[Any] = []
@@ -35,11 +35,11 @@ class LastGraph(CustomGraphPass):
         self.targets = [node.target for node in graph.nodes]
 
     def uuid(self) -> None:
-        """None: a graph from torch's cache would not come by here."""
+        """Return None, which disables torch's cache: a cached graph would not be recorded."""
 
 
 def as_if_trained(model: nn.Module) -> None:
-    """Statistics and affine maps that differ by channel, as trained ones do; those of a new network fold to nothing."""
+    """Set statistics and affine maps that differ by channel, as after training; a new network's fold to nothing."""
     rng = torch.Generator().manual_seed(0)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -54,7 +54,7 @@ def as_if_trained(model: nn.Module) -> None:
 
 
 def distance(features: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    """Median over images of ||f - e|| / ||e||."""
+    """Return the median over images of ||f - e|| / ||e||."""
     return float(np.median(np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)))
 
 
@@ -81,7 +81,7 @@ def test_compiled_bfloat16_features_are_as_near_to_float32_as_eager_ones(arch: s
 
 
 class Oddities(nn.Module):
-    """Convolutions that may be folded, and such as may not."""
+    """A network of convolutions that may be folded, and of some that may not."""
 
     def __init__(self) -> None:
         super().__init__()

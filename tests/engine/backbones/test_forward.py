@@ -1,4 +1,4 @@
-"""Forward and TimmBackbone's ways of running it: compiled, filled up, halved; and when compiling pays."""
+"""Forward runs eager and compiled, fills up and halves batches, and is compiled where that pays."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +46,7 @@ def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
 
 
 class OutOfMemoryAbove:
-    """A pass that runs out of memory above so many images."""
+    """Let a pass run out of memory above so many images."""
 
     def __init__(self, backbone: TimmBackbone, limit: int) -> None:
         self.features, self.limit = backbone._forward._run, limit
@@ -115,8 +115,8 @@ def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.Monkey
     monkeypatch.setattr(compilation, "has_compiler", lambda: True)
     monkeypatch.setattr(compilation, "_eager_seconds", lambda backbone, batch_size: 0.01)
 
-    def decided(num_images: int, asked: bool | None = None) -> tuple[bool, str]:
-        decision = decide_compile(backbone, num_images, batch_size=8, replicas=2, asked=asked)
+    def decided(num_images: int, requested: bool | None = None) -> tuple[bool, str]:
+        decision = decide_compile(backbone, num_images, batch_size=8, replicas=2, requested=requested)
         return decision.compile, decision.reason
 
     # 0.3 of 0.005 s an image is saved: 25 s after 16,667 images.
@@ -124,15 +124,15 @@ def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.Monkey
     pays, reason = decided(17_000)
     assert pays
     assert "17,000 images take about 85 s; compiling takes about 25 s and saves about 26 s" in reason
-    assert decided(10, asked=True)[0]
-    assert not decided(10**6, asked=False)[0]
-    assert decided(0, asked=True) == (False, f"{backbone.name}: nothing to compute")
+    assert decided(10, requested=True)[0]
+    assert not decided(10**6, requested=False)[0]
+    assert decided(0, requested=True) == (False, f"{backbone.name}: nothing to compute")
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone("test_resnet", weights="random")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert not decide_compile(backbone, 10**9, batch_size=8, replicas=1, asked=None).compile
+    assert not decide_compile(backbone, 10**9, batch_size=8, replicas=1, requested=None).compile
     with pytest.raises(UnavailableError, match="C\\+\\+ compiler"):
         backbone.compile(2)
 

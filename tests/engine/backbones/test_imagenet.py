@@ -1,4 +1,4 @@
-"""The table of ImageNet accuracies, and a user's own before it."""
+"""The table of ImageNet accuracies is read, and a user's own table overrides it."""
 
 from pathlib import Path
 

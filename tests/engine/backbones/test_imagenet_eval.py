@@ -1,4 +1,4 @@
-"""Top-1 and top-5 with a network's own classifier, on made folders and on the real sample."""
+"""Top-1 and top-5 are measured with a network's own classifier, on generated folders and on the real sample."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def write_image(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def validation(tmp_path: Path) -> Path:
-    """Three class folders, first, second and last of ImageNet's thousand, and one file that is no image."""
+    """Write three class folders, first, second and last of ImageNet's thousand, and one file that is no image."""
     for number, synset in enumerate(("n01440764", "n01443537", "n15075141")):
         write_image(tmp_path / "val" / synset / f"ILSVRC2012_val_{number:08d}.JPEG", number)
     (tmp_path / "val" / "n01440764" / "broken.JPEG").write_bytes(b"\xff\xd8 nothing")
@@ -89,7 +89,7 @@ def test_a_classifier_of_other_classes_and_images_none_of_which_decodes_are_refu
 @pytest.mark.capability
 @pytest.mark.parametrize("arch", PACKAGES)
 def test_the_classifier_recognises_the_imagenet_sample(arch: str, data_folder: Path) -> None:
-    """Weights in the wrong place would give chance, 0.1 %; these networks know about 90 % of this sample."""
+    """Wrongly assigned weights would give chance, 0.1 %; these networks know about 90 % of this sample."""
     pytest.importorskip(PACKAGES[arch].module)
     precision: PrecisionName = "bfloat16" if computes_natively("bfloat16", torch.device("cpu")) else "float32"
     backbone = load_backbone(arch, weights="package", preprocess="timm", precision=precision)

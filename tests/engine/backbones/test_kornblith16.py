@@ -1,4 +1,4 @@
-"""The paper's sixteen networks: every one is built and compared with what is published of it."""
+"""Every one of the paper's sixteen networks is built and compared with the published sizes."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ NAMES = [network.paper_name for network in KORNBLITH16]
 
 
 def without_memory(network: PaperNetwork) -> Network:
-    """Built on torch's meta device: shapes and counts without tensors or arithmetic."""
+    """Build a network on torch's meta device: shapes and counts without tensors or arithmetic."""
     with torch.device("meta"):
         return create_network(network.model)
 
@@ -62,7 +62,7 @@ def test_features_are_the_spatial_mean_of_the_penultimate_module(network: PaperN
 @pytest.mark.slow
 @pytest.mark.parametrize("network", KORNBLITH16, ids=NAMES)
 def test_every_network_computes_the_mean_of_its_last_maps(network: PaperNetwork) -> None:
-    """The largest on inputs as small as their strides and valid padding allow."""
+    """Run the largest networks on inputs as small as their strides and valid padding allow."""
     model = create_network(network.model)
     seen: list[Tensor] = []
     model.get_submodule(network.penultimate).register_forward_hook(lambda module, inputs, output: seen.append(output))

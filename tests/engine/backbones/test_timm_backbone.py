@@ -1,4 +1,4 @@
-"""TimmBackbone: the penultimate layer of a real network, from bytes to float32 vectors."""
+"""TimmBackbone gives the penultimate layer of a real network, from bytes to float32 vectors."""
 
 import numpy as np
 import pytest

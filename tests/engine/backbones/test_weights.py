@@ -1,4 +1,4 @@
-"""Where tensors come from, what does not fit, and what the digest is of."""
+"""Weights come from four sources, are refused if they do not fit, and have a digest."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from penultimate.engine.backbones.weights import (
     check_source,
     digest_of_weights,
     load_network,
-    put_in_by_order,
+    load_tensors_by_order,
 )
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -102,12 +102,12 @@ def test_files_that_hold_no_tensors_are_refused_in_one_line(tmp_path: Path) -> N
 def test_tensors_matched_by_order_are_compared_one_by_one() -> None:
     model = create_network(SMALL)
     state = {f"theirs.{i}": t for i, t in enumerate(create_network(SMALL, seed=8).state_dict().values()) if t.ndim}
-    put_in_by_order(model, state, origin="checkpoint")
+    load_tensors_by_order(model, state, origin="checkpoint")
     assert digest_of_weights(model) == digest_of_weights(create_network(SMALL, seed=8))
     names = list(state)
     state[names[0]], state[names[1]] = state[names[1]], state[names[0]]
     with pytest.raises(InputError, match=r"theirs\.0 .* for conv1"):
-        put_in_by_order(model, state, origin="checkpoint")
+        load_tensors_by_order(model, state, origin="checkpoint")
 
 
 @pytest.mark.parametrize("arch", PACKAGES)

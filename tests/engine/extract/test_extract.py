@@ -1,4 +1,4 @@
-"""Extraction: every row once, in its place, whatever runs beside it; resumed, and from one decode for many networks."""
+"""Extraction writes every row once, also when it is resumed or shared, and decodes once for many networks."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class MeanBackbone:
-    """Mean and spread of each channel: six numbers that tell which image they are of."""
+    """A backbone whose features, mean and standard deviation of each channel, tell which image they are of."""
 
     feature_dim = 6
     precision = "float32"
@@ -51,7 +51,7 @@ class MeanBackbone:
 
 
 class CountingDecoder(PillowDecoder):
-    """Pillow's, counting what was asked of it."""
+    """A Pillow decoder that records its calls."""
 
     def __init__(self) -> None:
         super().__init__(num_workers=2)
@@ -135,7 +135,7 @@ def test_a_failing_network_ends_the_run_and_the_next_one_completes_it(images: Im
 
 
 def test_replicas_work_at_once_and_the_decoder_is_never_far_ahead(images: ImageSet, store: FeatureStore) -> None:
-    """Bounded whatever the number of images: at most two batches a replica, two in writing and one in hand."""
+    """Few batches are in memory, however many images: two a replica, two in writing and one with the decoder."""
     threads = ThreadBudget(decode=1, replicas=2, per_replica=1)
     decoder, backbone = CountingDecoder(), MeanBackbone()
     lead: list[int] = []

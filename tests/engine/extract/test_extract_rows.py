@@ -37,7 +37,7 @@ class MeanColour:
 
 
 def write_thousand(root: Path) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
-    """1,000 small files of five kinds and random colours, 5 % of them bad in one of four ways."""
+    """Write 1,000 small files of five kinds and random colours, 5 % of them bad in one of four ways."""
     rng = np.random.default_rng(0)
     bad_numbers = set(rng.permutation(1000)[:50].tolist())
     colours: dict[str, NDArray[np.float32]] = {}

@@ -1,4 +1,4 @@
-"""Parity: what is like the reference passes, what is not is said."""
+"""Features like the reference's pass the parity check, and any others are reported."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ THREADS = ThreadBudget(decode=1, replicas=1, per_replica=1)
 
 
 class NearestDecoder(PillowDecoder):
-    """Takes every n-th pixel: what a resize without antialiasing does."""
+    """A decoder that takes every n-th pixel, as a resize without antialiasing does."""
 
     name = "nearest"
 

@@ -1,4 +1,4 @@
-"""Throughput: ceilings as stated, and a measurement that adds up on a tiny network."""
+"""Ceilings of throughput are as documented, and a measurement with a tiny network adds up."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ Encode = Callable[..., bytes]
 
 @pytest.fixture(scope="session")
 def photo() -> Photo:
-    """Makes photograph-like images: smooth shapes with saturated areas, fine grain on top; the same for a seed."""
+    """Make photograph-like images by seed: smooth shapes with saturated areas, and fine grain on top."""
 
     def make(seed: int, height: int = 120, width: int = 160) -> Image.Image:
         rng = np.random.default_rng(seed)
@@ -28,7 +28,7 @@ def photo() -> Photo:
 
 @pytest.fixture(scope="session")
 def encode() -> Encode:
-    """An image as the bytes of a file."""
+    """Encode an image to the bytes of a file."""
 
     def to_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
@@ -40,7 +40,7 @@ def encode() -> Encode:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """PENULTIMATE_DATA (default ../shared/data beside the repository)."""
+    """Return the folder of real images: PENULTIMATE_DATA, by default ../shared/data beside the repository."""
     default = Path(__file__).parents[3] / ".." / "shared" / "data"
     folder = Path(os.environ.get("PENULTIMATE_DATA", default))
     if not folder.is_dir():

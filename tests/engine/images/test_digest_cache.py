@@ -1,4 +1,4 @@
-"""A cache may only save time: a digest from it is the one that reading gives."""
+"""A digest from the cache equals the one that reading gives: a cache may only save time."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ from penultimate.store.errors import InputError
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Paths of the files read, in any order."""
+    """Record the paths of the files that are read, in any order."""
     read: list[str] = []
     original = FileSource.read
 
@@ -30,7 +30,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """600 files in two classes, written an hour ago: more than a group, and old enough to be remembered."""
+    """Write 600 files in two classes, an hour ago: more than a group, and old enough to be cached."""
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(300):
@@ -44,7 +44,7 @@ def write(path: Path, content: bytes) -> None:
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once: nobody can set a change time into the past."""
+    """Let files count as settled at once, as nobody can set a change time into the past."""
     monkeypatch.setattr(digest_cache, "_SETTLED_NS", 0)
 
 
@@ -92,17 +92,17 @@ def test_what_was_read_before_an_interruption_is_remembered(
     pets: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = DigestCache(tmp_path / "cache")
-    original = FileSource.stamp
+    original = FileSource.fingerprint
 
-    def interrupted(source: FileSource, index: int) -> digest_cache.Stamp:
+    def interrupted(source: FileSource, index: int) -> digest_cache.FileFingerprint:
         if index == 599:
             raise KeyboardInterrupt
         return original(source, index)
 
-    monkeypatch.setattr(FileSource, "stamp", interrupted)
+    monkeypatch.setattr(FileSource, "fingerprint", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(pets), cache=cache)
-    monkeypatch.setattr(FileSource, "stamp", original)
+    monkeypatch.setattr(FileSource, "fingerprint", original)
     reads.clear()
     load_images(str(pets), cache=cache)
     assert len(reads) < 300

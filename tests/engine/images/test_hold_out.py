@@ -1,4 +1,4 @@
-"""A hold-out of an exact size, in proportion to the classes."""
+"""A hold-out has an exact size and is in proportion to the classes."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""What a folder means, by the rules of ``layout``: given as lists of paths, without a file being made."""
+"""Folders are interpreted by the rules of ``layout``; they are given as lists of paths, without any file."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from penultimate.store.errors import InputError
 def index_of(
     *paths: str, kinds: dict[str, str] | None = None, columns: dict[str, list[str]] | None = None
 ) -> FolderIndex:
-    """The index of these files, and of folders where a path ends in ``/``; ``kinds`` where a name does not tell it."""
+    """Index these files, and folders where a path ends in ``/``; ``kinds`` has those that a name does not tell."""
     files = [path for path in paths if not path.endswith("/")]
     folders = {path.rstrip("/") for path in paths if path.endswith("/")}
     for path in (*files, *folders):
@@ -39,7 +39,7 @@ def meaning(*paths: str | Iterable[str], kinds: dict[str, str] | None = None, **
 
 
 def roles(found: Interpretation) -> Counter[tuple[str, str]]:
-    """(split or empty, class or empty) -> images."""
+    """Return the number of images by (split or empty, class or empty)."""
     names = [*found.class_names, ""]  # -1 is the last
     return Counter((split, names[label]) for split, label in zip(found.splits, found.labels, strict=True))
 

@@ -1,4 +1,4 @@
-"""Layouts at random: every file accounted for, no traceback, one digest in every order of listing and of hashing."""
+"""Random layouts: every file is accounted for, nothing crashes, and digests do not depend on the order of listing."""
 
 import io
 import os
@@ -43,7 +43,7 @@ COLUMNS: tuple[list[str], ...] = (["file_name", "label"], ["file_name", "caption
 
 
 def random_paths(rng: np.random.Generator) -> list[str]:
-    """Up to sixty files in a tree that has some plan: levels, each with a few names, of which every folder has some."""
+    """Make up to sixty files in a random tree of levels, each with a few names, of which every folder has some."""
     levels = [rng.choice(FOLDERS, size=rng.integers(1, 5), replace=False).tolist() for _ in range(rng.integers(0, 4))]
     folders = [""]
     paths: set[str] = set()
@@ -59,7 +59,7 @@ def random_paths(rng: np.random.Generator) -> list[str]:
 
 
 def random_index(rng: np.random.Generator, paths: list[str]) -> FolderIndex:
-    """As if listed; Parquet files hold images or not."""
+    """Index the files as if they were listed; Parquet files hold images or not."""
     folders = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 1)}
     files = []
     for path in paths:
@@ -76,7 +76,7 @@ def random_index(rng: np.random.Generator, paths: list[str]) -> FolderIndex:
 
 
 def interpreted(index: FolderIndex, labels: bool) -> Interpretation | str:
-    """What is found, or why nothing is."""
+    """Return the interpretation of the folder, or the error message."""
     try:
         return interpret(index, name="set", labels=labels)
     except InputError as error:
@@ -129,7 +129,7 @@ def write_tar(path: Path) -> None:
 
 
 def outcome(root: Path, **options: Any) -> tuple[str, ImageSet | None]:
-    """What loading says or finds, as a text that must not change; and the set."""
+    """Load a folder; return a text of what was found or of the error, which must not change, and the set."""
     try:
         images = load_images(str(root), **options)
     except InputError as error:
@@ -138,7 +138,7 @@ def outcome(root: Path, **options: Any) -> tuple[str, ImageSet | None]:
 
 
 def entries(root: Path) -> int:
-    """Files below a folder, and each hidden or system folder as one: counted by other code than is tested."""
+    """Count the files below a folder, and each hidden or system folder as one, by other code than is tested."""
     count = 0
     for _, folders, files in os.walk(root):
         closed = [name for name in folders if name.startswith(".") or name == "__MACOSX"]

@@ -25,7 +25,7 @@ def caltech_like(root: Path, num_classes: int = 102, images_a_class: int = 31) -
 
 
 def python2_batch(rows: NDArray[np.uint8], labels: list[int]) -> bytes:
-    """The pickle that Python 2 and NumPy 1 wrote, as the published files are, opcode by opcode."""
+    """Write, opcode by opcode, the pickle that Python 2 and NumPy 1 wrote, as the published files are."""
 
     def string(text: bytes) -> bytes:
         return b"T" + struct.pack("<i", len(text)) + text
@@ -40,7 +40,7 @@ def python2_batch(rows: NDArray[np.uint8], labels: list[int]) -> bytes:
 
 
 def cifar_like(root: Path) -> tuple[Path, NDArray[np.uint8]]:
-    """Miniature of torchvision's layout: 5 x 12 training and 6 test images of three classes; the training pixels."""
+    """Write torchvision's layout with 5 x 12 train and 6 test images of three classes; return its training pixels."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     images_NHWC = np.random.default_rng(0).integers(0, 256, (66, 32, 32, 3), dtype=np.uint8)

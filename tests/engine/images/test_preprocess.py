@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from penultimate.engine.images.preprocess import Placement, Preprocess
+from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 PAPER = Preprocess(height=224, width=224, resize="whole", mean=HALF, std=HALF)
@@ -11,19 +11,19 @@ TIMM = replace(PAPER, resize="crop", crop_pct=0.875)
 
 
 @pytest.mark.parametrize(
-    ("view", "height", "width", "placement"),
+    ("view", "height", "width", "crop_geometry"),
     [
-        (PAPER, 375, 500, Placement(224, 224, 0, 0)),
-        (TIMM, 375, 500, Placement(256, 341, 16, 58)),  # 341.33 down; (341 - 224) / 2 = 58.5 to even
-        (TIMM, 500, 375, Placement(341, 256, 58, 16)),
-        (TIMM, 1, 1, Placement(256, 256, 16, 16)),
-        (replace(TIMM, width=192), 300, 300, Placement(256, 256, 16, 32)),
+        (PAPER, 375, 500, CropGeometry(224, 224, 0, 0)),
+        (TIMM, 375, 500, CropGeometry(256, 341, 16, 58)),  # 341.33 down; (341 - 224) / 2 = 58.5 to even
+        (TIMM, 500, 375, CropGeometry(341, 256, 58, 16)),
+        (TIMM, 1, 1, CropGeometry(256, 256, 16, 16)),
+        (replace(TIMM, width=192), 300, 300, CropGeometry(256, 256, 16, 32)),
     ],
 )
-def test_placement_follows_the_roundings_of_timm_and_torchvision(
-    view: Preprocess, height: int, width: int, placement: Placement
+def test_crop_geometry_follows_the_roundings_of_timm_and_torchvision(
+    view: Preprocess, height: int, width: int, crop_geometry: CropGeometry
 ) -> None:
-    assert view.placement(height, width) == placement
+    assert view.crop_geometry(height, width) == crop_geometry
 
 
 @pytest.mark.parametrize("crop_pct", [0.1, 0.5, 0.875, 0.95, 1.0])
@@ -32,9 +32,9 @@ def test_the_crop_lies_inside_the_resized_image(crop_pct: float, size: tuple[int
     view = replace(TIMM, crop_pct=crop_pct, height=size[0], width=size[1])
     for height in (*range(1, 40), 1_001):
         for width in (*range(1, 40), 20_000):
-            place = view.placement(height, width)
-            assert 0 <= place.top <= place.height - view.height
-            assert 0 <= place.left <= place.width - view.width
+            crop = view.crop_geometry(height, width)
+            assert 0 <= crop.top <= crop.height - view.height
+            assert 0 <= crop.left <= crop.width - view.width
 
 
 def test_the_digest_changes_with_every_field_and_pixels_forget_the_normalisation() -> None:

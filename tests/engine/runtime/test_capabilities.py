@@ -1,4 +1,4 @@
-"""What the machine can do: each side of each question, and the switch that answers as a lesser machine would."""
+"""Each ability of the machine is found or not, and the switch makes it answer as a lesser machine would."""
 
 import json
 import os
@@ -48,12 +48,12 @@ def test_a_processor_is_of_the_highest_class_whose_instructions_it_has(
 
 
 @classes
-@pytest.mark.parametrize("asked", CPU_CLASSES)
+@pytest.mark.parametrize("requested", CPU_CLASSES)
 def test_the_switch_lowers_and_never_raises(
-    processor: CpuClass, asked: CpuClass, monkeypatch: pytest.MonkeyPatch
+    processor: CpuClass, requested: CpuClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, processor, switch=asked)
-    assert cpu_class() == CPU_CLASSES[min(CPU_CLASSES.index(processor), CPU_CLASSES.index(asked))]
+    pretend(monkeypatch, processor, switch=requested)
+    assert cpu_class() == CPU_CLASSES[min(CPU_CLASSES.index(processor), CPU_CLASSES.index(requested))]
     assert processor_class() == processor
 
 
@@ -79,7 +79,7 @@ def test_each_class_computes_in_its_precisions_by_itself_and_where_it_is_asked_f
 
 
 def test_what_torch_finds_counts_where_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A virtual machine may pass on float16 without matrix units: its class is not what answers."""
+    """Find float16 in a virtual machine that has it without matrix units, whatever the processor's class."""
     pretend(monkeypatch, "avx512_bf16")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: TORCH["avx512_bf16"] | {"avx512_fp16": True})
     assert computes_natively("float16", CPU)
@@ -127,7 +127,7 @@ def test_compiled_kernels_are_there_where_they_were_compiled_and_for_a_processor
 
 @pytest.mark.parametrize("name", ["g++", "clang++", None])
 def test_a_compiler_is_what_the_path_holds(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda asked: f"/usr/bin/{asked}" if asked == name else None)
+    monkeypatch.setattr(shutil, "which", lambda requested: f"/usr/bin/{requested}" if requested == name else None)
     assert has_compiler() == (name is not None)
 
 
@@ -182,7 +182,7 @@ def test_a_name_that_is_no_class_is_refused_with_those_that_are(monkeypatch: pyt
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No switch of a library is set, and those a test sets are gone after it."""
+    """Unset the switches of all libraries, and remove those that a test sets after it."""
     for name in LIBRARY_SWITCHES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

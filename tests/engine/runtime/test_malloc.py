@@ -1,4 +1,4 @@
-"""The allocator: what was freed once is written again without asking the kernel for it."""
+"""The allocator reuses freed memory without a system call."""
 
 import ctypes
 import platform

@@ -1,4 +1,4 @@
-"""A cluster loses workers, tasks fail, and what is left behind is what one process would have left."""
+"""A cluster whose workers are lost and whose tasks fail leaves what one process would have left."""
 
 import json
 import os
@@ -39,7 +39,7 @@ EXTRACT = ["--weights", "random", "--set", "shard_rows=8", "--batch-size", "8", 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Begun on this machine; workers find the tests' helpers."""
+    """Start a cluster on this machine whose workers find the tests' helpers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, sys.path)]))
         with cluster_at("local") as found:
@@ -139,7 +139,7 @@ def penultimate(*arguments: str, cwd: Path | None = None) -> "subprocess.Popen[s
 
 
 def busy_workers() -> list[int]:
-    """Process numbers of Ray's workers that are calling a task, this module's own cluster's apart: it is idle."""
+    """Return the process ids of Ray's workers that are calling a task; this module's own cluster is idle."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -188,9 +188,9 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     store = tmp_path / "store"
     for model in ("test_resnet", "test_vit", "test_efficientnet"):
         assert run(["extract", str(photos), "--model", model, *EXTRACT, "--store", str(store), "--no-parity"]) == 0
-    asked = ["probe", str(store), "--l2", "1e-2:1:3", "--json"]
-    assert run([*asked, "--trials", str(tmp_path / "here")]) == 0
-    with penultimate(*asked, "--trials", str(tmp_path / "there"), "--cluster", "local") as process:
+    arguments = ["probe", str(store), "--l2", "1e-2:1:3", "--json"]
+    assert run([*arguments, "--trials", str(tmp_path / "here")]) == 0
+    with penultimate(*arguments, "--trials", str(tmp_path / "there"), "--cluster", "local") as process:
         out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert len(json.loads(out)) == 3

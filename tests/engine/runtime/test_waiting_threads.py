@@ -1,4 +1,4 @@
-"""What libgomp read as torch loaded it, by its own account, in every way the product is started."""
+"""In every way penultimate is started, libgomp reports the spin count that it read when torch loaded it."""
 
 import os
 import re
@@ -13,18 +13,18 @@ from penultimate.engine.runtime.waiting_threads import SPIN_COUNT, USERS_OWN, le
 
 OURS = {str(SPIN_COUNT)}
 LIBGOMPS_OWN = {"300000"}
-"""What the documentation says to set for how libgomp waits when nobody has said anything."""
+"""Variables that the documentation says to set for libgomp's own way to wait."""
 
 IN_PYTHON = "import penultimate, torch"
 
 
 def spin_counts(said: str) -> set[str]:
-    """Each GOMP_SPINCOUNT that a copy of libgomp said it goes by."""
+    """Return each GOMP_SPINCOUNT that a copy of libgomp reports to use."""
     return set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said))
 
 
 def started(*command: str, **environment: str) -> set[str]:
-    """Spin counts in that process and all it begins, in an environment that says nothing but ``environment``."""
+    """Return the spin counts in a process and all it starts, with no variables of OpenMP but ``environment``."""
     said_nothing = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
     environment = said_nothing | {"OMP_DISPLAY_ENV": "verbose"} | environment
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -34,7 +34,7 @@ def started(*command: str, **environment: str) -> set[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def own() -> set[str]:
-    """The spin counts where penultimate is not imported; skips where torch brings another runtime than GCC's."""
+    """Return the spin counts where penultimate is not imported; skip if torch has another runtime than GCC's."""
     found = started(sys.executable, "-c", "import torch")
     if not found:
         pytest.skip("torch runs on another OpenMP than GCC's here, which does not read GOMP_SPINCOUNT")

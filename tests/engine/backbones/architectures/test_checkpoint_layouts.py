@@ -15,7 +15,7 @@ from penultimate.store.errors import InputError
 
 
 def trained_looking(model: nn.Module) -> nn.Module:
-    """Batch norms as after training, so that a tensor in the wrong place changes the output."""
+    """Set batch norms as after training, so that a wrongly assigned tensor changes the output."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -37,7 +37,7 @@ def _named(model: nn.Module, names: tuple[str, ...]) -> list[tuple[str, Tensor]]
 
 
 def without_a_dot(name: str) -> str:
-    """As in torchvision's densenet checkpoints of 2017."""
+    """Rename tensors as in torchvision's densenet checkpoints of 2017."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name)
 
 
@@ -86,7 +86,7 @@ def test_the_caffe_bn_inception_loses_its_biases_into_running_means_and_turns_to
 
 
 def test_a_bias_before_batch_norm_is_its_running_mean_shifted() -> None:
-    """The first layer as Caffe computes it: BGR, convolution with bias, batch norm."""
+    """Compute the first layer as Caffe does: BGR, convolution with bias, batch norm."""
     block = create_network("bn_inception", seed=2).get_submodule("conv1_7x7_s2")
     caffe = nn.Sequential(nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.BatchNorm2d(64, eps=1e-5), nn.ReLU())
     published = {f"conv1_7x7_s2{part}": t for part, t in _named(trained_looking(caffe), ("", "_bn"))}

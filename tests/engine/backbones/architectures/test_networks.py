@@ -1,4 +1,4 @@
-"""Networks by name, and the switches the paper studies."""
+"""Networks are created by name, with the training settings that the paper studies."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[str]:
-    """Address of a server on this machine that serves ``tmp_path``."""
+    """Serve ``tmp_path`` on this machine, and give the server's address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The paper's datasets, each from a miniature in the publisher's own layout that a maintainer can compare by eye."""
+"""The paper's datasets are read from miniatures in the publishers' own layouts, for maintainers to compare by eye."""
 
 import json
 import pickle
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from penultimate.engine.images.datasets.paper12 import PAPER12, check_dataset, read_samples
+from penultimate.engine.images.datasets.paper12 import PAPER12, check_dataset, read_annotations
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.store.errors import InputError
 
 Labelled = dict[str, tuple[str, str]]
-"""Path of an image -> its split before any is drawn, and its class."""
+"""Path of an image -> its given split and its class."""
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -32,7 +32,7 @@ def write(path: Path, *lines: str) -> None:
 
 
 def food101(root: Path) -> Labelled:
-    """food-101.tar.gz: ``images/<class>/<number>.jpg``, lists without suffix in ``meta/{train,test}.json``."""
+    """Write food-101.tar.gz: ``images/<class>/<number>.jpg``, lists without suffix in ``meta/{train,test}.json``."""
     base = root / "food-101"
     labelled: Labelled = {}
     meta: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
@@ -48,7 +48,7 @@ def food101(root: Path) -> Labelled:
 
 
 def aircraft(root: Path) -> Labelled:
-    """fgvc-aircraft-2013b.tar.gz: ``data/images/<id>.jpg``; a variant's name may hold spaces."""
+    """Write fgvc-aircraft-2013b.tar.gz: ``data/images/<id>.jpg``; a variant's name may hold spaces."""
     data = root / "fgvc-aircraft-2013b" / "data"
     labelled: Labelled = {}
     write(data / "variants.txt", "707-320", "Boeing 717")
@@ -64,7 +64,7 @@ def aircraft(root: Path) -> Labelled:
 
 
 def cars(root: Path) -> Labelled:
-    """cars_train.tgz, cars_test.tgz, car_devkit.tgz and the labelled test annotations; classes from 1."""
+    """Write cars_train.tgz, cars_test.tgz, car_devkit.tgz and the labelled test annotations; classes from 1."""
     labelled: Labelled = {}
     names = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
     (root / "devkit").mkdir()
@@ -79,7 +79,7 @@ def cars(root: Path) -> Labelled:
 
 
 def dtd(root: Path) -> Labelled:
-    """dtd-r1.0.1.tar.gz: ``dtd/images/<class>/``, ten splits in ``dtd/labels``; the first is read."""
+    """Write dtd-r1.0.1.tar.gz: ``dtd/images/<class>/``, ten splits in ``dtd/labels``; the first is read."""
     base = root / "dtd"
     labelled: Labelled = {}
     for split in ("train", "val", "test"):
@@ -92,7 +92,7 @@ def dtd(root: Path) -> Labelled:
 
 
 def pets(root: Path) -> Labelled:
-    """images.tar.gz and annotations.tar.gz side by side; ``name class species breed``, classes from 1."""
+    """Write images.tar.gz and annotations.tar.gz side by side; ``name class species breed``, classes from 1."""
     labelled: Labelled = {}
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         lines = []
@@ -107,7 +107,7 @@ def pets(root: Path) -> Labelled:
 
 
 def flowers(root: Path) -> Labelled:
-    """102flowers.tgz (``jpg/``), imagelabels.mat and setid.mat; labels and image numbers from 1."""
+    """Write 102flowers.tgz (``jpg/``), imagelabels.mat and setid.mat; labels and image numbers from 1."""
     labels = np.array([1, 2, 1, 2, 2, 1, 102])
     savemat(root / "imagelabels.mat", {"labels": labels[None]})
     sets = {"trnid": [2, 1], "valid": [4, 3], "tstid": [5, 6, 7]}
@@ -120,7 +120,7 @@ def flowers(root: Path) -> Labelled:
 
 
 def birdsnap(root: Path) -> Labelled:
-    """Version 1.1's four tables with headers; images where ``get_birdsnap.py`` puts them."""
+    """Write version 1.1's four tables with headers, and images where ``get_birdsnap.py`` puts them."""
     labelled: Labelled = {}
     write(
         root / "species.txt", "id\tcommon\tscientific\tdir", "1\tAcadian Flycatcher\tE. v.\tAF", "2\tOvenbird\tS. a.\tO"
@@ -140,7 +140,7 @@ def birdsnap(root: Path) -> Labelled:
 
 
 def sun397(root: Path) -> Labelled:
-    """SUN397.tar.gz and Partitions.zip; a class may lie two folders deep."""
+    """Write SUN397.tar.gz and Partitions.zip; a class may lie two folders deep."""
     labelled: Labelled = {}
     names = ["a/abbey", "a/apartment_building/outdoor"]
     write(root / "Partitions" / "ClassName.txt", *[f"/{name}" for name in names])
@@ -153,7 +153,7 @@ def sun397(root: Path) -> Labelled:
 
 
 def cifar100(root: Path) -> None:
-    """cifar-100-python.tar.gz: one pickle a split, fine and coarse labels."""
+    """Write cifar-100-python.tar.gz: one pickle a split, fine and coarse labels."""
     base = root / "cifar-100-python"
     base.mkdir()
     (base / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "ray"], "coarse_label_names": ["x"]}))
@@ -177,7 +177,7 @@ LISTED: dict[str, Callable[[Path], Labelled]] = {
 
 @pytest.fixture(autouse=True)
 def _sums_of_the_miniature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision checks the MD5 sums of Flowers' .mat files; a miniature has others."""
+    """Let torchvision accept a miniature of Flowers, although it checks the MD5 sums of the .mat files."""
     from torchvision.datasets import Flowers102
 
     files = {kind: (name, None) for kind, (name, _) in Flowers102._file_dict.items()}
@@ -204,13 +204,13 @@ def test_images_classes_and_splits_are_those_of_the_publishers_lists(name: str, 
 
 
 @pytest.mark.parametrize("name", [name for name in LISTED if not PAPER12[name].val_given])
-def test_val_is_the_papers_share_of_train_drawn_from_every_class_by_the_seed(name: str, tmp_path: Path) -> None:
+def test_val_is_the_papers_fraction_of_train_drawn_from_every_class_by_the_seed(name: str, tmp_path: Path) -> None:
     LISTED[name](tmp_path)
     images, again, other = (load_images(name, root=tmp_path, seed=seed) for seed in (0, 0, 1))
     dataset = PAPER12[name]
     sizes = Counter(images.split_N.tolist())
-    share = dataset.val / (dataset.train + dataset.val)
-    assert sizes["val"] == round(share * (sizes["val"] + sizes["train"]))
+    fraction = dataset.val / (dataset.train + dataset.val)
+    assert sizes["val"] == round(fraction * (sizes["val"] + sizes["train"]))
     per_class = Counter(images.labels_N[images.split_N == "val"].tolist())
     assert max(per_class.values()) - min(per_class.values()) <= 1
     assert again.digest == images.digest != other.digest
@@ -232,7 +232,7 @@ def test_cifar100_has_fine_labels_and_5067_of_50000_in_val(tmp_path: Path) -> No
 
 
 def voc2007(root: Path) -> Path:
-    """VOCtrainval and VOCtest unpacked into one folder; -1 absent, 1 present, 0 present in difficult objects alone."""
+    """Write VOC 2007, unpacked into one folder: -1 absent, 1 present, 0 present in difficult objects alone."""
     main = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
     marks = {"train": {"000005": (1, -1), "000007": (0, 1)}, "val": {"000009": (-1, 1)}, "test": {"000001": (1, 0)}}
     for split, images in marks.items():
@@ -293,16 +293,16 @@ def test_lists_without_images_and_lists_that_cannot_be_read_are_refused(tmp_path
     labelled = food101(tmp_path)
     (tmp_path / "food-101" / "meta" / "test.json").write_text("{")
     with pytest.raises(InputError, match="torchvision's Food101 cannot read"):
-        read_samples("food101", tmp_path)
+        read_annotations("food101", tmp_path)
     food101(tmp_path)
     for path in labelled:
         (tmp_path / "food-101" / path).unlink()
     with pytest.raises(InputError, match="none of its 50 images is there"):
-        read_samples("food101", tmp_path)
+        read_annotations("food101", tmp_path)
 
 
 def test_the_table_is_the_papers(tmp_path: Path) -> None:
-    """Table 1: train + val, test; the paper's 3,369 test images of Pets are a misprint of 3,669."""
+    """Compare with table 1 (train + val, test), in which 3,369 test images of Pets are a misprint of 3,669."""
     printed: dict[str, tuple[int, int]] = {
         "food101": (75_750, 25_250),
         "cifar10": (50_000, 10_000),

@@ -1,4 +1,4 @@
-"""One contract, inherited once a decoder; then what holds for one of them alone."""
+"""Every decoder obeys one contract, inherited by its own test class; further tests are for one decoder alone."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ ARITHMETIC_JPEG = base64.b85decode(
     rb"01*fP3;+-V0U`hb5di}c0sqVZ3IGrg1pyEd1^?Or3<CiG0ucid06zf#0NYZofRSINaupCaiqeMi<-KsO@KWmk0MxGDLBWPJPib<r"
     rb"xA4*EJsaqoBE??+*#"
 )
-"""16 x 12 pixels (16 x, 20 y, 128), written by libjpeg 6.2 with ``arith_code``; Pillow reads but cannot write it."""
+"""A JPEG of 16 x 12 pixels (16 x, 20 y, 128), written by libjpeg 6.2 with ``arith_code``, as Pillow only reads them."""
 
 HALF = (0.5, 0.5, 0.5)
 WHOLE = Preprocess(height=48, width=48, resize="whole", mean=HALF, std=HALF)
@@ -55,7 +55,7 @@ def write(folder: Path, files: dict[str, bytes]) -> ImageSet:
 def everything(
     decoder: Decoder, images: ImageSet, *views: Preprocess, batch_size: int = 16
 ) -> tuple[list[DecodedBatch], dict[str, list[NDArray[np.uint8]]], dict[str, str]]:
-    """The batches, id -> its views, id -> why it failed."""
+    """Decode a set; return the batches, the views by id, and the reasons of failure by id."""
     batches = list(decoder.batches(images, np.arange(len(images)), views, batch_size=batch_size))
     rows: dict[str, list[NDArray[np.uint8]]] = {}
     failed: dict[str, str] = {}
@@ -71,7 +71,7 @@ def on_host(view: Pixels) -> NDArray[np.uint8]:
 
 
 def reference(content: bytes, view: Preprocess) -> NDArray[np.uint8]:
-    """torchvision's ``pil_loader`` and the transform itself, in four plain lines; whole images only."""
+    """Decode and resize a whole image as torchvision's ``pil_loader`` and transform do, in four plain lines."""
     assert view.resize == "whole"
     kernel = Image.Resampling.BICUBIC if view.interpolation == "bicubic" else Image.Resampling.BILINEAR
     with Image.open(io.BytesIO(content)) as image:
@@ -84,7 +84,7 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 
 def png_of(width: int, height: int, data: bytes) -> bytes:
-    """A complete RGB PNG file with this image data, valid or not."""
+    """Make a complete RGB PNG file with this image data, valid or not."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -94,18 +94,18 @@ def png_of(width: int, height: int, data: bytes) -> bytes:
 
 
 class DecoderContract:
-    """What every decoder obeys."""
+    """The contract of every decoder."""
 
     @pytest.fixture
     def decoder(self) -> Decoder:
         raise NotImplementedError
 
     def check_same(self, got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
-        """Raises unless these are the pixels Pillow gives, within the decoder's tolerance."""
+        """Raise unless these are the pixels Pillow gives, within the decoder's tolerance."""
         raise NotImplementedError
 
     def check_resized_alike(self, from_file: NDArray[np.uint8], from_array: NDArray[np.uint8]) -> None:
-        """Raises unless the pixels of a file and the same in memory are resized the same."""
+        """Raise unless the pixels of a file and the same pixels in memory are resized alike."""
         np.testing.assert_array_equal(from_file, from_array)
 
     @pytest.fixture
@@ -417,7 +417,7 @@ def test_dali_is_imported_only_when_it_is_chosen() -> None:
 
 
 class TestDaliGpuDecoderOnTheCpu(DecoderContract):
-    """The CPU twin: the same graph and the same code around it, with DALI's decoder and resize on the CPU."""
+    """Tests of the same graph and the same code around it, with DALI's decoder and resize on the CPU."""
 
     @pytest.fixture
     def decoder(self) -> Decoder:

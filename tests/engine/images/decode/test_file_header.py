@@ -1,4 +1,4 @@
-"""The tests of the decoders show that plain files are decoded alike; here, which files count as plain."""
+"""Only certain files count as plain; the tests of the decoders show that those are decoded alike."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penultimate.engine.images.decode.file_header import Size, plain_size
+from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 
 Photo = Callable[..., Image.Image]
 Encode = Callable[..., bytes]
@@ -15,13 +15,13 @@ Encode = Callable[..., bytes]
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"comment": b"\xff\xd9" * 9}])
 def test_complete_jpeg_files_are_plain(photo: Photo, encode: Encode, options: dict[str, object]) -> None:
     content = encode(photo(0, 31, 57), "JPEG", **options)
-    assert plain_size(content) == Size(31, 57)
-    assert plain_size(content + bytes(1000)) == Size(31, 57)
+    assert jpeg_png_size(content) == Size(31, 57)
+    assert jpeg_png_size(content + bytes(1000)) == Size(31, 57)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_complete_8_bit_png_files_without_palette_are_plain(photo: Photo, encode: Encode, mode: str) -> None:
-    assert plain_size(encode(photo(0, 31, 57).convert(mode), "PNG")) == Size(31, 57)
+    assert jpeg_png_size(encode(photo(0, 31, 57).convert(mode), "PNG")) == Size(31, 57)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -29,7 +29,7 @@ def test_complete_8_bit_png_files_without_palette_are_plain(photo: Photo, encode
 def test_no_beginning_of_a_file_is_plain(photo: Photo, encode: Encode, kind: str, options: dict[str, object]) -> None:
     content = encode(photo(0), kind, **options)
     lengths = [*range(700), *range(700, len(content) - 1, 97), len(content) - 1]
-    assert not any(plain_size(content[:length]) for length in lengths)
+    assert not any(jpeg_png_size(content[:length]) for length in lengths)
 
 
 def test_other_kinds_are_not_plain(photo: Photo, encode: Encode) -> None:
@@ -38,7 +38,7 @@ def test_other_kinds_are_not_plain(photo: Photo, encode: Encode) -> None:
     others = [encode(image.convert(mode), "PNG") for mode in ("P", "1")] + [encode(deep, "PNG")]
     others += [encode(image.convert("CMYK"), "JPEG")]
     others += [encode(image, kind) for kind in ("GIF", "WEBP", "BMP", "TIFF", "PPM")]
-    assert not any(plain_size(content) for content in others)
+    assert not any(jpeg_png_size(content) for content in others)
     arithmetic = bytearray(encode(image, "JPEG"))
     arithmetic[arithmetic.index(b"\xff\xc0") + 1] = 0xC9
-    assert plain_size(bytes(arithmetic)) is None
+    assert jpeg_png_size(bytes(arithmetic)) is None

@@ -1,4 +1,4 @@
-"""Listing a folder: what each entry is, by its name or by its first bytes, and what is not gone into."""
+"""Listing a folder tells each entry's kind by its name or its first bytes, and does not enter every folder."""
 
 import os
 from collections.abc import Callable

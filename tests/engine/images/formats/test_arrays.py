@@ -18,7 +18,7 @@ def npz(path: Path, **arrays: Any) -> str:
     return str(path)
 
 
-def test_images_and_labels_of_an_archive_are_split_by_share(tmp_path: Path) -> None:
+def test_images_and_labels_of_an_archive_are_split_by_fraction(tmp_path: Path) -> None:
     images = load_images(npz(tmp_path / "tiny.npz", images=RGB, labels=LABELS, class_names=["ant", "bee", "cat"]))
     assert images.name == "tiny"
     assert images.class_names == ("ant", "bee", "cat")

@@ -11,7 +11,7 @@ from penultimate.store.errors import InputError
 
 
 def fill(root: Path, counts: dict[str, int], suffix: str = ".jpg") -> Path:
-    """``counts``: folder -> number of files in it, each with its own path as content (sources never decode)."""
+    """Write so many files into each folder, each with its own path as content (sources never decode)."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -20,12 +20,12 @@ def fill(root: Path, counts: dict[str, int], suffix: str = ".jpg") -> Path:
 
 
 def sizes(images: ImageSet) -> dict[tuple[str, str], int]:
-    """(split, class) -> images."""
+    """Return the number of images by (split, class)."""
     names = [images.class_names[label] for label in images.labels_N]
     return dict(Counter(zip(images.split_N.tolist(), names, strict=True)))
 
 
-def test_class_folders_are_split_by_share_in_every_class(tmp_path: Path) -> None:
+def test_class_folders_are_split_by_fraction_in_every_class(tmp_path: Path) -> None:
     images = load_folder(fill(tmp_path, {"cat": 10, "dog": 40}))
     assert images.class_names == ("cat", "dog")
     assert sizes(images) == {
@@ -185,7 +185,7 @@ def test_fractions_that_leave_nothing_for_train_are_refused(tmp_path: Path) -> N
 
 
 class TestDigest:
-    """Changes with the content, the labels, the split and the ids; with nothing else."""
+    """The digest changes with the content, the labels, the split and the ids, and with nothing else."""
 
     counts = {"cat": 5, "dog": 5}  # noqa: RUF012 (read only)
 

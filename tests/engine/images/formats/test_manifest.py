@@ -11,7 +11,7 @@ from penultimate.store.errors import InputError
 
 
 def table(folder: Path, columns: dict[str, list[object]], name: str = "set.csv") -> Path:
-    """A manifest, and a file for each path in it."""
+    """Write a manifest, and a file for each path in it."""
     frame = pd.DataFrame(columns)
     for path in columns.get("path", []):
         file = folder / str(path)
@@ -171,7 +171,7 @@ def test_a_path_in_another_unicode_form_than_the_file_is_explained(tmp_path: Pat
 
 
 class TestImageFolder:
-    """Hugging Face's ``imagefolder``: ``metadata`` with a column ``file_name``, beside the images of each split."""
+    """Tests of Hugging Face's ``imagefolder``: ``metadata`` with a column ``file_name``, beside a split's images."""
 
     @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
     def test_tables_of_the_splits_are_one_set(self, tmp_path: Path, name: str) -> None:

@@ -20,7 +20,7 @@ CLASSES = ["airplane", "ant", "bee"]
 def hugging_face(
     path: Path, images: Sequence[bytes | None], labels: Sequence[Any] | None, *, names: list[str] | None = CLASSES
 ) -> Path:
-    """A file as ``datasets`` writes it: schema metadata and 100 rows a group, here 4."""
+    """Write a file as ``datasets`` writes it, with schema metadata and 4 rows a group instead of 100."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns: dict[str, Any] = {
         "image": pa.array([{"bytes": image, "path": f"{n}.png"} for n, image in enumerate(images)], IMAGE)
@@ -41,9 +41,9 @@ def rows(first: int, count: int) -> list[bytes]:
 def test_rows_of_a_dataset_repository_come_with_class_names_and_splits(tmp_path: Path) -> None:
     for split, first, count in (("train", 0, 27), ("test", 100, 9)):
         for part in range(3):
-            share = count // 3
+            rows_per_part = count // 3
             path = tmp_path / "data" / f"{split}-0000{part}-of-00003.parquet"
-            hugging_face(path, rows(first + part * share, share), [n % 3 for n in range(share)])
+            hugging_face(path, rows(first + part * rows_per_part, rows_per_part), [n % 3 for n in range(rows_per_part)])
     images = load_images(str(tmp_path))
     assert images.name == tmp_path.name
     assert images.class_names == tuple(CLASSES)

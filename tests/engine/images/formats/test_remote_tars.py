@@ -24,7 +24,7 @@ NUMBERS = itertools.count()
 
 
 def tar_of(folder: Path, names: list[str]) -> bytes:
-    """Photographs as a WebDataset tar: ``<name>.jpg`` and ``<name>.cls``."""
+    """Write photographs as a WebDataset tar: ``<name>.jpg`` and ``<name>.cls``."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name in names:
@@ -36,8 +36,8 @@ def tar_of(folder: Path, names: list[str]) -> bytes:
 
 
 @pytest.fixture
-def place(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
-    """Folder of a bucket with the tars that also lie in ``tmp_path / 'tars'``."""
+def location(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
+    """Return the address of a folder of a bucket, with the tars that also lie in ``tmp_path / 'tars'``."""
     folder = f"images {next(NUMBERS)}"
     objects = open_objects(f"s3://{BUCKET}/{folder}?endpoint={proxy.endpoint}")
     names = sorted(str(path.relative_to(photos).with_suffix("")) for path in photos.rglob("*.jpg"))
@@ -55,32 +55,34 @@ def pixels(images: ImageSet) -> dict[str, object]:
     found: dict[str, object] = {}
     for batch in PillowDecoder(num_workers=2).batches(images, np.arange(len(images)), [view], batch_size=8):
         assert not batch.failed
-        found |= {str(images.ids_N[row]): batch.views[0][place] for place, row in enumerate(batch.indices_B)}
+        found |= {str(images.ids_N[row]): batch.views[0][location] for location, row in enumerate(batch.indices_B)}
     return found
 
 
 @pytest.mark.parametrize("spec", ["/", "/pets-{000..002}.tar", "/pets-*.tar"])
 def test_tars_in_a_bucket_are_the_set_of_the_same_tars_in_a_folder(
-    proxy: Proxy, place: str, tmp_path: Path, spec: str
+    proxy: Proxy, location: str, tmp_path: Path, spec: str
 ) -> None:
-    images = load_images(f"{place}{spec}?endpoint={proxy.endpoint}")
+    images = load_images(f"{location}{spec}?endpoint={proxy.endpoint}")
     local = load_images(str(tmp_path / "tars"))
     assert images.digest == local.digest
     assert images.ids_N.tolist() == local.ids_N.tolist()
-    assert images.source.place == place
+    assert images.source.location == location
     there, here = pixels(images), pixels(local)
     assert there.keys() == here.keys()
     assert all(np.array_equal(there[id_], here[id_]) for id_ in here)  # type: ignore[arg-type]
 
 
-def test_images_are_read_by_range_and_a_known_tar_only_by_its_stamp(proxy: Proxy, place: str, tmp_path: Path) -> None:
+def test_images_are_read_by_range_and_a_known_tar_only_by_its_fingerprint(
+    proxy: Proxy, location: str, tmp_path: Path
+) -> None:
     cache = DigestCache(tmp_path / "cache")
-    first = load_images(f"{place}/?endpoint={proxy.endpoint}", cache=cache)
+    first = load_images(f"{location}/?endpoint={proxy.endpoint}", cache=cache)
     seen: list[str] = []
     proxy.plan = lambda method, path: seen.append(method) if path.endswith(".tar") else None
-    again = load_images(f"{place}/?endpoint={proxy.endpoint}", cache=cache)
+    again = load_images(f"{location}/?endpoint={proxy.endpoint}", cache=cache)
     assert again.digest == first.digest
-    # Of each tar: whether it is there (its size and stamp come with that), its index and its end. Of no image anything.
+    # For each tar: whether it is there (its size and fingerprint come with that), its index and its end; no image.
     assert (seen.count("GET"), seen.count("HEAD")) == (6, 3)
     content = first.source.read(5)
     assert isinstance(content, bytes)
@@ -91,29 +93,29 @@ def test_images_are_read_by_range_and_a_known_tar_only_by_its_stamp(proxy: Proxy
 
 
 def test_faults_on_the_way_change_nothing_and_a_server_that_is_gone_stops_the_run(
-    proxy: Proxy, place: str, tmp_path: Path
+    proxy: Proxy, location: str, tmp_path: Path
 ) -> None:
     local = load_images(str(tmp_path / "tars"))
     for fault in ("503", "half answer"):
         proxy.plan = every(3, fault, "GET")
-        assert load_images(f"{place}/?endpoint={proxy.endpoint}").digest == local.digest
+        assert load_images(f"{location}/?endpoint={proxy.endpoint}").digest == local.digest
     proxy.plan = lambda method, path: "500" if "pets-001" in path else None
-    with pytest.raises(StoreError, match=rf"{place}/pets-001.tar could not be read or written in 5 attempts"):
-        load_images(f"{place}/?endpoint={proxy.endpoint}")
+    with pytest.raises(StoreError, match=rf"{location}/pets-001.tar could not be read or written in 5 attempts"):
+        load_images(f"{location}/?endpoint={proxy.endpoint}")
     proxy.plan = lambda method, path: None
-    images = load_images(f"{place}/?endpoint={proxy.endpoint}")
+    images = load_images(f"{location}/?endpoint={proxy.endpoint}")
     proxy.plan = lambda method, path: "503" if method == "GET" else None
     with pytest.raises(StoreError, match="503 Service Unavailable"):  # and not an image that failed
         pixels(images)
 
 
-def test_a_tar_that_was_removed_or_is_not_there_is_said_to_be(proxy: Proxy, place: str) -> None:
-    images = load_images(f"{place}/?endpoint={proxy.endpoint}")
-    open_objects(f"{place}?endpoint={proxy.endpoint}").delete("pets-001.tar")
+def test_a_tar_that_was_removed_or_is_not_there_is_said_to_be(proxy: Proxy, location: str) -> None:
+    images = load_images(f"{location}/?endpoint={proxy.endpoint}")
+    open_objects(f"{location}?endpoint={proxy.endpoint}").delete("pets-001.tar")
     with pytest.raises(VanishedImageError):
         pixels(images)
     for spec in ("pets-001.tar", "pets-{000..002}.tar", "dogs-*.tar", "nothing/"):
         with pytest.raises(InputError, match=r"no tar at s3://"):
-            load_images(f"{place}/{spec}?endpoint={proxy.endpoint}")
+            load_images(f"{location}/{spec}?endpoint={proxy.endpoint}")
     with pytest.raises(InputError, match=r"README\.txt"):
-        load_images(f"{place}/README.txt?endpoint={proxy.endpoint}")
+        load_images(f"{location}/README.txt?endpoint={proxy.endpoint}")

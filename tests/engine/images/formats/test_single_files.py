@@ -1,4 +1,4 @@
-"""Images named one by one: any number of images, folders, lists and globs, without labels."""
+"""Images can be named one by one, by any number of files, folders, lists and globs, without labels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from penultimate.store.errors import InputError
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``a.jpg`` to ``d.jpg`` with their names in them, a folder of two more, a list, a note and a hidden file."""
+    """Write ``a.jpg`` to ``d.jpg`` with their names in them, a folder of two more, a list, a note and a hidden file."""
     (tmp_path / "more").mkdir()
     for path in ("a.jpg", "b.jpg", "c.jpg", "d.png", "more/e.jpg", "more/f.jpg"):
         (tmp_path / path).write_bytes(path.encode())

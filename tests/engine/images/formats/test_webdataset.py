@@ -25,7 +25,7 @@ def write_tar(path: Path, members: dict[str, bytes], **options: object) -> Path:
 
 
 def pets(path: Path, first: int = 0, count: int = 12) -> Path:
-    """Samples whose 'images' say which they are; labels cycle through three classes."""
+    """Make samples whose 'images' are texts that tell them apart; labels cycle through three classes."""
     members = {}
     for number in range(first, first + count):
         members[f"{number:05d}.jpg"] = f"image {number}".encode() * (1 + number % 5)
