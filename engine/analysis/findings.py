@@ -1,4 +1,4 @@
-"""Findings: trials in; every number that the report, the figures and ``penultimate analyze RUNS`` show, out."""
+"""Compute from trials every number that the report, the figures and ``penultimate analyze RUNS`` show."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from penultimate.store.trials.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeCrossing:
-    """Where one curve of metric against images a class overtakes another on the same dataset."""
+    """A crossing of two curves of metric against images a class, on the same dataset."""
 
     dataset: str
     first: str
@@ -44,14 +44,14 @@ class SizeCrossing:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Findings:
-    """What the trials say."""
+    """All results of the trials analysed together."""
 
     board: Scoreboard
     analyses: Mapping[str, Analysis]
-    """By setting: correlation with ImageNet over the networks whose ImageNet accuracy is known."""
+    """Setting -> correlation with ImageNet over the networks whose ImageNet accuracy is known."""
 
     panels: Mapping[str, Panel]
-    """By setting, those that were analysed."""
+    """Setting -> the table of results its analysis rests on."""
 
     setting_pairs: tuple[SettingPair, ...]
     budget_curves: tuple[BudgetCurve, ...]
@@ -61,10 +61,10 @@ class Findings:
     size_curves: tuple[SizeCurve, ...]
     size_crossings: tuple[SizeCrossing, ...]
     notes: tuple[str, ...]
-    """What was left out and why."""
+    """One sentence for everything that was left out, with the reason."""
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers as JSON can hold them."""
+        """Return all numbers as plain values that JSON can hold; NaN becomes None."""
         numbers: dict[str, Any] = jsonable(
             {
                 "rows": self.board.row_dicts(),
@@ -94,7 +94,7 @@ def find(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Findings:
-    """Everything ``trials`` say. ``imagenet`` as in ``scoreboard``. Raises InputError where there is no trial.
+    """Analyse ``trials``. ``imagenet`` is that of ``scoreboard``. Raises InputError where there is no trial.
 
     The correlations and the comparisons of settings rest on the trials of whole training sets at the largest budget
     (``panel``); all trials are on the scoreboard.
@@ -135,7 +135,7 @@ def find(
 
 
 def _table(panel: Panel) -> AccuracyTable | str:
-    """The panel's contenders of known ImageNet accuracy; or, in words, why there is nothing to correlate."""
+    """Return the panel's contenders of known ImageNet accuracy; or a sentence why there is nothing to correlate."""
     known = np.flatnonzero(~np.isnan(panel.imagenet_M))
     if len(known) < FEWEST_MODELS or not panel.datasets:
         return (
@@ -162,7 +162,7 @@ def _without_imagenet(panel: Panel) -> list[str]:
 
 
 def _size_crossings(curves: Sequence[SizeCurve]) -> list[SizeCrossing]:
-    """Between every two settings of one backbone on the same images."""
+    """Find the crossings between every two settings of one backbone on the same images."""
     by_cell: defaultdict[tuple[str, str, str], list[SizeCurve]] = defaultdict(list)
     for curve in curves:
         by_cell[curve.images, curve.backbone, curve.metric].append(curve)
