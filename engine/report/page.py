@@ -1,4 +1,4 @@
-"""Page: findings, figures and trials in; one HTML file that needs no network out."""
+"""Write findings, figures and trials as one HTML page that needs no network."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from penultimate.store.trials.trial import Trial
 def write_page(
     path: Path, found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report"
 ) -> None:
-    """Write the report to ``path``. ``trials`` are those that ``found`` was found in: their settings are listed."""
+    """Write the report to ``path``. ``trials`` are those behind ``found``; their settings are listed."""
     path.write_text(page(found, figures, trials, title=title), encoding="utf-8")
 
 
 def page(found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report") -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     rows = found.board.rows
     headings, cells = _board(rows)
     return (
@@ -81,11 +81,11 @@ class Cell:
 
     text: str
     sort: str = ""
-    """What it is sorted by, where that is not its text."""
+    """Value that the column is sorted by; empty where it is the text."""
 
     title: str = ""
     standing: str = ""
-    """``best``, ``tie`` or ``no``: how it is coloured."""
+    """Class that colours the cell: ``best``, ``tie``, ``no`` or none."""
 
 
 _HEADINGS = (
@@ -96,7 +96,7 @@ _NUMERIC = set(_HEADINGS) - {"dataset", "backbone", "setting", "method", "metric
 
 
 def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Headings (and whether they are numbers) and cells of the scoreboard, without the columns that are all empty."""
+    """Return headings (each with True for a numeric column) and cells of the scoreboard, without empty columns."""
     table = [dict(zip(_HEADINGS, _cells(row), strict=True)) for row in rows]
     kept = [heading for heading in _HEADINGS if any(cells[heading].text for cells in table)]
     return [(each, each in _NUMERIC) for each in kept], [[cells[each] for each in kept] for cells in table]
@@ -138,7 +138,7 @@ def _exact(value: float | None) -> str:
 
 
 def _filters(row: ScoreRow) -> dict[str, str]:
-    """What the scoreboard's filters look at."""
+    """Return the texts that the scoreboard's filters search."""
     return {
         "text": " ".join((row.dataset, row.backbone, row.variant, row.method, row.metric)).lower(),
         "standing": " ".join((_standing(row), "" if row.converged else "open")).strip(),
@@ -146,7 +146,7 @@ def _filters(row: ScoreRow) -> dict[str, str]:
 
 
 def _facts(trial: Trial) -> dict[str, str]:
-    """Settings, versions and hardware of a trial, a line each."""
+    """Return settings, versions, hardware and the like of a trial, each as indented JSON."""
     groups: Mapping[str, Any] = {
         "features": dict(trial.features),
         "settings": dict(trial.settings),
@@ -159,6 +159,6 @@ def _facts(trial: Trial) -> dict[str, str]:
 
 
 def _script_safe(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+    """Return ``value`` as JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     return Markup(text)

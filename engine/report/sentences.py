@@ -1,4 +1,4 @@
-"""Sentences: findings in; what a reader wants to know first, in plain words with the numbers, out."""
+"""Summarize findings in a few plain sentences with numbers, for the top of a report."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -14,16 +14,16 @@ from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
 from penultimate.engine.report.names import setting_name
 
 FEW_MODELS = 8
-"""Fewer networks than this leave a correlation wide open, whatever its value."""
+"""Number of networks below which a report warns that the correlation is uncertain, whatever its value."""
 
 
 def sentences(found: Findings) -> list[str]:
-    """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
+    """Return sentences on the best backbones and their ties, the correlation, settings, training length and doubts."""
     return [*_best(found), *_correlations(found), *_settings(found), *_speed(found), *_doubts(found)]
 
 
 def _best(found: Findings) -> Iterator[str]:
-    """Over datasets where a method has several, dataset by dataset otherwise."""
+    """Yield the best over all datasets for a method with several datasets, otherwise dataset by dataset."""
     for method, group in groupby(found.board.contenders, key=lambda each: each.method):
         contenders = list(group)
         if len(contenders) > 1 and len(contenders[0].datasets) > 1:

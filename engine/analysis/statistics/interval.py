@@ -82,7 +82,7 @@ def map11_interval(
 def _average_precision_11(
     scores_N: NDArray[np.floating], positive_N: NDArray[np.bool_], draws_RN: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Return the 11-point interpolated average precision of each resample (counts of images); NaN without a positive."""
+    """Return the 11-point interpolated average precision of each resample, given as counts; NaN without a positive."""
     order = np.argsort(-scores_N, kind="stable")
     last_of_ties = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
     hits_RN = np.cumsum(draws_RN[:, order] * positive_N[order], axis=1)[:, last_of_ties]

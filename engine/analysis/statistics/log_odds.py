@@ -13,7 +13,7 @@ from scipy.special import logit
 from penultimate.store.errors import InputError
 
 PRINTED_HALF_UNIT = 0.0005
-"""Distance from 0 or 1 to which an accuracy without a sample count is moved: half a unit in the last digit of 12.3 %."""
+"""Distance from 0 or 1 to which an accuracy without a sample count is moved: half the last digit of 12.3 %."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

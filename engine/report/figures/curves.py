@@ -1,4 +1,4 @@
-"""Figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
+"""Draw figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -27,7 +27,7 @@ from penultimate.engine.report.names import setting_name
 
 
 def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:
-    """Figure 8 for one backbone: a column a dataset; above against epochs, below against steps."""
+    """Draw figure 8 for one backbone: one column for each dataset, against epochs above and against steps below."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({curve.line for curve in curves})
     hover: dict[str, str] = {}
@@ -96,19 +96,19 @@ def _budget_numbers(curve: BudgetCurve) -> pd.DataFrame:
 
 
 def method_of(curve: SizeCurve) -> str:
-    """Line of a curve where methods are compared: ``method`` or ``method (variant)``."""
+    """Return the curve's line in a comparison of methods: ``method`` or ``method (variant)``."""
     return f"{curve.method} ({curve.variant})" if curve.variant else curve.method
 
 
 def backbone_of(curve: SizeCurve) -> str:
-    """Line of a curve where backbones are compared: ``backbone`` or ``backbone (variant)``."""
+    """Return the curve's line in a comparison of backbones: ``backbone`` or ``backbone (variant)``."""
     return f"{curve.backbone} ({curve.variant})" if curve.variant else curve.backbone
 
 
 def sizes_figure(
     subject: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
 ) -> Drawn:
-    """Figure 9 for one backbone, a line a method, or for one method, a line a backbone; a panel a dataset."""
+    """Draw figure 9 with one panel for each dataset: the methods of one backbone, or the backbones of one method."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({line_of(curve) for curve in curves})
     columns = min(4, ceil(len(datasets) ** 0.5))
@@ -158,7 +158,7 @@ def _size_curve(axes: Axes, curve: SizeCurve, marks: dict[str, Any], prefix: str
 
 
 def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
-    """Images a class below, all images above."""
+    """Scale and label the axes: images a class below, all training images above."""
     reach = [
         np.clip(expit(curve.log_odds_S) + side * np.nan_to_num(curve.standard_error_S), 1e-4, 1 - 1e-4)
         for curve in curves
@@ -194,7 +194,7 @@ def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
 
 
 def _line_style(name: str) -> Any:
-    """That of a method, what was varied in brackets left aside; solid for another name."""
+    """Return the line style of a method, ignoring varied settings in brackets; solid for another name."""
     return METHOD_LINES.get(name.partition(" (")[0], "solid")
 
 
@@ -209,7 +209,7 @@ def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
 
 
 _INCHES_A_LETTER = 0.055
-"""Of a legend's text, at 7 points."""
+"""Width of one letter of a legend's text at 7 points, in inches."""
 
 _INCHES_A_HANDLE = 0.55
-"""Of the line before it, with the gap to the next."""
+"""Width of the line before a legend's text with the gap to the next entry, in inches."""

@@ -1,4 +1,4 @@
-"""Figure 4: two feature spaces of the same images, laid out in the plane by t-SNE."""
+"""Draw figure 4: two feature spaces of the same images, laid out in the plane by t-SNE."""
 
 # Shapes: N samples, D feature dimensions, K chosen classes.
 
@@ -18,7 +18,7 @@ from penultimate.engine.report.figures.style import COLOURS, look, style
 from penultimate.store.errors import InputError, UnknownNameError
 
 MOST_CLASSES = 12
-"""More cannot be told apart."""
+"""Largest number of classes whose marks can be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,7 +72,7 @@ def embedding_figure(
 
 
 def _marks(name: str, chosen: Sequence[str]) -> dict[str, Any]:
-    """Hollow once the colours come again."""
+    """Return the marker of a class, hollow once the colours repeat."""
     marks = look(name, chosen)
     if chosen.index(name) < len(COLOURS):
         return marks | {"markeredgewidth": 0}

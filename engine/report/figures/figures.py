@@ -1,4 +1,4 @@
-"""Figures: findings in, every figure they hold enough for out. Figure 4 needs features: see ``embedding_figure``."""
+"""Draw every figure that the findings have data for. Figure 4 needs features: ``embedding_figure``."""
 
 import re
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ _SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
 
 
 def figures(found: Findings) -> list[Drawn]:
-    """In the paper's order; those for which there are no trials are not there."""
+    """Return the figures in the paper's order, leaving out those without trials."""
     rows = main_rows(found.board.rows)
     drawn = [*_transfer(found, rows), *_settings(found)]
     if rows:
@@ -69,7 +69,7 @@ def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[Drawn]:
 
 
 def _sizes(curves: Sequence[SizeCurve]) -> Iterator[Drawn]:
-    """A figure for each method that several backbones share, and for each backbone with several methods or variants.
+    """Draw a figure for each method that several backbones share, and for each backbone with several lines.
 
     A backbone that would be in neither has a figure of its own.
     """

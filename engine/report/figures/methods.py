@@ -1,4 +1,4 @@
-"""Figures 6 and 7: methods against each other, by bars and points a dataset, and a point a backbone and dataset."""
+"""Draw figures 6 and 7: methods compared by dataset, and two methods by backbone and dataset."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from penultimate.engine.report.names import setting_name
 _ORDER = ("probe", "finetune", "scratch")
 
 _EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "linestyle": "none"}
-"""Of points that may overlap."""
+"""Edge of points that may overlap."""
 
 
 def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
-    """Figure 6: a panel a dataset; a bar a method at the mean of its backbones, a point a backbone."""
+    """Draw figure 6: one panel for each dataset, with each method's mean over backbones as a bar, backbones as points."""
     datasets = sorted({row.dataset for row in rows})
     methods = _methods(rows)
     backbones = sorted({row.backbone for row in rows})
@@ -112,9 +112,9 @@ def _bars(
 
 
 def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
-    """Figure 7: ``second`` (y) against ``first`` (x), a point a backbone and dataset that has both.
+    """Draw figure 7: ``second`` (y) against ``first`` (x), a point for each backbone and dataset that has both.
 
-    Where either was run in several variants, each with each is a point.
+    Where either was run in several variants, each combination is a point.
     """
     pairs = method_pairs(rows, first, second)
     datasets = sorted({row.dataset for row, _ in pairs})
@@ -152,13 +152,13 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
 
 
 def _bar(method: str, methods: Sequence[str]) -> dict[str, Any]:
-    """Pale, so that points are seen; hatched, so that black and white tells them apart."""
+    """Return the style of a bar: pale, so that points are seen; hatched, so that it is distinct in black and white."""
     hatch = METHOD_HATCHES.get(method, "")
     return {"color": colour_of(method, methods), "alpha": 0.45, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
 def method_pairs(rows: Sequence[ScoreRow], first: str, second: str) -> list[tuple[ScoreRow, ScoreRow]]:
-    """Rows of two methods of the same backbone on the same images."""
+    """Return the pairs of rows of two methods by the same backbone on the same images."""
     others: defaultdict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
     for row in rows:
         if row.method == second:
@@ -167,7 +167,7 @@ def method_pairs(rows: Sequence[ScoreRow], first: str, second: str) -> list[tupl
 
 
 def _methods(rows: Sequence[ScoreRow]) -> list[str]:
-    """In the paper's order, others after them."""
+    """Return the methods of the rows in the paper's order, others after them."""
     found = {row.method for row in rows}
     return [method for method in _ORDER if method in found] + sorted(found - set(_ORDER))
 

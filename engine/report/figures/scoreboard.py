@@ -1,4 +1,4 @@
-"""The scoreboard as a picture: test score of every backbone with its interval, on a logit axis."""
+"""Draw the scoreboard: test score of every backbone with its interval, on a logit axis."""
 
 from itertools import groupby
 from pathlib import Path
@@ -75,7 +75,7 @@ def _draw_panel(axes: Axes, rows: list[ScoreRow]) -> None:
 
 
 def _logit_axis(axes: Axes, rows: list[ScoreRow]) -> None:
-    """Logit-scaled as the paper draws accuracies; linear where a score is 0 or 1, whose logit is infinite."""
+    """Scale the axis in log odds, as the paper does; linearly where a score is 0 or 1, whose logit is infinite."""
     bounds = [bound for row in rows for bound in (row.value, *(row.interval or ()))]
     if min(bounds) <= 0 or max(bounds) >= 1:
         axes.set_xlabel(f"{axes.get_xlabel()} (linear)")

@@ -1,4 +1,4 @@
-"""Figures 3 and 5: average transfer by training setting, of fixed features and fine-tuned."""
+"""Draw figures 3 and 5: average transfer accuracy by training setting, of fixed features and fine-tuned."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from penultimate.engine.report.names import setting_name
 
 
 def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
-    """Contenders of one method, of backbones with several variants: figure 3 for ``probe``, 5 for ``finetune``.
+    """Draw one method's contenders of backbones with several variants: figure 3 (``probe``) or 5 (``finetune``).
 
-    Settings stand from the one that transfers worst on average to the best; below, ImageNet accuracy by setting where
-    it is known.
+    Settings are ordered from the one that transfers worst on average to the best. ImageNet accuracy by setting is
+    drawn below where it is known.
     """
     variants = _by_mean(contenders)
     backbones = sorted({each.backbone for each in contenders})

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: transfer accuracy against ImageNet accuracy, dataset by dataset and on average."""
+"""Draw figures 1 and 2: transfer accuracy against ImageNet accuracy, dataset by dataset and on average."""
 
 # Shapes: M models, D datasets.
 
@@ -19,11 +19,11 @@ from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, insi
 from penultimate.engine.report.names import setting_name
 
 Ties = Mapping[tuple[str, str], bool | None]
-"""(model, dataset) -> whether it ties with the best on that dataset."""
+"""(model, dataset) -> True where the model ties with the best on that dataset, None where it was not tested."""
 
 _MOST_COLUMNS = 3
 _TITLE_LETTERS = 42
-"""That fit above a panel of figure 1."""
+"""Number of letters that fit above a panel of figure 1."""
 
 _FACES = {True: GREEN, False: "white", None: PALE}
 
@@ -34,7 +34,7 @@ _MARKS = (
 
 
 def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
-    """Figure 1: mean log odds against ImageNet accuracy, a panel a setting."""
+    """Draw figure 1: mean log odds against ImageNet accuracy, one panel for each setting."""
     with style():
         names = _numbered(list(analyses.values()))
         columns = min(_MOST_COLUMNS, len(analyses))
@@ -61,9 +61,9 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
 
 
 def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> Drawn:
-    """Figure 2 for one setting: a panel a dataset, and with several datasets their average.
+    """Draw figure 2 for one setting: one panel for each dataset, and the average of several datasets.
 
-    Without ``ties`` no dataset's ties are marked.
+    Where ``ties`` is empty, ties are marked in the average only.
     """
     hover: dict[str, str] = {}
     with style():
@@ -123,7 +123,7 @@ def _grid(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
 def _dataset_panel(
     axes: Axes, analysis: Analysis, d: int, ties: Ties, hover: dict[str, str], names: Mapping[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One dataset; models are numbered that are in ``names``."""
+    """Draw one dataset's panel, numbering the models in ``names``; return its tables of points and of the line."""
     table, dataset = analysis.table, analysis.table.datasets[d]
     log_odds_M = analysis.log_odds.values[:, d]
     shown_M = inside(table.accuracy_MD[:, d], log_odds_M)
@@ -208,7 +208,7 @@ def _line_table(panel: str, line: Regression) -> pd.DataFrame:
 
 
 def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
-    """Models of all panels by ImageNet accuracy, numbered from 1."""
+    """Number the models of all panels from 1, in the order of ImageNet accuracy."""
     top1 = {
         model: top for each in analyses for model, top in zip(each.table.models, each.table.imagenet_M, strict=True)
     }
@@ -216,12 +216,12 @@ def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
 
 
 def _key_width(names: Mapping[str, int]) -> float:
-    """Inches that the longest name takes, and not less than the marks' legend does."""
+    """Return the width of the key in inches: that of the longest name, and at least that of the marks' legend."""
     return max(2.0, 0.4 + 0.055 * max(map(len, names)))
 
 
 def _key(axes: Axes, names: Mapping[str, int]) -> None:
-    """The numbers' models, and what filled and hollow mean."""
+    """Draw the key: the model of each number, and the meaning of filled and hollow marks."""
     axes.set_axis_off()
     lines = [f"{number}  {name}" for name, number in names.items()]
     size = 6.5 if len(lines) <= 20 else 5
