@@ -1,7 +1,7 @@
-"""Cells on a cluster: what ``run_study`` takes as ``run_cells`` in place of one cell after the other.
+"""Run cells on a cluster: ``cells_on`` is a ``run_cells`` for ``run_study`` that runs them as parallel tasks.
 
-``extract_on`` and ``probe_on`` are lists of such cells for the verbs of that name. A cell that trains on several GPUs
-runs under torchrun, on GPUs that Ray gave its task.
+``extract_on`` and ``probe_on`` run lists of cells for the verbs ``extract`` and ``probe``. A cell that trains on
+several GPUs runs under torchrun, on the GPUs that Ray gave its task.
 """
 
 import pickle
@@ -45,13 +45,13 @@ if TYPE_CHECKING:  # Ray, only where a cluster was asked for
     )
 
 PARTS_PER_SLOT = 4
-"""Parts of an extraction for each task that can run at once: fewer leave workers idle at the end, more begin often."""
+"""Parts of an extraction for each task that can run at once: fewer leave workers idle at the end, more cost starts."""
 
 _FAILURES_SHOWN = 3
 
 
 def cells_on(cluster: "Cluster", resources: "TaskResources") -> RunCells:
-    """Return what runs cells as tasks that have ``resources``; a result as each ends, and a failure is its own."""
+    """Return a function that runs each cell as a task with ``resources`` and yields its result, or error, at its end."""
     from penultimate.engine.runtime.ray_cluster import Task
 
     def run_cells(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
@@ -106,20 +106,20 @@ def probe_on(cluster: "Cluster", cells: Sequence[ProbeCell], *, resources: "Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PutImages:
-    """An ImageSet that a cluster holds once a machine."""
+    """An ImageSet in the object store of a cluster, held once on each machine."""
 
     name: str
     reference: "ObjectReference"
 
     def load(self, state: WorkerState) -> ImageSet:
-        """Return the images; a process that asks again is given the very same object."""
+        """Return the images; the same object each time within a process."""
         images: ImageSet = state.get_or_make(self.reference, self.reference.get, capacity=1)
         return images
 
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """One cell on a worker."""
+    """A cell as the callable that a worker runs."""
 
     cell: Cell
     gpus: int = 0
@@ -132,9 +132,9 @@ class CellTask:
 
 
 def under_torchrun(cell: Cell, *, processes: int) -> None:
-    """Run a cell in so many processes that torchrun starts on this machine.
+    """Run a cell in ``processes`` processes that torchrun starts on this machine.
 
-    Raises TasksFailedError with the last thing they said, where they fail.
+    Raises TasksFailedError with the first error line of their stderr where they fail.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cell.pickle"
@@ -163,7 +163,7 @@ def _values(
     progress: Callable[["Progress"], None] = lambda progress: None,
     num_images: Sequence[int] = (),
 ) -> list[Any]:
-    """Run ``cells`` and return what each returned, in order; TasksFailedError if one failed, once all have ended."""
+    """Run ``cells`` and return their values in order; raises TasksFailedError, after all have ended, if one failed."""
     from penultimate.engine.runtime.ray_cluster import Task
 
     counts = num_images or [0] * len(cells)

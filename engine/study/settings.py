@@ -1,4 +1,4 @@
-"""What a study does with each dataset and backbone: probes, fine-tuning, training from scratch. Lists multiply."""
+"""Declare the settings of a study's probes, fine-tuning and training from scratch. Lists multiply."""
 
 from fnmatch import fnmatchcase
 
@@ -9,7 +9,7 @@ from penultimate.engine.train.sweep import TrainSweep
 
 
 def is_for(only: str | None, model: str) -> bool:
-    """Whether settings with this ``only`` are for ``model``."""
+    """Return True where settings with the glob ``only`` apply to ``model``."""
     return only is None or fnmatchcase(model, only)
 
 
@@ -28,7 +28,7 @@ class Train(TrainSweep):
 
 
 class Pretrain(SearchOptions):
-    """How a network is trained from scratch on one of the study's datasets before it is a backbone."""
+    """Settings to train a network from scratch on one of the study's datasets before it is used as a backbone."""
 
     dataset: str
     """The dataset to train it on, one of the study's."""
