@@ -121,7 +121,7 @@ class LeaseClaim(Claim):
         return f"{self._lock}.leases/{entry['token']}"
 
     def _renew(self) -> None:
-        """Rewrite the lease; this fails if another writer took it over, for that removed the object."""
+        """Rewrite the lease; this fails if another writer took it over and thereby removed the object."""
         asked = time.monotonic()
         self._beats += 1
         content = f"{self._entry['token']} {self._beats}".encode()

@@ -1,6 +1,6 @@
-"""Requests: call an object store, repeat after a pause what may succeed then, and raise errors of ours.
+"""Call an object store, repeat requests that may succeed later, and raise penultimate's own errors.
 
-An error of ours names bucket and key, the HTTP status and the server's error code, and nothing else of the answer or
+Such an error names bucket and key, the HTTP status and the server's error code, and nothing else of the response or
 of the library's message, because those may repeat headers, addresses or documents that hold credentials.
 """
 
@@ -25,7 +25,7 @@ from penultimate.store.objects.address import Address
 from penultimate.store.objects.retry import Retry
 
 ANSWERS = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
-"""Errors that answer the request; they are raised to the caller at once, not tried again."""
+"""Errors that are a valid response; they are raised to the caller at once and the request is not repeated."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -55,7 +55,7 @@ class Requests:
             raise self.failure(name, error) from None  # its text may hold what must not be shown
 
     async def awaited(self, name: str, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Do as ``make`` does, awaiting ``ask``."""
+        """Return the awaited result of ``ask``, with the attempts and errors of ``make``."""
         for pause in self.retry.pauses():
             try:
                 return await ask()

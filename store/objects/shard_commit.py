@@ -16,7 +16,7 @@ from penultimate.store.errors import StoreBusyError
 from penultimate.store.objects.objects import Version, VersionedObjects
 
 _TAKEOVERS = 5
-"""How often to look again at a shard that another writer has just put, before giving way to it."""
+"""Number of attempts at a shard that another writer has just put, before giving way to it."""
 
 
 def commit_shard(
