@@ -1,1 +1,1 @@
-"""What computes: images, backbones, extraction, probes, analysis."""
+"""Read images, run backbones, extract features, fit probes, train networks, and analyse the trials."""

@@ -1,4 +1,4 @@
-"""Scores of a classifier as fractions: top-1, top-5, mean per-class accuracy, 11-point mean average precision."""
+"""Score a classifier, as fractions: top-1, top-5, mean per-class accuracy, 11-point mean average precision."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,24 +12,24 @@ from penultimate.store.labels import PRESENT, UNCOUNTED
 # Shapes: N samples, K classes.
 
 Metric = Callable[[NDArray[np.floating[Any]], NDArray[Any]], float]
-"""(scores (N, K), labels (N,) or 0/1 labels (N, K)) -> a fraction in [0, 1]."""
+"""A function of scores (N, K) and labels (N,), or 0/1 labels (N, K), that returns a fraction in [0, 1]."""
 
 
 def top1(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:
-    """Share of samples whose highest score is their class's; the first of equal scores counts as the highest."""
+    """Return the fraction of samples whose class has the highest score; of equal scores the first is the highest."""
     _check_single(labels_N)
     return float(np.mean(scores_NK.argmax(1) == labels_N))
 
 
 def top5(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:
-    """Share of samples with fewer than 5 classes scoring above theirs; 1 by definition with 5 classes or fewer."""
+    """Return the fraction of samples with fewer than 5 classes above their own; 1 with 5 classes or fewer."""
     _check_single(labels_N)
     own_N = scores_NK[np.arange(len(labels_N)), labels_N]
     return float(np.mean((scores_NK > own_N[:, None]).sum(1) < 5))
 
 
 def mean_per_class(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:
-    """Mean over the classes that occur in ``labels_N`` of the top-1 accuracy within the class."""
+    """Return the top-1 accuracy within each class, averaged over the classes that occur in ``labels_N``."""
     _check_single(labels_N)
     counts_K = np.bincount(labels_N, minlength=scores_NK.shape[1])
     hits_K = np.bincount(labels_N[scores_NK.argmax(1) == labels_N], minlength=scores_NK.shape[1])
@@ -38,7 +38,7 @@ def mean_per_class(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any])
 
 
 def map11(scores_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any]) -> float:
-    """Mean over classes of the 11-point interpolated average precision of VOC 2007 (Everingham et al. 2010, sec. 4.2).
+    """Return the 11-point interpolated mean average precision of VOC 2007 (Everingham et al. 2010, sec. 4.2).
 
     Classes without a positive are left out: their recall is not defined. Samples that are ``UNCOUNTED`` in a class
     are left out of that class, as the devkit leaves those with difficult objects alone. Single labels (N,) are taken
@@ -58,7 +58,7 @@ def map11(scores_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any]) -> floa
 
 
 def average_precision_11(scores_N: NDArray[np.floating[Any]], positive_N: NDArray[np.bool_]) -> float:
-    """Mean over recalls t = 0, 0.1 ... 1 of the highest precision at a recall >= t.
+    """Return the mean over recalls t = 0, 0.1 ... 1 of the highest precision at a recall >= t.
 
     Samples of equal score enter together, so that their order does not matter; without ties this is the devkit's value.
     """
@@ -73,18 +73,18 @@ def average_precision_11(scores_N: NDArray[np.floating[Any]], positive_N: NDArra
 
 
 METRICS: dict[str, Metric] = {"top1": top1, "top5": top5, "mean_per_class": mean_per_class, "map11": map11}
-"""The metrics by the name they are asked for."""
+"""Name -> metric."""
 
 
 def metric_named(name: str) -> Metric:
-    """The metric, or ``UnknownNameError`` with the nearest names."""
+    """Return the metric of this name, or raise ``UnknownNameError`` with the nearest names."""
     if name not in METRICS:
         raise UnknownNameError("metric", name, METRICS)
     return METRICS[name]
 
 
 def applicable(labels: NDArray[Any]) -> tuple[str, ...]:
-    """Names of the metrics that these labels allow."""
+    """Return the names of the metrics that these labels allow."""
     return ("map11",) if labels.ndim == 2 else ("top1", "top5", "mean_per_class")
 
 

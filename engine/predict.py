@@ -1,4 +1,4 @@
-"""Predict: images and a saved head in, a score of every class out, through the features the head was fitted on."""
+"""Score images with a saved head, through the features the head was fitted on."""
 
 import tempfile
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ from penultimate.store.feature_store import FeatureStore
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Predictions:
-    """Scores of the images that could be decoded, and why others could not."""
+    """Scores of the images that could be decoded, and the reasons why others could not."""
 
     ids_N: NDArray[np.str_]
     scores_NK: NDArray[np.float32]
     failed: Mapping[str, str]
-    """Id -> reason."""
+    """Id of an image that could not be decoded -> reason."""
 
 
 def request_of(head: Head, weights: str) -> BackboneRequest:
-    """Return the network of a head; the tag of its name says which weights only where ``weights`` is a collection."""
+    """Return the network of a head. The tag of its name chooses the weights only where ``weights`` is a collection."""
     name = head.features["backbone"]
     if weights in ("timm", "package"):
         return BackboneRequest(model=name, weights=weights)

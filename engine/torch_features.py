@@ -1,4 +1,4 @@
-"""Stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
+"""Read stored features as torch tensors: in batches for a training loop, or as one file for ``torch.load``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from penultimate.store.feature_set import FeatureSet
 def torch_batches(
     features: FeatureSet, num_rows: int, *, rows: NDArray[np.int64] | None = None, device: str = "cpu"
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """``FeatureSet.batches`` as tensors (B, D) of the stored dtype on ``device``.
+    """Stream (rows_B, features_BD) as ``FeatureSet.batches`` does, as tensors of the stored dtype on ``device``.
 
     On the CPU a tensor shares the memory that Zarr decoded into; to a GPU it is copied once. Only around rows that
     failed to decode is there one copy more, which closes the gap.
@@ -28,7 +28,7 @@ def torch_batches(
 
 
 def export_torch(features: FeatureSet, file: str | Path) -> Path:
-    """Write everything as one dict of tensors and plain values; ``file`` must not exist (InputError).
+    """Write all features as one dict of tensors and plain values; raises InputError if ``file`` exists.
 
     ``torch.load(file)`` gives, without running any code of the file's: ``features`` (N, D), ``labels`` (N,) or
     (N, K), and lists ``ids``, ``split``, ``class_names``; ``failed`` (id -> reason), ``metric``, ``key``.
@@ -49,5 +49,5 @@ def export_torch(features: FeatureSet, file: str | Path) -> Path:
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """The same memory; a copy of an array that may not be written to, which torch does not have."""
+    """Return a tensor on the array's memory, or of a copy of a read-only array, which torch cannot represent."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -102,7 +102,7 @@ def train_job(
     trials: str | Path | None = None,
     partition: Partition = WHOLE,
 ) -> list[SearchResult]:
-    """Do all trials of ``job``, or read them from the log. All that is asked is checked before the first begins."""
+    """Do all trials of ``job``, or read them from the log. All of the request is checked before the first begins."""
     dtype_named(job.precision, resources.world.device)
     models = InitialModels(request)
     settings = [asked.replace(decoder=asked.decoder or default_decoder(job.device)) for asked in job.trials()]

@@ -1,4 +1,4 @@
-"""Evaluation: what a network predicts for the images of one split, each decoded as the Preprocess says."""
+"""Evaluate a network on the images of one split, each decoded by the rule of its Preprocess."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class Evaluation:
     """Rows of the ImageSet, increasing."""
 
     labels: NDArray[Any]
-    """(N,) classes, or (N, K) as in ``store.labels``."""
+    """Class indices (N,), or the matrix (N, K) of ``store.labels``."""
 
     logits_NK: NDArray[np.float32]
     loss: float
     """Mean of the training loss, without label smoothing."""
 
     failed: Mapping[int, str]
-    """Row -> reason, for images that could not be decoded."""
+    """Row of an image that could not be decoded -> reason."""
 
     def score(self, metric: str) -> float:
         """Return a metric of these predictions, a fraction in [0, 1]."""

@@ -1,4 +1,4 @@
-"""TrainSettings: what is asked of one training trial before its images and network are known.
+"""TrainSettings: the settings of one training trial before its images and network are known.
 
 The options are declared here and in ``options``, once: the command line, a study's YAML and ``penultimate.train`` read
 their names, types, ranges, defaults and help texts from these classes.
@@ -75,7 +75,7 @@ class SearchOptions(RunOptions):
 
     @property
     def resolved_grid(self) -> Grid:
-        """The named grid, with other learning rates and weight decays where they are given."""
+        """Return the named grid, with other learning rates and weight decays where they are given."""
         named = grid_named(self.grid) if self.grid else SINGLE
         return replace(
             named,
@@ -98,7 +98,7 @@ class TrainSettings(SearchOptions):
 
     @property
     def num_steps(self) -> int:
-        """Updates of a run."""
+        """Return the number of updates of a run."""
         return self.steps or self.resolved_grid.steps
 
     def initial_model(self, request: BackboneRequest) -> InitialModel:

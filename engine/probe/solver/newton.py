@@ -75,7 +75,7 @@ class GradientState:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """What the stopping rule finds at a point."""
+    """State of each strength under the stopping rule at a point."""
 
     allowed_S: Tensor
     """Largest gap that certifies."""

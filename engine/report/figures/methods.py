@@ -31,7 +31,7 @@ _EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "li
 
 
 def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
-    """Draw figure 6: one panel for each dataset, with each method's mean over backbones as a bar, backbones as points."""
+    """Draw figure 6: one panel for each dataset, each method's mean over backbones as a bar, backbones as points."""
     datasets = sorted({row.dataset for row in rows})
     methods = _methods(rows)
     backbones = sorted({row.backbone for row in rows})

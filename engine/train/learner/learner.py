@@ -27,7 +27,10 @@ class Learner:
     def __init__(
         self, initial: InitialModel, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World
     ) -> None:
-        """Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work."""
+        """Build all parts.
+
+        Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work.
+        """
         self._recipe = recipe
         self._world = world
         network = build_network(initial, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
@@ -47,7 +50,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to evaluate, averaged if there is an average: uint8 images (B, H, W, C) to logits (B, K)."""
+        """Return the network to evaluate (averaged if there is an average): images (B, H, W, C) to logits (B, K)."""
         return nn.Sequential(self._normalise, self._kept)
 
     @property
@@ -56,7 +59,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the latest update."""
+        """Return the learning rate of the latest update."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:

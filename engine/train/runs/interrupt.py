@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Interrupt:
-    """Whether someone asked to stop."""
+    """True once a stop has been requested."""
 
     def __init__(self) -> None:
         self.asked = False
