@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # Ray, only where a cluster was asked for
     )
 
 PARTS_PER_SLOT = 4
-"""Parts of an extraction for each task that can run at once: fewer leave workers idle, more start too often."""
+"""Parts of an extraction for each concurrent task: fewer leave workers idle at the end, more start too often."""
 
 _FAILURES_SHOWN = 3
 
