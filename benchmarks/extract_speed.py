@@ -171,16 +171,16 @@ def main(arguments: list[str]) -> None:
             for contender in contenders:
                 command = [sys.executable, __file__, scratch, "--model", options.model, "--one", contender]
                 command += ["--peers", str(options.peers)] if options.peers else []
-                answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                rates[contender].append(json.loads(answer.splitlines()[-1]))
+                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                rates[contender].append(json.loads(output.splitlines()[-1]))
                 print(f"{contender}: {rates[contender][-1]}", file=sys.stderr, flush=True)
     print(f"{options.model}, {num_images} images, {options.rounds} rounds")
     print("| contender | images/s warm (least - most) | cold | images/s of one core | cores it had |")
     for contender, results in rates.items():
         warm = sorted(result["warm"] for result in results)
         cold, per_core, cores = (median(result[name] for result in results) for name in ("cold", "per_core", "cores"))
-        spread = f"{median(warm):.1f} ({warm[0]:.1f} - {warm[-1]:.1f})"
-        print(f"| {contender} | {spread} | {cold:.1f} | {per_core:.1f} | {cores:.2f} |")
+        range_text = f"{median(warm):.1f} ({warm[0]:.1f} - {warm[-1]:.1f})"
+        print(f"| {contender} | {range_text} | {cold:.1f} | {per_core:.1f} | {cores:.2f} |")
 
 
 if __name__ == "__main__":

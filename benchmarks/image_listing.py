@@ -62,8 +62,8 @@ def report(num_images: int, folder: Path) -> str:
         cache = str(Path(work) / "cache")
         runs = [("no cache", ""), ("empty cache, written", cache), ("full cache", cache)]
         lines, digests = [], set()
-        for name, place in runs:
-            command = [sys.executable, __file__, "--measure", str(images), place]
+        for name, cache_mode in runs:
+            command = [sys.executable, __file__, "--measure", str(images), cache_mode]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
             seconds, peak, before = map(float, out[:3])
             digests.add(out[3])

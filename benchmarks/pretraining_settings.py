@@ -170,8 +170,8 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
     middle = len(images.class_names) // 2
     upstream = part(images, range(middle), experiment.pretrain, name=f"{images.name}-first-classes")
     downstream = part(images, range(middle, 2 * middle), experiment.probe, name=f"{images.name}-other-classes")
-    asked = [(smoothing, seed) for smoothing in experiment.label_smoothing for seed in range(experiment.seeds)]
-    trained = [pretrain(upstream, experiment, out, smoothing=smoothing, seed=seed) for smoothing, seed in asked]
+    runs = [(smoothing, seed) for smoothing in experiment.label_smoothing for seed in range(experiment.seeds)]
+    trained = [pretrain(upstream, experiment, out, smoothing=smoothing, seed=seed) for smoothing, seed in runs]
     features = features_of([folder for _, folder in trained], downstream, experiment, out / "features.zarr")
     settings = ProbeSettings(path=RegularizationPath.paper())
     probes = [run_probe(found, settings).trial for found in features]
@@ -185,7 +185,7 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
             "probe_certified": probe.converged,
             "training_seconds": trial.wall_seconds,
         }
-        for (smoothing, seed), (trial, _), probe in zip(asked, trained, probes, strict=True)
+        for (smoothing, seed), (trial, _), probe in zip(runs, trained, probes, strict=True)
     ]
     own = [trial for trial, _ in trained]
     seeds = experiment.seeds
@@ -210,9 +210,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=usual.size)
     parser.add_argument("--steps", type=int, default=usual.steps)
     parser.add_argument("--seeds", type=int, default=usual.seeds)
-    asked = parser.parse_args()
-    experiment = Experiment(network=asked.network, size=asked.size, steps=asked.steps, seeds=asked.seeds)
-    found = run(load_images(asked.images, root=asked.root), experiment, asked.out)
+    options = parser.parse_args()
+    experiment = Experiment(network=options.network, size=options.size, steps=options.steps, seeds=options.seeds)
+    found = run(load_images(options.images, root=options.root), experiment, options.out)
     print(json.dumps({**found, **library_versions(), "machine": machine(), "commit": source_commit()}, indent=1))
 
 

@@ -320,45 +320,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=900.0)
     parser.add_argument("--strengths", type=int, default=45)
-    asked = parser.parse_args(arguments)
-    if asked.what == "table":
-        print("\n".join(table(read(asked.out))))
+    options = parser.parse_args(arguments)
+    if options.what == "table":
+        print("\n".join(table(read(options.out))))
         return
     keep_freed_memory()  # as the command line does, for both sides
-    append(asked.out, {"what": "about"} | about())
-    if asked.what == "scaling":
+    append(options.out, {"what": "about"} | about())
+    if options.what == "scaling":
         for record in scaling(SIZES):
-            append(asked.out, {"what": "scaling"} | record)
+            append(options.out, {"what": "scaling"} | record)
         return
-    path = RegularizationPath.spaced(1e-6, 1e5, asked.strengths)
-    if asked.what == "choice":
-        opened = FeatureStore(asked.store)
-        (key,) = [key for key in opened.keys() if key.dataset == asked.dataset]  # noqa: SIM118
-        for record in choice(opened.read(key), path, limit_seconds=asked.limit):
-            append(asked.out, {"what": "choice", "dataset": asked.dataset} | record)
+    path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
+    if options.what == "choice":
+        opened = FeatureStore(options.store)
+        (key,) = [key for key in opened.keys() if key.dataset == options.dataset]  # noqa: SIM118
+        for record in choice(opened.read(key), path, limit_seconds=options.limit):
+            append(options.out, {"what": "choice", "dataset": options.dataset} | record)
         return
-    features_ND, labels_N, classes = train_features(asked.store, asked.dataset)
-    head = {"what": asked.what, "dataset": asked.dataset, "shape": [*features_ND.shape, classes]}
-    if asked.what == "ours":
-        for _ in range(asked.rounds):
-            seconds, probes = ours(features_ND, labels_N, classes, path, loss=asked.loss)
-            append(asked.out, head | summary(probes, seconds))
+    features_ND, labels_N, classes = train_features(options.store, options.dataset)
+    head = {"what": options.what, "dataset": options.dataset, "shape": [*features_ND.shape, classes]}
+    if options.what == "ours":
+        for _ in range(options.rounds):
+            seconds, probes = ours(features_ND, labels_N, classes, path, loss=options.loss)
+            append(options.out, head | summary(probes, seconds))
         return
-    if asked.what == "alone":
+    if options.what == "alone":
         for l2 in path.l2:
-            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)), loss=asked.loss)
-            append(asked.out, head | summary(probes, seconds))
+            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)), loss=options.loss)
+            append(options.out, head | summary(probes, seconds))
         return
     doubled_ND = features_ND.astype(np.float64)
-    if asked.what == "default":
+    if options.what == "default":
         rows = sklearn_default(doubled_ND, labels_N, path)
-    elif asked.what == "svc":
-        rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=asked.limit)
+    elif options.what == "svc":
+        rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=options.limit)
     else:
-        mine = [r for r in read(asked.out) if r.get("dataset") == asked.dataset and r["what"] == "ours"][-1]
-        rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=asked.limit)
+        mine = [r for r in read(options.out) if r.get("dataset") == options.dataset and r["what"] == "ours"][-1]
+        rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=options.limit)
     for record in rows:
-        append(asked.out, head | record)
+        append(options.out, head | record)
 
 
 if __name__ == "__main__":

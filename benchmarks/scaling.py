@@ -139,11 +139,11 @@ class _in_memory:  # noqa: N801 (used as a function)
         client = MemoryStore()
 
         def counted(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
-            def asked(*arguments: Any, **options: Any) -> Any:
+            def counted(*arguments: Any, **options: Any) -> Any:
                 self._counts[kind] += 1
                 return call(*arguments, **options)
 
-            return asked
+            return counted
 
         calls = {"put": "put", "get": "get", "head": "head", "delete": "delete", "list_with_delimiter": "list"}
         fake = SimpleNamespace(list=obstore.list, **{n: counted(k, getattr(obstore, n)) for n, k in calls.items()})

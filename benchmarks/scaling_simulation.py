@@ -198,8 +198,10 @@ def tables(measured: Constants) -> str:
 
     def row(name: str, job: Job, assumed: Assumed) -> str:
         found = simulate(job, measured, assumed)
-        share = found.waits[found.bottleneck]
-        return f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {share:.3f} |"
+        fraction = found.waits[found.bottleneck]
+        return (
+            f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {fraction:.3f} |"
+        )
 
     middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
     usual = Assumed(images_a_second=1000)

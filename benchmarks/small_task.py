@@ -9,18 +9,18 @@ in the order of their names and linked, not copied.
 import sys
 from pathlib import Path
 
-SHARES = {"train": 25, "val": 5, "test": 40}
+IMAGES_PER_CLASS = {"train": 25, "val": 5, "test": 40}
 """Images a class."""
 
 
 def link_task(caltech: Path, folder: Path, *, classes: int = 10) -> list[str]:
     """Make ``folder/<split>/<class>/<image>``; the names of the classes."""
-    enough = sum(SHARES.values())
+    enough = sum(IMAGES_PER_CLASS.values())
     found = sorted(path for path in (caltech / "101_ObjectCategories").iterdir() if path.name != "BACKGROUND_Google")
     chosen = [path for path in found if len(list(path.glob("*.jpg"))) >= enough][:classes]
     for path in chosen:
         photos = iter(sorted(path.glob("*.jpg")))
-        for split, count in SHARES.items():
+        for split, count in IMAGES_PER_CLASS.items():
             target = folder / split / path.name
             target.mkdir(parents=True, exist_ok=True)
             for _, photo in zip(range(count), photos, strict=False):

@@ -157,19 +157,19 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path) -> str:
     values_ND = pooled(num_rows, dim)
     megabytes = values_ND.nbytes / 1e6
     with TemporaryDirectory(dir=folder) as work:
-        place = Path(work)
-        np.save(place / "features.npy", values_ND)
-        store = write_store(place / "store", values_ND)
+        folder = Path(work)
+        np.save(folder / "features.npy", values_ND)
+        store = write_store(folder / "store", values_ND)
         for pipeline in PIPELINES:
             assert np.array_equal(read_all(store, pipeline), values_ND)
-        whole: dict[str, Contender] = {"numpy.load": lambda: np.load(place / "features.npy")}
+        whole: dict[str, Contender] = {"numpy.load": lambda: np.load(folder / "features.npy")}
         whole |= {f"FeatureSet.features, {name}": partial(read_all, store, name) for name in PIPELINES}
         whole |= {f"FeatureSet.batches, {name}": partial(stream, store, name) for name in PIPELINES}
-        writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(place / "plain", values_ND)}
-        writes |= {"FeatureWriter": partial(write_store, place / "written", values_ND)}
+        writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(folder / "plain", values_ND)}
+        writes |= {"FeatureWriter": partial(write_store, folder / "written", values_ND)}
         parts = [
             table("Reading, from the page cache", rounds_of(whole, rounds), megabytes),
-            table("Reading, cold", rounds_of(whole, rounds, lambda: drop_from_cache(place)), megabytes),
+            table("Reading, cold", rounds_of(whole, rounds, lambda: drop_from_cache(folder)), megabytes),
             table("Writing", rounds_of(writes, rounds), megabytes),
         ]
     return "\n\n".join([_head(num_rows, dim, rounds, megabytes), *parts]) + "\n"

@@ -62,7 +62,7 @@ class Workload:
     workers: int
     device: str = "cpu"
     timm_channels_last: bool = False
-    """timm's ``--channels-last``, off unless asked for; penultimate's default is on."""
+    """timm's ``--channels-last``, off unless the flag is given; penultimate's default is on."""
 
     compile: bool = False
     """Both sides' ``torch.compile``: timm's ``--torchcompile``."""
@@ -199,52 +199,52 @@ SIDES: dict[str, Callable[[Workload], Update]] = {"penultimate": ours, "timm": t
 class Side:
     """One side in its own process."""
 
-    def __init__(self, name: str, asked: Connection) -> None:
+    def __init__(self, name: str, connection: Connection) -> None:
         self.name = name
-        self._asked = asked
+        self._connection = connection
 
     def steps_per_second(self, steps: int) -> float:
         """Of ``steps`` updates in a row."""
-        self._asked.send(steps)
-        return float(self._asked.recv())
+        self._connection.send(steps)
+        return float(self._connection.recv())
 
     def peak_memory_gb(self) -> float:
         """The largest resident memory of its process so far, its workers' not counted."""
-        self._asked.send(None)
-        return float(self._asked.recv())
+        self._connection.send(None)
+        return float(self._connection.recv())
 
 
 @contextmanager
 def started(name: str, work: Workload) -> Iterator[Side]:
     """The side of that name, building its network as it starts."""
     context = multiprocessing.get_context("spawn")
-    asked, answered = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, answered))
+    connection, remote_end = context.Pipe()
+    process = context.Process(target=_serve, args=(name, work, remote_end))
     process.start()
-    answered.close()  # so that a side that died is an EOFError here
+    remote_end.close()  # so that a side that died is an EOFError here
     try:
-        yield Side(name, asked)
+        yield Side(name, connection)
     finally:
-        asked.close()
+        connection.close()
         process.join()
 
 
-def _serve(name: str, work: Workload, asked: Connection) -> None:
+def _serve(name: str, work: Workload, connection: Connection) -> None:
     update = SIDES[name](work)
     while True:
         try:
-            steps = asked.recv()
+            steps = connection.recv()
         except EOFError:
             return
         if steps is None:
-            asked.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
             continue
         began = time.perf_counter()
         for _ in range(steps):
             update()
         if work.device == "cuda":
             torch.cuda.synchronize()
-        asked.send(steps / (time.perf_counter() - began))
+        connection.send(steps / (time.perf_counter() - began))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,23 +290,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     work = Workload(
-        folder=asked.folder,
-        network=asked.network,
-        batch_size=asked.batch_size,
-        size=asked.size,
-        precision=asked.precision,
-        workers=asked.workers,
-        device=asked.device,
-        timm_channels_last=asked.timm_channels_last,
-        compile=asked.compile,
-        keep_memory=not asked.give_memory_back,
-        channels_last=not asked.contiguous,
+        folder=options.folder,
+        network=options.network,
+        batch_size=options.batch_size,
+        size=options.size,
+        precision=options.precision,
+        workers=options.workers,
+        device=options.device,
+        timm_channels_last=options.timm_channels_last,
+        compile=options.compile,
+        keep_memory=not options.give_memory_back,
+        channels_last=not options.contiguous,
     )
-    measured = compare(work, against=asked.against, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
+    measured = compare(work, against=options.against, rounds=options.rounds, steps=options.steps, warmup=options.warmup)
     rates = measured.steps_per_second
-    ratios = [a / b for a, b in zip(rates["penultimate"], rates[asked.against], strict=True)]
+    ratios = [a / b for a, b in zip(rates["penultimate"], rates[options.against], strict=True)]
     print(
         json.dumps(
             {

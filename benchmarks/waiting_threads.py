@@ -277,16 +277,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--setting", action="append", help="beside libgomp's own; repeats")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu", help="class of processor to answer as: PENULTIMATE_CPU")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     text = report(
-        Work(features=asked.features, images=asked.images),
-        jobs=asked.job or [*JOBS],
-        settings=[LIBGOMPS_OWN, *asked.setting] if asked.setting else SETTINGS,
-        rounds=asked.rounds,
-        num_images=asked.num_images,
-        cpu=asked.cpu,
+        Work(features=options.features, images=options.images),
+        jobs=options.job or [*JOBS],
+        settings=[LIBGOMPS_OWN, *options.setting] if options.setting else SETTINGS,
+        rounds=options.rounds,
+        num_images=options.num_images,
+        cpu=options.cpu,
     )
-    asked.report.write_text(text)
+    options.report.write_text(text)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def demo(
 
     _step(4, "Draw the figure and write the page.")
     _run("report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?")
-    _tell(TrialLog(trials))
+    _print_scores(TrialLog(trials))
     typer.echo(
         f"\nfigure  {page.with_name('report_figures') / 'figure9_probe.png'}\npage    {page}\n\n"
         "The same on your own photographs, one folder a class:\n"
@@ -82,15 +82,15 @@ def _run(*arguments: str, quiet: bool = False) -> None:
     from penultimate.cli.main import run  # which has this verb, too
 
     log(f"      $ penultimate {shlex.join(arguments)}")
-    talk = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(talk if quiet else sys.stderr):
+    stderr = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(stderr if quiet else sys.stderr):
         code = run(list(arguments))
     if code:
-        typer.echo(talk.getvalue(), nl=False, err=True)
+        typer.echo(stderr.getvalue(), nl=False, err=True)
         raise typer.Exit(code)
 
 
-def _tell(trials: TrialLog) -> None:
+def _print_scores(trials: TrialLog) -> None:
     """Print the one table: what both networks got right by images a class, and how far ahead the trained one is."""
     curves = {curve.backbone: curve for curve in size_curves(trials.trials()) if curve.dataset == _PICTURES}
     trained, random = curves[_MODEL], curves[f"{_MODEL}.random0"]

@@ -61,8 +61,8 @@ def report(
 
     if not output.absolute().parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {output.absolute().parent}")
-    asked = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
-    if any(asked) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
+    figure_4_options = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
+    if any(figure_4_options) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
         raise InputError("figure 4 needs --store, --tsne DATASET and --tsne-backbone twice")
     trials = TrialLog(runs).trials()
     found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)

@@ -89,11 +89,11 @@ def train(
     penultimate train photos/ -m tf_efficientnet_lite0 --weights package --out runs/ --learning-rate 0.01 \\
         --steps 300 --batch-size 64 --size 96
     """
-    asked = TrainOptions.of(settings)
-    job = asked.part(TrainJob)
+    train_options = TrainOptions.of(settings)
+    job = train_options.part(TrainJob)
     partition = Partition.parse(shard)
     match_models([model])  # a wrong name is known before any image is read
-    image_set = load_images(images, root=root, seed=job.seed, **asked.part(ImageOptions).model_dump())
+    image_set = load_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
         if resources.world.is_main:

@@ -24,10 +24,10 @@ class TrainingProgress:
         self._last_line = now
         rate, decay = f"{recipe.learning_rate:g}", f"{recipe.weight_decay:g}"
         where = f"{recipe.digest[:8]} (learning rate {rate}, weight decay {decay}) {row['step']:,}/{recipe.steps:,}"
-        print(f"{where}: {_said(row)}", file=sys.stderr)
+        print(f"{where}: {_event_text(row)}", file=sys.stderr)
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _event_text(row: Mapping[str, Any]) -> str:
     if row["event"] == "step":
         return (
             f"loss {row['loss']:.4f}, learning rate now {row['learning_rate']:.3g}, "

@@ -86,15 +86,15 @@ def read_accuracy_table(
         raise InputError(f"row {int(frame[models].isna().argmax()) + 1} of {path} has no name in column {models!r}")
     names = frame[models].astype(str).tolist()
     values = np.column_stack([_numbers(frame, column, names) for column in (imagenet, *chosen)])
-    percent, said = _is_percent(values, unit, [imagenet, *chosen])
+    percent, unit_text = _is_percent(values, unit, [imagenet, *chosen])
     fractions = values / 100 if percent else values
-    _check_range(values, 100.0 if percent else 1.0, names, [imagenet, *chosen], said)
+    _check_range(values, 100.0 if percent else 1.0, names, [imagenet, *chosen], unit_text)
     return AccuracyTable(
         models=tuple(names),
         datasets=tuple(chosen),
         imagenet_M=fractions[:, 0],
         accuracy_MD=fractions[:, 1:],
-        unit=said,
+        unit=unit_text,
         notes=_averages(fractions[:, 1:], chosen),
     )
 
@@ -159,13 +159,13 @@ def _is_percent(values: NDArray[np.float64], unit: Unit | None, columns: Sequenc
 
 
 def _check_range(
-    values: NDArray[np.float64], top: float, models: Sequence[str], columns: Sequence[str], said: str
+    values: NDArray[np.float64], top: float, models: Sequence[str], columns: Sequence[str], unit_text: str
 ) -> None:
     outside = np.argwhere((values < 0) | (values > top))
     if len(outside):
         m, d = outside[0]
         raise InputError(
-            f"{models[m]} has {values[m, d]:g} on {columns[d]}; expected 0 to {top:g}, as the table is {said}"
+            f"{models[m]} has {values[m, d]:g} on {columns[d]}; expected 0 to {top:g}, as the table is {unit_text}"
         )
 
 

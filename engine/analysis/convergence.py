@@ -20,7 +20,7 @@ from penultimate.engine.analysis.variant import variants
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial import Trial
 
-SHARE = 0.9
+FRACTION_OF_BEST = 0.9
 """Fraction of the largest odds at which training counts as converged."""
 
 
@@ -126,18 +126,18 @@ def _curve(key: tuple[str, ...], points: Mapping[tuple[float, float], Sequence[T
     )
 
 
-def first_to_share(accuracy_B: ArrayLike, *, num_test: int, share: float = SHARE) -> int:
-    """Return the index of the first budget whose odds are at least ``share`` times the largest odds at any budget.
+def first_to_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float = FRACTION_OF_BEST) -> int:
+    """Return the index of the first budget whose odds are at least ``fraction`` times the largest odds at any budget.
 
     Odds p / (1 - p), with an accuracy of 1 or 0 clipped to half a test sample from it (``log_odds``).
     """
     odds_B = np.exp(log_odds(accuracy_B, num_test=num_test).values)
-    return int(np.argmax(odds_B >= share * odds_B.max()))
+    return int(np.argmax(odds_B >= fraction * odds_B.max()))
 
 
-def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
-    """Return the first budget of ``curve`` whose odds are at least ``share`` times its largest odds."""
-    first = first_to_share(curve.accuracy_B, num_test=curve.num_test, share=share)
+def reached(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> Reached:
+    """Return the first budget of ``curve`` whose odds are at least ``fraction`` times its largest odds."""
+    first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test, fraction=fraction)
     return Reached(
         dataset=curve.dataset,
         images=curve.images,

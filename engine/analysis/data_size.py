@@ -115,11 +115,11 @@ def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:
     for before, after in pairwise(decided):
         if np.sign(lead[before]) == np.sign(lead[after]):
             continue
-        share = lead[before] / (lead[before] - lead[after])
+        fraction = lead[before] / (lead[before] - lead[after])
         low, high = np.log(shots[before]), np.log(shots[after])
         found.append(
             Crossing(
-                shots=float(np.exp(low + share * (high - low))),
+                shots=float(np.exp(low + fraction * (high - low))),
                 between=(int(shots[before]), int(shots[after])),
                 overtaken_by="first" if lead[after] > 0 else "second",
             )

@@ -49,9 +49,9 @@ def variants(trials: Sequence[Trial]) -> list[Variant]:
     its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
     ``OTHER_AXES`` are never named.
     """
-    asked = [_asked(trial) for trial in trials]
+    fields = [_fields(trial) for trial in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for trial, each in zip(trials, asked, strict=True):
+    for trial, each in zip(trials, fields, strict=True):
         cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
     of_method: defaultdict[str, set[str]] = defaultdict(set)
     of_backbone: defaultdict[str, set[str]] = defaultdict(set)
@@ -60,15 +60,15 @@ def variants(trials: Sequence[Trial]) -> list[Variant]:
             (of_backbone[backbone] if name in OF_THE_NETWORK else of_method[method]).add(name)
     return [
         Variant(setting=_label(each, of_method[trial.method]), network=_label(each, of_backbone[trial.backbone]))
-        for trial, each in zip(trials, asked, strict=True)
+        for trial, each in zip(trials, fields, strict=True)
     ]
 
 
-def _label(asked: Mapping[str, Any], names: set[str]) -> str:
-    return ", ".join(f"{name}={_short(asked[name])}" for name in sorted(names) if name in asked)
+def _label(fields: Mapping[str, Any], names: set[str]) -> str:
+    return ", ".join(f"{name}={_short(fields[name])}" for name in sorted(names) if name in fields)
 
 
-def _asked(trial: Trial) -> dict[str, Any]:
+def _fields(trial: Trial) -> dict[str, Any]:
     """Flatten settings and feature fields of a trial into one mapping with dotted names, without ``OTHER_AXES``."""
     features = {name: value for name, value in trial.features.items() if name not in _SAME_IN_A_CELL}
     left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
@@ -88,7 +88,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(cell: Sequence[Mapping[str, Any]]) -> set[str]:
-    names = {name for asked in cell for name in asked}
+    names = {name for fields in cell for name in fields}
     return {name for name in names if len({json.dumps(a[name], sort_keys=True) for a in cell if name in a}) > 1}
 
 

@@ -51,7 +51,7 @@ _FAILURES_SHOWN = 3
 
 
 def cells_on(cluster: "Cluster", resources: "TaskResources") -> RunCells:
-    """Return a function that runs each cell as a task with ``resources`` and yields its result, or error, at its end."""
+    """Return a function that runs each cell as a task with ``resources`` and yields its result as it ends."""
     from penultimate.engine.runtime.ray_cluster import Task
 
     def run_cells(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
@@ -143,8 +143,8 @@ def under_torchrun(cell: Cell, *, processes: int) -> None:
         command = [*torchrun, "--module", "penultimate.engine.study.distributed", str(file)]
         ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["torchrun said nothing of why"]
-        raise TasksFailedError(f"torchrun with {processes} processes: {said[0].strip()}")
+        errors = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["torchrun said nothing of why"]
+        raise TasksFailedError(f"torchrun with {processes} processes: {errors[0].strip()}")
 
 
 def _run_context(worker: "Worker") -> RunContext:
@@ -176,13 +176,13 @@ def _values(
 
 
 def _raise_failed(results: Iterable["TaskResult"]) -> None:
-    outcomes = list(results)
-    failed = [result for result in outcomes if result.error is not None]
+    finished = list(results)
+    failed = [result for result in finished if result.error is not None]
     if failed:
         reasons = "; ".join(f"{each.task.name}: {each.error}" for each in failed[:_FAILURES_SHOWN])
         more = f"; and {len(failed) - _FAILURES_SHOWN} more" if len(failed) > _FAILURES_SHOWN else ""
         raise TasksFailedError(
-            f"{len(failed)} of {len(outcomes)} tasks failed, the others are done ({reasons}{more}); "
+            f"{len(failed)} of {len(finished)} tasks failed, the others are done ({reasons}{more}); "
             "run the same command again to do what is missing"
         )
 

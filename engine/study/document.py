@@ -78,30 +78,30 @@ def _change(content: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {change}: {text!r} is no YAML value") from error
-    place: Any = content
+    node: Any = content
     for part in way:
-        place = _step(place, part, change)
-    if isinstance(place, list):
-        place[_position(place, last, change)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+        node = _step(node, part, change)
+    if isinstance(node, list):
+        node[_index(node, last, change)] = value
+    elif isinstance(node, dict):
+        node[last] = value
     else:
-        raise InputError(f"--set {change}: {'.'.join(way)} is {place!r}, which has no {last!r}")
+        raise InputError(f"--set {change}: {'.'.join(way)} is {node!r}, which has no {last!r}")
 
 
-def _step(place: Any, part: str, change: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, change)]
-    if not isinstance(place, dict):
-        raise InputError(f"--set {change}: there is nothing below {place!r}")
-    if place.get(part) is None:
-        place[part] = {}
-    return place[part]
+def _step(node: Any, part: str, change: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, change)]
+    if not isinstance(node, dict):
+        raise InputError(f"--set {change}: there is nothing below {node!r}")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
 
 
-def _position(place: list[Any], part: str, change: str) -> int:
-    if not part.isdecimal() or int(part) >= len(place):
+def _index(node: list[Any], part: str, change: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
         raise InputError(
-            f"--set {change}: {part!r} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}"
+            f"--set {change}: {part!r} is no index of a list of {len(node)}; expected 0 to {len(node) - 1}"
         )
     return int(part)

@@ -136,7 +136,7 @@ class _Planner:
         for name in self._study.datasets:
             self._context.log(f"{name}: reading")
             self._images[name] = _or_why(partial(images_request(self._study, name).load, self._context.state))
-        backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
+        backbones = [each for entry in self._study.backbones for each in self._wanted(entry)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
             probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
@@ -147,14 +147,14 @@ class _Planner:
             cells.sort(key=lambda cell: list(self._images).index(cell.dataset))
         return self._plan
 
-    def _wanted(self, asked: Backbone) -> list[_Wanted]:
+    def _wanted(self, entry: Backbone) -> list[_Wanted]:
         """Return the networks of one entry of the study's ``backbones``."""
-        requests = asked.requests(data=self._study.data, seed=self._study.seed)
-        if asked.pretrain is None:
+        requests = entry.requests(data=self._study.data, seed=self._study.seed)
+        if entry.pretrain is None:
             return [_Wanted(request) for request in requests]
         (request,) = requests
-        how = asked.pretrain
-        named = replace(request, name=asked.name or f"{request.model}.{how.dataset}")
+        how = entry.pretrain
+        named = replace(request, name=entry.name or f"{request.model}.{how.dataset}")
         settings = how.settings(seed=request.seed)
         cell = self._train_cell(how.dataset, named, settings, "pretrain")
         status, folder = self._training(cell, self._ids_pretrained, InitialModels(named))
@@ -207,7 +207,7 @@ class _Planner:
 
     def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
         mine = [probe for probe in self._study.probe if is_for(probe.only, wanted.request.model)]
-        return [asked for probe in mine for asked in probe.settings()]
+        return [each for probe in mine for each in probe.settings()]
 
     def _probes(self, images: ImageSet, key: FeatureKey, wanted: _Wanted) -> None:
         for settings, seed in self._probe_settings(wanted):
@@ -271,7 +271,7 @@ class _Planner:
         self, method: Method, cell: ProbeCell | TrainCell, backbone: str, trial: str, ids: frozenset[str]
     ) -> None:
         if trial in self._seen:
-            return  # the same question, asked twice: two lines of a study may have a network in common
+            return  # the same trial, named twice: two entries of a study may have a network in common
         self._seen.add(trial)
         there = trial in ids
         status: Status = "there" if there else "to do"

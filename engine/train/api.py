@@ -105,7 +105,7 @@ def train_job(
     """Do all trials of ``job``, or read them from the log. All of the request is checked before the first begins."""
     dtype_named(job.precision, resources.world.device)
     models = InitialModels(request)
-    settings = [asked.replace(decoder=asked.decoder or default_decoder(job.device)) for asked in job.trials()]
+    settings = [trial.replace(decoder=trial.decoder or default_decoder(job.device)) for trial in job.trials()]
     searches = [each.search(images, models.of(each)) for each in settings]
     log = _open_log(out, str(trials or out / "trials"), resources)
     return [get_or_train(search, out, log, resources, partition=partition) for search in searches]

@@ -122,13 +122,13 @@ class LeaseClaim(Claim):
 
     def _renew(self) -> None:
         """Rewrite the lease; this fails if another writer took it over and thereby removed the object."""
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         self._beats += 1
         content = f"{self._entry['token']} {self._beats}".encode()
         self._version = self._objects.put_if(self._lease(self._entry), content, self._version)
         self._lost = self._version is None
         if not self._lost:
-            self._renewed = asked
+            self._renewed = sent_at
 
     def _keep_renewing(self) -> None:
         while not self._lost and not self._ended.wait(self._seconds / _RENEWALS_A_LEASE):

@@ -192,7 +192,7 @@ def regression_band(
 
 
 def _rank_p_value(x_M: NDArray[np.float64], y_M: NDArray[np.float64], rng: np.random.Generator) -> float:
-    outcome = permutation_test(
+    result = permutation_test(
         (x_M,),
         lambda x, axis: spearman(np.moveaxis(x, axis, -1), y_M),
         permutation_type="pairings",
@@ -200,7 +200,7 @@ def _rank_p_value(x_M: NDArray[np.float64], y_M: NDArray[np.float64], rng: np.ra
         n_resamples=9_999,
         rng=rng,
     )
-    return float(outcome.pvalue)
+    return float(result.pvalue)
 
 
 def _check(imagenet_M: NDArray[np.float64], transfer_MD: NDArray[np.float64]) -> None:

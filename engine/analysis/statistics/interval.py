@@ -34,8 +34,8 @@ def top1_interval(correct_N: NDArray[np.bool_], *, level: float = 0.95) -> Inter
     """Return Wilson's score interval (Wilson 1927) of the accuracy; the standard error is the binomial's."""
     num_correct, total = int(correct_N.sum()), len(correct_N)
     wilson = binomtest(num_correct, total).proportion_ci(level, method="wilson")
-    share = num_correct / total
-    error = sqrt(share * (1 - share) / total)
+    accuracy = num_correct / total
+    error = sqrt(accuracy * (1 - accuracy) / total)
     return Interval(
         low=float(wilson.low), high=float(wilson.high), standard_error=error, level=level, method="Wilson score"
     )
@@ -52,10 +52,10 @@ def mean_per_class_interval(
     the mean's p (1 - p). The interval is NaN where the accuracy is 0 or 1 or the error is 0.
     """
     classes_N, num_K = np.unique(labels_N, return_inverse=True, return_counts=True)[1:]
-    share_K = np.bincount(classes_N, weights=correct_N) / num_K
-    mean = float(share_K.mean())
-    spread_K = np.where(num_K > 1, share_K * (1 - share_K) / np.maximum(num_K - 1, 1), mean * (1 - mean))
-    error = sqrt(float(spread_K.sum())) / len(num_K)
+    accuracy_K = np.bincount(classes_N, weights=correct_N) / num_K
+    mean = float(accuracy_K.mean())
+    variance_K = np.where(num_K > 1, accuracy_K * (1 - accuracy_K) / np.maximum(num_K - 1, 1), mean * (1 - mean))
+    error = sqrt(float(variance_K.sum())) / len(num_K)
     return _in_log_odds(mean, error, level, "delta method over classes, symmetric in log odds")
 
 
@@ -101,6 +101,6 @@ def _in_log_odds(value: float, error: float, level: float, method: str) -> Inter
     """Return ``value`` +- normal quantile x ``error``, computed in log odds; NaN at 0, at 1 and without error."""
     low = high = nan
     if 0 < value < 1 and error > 0:
-        reach = float(norm.ppf((1 + level) / 2)) * error / (value * (1 - value))
-        low, high = (float(expit(logit(value) + side * reach)) for side in (-1, 1))
+        half_width = float(norm.ppf((1 + level) / 2)) * error / (value * (1 - value))
+        low, high = (float(expit(logit(value) + side * half_width)) for side in (-1, 1))
     return Interval(low=low, high=high, standard_error=error, level=level, method=method)

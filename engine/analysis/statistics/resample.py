@@ -26,9 +26,9 @@ def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float6
     """Return Pearson's r along the last axis, the others broadcast; NaN where either is constant."""
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     with np.errstate(invalid="ignore", divide="ignore"):  # constant: 0 / 0, NaN as promised
-        return np.asarray(np.clip((x * y).sum(axis=-1) / spread, -1, 1))
+        return np.asarray(np.clip((x * y).sum(axis=-1) / scale, -1, 1))
 
 
 def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -95,9 +95,9 @@ def interval_over_datasets(
         return -1.0, 1.0
     observed = statistic(x_M, y_MD.mean(axis=1))
     center = float(_z(observed, num_models))
-    reach = float(student.ppf((1 + level) / 2, num_datasets - 1) * z_R.std(ddof=1))
-    reach *= sqrt(num_datasets / (num_datasets - 1))
-    return _about(float(observed), center - reach, center + reach)
+    half_width = float(student.ppf((1 + level) / 2, num_datasets - 1) * z_R.std(ddof=1))
+    half_width *= sqrt(num_datasets / (num_datasets - 1))
+    return _about(float(observed), center - half_width, center + half_width)
 
 
 def _about(observed: float, low_z: float, high_z: float) -> tuple[float, float]:

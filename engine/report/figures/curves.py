@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
+from penultimate.engine.analysis.convergence import BudgetCurve, first_to_fraction
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.report.figures.drawn import Drawn
@@ -68,7 +68,7 @@ def _budget_curve(
     x, y = getattr(curve, f"{unit}_B"), _drawable(curve)
     marks = look(curve.line, lines)
     axes.plot(x, y, linestyle=METHOD_LINES.get(curve.method, "solid"), color=marks["color"], zorder=1)
-    first = first_to_share(curve.accuracy_B, num_test=curve.num_test)
+    first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test)
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": marks["color"]}
     axes.plot([x[first]], [y[first]], linestyle="none", **ring, zorder=2)
     for b in range(len(x)):
@@ -150,16 +150,16 @@ def _size_curve(axes: Axes, curve: SizeCurve, marks: dict[str, Any], prefix: str
             axes.vlines(shots, low, high, color=marks["color"], linewidth=1, zorder=2)
         gid = f"{prefix}s{s}"
         axes.plot([shots], [mean], **(marks | {"linestyle": "none"}), zorder=3, gid=gid)
-        said = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
+        error_text = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
         hover[gid] = (
-            f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{said} % with {shots} images a class, "
+            f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{error_text} % with {shots} images a class, "
             f"mean of {curve.num_subsets_S[s]}"
         )
 
 
 def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
     """Scale and label the axes: images a class below, all training images above."""
-    reach = [
+    bounds = [
         np.clip(expit(curve.log_odds_S) + side * np.nan_to_num(curve.standard_error_S), 1e-4, 1 - 1e-4)
         for curve in curves
         for side in (-1, 1)
@@ -171,7 +171,7 @@ def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
     )
     fixed_ticks(upper.xaxis, [classes * shots for shots in axes.get_xticks()])
     upper.set_xlabel("Training images")
-    logit_axis(axes, "y", np.concatenate(reach), at_most=5)
+    logit_axis(axes, "y", np.concatenate(bounds), at_most=5)
     axes.set_xlabel("Images a class")
     axes.set_title(f"{dataset} ({classes} classes)")
 

@@ -56,8 +56,8 @@ def embedding_figure(
     with style():
         figure = Figure(figsize=(8.4, 3.7), layout="constrained")
         panels = figure.subplots(1, 2)
-        for place, (axes, space) in enumerate(zip(panels, (first, second), strict=True)):
-            numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{place}", hover))
+        for index, (axes, space) in enumerate(zip(panels, (first, second), strict=True)):
+            numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{index}", hover))
         handles = [panels[0].plot([], [], **_marks(c, chosen), linestyle="none", label=c)[0] for c in chosen]
         figure.legend(handles=handles, loc="outside right upper")
     return Drawn(

@@ -80,23 +80,23 @@ def _bars(
     logit_axis(axes, "y", expit([row.log_odds for row in rows]), at_most=5)
     bottom = axes.get_ylim()[0]
     numbers: list[dict[str, object]] = []
-    for place, method in enumerate(methods):
+    for index, method in enumerate(methods):
         mine = [row for row in rows if row.method == method]
         if not mine:
             continue
         log_odds = np.array([row.log_odds for row in mine])
         mean = float(log_odds.mean())
         error = float(log_odds.std(ddof=1)) / sqrt(len(mine)) if len(mine) > 1 else float("nan")
-        axes.bar(place, expit(mean) - bottom, bottom=bottom, width=0.8, **_bar(method, methods))
+        axes.bar(index, expit(mean) - bottom, bottom=bottom, width=0.8, **_bar(method, methods))
         if np.isfinite(error):
-            axes.vlines(place, expit(mean - error), expit(mean + error), color=INK, linewidth=1.0, zorder=2)
+            axes.vlines(index, expit(mean - error), expit(mean + error), color=INK, linewidth=1.0, zorder=2)
         for number, row in enumerate(sorted(mine, key=lambda row: (row.backbone, row.variant))):
-            gid = f"{prefix}p{place}n{number}"
-            spread = 0.6 * ((number + 0.5) / len(mine) - 0.5)
+            gid = f"{prefix}p{index}n{number}"
+            offset = 0.6 * ((number + 0.5) / len(mine) - 0.5)
             axes.plot(
-                [place + spread], [expit(row.log_odds)], **look(row.backbone, backbones), **_EDGE, zorder=3, gid=gid
+                [index + offset], [expit(row.log_odds)], **look(row.backbone, backbones), **_EDGE, zorder=3, gid=gid
             )
-            hover[gid] = _said(row)
+            hover[gid] = _hover_text(row)
         numbers.append(
             {
                 "dataset": rows[0].dataset,
@@ -172,7 +172,7 @@ def _methods(rows: Sequence[ScoreRow]) -> list[str]:
     return [method for method in _ORDER if method in found] + sorted(found - set(_ORDER))
 
 
-def _said(row: ScoreRow) -> str:
+def _hover_text(row: ScoreRow) -> str:
     return f"{row.backbone} on {row.dataset}, {row.method}: {_score(row)}, n = {row.n_test:,}"
 
 

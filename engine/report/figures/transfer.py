@@ -43,9 +43,9 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
         grid = figure.add_gridspec(rows, columns + 1, width_ratios=[3.4] * columns + [key])
         hover: dict[str, str] = {}
         numbers, lines = [], []
-        for place, (setting, analysis) in enumerate(analyses.items()):
-            axes = figure.add_subplot(grid[place // columns, place % columns])
-            points, line = _average_panel(axes, analysis, names, f"c{place}-", hover)
+        for index, (setting, analysis) in enumerate(analyses.items()):
+            axes = figure.add_subplot(grid[index // columns, index % columns])
+            points, line = _average_panel(axes, analysis, names, f"c{index}-", hover)
             axes.set_title(f"{fill(setting_name(setting), _TITLE_LETTERS)}\n{_r(analysis)}")
             numbers.append(points.assign(setting=setting))
             lines.append(line.assign(setting=setting))
@@ -169,8 +169,8 @@ def _average_panel(
         error = f" ± {error_M[m]:.3f}" if np.isfinite(error_M[m]) else ""
         hover[gid] = f"{model}: mean log odds {mean_M[m]:.3f}{error}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
     logit_axis(axes, "x", imagenet_M, at_most=5)
-    reach_M = np.nan_to_num(error_M)
-    low, high = float((mean_M - reach_M).min()), float((mean_M + reach_M).max())
+    finite_error_M = np.nan_to_num(error_M)
+    low, high = float((mean_M - finite_error_M).min()), float((mean_M + finite_error_M).max())
     axes.set_ylim(
         low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
     )  # a wide band must not squeeze it

@@ -93,8 +93,8 @@ class DaliAugmenter:
             return {}
 
     def _with_pillow(self, images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> Cropped:
-        row, outcome = cropped_with_pillow(images, draws, position, settings)
-        return Cropped(row, outcome if isinstance(outcome, str) else outcome.to(self._device))
+        row, result = cropped_with_pillow(images, draws, position, settings)
+        return Cropped(row, result if isinstance(result, str) else result.to(self._device))
 
     def _run(self, images: Sequence[_Plain], settings: CropSettings) -> list[Tensor]:
         """Return (H, W, C) pixels of each image, on the device. Raises RuntimeError if DALI cannot decode one."""

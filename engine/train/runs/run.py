@@ -121,7 +121,7 @@ class _Run:
                 self._update(batch)
                 if not self._looks_finite():
                     return self._end("diverged")
-                stop = self.world.any(interrupt.asked) and self.step < self.recipe.steps
+                stop = self.world.any(interrupt.requested) and self.step < self.recipe.steps
                 if stop or self._at(self.resources.settings.checkpoint_every):
                     with self.pace.paused():
                         self._checkpoint(LAST)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from support.trial_cases import trial_of
 
-from penultimate.engine.analysis.convergence import budget_curves, first_to_share, reached, speed, speedup
+from penultimate.engine.analysis.convergence import budget_curves, first_to_fraction, reached, speed, speedup
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial import Trial
 
@@ -21,16 +21,16 @@ def _run(method: str, step: int, wrong: int, dataset: str = "digits") -> Trial:
 def test_the_threshold_is_on_odds_not_on_accuracy() -> None:
     # Largest odds 0.95 / 0.05 = 19, nine tenths 17.1: reached by 0.945 (17.18), not by 0.94 (15.67), though 0.94 is
     # more than nine tenths of the accuracy.
-    assert first_to_share([0.5, 0.94, 0.945, 0.95], num_test=10_000) == 2
+    assert first_to_fraction([0.5, 0.94, 0.945, 0.95], num_test=10_000) == 2
 
 
 def test_the_first_budget_counts_even_where_a_later_one_falls_below() -> None:
-    assert first_to_share([0.9, 0.5, 0.9, 0.901], num_test=10_000) == 0
+    assert first_to_fraction([0.9, 0.5, 0.9, 0.901], num_test=10_000) == 0
 
 
 def test_a_perfect_score_has_odds_too() -> None:
     # 1.0 of 100 counts as 199 to 1; 0.99 as 99 to 1.
-    assert first_to_share([0.99, 1.0], num_test=100) == 1
+    assert first_to_fraction([0.99, 1.0], num_test=100) == 1
 
 
 def test_curves_come_from_the_last_row_of_each_history() -> None:

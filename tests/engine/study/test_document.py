@@ -107,7 +107,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("datasets.cifar10.rot=x", "datasets.cifar10: no key named 'rot'; did you mean root"),
         ("finetune.weight_decay=[0]", "no key named 'weight_decay'; did you mean weight_decays"),
         ("backbones.0=resnet1", "backbones.0: no model named 'resnet1'"),
-        ("backbones.2.model=resnet18", "'2' is no place in a list of 2"),
+        ("backbones.2.model=resnet18", "'2' is no index of a list of 2"),
         ("finetune.grid=paper", "no grid named 'paper'; did you mean paper-scratch or paper-finetune"),
         (
             "probe.losses=[hinge]",
