@@ -17,7 +17,7 @@ from penultimate.store.format.layout import fixed_width
 from penultimate.store.trials.trial_log import TrialLog
 
 if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
-    from penultimate.engine.report.figures.drawn import Drawn
+    from penultimate.engine.report.figures.drawn import ReportFigure
 
 
 def report(
@@ -76,7 +76,7 @@ def report(
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
 
 
-def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
+def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "ReportFigure":
     """The test images' features by two backbones."""
     from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.sentences import sentences
 from penultimate.store.provenance import library_versions
@@ -20,13 +20,20 @@ from penultimate.store.trials.trial import Trial
 
 
 def write_page(
-    path: Path, found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report"
+    path: Path,
+    found: Findings,
+    figures: Sequence[ReportFigure],
+    trials: Sequence[Trial],
+    *,
+    title: str = "Transfer report",
 ) -> None:
     """Write the report to ``path``. ``trials`` are those behind ``found``; their settings are listed."""
     path.write_text(page(found, figures, trials, title=title), encoding="utf-8")
 
 
-def page(found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report") -> str:
+def page(
+    found: Findings, figures: Sequence[ReportFigure], trials: Sequence[Trial], *, title: str = "Transfer report"
+) -> str:
     """Return the report as HTML."""
     rows = found.board.rows
     headings, cells = _board(rows)

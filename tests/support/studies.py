@@ -7,7 +7,7 @@ from scipy.special import expit
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.figures import figures
 from penultimate.store.trials.trial import Trial
 
@@ -64,6 +64,6 @@ def whole_findings() -> Findings:
 
 
 @cache
-def whole_figures() -> dict[str, Drawn]:
+def whole_figures() -> dict[str, ReportFigure]:
     """Its figures by name; drawn once for all tests."""
     return {each.name: each for each in figures(whole_findings())}

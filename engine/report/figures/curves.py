@@ -13,7 +13,7 @@ from scipy.special import expit
 from penultimate.engine.analysis.convergence import BudgetCurve, first_to_fraction
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.style import (
     METHOD_LINES,
     doubling_axis,
@@ -26,7 +26,7 @@ from penultimate.engine.report.figures.style import (
 from penultimate.engine.report.names import setting_name
 
 
-def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:
+def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> ReportFigure:
     """Draw figure 8 for one backbone: one column for each dataset, against epochs above and against steps below."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({curve.line for curve in curves})
@@ -47,7 +47,7 @@ def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> D
                     axes.set_ylabel("Accuracy (%)")
             panels[0, d].set_title(dataset)
         _method_legend(figure, panels[0, 0], lines)
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Accuracy against training length: {backbone}",
         caption="Each point is a run of its own, whose learning rate ends there. Ringed: the first budget with 90 % of "
@@ -107,7 +107,7 @@ def backbone_of(curve: SizeCurve) -> str:
 
 def sizes_figure(
     subject: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
-) -> Drawn:
+) -> ReportFigure:
     """Draw figure 9 with one panel for each dataset: the methods of one backbone, or the backbones of one method."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({line_of(curve) for curve in curves})
@@ -129,7 +129,7 @@ def sizes_figure(
             if d % columns == 0:
                 panels[d].set_ylabel("Accuracy (%)")
         _method_legend(figure, panels[0], lines)
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Accuracy against images a class: {subject}",
         caption="Points: mean over subsets; error bars: standard error over subsets, none for a single one. Axes are "

@@ -20,7 +20,7 @@ ON_SCREEN = 1.6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Drawn:
+class ReportFigure:
     """A figure of the report, with its numbers and hover texts."""
 
     name: str

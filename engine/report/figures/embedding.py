@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.style import COLOURS, look, style
 from penultimate.store.errors import InputError, UnknownNameError
 
@@ -39,7 +39,7 @@ def embedding_figure(
     classes: Sequence[str] = (),
     seed: int = 0,
     perplexity: float = 30.0,
-) -> Drawn:
+) -> ReportFigure:
     """Lay out the images of ``classes`` (the first ten with none named), each space by itself.
 
     Features are used as they are, as the probe sees them. Raises UnknownNameError for a class that is not there and
@@ -60,7 +60,7 @@ def embedding_figure(
             numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{index}", hover))
         handles = [panels[0].plot([], [], **_marks(c, chosen), linestyle="none", label=c)[0] for c in chosen]
         figure.legend(handles=handles, loc="outside right upper")
-    return Drawn(
+    return ReportFigure(
         name="figure4",
         title=f"Feature spaces of {first.name} and {second.name}",
         caption=f"t-SNE (perplexity {perplexity:g}, seed {seed}) of the features of {len(chosen)} classes, each space "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.style import (
     GREY,
     INK,
@@ -30,7 +30,7 @@ _EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "li
 """Edge of points that may overlap."""
 
 
-def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
+def methods_figure(rows: Sequence[ScoreRow]) -> ReportFigure:
     """Draw figure 6: one panel for each dataset, each method's mean over backbones as a bar, backbones as points."""
     datasets = sorted({row.dataset for row in rows})
     methods = _methods(rows)
@@ -58,7 +58,7 @@ def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
         for backbone in backbones:
             key.plot([], [], **look(backbone, backbones), linestyle="none", label=backbone)
         key.legend(loc="upper left", borderpad=0)
-    return Drawn(
+    return ReportFigure(
         name="figure6",
         title="Methods compared, dataset by dataset",
         caption="Bars: mean over backbones of log odds, drawn as accuracy; error bars: standard error over backbones. "
@@ -111,7 +111,7 @@ def _bars(
     return numbers
 
 
-def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
+def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> ReportFigure:
     """Draw figure 7: ``second`` (y) against ``first`` (x), a point for each backbone and dataset that has both.
 
     Where either was run in several variants, each combination is a point.
@@ -140,7 +140,7 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
         axes.set_xlabel(f"{setting_name(first)} (%)")
         axes.set_ylabel(f"{setting_name(second)} (%)")
     better = sum(other.log_odds > one.log_odds for one, other in pairs)
-    return Drawn(
+    return ReportFigure(
         name=f"figure7_{first}_{second}",
         title=f"{setting_name(second)} against {setting_name(first).lower()}",
         caption=f"{setting_name(second)} is better in {better} of {len(pairs)}. A point a backbone and dataset; both "

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.style import logit_axis, look, style
 from penultimate.engine.report.names import setting_name
 
 
-def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
+def settings_figure(contenders: Sequence[Contender], name: str) -> ReportFigure:
     """Draw one method's contenders of backbones with several variants: figure 3 (``probe``) or 5 (``finetune``).
 
     Settings are ordered from the one that transfers worst on average to the best. ImageNet accuracy by setting is
@@ -41,7 +41,7 @@ def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
         panels[0].set_ylabel("Avg. transfer accuracy (log odds)")
         panels[0].legend()
         panels[-1].set_xticks(range(len(variants)), [v.replace(", ", "\n") or "default" for v in variants])
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Average transfer accuracy by training setting: {setting_name(contenders[0].method).lower()}",
         caption="Mean log odds over datasets with Morey's standard errors. Filled: not significantly different from "

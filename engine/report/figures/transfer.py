@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
 from penultimate.engine.report.names import setting_name
 
@@ -33,7 +33,7 @@ _MARKS = (
 )
 
 
-def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
+def averages_figure(analyses: Mapping[str, Analysis]) -> ReportFigure:
     """Draw figure 1: mean log odds against ImageNet accuracy, one panel for each setting."""
     with style():
         names = _numbered(list(analyses.values()))
@@ -50,7 +50,7 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
             numbers.append(points.assign(setting=setting))
             lines.append(line.assign(setting=setting))
         _key(figure.add_subplot(grid[:, -1]), names)
-    return Drawn(
+    return ReportFigure(
         name="figure1",
         title="Transfer accuracy against ImageNet accuracy, averaged over datasets",
         caption=f"Mean log odds over datasets; error bars are Morey's standard errors over datasets. {_MARKS}",
@@ -60,7 +60,7 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
     )
 
 
-def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> Drawn:
+def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> ReportFigure:
     """Draw figure 2 for one setting: one panel for each dataset, and the average of several datasets.
 
     Where ``ties`` is empty, ties are marked in the average only.
@@ -70,7 +70,7 @@ def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "f
         draw = _grid if len(analysis.table.datasets) > 1 else _single
         figure, points, lines = draw(analysis, ties, hover)
     tested = "" if ties else " Without per-sample predictions ties are marked in the average alone."
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
         caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
