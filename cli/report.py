@@ -17,7 +17,7 @@ from penultimate.store.format.layout import fixed_width
 from penultimate.store.trials.trial_log import TrialLog
 
 if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
-    from penultimate.engine.report.figures.drawn import ReportFigure
+    from penultimate.engine.report.figures.report_figure import ReportFigure
 
 
 def report(

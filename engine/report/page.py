@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.sentences import sentences
 from penultimate.store.provenance import library_versions

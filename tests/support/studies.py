@@ -7,8 +7,8 @@ from scipy.special import expit
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
-from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.figures import figures
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.store.trials.trial import Trial
 
 IMAGENET = {

@@ -13,7 +13,7 @@ from scipy.special import expit
 from penultimate.engine.analysis.convergence import BudgetCurve, first_to_fraction
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (
     METHOD_LINES,
     doubling_axis,

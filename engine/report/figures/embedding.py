@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import COLOURS, look, style
 from penultimate.store.errors import InputError, UnknownNameError
 

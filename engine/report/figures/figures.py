@@ -10,8 +10,8 @@ from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.figures.curves import backbone_of, budgets_figure, method_of, sizes_figure
-from penultimate.engine.report.figures.drawn import ReportFigure
 from penultimate.engine.report.figures.methods import against_figure, method_pairs, methods_figure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.settings import settings_figure
 from penultimate.engine.report.figures.transfer import Ties, averages_figure, transfer_figure
 from penultimate.engine.report.names import setting_name

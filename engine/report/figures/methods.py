@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (
     GREY,
     INK,

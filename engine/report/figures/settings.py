@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import logit_axis, look, style
 from penultimate.engine.report.names import setting_name
 

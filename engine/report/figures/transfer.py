@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
-from penultimate.engine.report.figures.drawn import ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
 from penultimate.engine.report.names import setting_name
 
