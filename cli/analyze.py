@@ -1,4 +1,4 @@
-"""``penultimate analyze``: the statistics of a trial log, or of anybody's table of accuracies."""
+"""``penultimate analyze``: print the statistics of a trial log, or of any table of accuracies."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

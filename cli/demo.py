@@ -1,4 +1,4 @@
-"""``penultimate demo``: the main job, offline, on pictures and weights that install as packages."""
+"""``penultimate demo``: run extraction, probes and report offline, on pictures and weights installed as packages."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ _SHOTS = "1,2,5,10"
 _SUBSETS = 5
 _PICTURES = "pictures"
 _L2 = "1e-3:1e3:13"
-"""Fewer than the paper's 45 strengths: every one of forty small probes is solved for each."""
+"""Strengths of the path, fewer than the paper's 45, because each of forty small probes is solved at every one."""
 
 
 _COLUMNS = {
@@ -78,7 +78,7 @@ def _step(number: int, what: str) -> None:
 
 
 def _run(*arguments: str, quiet: bool = False) -> None:
-    """Show a command and run it without its table, ``quiet`` without its talk; leave with its exit code if it fails."""
+    """Show a command and run it without its table and, if ``quiet``, its stderr; exit with its code if it fails."""
     from penultimate.cli.main import run  # which has this verb, too
 
     log(f"      $ penultimate {shlex.join(arguments)}")
@@ -91,7 +91,7 @@ def _run(*arguments: str, quiet: bool = False) -> None:
 
 
 def _print_scores(trials: TrialLog) -> None:
-    """Print the one table: what both networks got right by images a class, and how far ahead the trained one is."""
+    """Print the accuracy of both networks by images a class, and the difference between them."""
     curves = {curve.backbone: curve for curve in size_curves(trials.trials()) if curve.dataset == _PICTURES}
     trained, random = curves[_MODEL], curves[f"{_MODEL}.random0"]
     log(f"\nHow many pictures never seen are told rightly, in % (guessing: {100 / trained.num_classes:.1f}):")

@@ -1,4 +1,4 @@
-"""``penultimate report``: one page with the scoreboard, the figures and the tests behind each claim."""
+"""``penultimate report``: write one page with the scoreboard, the figures and the tests behind each claim."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +77,7 @@ def report(
 
 
 def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "ReportFigure":
-    """The test images' features by two backbones."""
+    """Draw figure 4 from the test images' features by two backbones."""
     from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
 
     opened = FeatureStore(store)
@@ -99,7 +99,7 @@ def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str]
 
 
 def _feature_set(opened: FeatureStore, store: str, dataset: str, backbone: str) -> FeatureSet:
-    """The one of ``backbone`` (a name or a digest) on ``dataset``."""
+    """Return the features by ``backbone`` (a name or a digest) on ``dataset``."""
     keys = opened.keys()
     of_dataset = [key for key in keys if key.dataset == dataset]
     if not of_dataset:

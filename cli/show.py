@@ -1,4 +1,4 @@
-"""``penultimate show``: the scoreboard of a trial log."""
+"""``penultimate show``: print the scoreboard of a trial log."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -34,10 +34,10 @@ def show(
     figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
     json: options.Json = False,
 ) -> None:
-    """Print the scoreboard: what each backbone scored on test, how sure that is, and who ties with the best.
+    """Print the scoreboard: each backbone's score on test with its interval, and which of them tie with the best.
 
     A backbone ties with the best where a paired test on the same images finds no difference (p > 0.05). What was not
-    certified to the tolerance asked says so under `converged`.
+    certified to its tolerance has `no` under `converged`.
 
     \b
     penultimate show trials/

@@ -1,4 +1,4 @@
-"""``penultimate study``: a whole comparison from one YAML: planned, run past failures, resumed after anything."""
+"""``penultimate study``: plan and run a whole comparison from one YAML file, and resume it after interruptions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -63,7 +63,7 @@ def init(
 
 
 def example() -> str:
-    """The text that ``init`` writes."""
+    """Return the text that ``init`` writes."""
     return files("penultimate.engine.study").joinpath("example.yaml").read_text(encoding="utf-8")
 
 
@@ -159,7 +159,7 @@ def _show(plan: StudyPlan, paths: StudyPaths, context: RunContext, *, estimate: 
 
 
 def _counts(steps: Sequence[Step]) -> str:
-    """For example ``1 there, 2 to do``."""
+    """Count the steps by status, for example ``1 there, 2 to do``."""
     counts = Counter(step.status for step in steps)
     return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
 
@@ -204,7 +204,7 @@ def _log_summary(summary: Summary, paths: StudyPaths) -> None:
 
 
 def _log_problems(problems: Iterable[Step]) -> None:
-    """A line a reason."""
+    """Print one line for each reason why steps cannot be done."""
     by_reason: defaultdict[str, list[Step]] = defaultdict(list)
     for step in problems:
         by_reason[step.reason].append(step)

@@ -1,4 +1,4 @@
-"""``penultimate train``: fine-tune a network or train it from scratch, by the paper's protocol."""
+"""``penultimate train``: fine-tune a network or train it from scratch by the paper's protocol."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,11 +44,11 @@ _FLAGS = {
     ),
     options.WHERE: ("device", "precision", "decoder", "workers --workers -j"),
 }
-"""Settings that people use daily; ``--set`` has all."""
+"""Settings in daily use, which have flags of their own; ``--set`` takes all."""
 
 
 class TrainOptions(ImageOptions, TrainJob):
-    """Everything that ``penultimate train`` is asked besides images, network and folders."""
+    """All options of ``penultimate train`` besides images, network and folders."""
 
 
 @with_settings(TrainOptions, flags=_FLAGS)
