@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class ImageProgress:
-    """Shows the progress over images: ``with ImageProgress("caltech101") as report:`` gives a callable of (done, total)."""
+    """Shows progress: ``with ImageProgress("caltech101") as report:`` gives a callable of (done, total) images."""
 
     def __init__(self, title: str) -> None:
         self._title = title
