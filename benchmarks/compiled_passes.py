@@ -111,7 +111,7 @@ def lines(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """See the top of the file."""
+    """Print the tables for one stored dataset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--dataset", required=True)

@@ -41,17 +41,17 @@ from penultimate.engine.analysis.statistics.resample import (
 )
 
 Row = tuple[str, str, float]
-"""What was tried, under what truth, and the fraction of studies that held it (or rejected)."""
+"""Method, simulated truth, and the fraction of studies whose interval held it (or whose test rejected)."""
 
 
 def models_drawn(rng: np.random.Generator, num_models: int, r: float, *, heavy: bool = False) -> NDArray[np.float64]:
-    """(2, M): pairs with population correlation ``r``; normal, or with Student's t on 5 degrees of freedom."""
+    """Draw pairs (2, M) with population correlation ``r``, normal or Student's t with 5 degrees of freedom."""
     noise = rng.standard_t(5, size=(2, num_models)) if heavy else rng.normal(size=(2, num_models))
     return np.stack([noise[0], r * noise[0] + sqrt(1 - r * r) * noise[1]])
 
 
 def over_models(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of r and rho over models, beside the plain percentile interval of r."""
+    """Yield the coverage of the intervals of r and rho over models, and of the plain percentile interval of r."""
     for num_models in (5, 8, 12, 16, 30):
         for r in (0.0, 0.5, 0.9, 0.99):
             yield _over_models(rng, num_models, r, False, studies, resamples)
@@ -69,7 +69,7 @@ def _over_models(rng: np.random.Generator, num_models: int, r: float, heavy: boo
 
 
 def plain_percentiles(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """What the plain percentile bootstrap would cover: the reason for ours."""
+    """Yield the coverage of the plain percentile bootstrap, which covers too little: the reason for ours."""
     for num_models, r in ((8, 0.9), (16, 0.9), (16, 0.99)):
         held = 0
         for _ in range(studies):
@@ -81,7 +81,7 @@ def plain_percentiles(rng: np.random.Generator, studies: int, resamples: int) ->
 
 
 def ranks_over_models(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Spearman's rho of a bivariate normal is 6 / pi arcsin(r / 2) (Pearson 1907)."""
+    """Return Spearman's rho of a bivariate normal, 6 / pi arcsin(r / 2) (Pearson 1907)."""
     for num_models in (8, 16):
         for r in (0.0, 0.9):
             rho, held = 6 / np.pi * np.arcsin(r / 2), 0
@@ -93,7 +93,7 @@ def ranks_over_models(rng: np.random.Generator, studies: int, resamples: int) ->
 
 
 def over_datasets(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of r over datasets: the truth is the mean (in z) over draws of as many datasets."""
+    """Yield the coverage of r over datasets. The truth is the mean (in z) over draws of as many datasets."""
     for num_models in (5, 16):
         for num_datasets in (3, 7, 12):
             for r, effect in ((0.3, 0.6), (0.95, 0.2), (0.95, 0.6)):
@@ -110,7 +110,7 @@ def over_datasets(rng: np.random.Generator, studies: int, resamples: int) -> Ite
 
 
 def band(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """The regression band at a third of the way, against the true line."""
+    """Yield the coverage of the true line by the regression band, a third of the way along it."""
     for num_models in (8, 16, 30):
         held = 0
         for _ in range(studies):
@@ -123,7 +123,7 @@ def band(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row
 
 
 def accuracies(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of one accuracy over test samples."""
+    """Yield the coverage of intervals of one accuracy over test samples."""
     for num_test, fraction in ((360, 0.95), (6_000, 0.92), (50, 0.5)):
         held = 0
         for _ in range(studies):
@@ -140,7 +140,7 @@ def accuracies(rng: np.random.Generator, studies: int, resamples: int) -> Iterat
 
 
 def adjusted_errors(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Adjusted mean +- t(D - 1) x Morey's error, against the true adjusted mean, with either factor."""
+    """Yield the coverage of the true adjusted mean by the mean +- t(D - 1) x Morey's error, with either factor."""
     half_width = student.ppf(0.975, 11)
     for num_models in (3, 16):
         true_M = rng.normal(size=num_models)
@@ -154,7 +154,7 @@ def adjusted_errors(rng: np.random.Generator, studies: int, resamples: int) -> I
 
 
 def false_alarms(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Fraction of p <= 0.05 where there is no effect: 5 % if calibrated, less for discrete exact tests."""
+    """Yield the fraction of p <= 0.05 where there is no effect: 5 % if calibrated, less for discrete exact tests."""
     labels = np.repeat(np.arange(20), rng.integers(5, 60, size=20))
 
     def top1() -> float:
@@ -196,7 +196,7 @@ COVERAGE = (over_models, plain_percentiles, ranks_over_models, over_datasets, ba
 
 
 def report(studies: int, resamples: int, seed: int) -> str:
-    """The whole report as Markdown."""
+    """Return the whole report as Markdown."""
     rng = np.random.default_rng(seed)
     covered = [row for part in COVERAGE for row in part(rng, studies, resamples)]
     alarms = list(false_alarms(rng, studies, resamples))
@@ -236,7 +236,7 @@ def _table(rows: list[Row], studies: int) -> list[str]:
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Simulate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--studies", type=int, default=2_000)

@@ -1,4 +1,4 @@
-"""A small real task: ten classes of Caltech-101, 25 images each to train on, 5 for val, the rest (at most 40) for test.
+"""Make a small real task of ten classes of Caltech-101: 25 images each for train, 5 for val, at most 40 for test.
 
     python benchmarks/small_task.py ../shared/data/caltech101 caltech10
 
@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 IMAGES_PER_CLASS = {"train": 25, "val": 5, "test": 40}
-"""Images a class."""
+"""Number of images of each class, by split."""
 
 
 def link_task(caltech: Path, folder: Path, *, classes: int = 10) -> list[str]:
-    """Make ``folder/<split>/<class>/<image>``; the names of the classes."""
+    """Write ``folder/<split>/<class>/<image>``; return the names of the classes."""
     enough = sum(IMAGES_PER_CLASS.values())
     found = sorted(path for path in (caltech / "101_ObjectCategories").iterdir() if path.name != "BACKGROUND_Google")
     chosen = [path for path in found if len(list(path.glob("*.jpg"))) >= enough][:classes]
