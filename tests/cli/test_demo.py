@@ -1,4 +1,4 @@
-"""The demonstration: end to end on fewer pictures, what it shows, and that a second run does nothing anew."""
+"""The demonstration runs end to end on fewer pictures, and a second run computes nothing again."""
 
 import re
 import shlex
@@ -29,13 +29,13 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that the demonstration is run in: once, whichever test comes first."""
+    """Return the folder in which the demonstration is run, once for all tests."""
     return tmp_path_factory.mktemp("demonstration") / "demo"
 
 
 @pytest.fixture
 def ran(demonstration: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ran:
-    """The demonstration on sixty pictures, run (again) for this test."""
+    """Run the demonstration on sixty pictures, again for each test."""
     monkeypatch.setattr(demo, "KINDS", FEWER)
     monkeypatch.setattr(demo, "_SHOTS", "1,2,4")
     capfd.readouterr()

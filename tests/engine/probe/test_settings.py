@@ -1,4 +1,4 @@
-"""Settings of probes: one declaration for Python, YAML and the command line, and the ids that trials are found by."""
+"""Probe settings are declared once for Python, YAML and the command line, and the ids of trials do not change."""
 
 import pickle
 from dataclasses import fields
@@ -39,7 +39,7 @@ FEW = RegularizationPath.parse("1,0.1")
 def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
     settings: ProbeSettings, dataset: dict[str, Any], trial: str
 ) -> None:
-    """Ids as commit 44b7c90 made them: a renamed setting would orphan every log."""
+    """Ids are those of commit 44b7c90: a renamed setting would orphan every log."""
     key = FeatureKey(**{field.name: field.name for field in fields(FeatureKey)})
     assert planned_trial_id(key, settings, **dataset) == trial
 

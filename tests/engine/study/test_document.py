@@ -1,4 +1,4 @@
-"""A study file says what is meant, and is refused where it does not."""
+"""A study file is read as it is meant, and refused where it is wrong."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_what_init_writes_is_a_study_and_so_is_all_of_it_uncommented() -> None:
 
 
 def _body(text: str) -> list[str]:
-    """Below the opening comment."""
+    """Return the text below the opening comment."""
     lines = text.splitlines()
     return lines[next(number for number, line in enumerate(lines) if line.startswith("data:")) :]
 

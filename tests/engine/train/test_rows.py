@@ -1,4 +1,4 @@
-"""Which images a run sees: the probe's, where both see k a class."""
+"""A run sees the same images as the probe where both see k of each class."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
 
 def probed_ids(features: FeatureSet, shots: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What the probe is fitted to."""
+    """Return the ids of the samples that the probe is fitted to."""
     seen: list[NDArray[np.int64]] = []
     fit = FeatureReader.fit
 

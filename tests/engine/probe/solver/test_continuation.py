@@ -1,4 +1,4 @@
-"""Starts made of solutions, and the order of strengths: whatever it is, every strength is solved."""
+"""Starts are made of solutions, and every strength is solved, whatever the order."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def problem_of(samples: int = 240, dims: int = 12) -> InMemoryProblem:
 
 
 def nodes_of(problem: InMemoryProblem, strengths: list[float]) -> list[Node]:
-    """Random weights that share a direction, as those of a path do."""
+    """Draw random weights with a common direction, as those of a path have."""
     generator = torch.Generator().manual_seed(0)
     columns = problem.features.matrix_NR.shape[1]
     common_KR, *own = torch.randn(1 + len(strengths), K, columns, generator=generator, dtype=torch.float64)
@@ -52,7 +52,7 @@ def nodes_of(problem: InMemoryProblem, strengths: list[float]) -> list[Node]:
 
 
 def objective(problem: InMemoryProblem, nodes: list[Node], mu: float) -> Callable[[np.ndarray], float]:
-    """The objective by the coordinates of all nodes but the first, from weights alone."""
+    """Return the objective by the coordinates of all nodes but the first, computed from weights alone."""
 
     def at(coordinates_M: np.ndarray) -> float:
         first, *others = nodes
@@ -123,7 +123,7 @@ def test_the_cost_of_intermediate_strengths_is_reported_with_the_strength_after_
 
 
 def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> float:
-    """By definition."""
+    """Return the mean loss by definition."""
     sign_NK = np.where(labels_N[:, None] == np.arange(scores_NK.shape[1]), 1, -1)
     if loss == "softmax":
         return float((np.logaddexp.reduce(scores_NK, axis=1) - scores_NK[np.arange(len(labels_N)), labels_N]).mean())
