@@ -47,7 +47,7 @@ class BudgetCurve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reached:
+class ThresholdBudget:
     """The first budget of one curve that reached the threshold, in steps and in epochs."""
 
     dataset: str
@@ -135,10 +135,10 @@ def first_to_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float =
     return int(np.argmax(odds_B >= fraction * odds_B.max()))
 
 
-def reached(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> Reached:
+def threshold_budget(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> ThresholdBudget:
     """Return the first budget of ``curve`` whose odds are at least ``fraction`` times its largest odds."""
     first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test, fraction=fraction)
-    return Reached(
+    return ThresholdBudget(
         dataset=curve.dataset,
         images=curve.images,
         backbone=curve.backbone,
@@ -151,7 +151,7 @@ def reached(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> Reache
     )
 
 
-def speed(curves: Sequence[Reached]) -> Speed:
+def speed(curves: Sequence[ThresholdBudget]) -> Speed:
     """Return the geometric mean and quartiles over curves of one method. Raises InputError for several methods."""
     methods = {curve.method for curve in curves}
     if len(methods) != 1:
@@ -167,7 +167,7 @@ def speed(curves: Sequence[Reached]) -> Speed:
     )
 
 
-def speedup(curves: Sequence[Reached]) -> Speedup | None:
+def speedup(curves: Sequence[ThresholdBudget]) -> Speedup | None:
     """Return the ratio of the geometric means, scratch to fine-tuned, over the datasets and backbones of both.
 
     None where nothing was trained both ways.

@@ -12,13 +12,13 @@ from penultimate.engine.analysis.accuracy_table import FEWEST_MODELS, AccuracyTa
 from penultimate.engine.analysis.analysis import Analysis, analyze
 from penultimate.engine.analysis.convergence import (
     BudgetCurve,
-    Reached,
     Speed,
     Speedup,
+    ThresholdBudget,
     budget_curves,
-    reached,
     speed,
     speedup,
+    threshold_budget,
 )
 from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
 from penultimate.engine.analysis.jsonable import jsonable
@@ -55,7 +55,7 @@ class Findings:
 
     setting_pairs: tuple[SettingPair, ...]
     budget_curves: tuple[BudgetCurve, ...]
-    reached: tuple[Reached, ...]
+    reached: tuple[ThresholdBudget, ...]
     speeds: tuple[Speed, ...]
     speedup: Speedup | None
     size_curves: tuple[SizeCurve, ...]
@@ -115,7 +115,7 @@ def find(
             table, correction=correction, train_sizes=train_sizes, seed=seed, num_resamples=num_resamples
         )
     budgets = budget_curves(trials)
-    when = [reached(curve) for curve in budgets]
+    when = [threshold_budget(curve) for curve in budgets]
     sizes = size_curves(trials)
     return Findings(
         board=board,

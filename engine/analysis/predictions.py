@@ -27,7 +27,7 @@ from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Predictions:
+class TrialPredictions:
     """Per-sample predictions on one test set."""
 
     metric: str
@@ -50,7 +50,7 @@ class Predictions:
             raise InputError(f"test ids must be unique, {len(self.ids_N) - len(np.unique(self.ids_N))} repeat")
 
     @classmethod
-    def of(cls, trial: Trial) -> "Predictions":
+    def of(cls, trial: Trial) -> "TrialPredictions":
         """Return the predictions stored with ``trial``. Raises InputError where it has none."""
         outputs = "test_scores" if "test_scores" in trial.arrays else "test_predictions"
         missing = [name for name in ("test_ids", "test_labels", outputs) if name not in trial.arrays]
@@ -83,7 +83,7 @@ class Predictions:
             return map11_interval(self.outputs, self.labels, value, seed=seed)
         return None
 
-    def test_against(self, other: "Predictions", *, seed: int) -> Test | None:
+    def test_against(self, other: "TrialPredictions", *, seed: int) -> Test | None:
         """Test for no difference on the samples that both scored; None where they share none, or labels differ."""
         _, mine, theirs = np.intersect1d(self.ids_N, other.ids_N, assume_unique=True, return_indices=True)
         labels = self.labels[mine]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.predictions import TrialPredictions
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import Variant
 from penultimate.store.trials.trial import Trial
@@ -78,7 +78,7 @@ class ScoreRow:
 
 
 def score_row(
-    trial: Trial, variant: Variant, predictions: Predictions, imagenet_top1: float | None, *, seed: int
+    trial: Trial, variant: Variant, predictions: TrialPredictions, imagenet_top1: float | None, *, seed: int
 ) -> ScoreRow:
     """Return the row of ``trial``, not yet compared with others. ``seed`` is that of an interval's resamples."""
     interval = predictions.interval(trial.value, seed=seed)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.panel import Panel, panels
-from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.predictions import TrialPredictions
 from penultimate.engine.analysis.score_row import ScoreRow, score_row
 from penultimate.engine.analysis.statistics.adjusted import Correction, adjusted_accuracies
 from penultimate.engine.analysis.statistics.compare import Test, holm, paired_t_test, ties
@@ -82,9 +82,9 @@ def scoreboard(
     known = list(trials)
     names = variants(known)
     top1 = imagenet or {}
-    comparable: defaultdict[tuple[str | int, ...], list[tuple[ScoreRow, Predictions]]] = defaultdict(list)
+    comparable: defaultdict[tuple[str | int, ...], list[tuple[ScoreRow, TrialPredictions]]] = defaultdict(list)
     for trial, variant in zip(known, names, strict=True):
-        predictions = Predictions.of(trial)
+        predictions = TrialPredictions.of(trial)
         by_name = top1.get(trial.backbone)
         row = score_row(trial, variant, predictions, top1.get(trial.features.get("weights", ""), by_name), seed=seed)
         comparable[row.dataset, row.images, row.method, row.metric, row.shots or 0].append((row, predictions))
@@ -98,7 +98,7 @@ def scoreboard(
     )
 
 
-def _compared(panel: Sequence[tuple[ScoreRow, Predictions]], seed: int) -> list[ScoreRow]:
+def _compared(panel: Sequence[tuple[ScoreRow, TrialPredictions]], seed: int) -> list[ScoreRow]:
     """Sort the rows of a panel, best first, and add their adjusted log odds and the test against the best."""
     panel = sorted(panel, key=lambda entry: (-entry[0].value, entry[0].backbone, entry[0].variant, entry[0].created))
     if len(panel) == 1:

@@ -83,7 +83,7 @@ def _interval(bounds: Sequence[float] | None, digits: int = 2) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One cell of the scoreboard."""
 
     text: str
@@ -102,37 +102,39 @@ _HEADINGS = (
 _NUMERIC = set(_HEADINGS) - {"dataset", "backbone", "setting", "method", "metric", "standing", "converged"}
 
 
-def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[TableCell]]]:
     """Return headings (each with True for a numeric column) and cells of the scoreboard, without empty columns."""
     table = [dict(zip(_HEADINGS, _cells(row), strict=True)) for row in rows]
     kept = [heading for heading in _HEADINGS if any(cells[heading].text for cells in table)]
     return [(each, each in _NUMERIC) for each in kept], [[cells[each] for each in kept] for cells in table]
 
 
-def _cells(row: ScoreRow) -> list[Cell]:
+def _cells(row: ScoreRow) -> list[TableCell]:
     standing = _standing(row)
     bounds = None if row.interval is None else [100 * bound for bound in row.interval]
     adjusted = row.adjusted_log_odds
     return [
-        Cell(row.dataset),
-        Cell(row.backbone),
-        Cell(row.variant),
-        Cell(row.method),
-        Cell("" if row.shots is None else str(row.shots)),
-        Cell("" if row.steps is None else str(row.steps)),
-        Cell(str(row.seed)),
-        Cell(row.metric),
-        Cell(_percent(row.value), sort=repr(row.value)),
-        Cell(_interval(bounds, 1), sort="" if bounds is None else repr(bounds[0]), title=row.interval_method or ""),
-        Cell(_percent(row.standard_error)),
-        Cell("" if adjusted is None else f"{adjusted:+.3f}", sort="" if adjusted is None else repr(adjusted)),
-        Cell(_percent(row.imagenet_top1)),
-        Cell(f"{row.n_test:,}", sort=str(row.n_test)),
-        Cell({"best": "● best", "tie": "○ tie", "": ""}[standing], standing=standing),
-        Cell(_p(row.p_value), sort=_exact(row.p_value), title=row.test or ""),
-        Cell(_p(row.p_value_holm), sort=_exact(row.p_value_holm)),
-        Cell(_p(row.l2), sort=_exact(row.l2)),
-        Cell("yes" if row.converged else "no", standing="" if row.converged else "no"),
+        TableCell(row.dataset),
+        TableCell(row.backbone),
+        TableCell(row.variant),
+        TableCell(row.method),
+        TableCell("" if row.shots is None else str(row.shots)),
+        TableCell("" if row.steps is None else str(row.steps)),
+        TableCell(str(row.seed)),
+        TableCell(row.metric),
+        TableCell(_percent(row.value), sort=repr(row.value)),
+        TableCell(
+            _interval(bounds, 1), sort="" if bounds is None else repr(bounds[0]), title=row.interval_method or ""
+        ),
+        TableCell(_percent(row.standard_error)),
+        TableCell("" if adjusted is None else f"{adjusted:+.3f}", sort="" if adjusted is None else repr(adjusted)),
+        TableCell(_percent(row.imagenet_top1)),
+        TableCell(f"{row.n_test:,}", sort=str(row.n_test)),
+        TableCell({"best": "● best", "tie": "○ tie", "": ""}[standing], standing=standing),
+        TableCell(_p(row.p_value), sort=_exact(row.p_value), title=row.test or ""),
+        TableCell(_p(row.p_value_holm), sort=_exact(row.p_value_holm)),
+        TableCell(_p(row.l2), sort=_exact(row.l2)),
+        TableCell("yes" if row.converged else "no", standing="" if row.converged else "no"),
     ]
 
 

@@ -23,8 +23,7 @@ from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.worker_state import WorkerState
 from penultimate.engine.study.study import Dataset
-from penultimate.engine.train.runs.resources import Report as TrainReport
-from penultimate.engine.train.runs.resources import ResourceSettings, open_resources
+from penultimate.engine.train.runs.resources import EventCallback, ResourceSettings, open_resources
 from penultimate.engine.train.search.get_or_train import get_or_train
 from penultimate.engine.train.search.grid_search import GridSearch
 from penultimate.engine.train.settings import InitialModels, TrainSettings
@@ -46,7 +45,7 @@ class RunContext:
     images: Callable[[str], AbstractContextManager[ImagesDone]] = lambda title: nullcontext(lambda done, total: None)
     """Called with the title of an extraction; returns a context manager that gives its progress callback."""
 
-    training: TrainReport = lambda recipe, row: None
+    training: EventCallback = lambda recipe, row: None
     """Called with the recipe and the newest row of a training run's history."""
 
     state: WorkerState = field(default_factory=WorkerState)

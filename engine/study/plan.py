@@ -26,8 +26,8 @@ from penultimate.engine.study.cell import (
     TrainMethod,
 )
 from penultimate.engine.study.paths import StudyPaths
-from penultimate.engine.study.settings import Train, is_for
-from penultimate.engine.study.study import Backbone, Study
+from penultimate.engine.study.settings import TrainSection, is_for
+from penultimate.engine.study.study import BackboneEntry, Study
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.runs.resources import ResourceSettings
 from penultimate.engine.train.search.run_search import result_folder
@@ -147,7 +147,7 @@ class _Planner:
             cells.sort(key=lambda cell: list(self._images).index(cell.dataset))
         return self._plan
 
-    def _wanted(self, entry: Backbone) -> list[_Wanted]:
+    def _wanted(self, entry: BackboneEntry) -> list[_Wanted]:
         """Return the networks of one entry of the study's ``backbones``."""
         requests = entry.requests(data=self._study.data, seed=self._study.seed)
         if entry.pretrain is None:
@@ -304,7 +304,7 @@ def _holds_something(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _for(request: BackboneRequest, trains: Sequence[Train], init: InitName, seed: int) -> list[TrainSettings]:
+def _for(request: BackboneRequest, trains: Sequence[TrainSection], init: InitName, seed: int) -> list[TrainSettings]:
     mine = [train for train in trains if is_for(train.only, request.model)]
     return [settings for train in mine for settings in train.settings(init, seed=seed)]
 

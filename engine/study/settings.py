@@ -13,21 +13,21 @@ def is_for(only: str | None, model: str) -> bool:
     return only is None or fnmatchcase(model, only)
 
 
-class Probe(ProbeGrid):
+class ProbeSection(ProbeGrid):
     """Linear probes on the features; the fields are those of ``penultimate probe``."""
 
     only: str | None = None
     """A glob over the backbones' models that this is for; None: all."""
 
 
-class Train(TrainSweep):
+class TrainSection(TrainSweep):
     """Training trials by the paper's protocol; the fields are those of ``penultimate train``."""
 
     only: str | None = None
     """A glob over the backbones' models that these settings are for; by default all."""
 
 
-class Pretrain(SearchOptions):
+class PretrainSection(SearchOptions):
     """Settings to train a network from scratch on one of the study's datasets before it is used as a backbone."""
 
     dataset: str

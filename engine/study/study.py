@@ -22,7 +22,7 @@ from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.study.settings import Pretrain, Probe, Train
+from penultimate.engine.study.settings import PretrainSection, ProbeSection, TrainSection
 
 
 def below(folder: str, path: str) -> str:
@@ -68,7 +68,7 @@ class Dataset(ImageOptions):
         return at_most_per_class(found, most, seed=seed) if most else found
 
 
-class Backbone(Strict):
+class BackboneEntry(Strict):
     """One network, or several by a glob or a set."""
 
     model: str
@@ -84,12 +84,12 @@ class Backbone(Strict):
     name: str | None = None
     """Name of the backbone in all results; needs a ``model`` that is one network."""
 
-    pretrain: Pretrain | None = None
+    pretrain: PretrainSection | None = None
     """Settings to train it first, from random weights, with ``weights`` left out. Its ``name`` is ``model.dataset``
     unless another is given."""
 
     @model_validator(mode="after")
-    def _names_one(self) -> "Backbone":
+    def _names_one(self) -> "BackboneEntry":
         if self.pretrain is not None and self.weights is not None:
             raise ValueError("a backbone has weights or pretrain, not both")
         models = match_models([self.model])
@@ -126,11 +126,11 @@ class Study(Strict):
     """Seed of splits that are not given, random weights, subsets and training."""
 
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
-    backbones: Annotated[tuple[Backbone, ...], Field(min_length=1)]
+    backbones: Annotated[tuple[BackboneEntry, ...], Field(min_length=1)]
     extract: ExtractionOptions = ExtractionOptions()
-    probe: Annotated[tuple[Probe, ...], BeforeValidator(listed)] = ()
-    finetune: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
-    scratch: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
+    probe: Annotated[tuple[ProbeSection, ...], BeforeValidator(listed)] = ()
+    finetune: Annotated[tuple[TrainSection, ...], BeforeValidator(listed)] = ()
+    scratch: Annotated[tuple[TrainSection, ...], BeforeValidator(listed)] = ()
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.runtime.devices import PRECISIONS
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import DecodeError
@@ -101,5 +101,5 @@ def _assembled(images: ImageSet, rows: NDArray[np.int64], recipe: Recipe, parts:
     order_N = np.argsort(rows_N, kind="stable")
     rows_N, logits_NK = rows_N[order_N], np.concatenate([logits for part in parts for logits in part[1]])[order_N]
     labels = images.labels_N[rows_N]
-    loss = Loss(recipe.loss)(torch.from_numpy(logits_NK), torch.from_numpy(labels))
+    loss = TrainingLoss(recipe.loss)(torch.from_numpy(logits_NK), torch.from_numpy(labels))
     return Evaluation(rows_N=rows_N, labels=labels, logits_NK=logits_NK, loss=float(loss), failed=failed)

@@ -17,10 +17,10 @@ from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (
     METHOD_LINES,
     doubling_axis,
+    drawable_accuracy,
     fixed_ticks,
-    inside,
     logit_axis,
-    look,
+    marker_style,
     style,
 )
 from penultimate.engine.report.names import setting_name
@@ -59,14 +59,14 @@ def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> R
 
 
 def _drawable(curve: BudgetCurve) -> Any:
-    return inside(curve.accuracy_B, log_odds(curve.accuracy_B, num_test=curve.num_test).values)
+    return drawable_accuracy(curve.accuracy_B, log_odds(curve.accuracy_B, num_test=curve.num_test).values)
 
 
 def _budget_curve(
     axes: Axes, curve: BudgetCurve, unit: str, lines: Sequence[str], prefix: str, hover: dict[str, str]
 ) -> None:
     x, y = getattr(curve, f"{unit}_B"), _drawable(curve)
-    marks = look(curve.line, lines)
+    marks = marker_style(curve.line, lines)
     axes.plot(x, y, linestyle=METHOD_LINES.get(curve.method, "solid"), color=marks["color"], zorder=1)
     first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test)
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": marks["color"]}
@@ -123,7 +123,7 @@ def sizes_figure(
             mine = [curve for curve in curves if curve.dataset == dataset]
             for curve in mine:
                 line = line_of(curve)
-                marks = look(line, lines) | {"linestyle": _line_style(line)}
+                marks = marker_style(line, lines) | {"linestyle": _line_style(line)}
                 _size_curve(panels[d], curve, marks, f"d{d}c{lines.index(line)}", hover)
             _size_axes(panels[d], mine, dataset)
             if d % columns == 0:
@@ -200,7 +200,7 @@ def _line_style(name: str) -> Any:
 
 def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [
-        axes.plot([], [], linestyle=_line_style(name), **look(name, names), label=setting_name(name))[0]
+        axes.plot([], [], linestyle=_line_style(name), **marker_style(name, names), label=setting_name(name))[0]
         for name in names
     ]
     widest = max(len(setting_name(name)) for name in names)

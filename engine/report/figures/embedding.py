@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from penultimate.engine.report.figures.report_figure import ReportFigure
-from penultimate.engine.report.figures.style import COLOURS, look, style
+from penultimate.engine.report.figures.style import COLOURS, marker_style, style
 from penultimate.store.errors import InputError, UnknownNameError
 
 MOST_CLASSES = 12
@@ -73,7 +73,7 @@ def embedding_figure(
 
 def _marks(name: str, chosen: Sequence[str]) -> dict[str, Any]:
     """Return the marker of a class, hollow once the colours repeat."""
-    marks = look(name, chosen)
+    marks = marker_style(name, chosen)
     if chosen.index(name) < len(COLOURS):
         return marks | {"markeredgewidth": 0}
     return marks | {"markeredgewidth": 0.7, "markerfacecolor": "white"}

@@ -19,7 +19,7 @@ from penultimate.engine.report.figures.style import (
     METHOD_HATCHES,
     colour_of,
     logit_axis,
-    look,
+    marker_style,
     style,
 )
 from penultimate.engine.report.names import setting_name
@@ -56,7 +56,7 @@ def methods_figure(rows: Sequence[ScoreRow]) -> ReportFigure:
         for method in methods:
             key.bar([0], [np.nan], **_bar(method, methods), label=setting_name(method))
         for backbone in backbones:
-            key.plot([], [], **look(backbone, backbones), linestyle="none", label=backbone)
+            key.plot([], [], **marker_style(backbone, backbones), linestyle="none", label=backbone)
         key.legend(loc="upper left", borderpad=0)
     return ReportFigure(
         name="figure6",
@@ -94,7 +94,12 @@ def _bars(
             gid = f"{prefix}p{index}n{number}"
             offset = 0.6 * ((number + 0.5) / len(mine) - 0.5)
             axes.plot(
-                [index + offset], [expit(row.log_odds)], **look(row.backbone, backbones), **_EDGE, zorder=3, gid=gid
+                [index + offset],
+                [expit(row.log_odds)],
+                **marker_style(row.backbone, backbones),
+                **_EDGE,
+                zorder=3,
+                gid=gid,
             )
             hover[gid] = _hover_text(row)
         numbers.append(
@@ -128,13 +133,15 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> ReportF
         axes.plot(axes.get_xlim(), axes.get_xlim(), color=GREY, linewidth=0.7, zorder=0)
         for number, (one, other) in enumerate(pairs):
             gid = f"n{number}"
-            axes.plot([expit(one.log_odds)], [expit(other.log_odds)], **look(one.dataset, datasets), **_EDGE, gid=gid)
+            axes.plot(
+                [expit(one.log_odds)], [expit(other.log_odds)], **marker_style(one.dataset, datasets), **_EDGE, gid=gid
+            )
             hover[gid] = (
                 f"{one.backbone} on {one.dataset}: {setting_name(first).lower()} {_score(one)}, "
                 f"{setting_name(second).lower()} {_score(other)}, n = {one.n_test:,}"
             )
         for dataset in datasets:
-            axes.plot([], [], **look(dataset, datasets), linestyle="none", label=dataset)
+            axes.plot([], [], **marker_style(dataset, datasets), linestyle="none", label=dataset)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
         axes.set_aspect("equal", adjustable="box")
         axes.set_xlabel(f"{setting_name(first)} (%)")

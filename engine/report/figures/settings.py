@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
 from penultimate.engine.report.figures.report_figure import ReportFigure
-from penultimate.engine.report.figures.style import logit_axis, look, style
+from penultimate.engine.report.figures.style import logit_axis, marker_style, style
 from penultimate.engine.report.names import setting_name
 
 
@@ -60,7 +60,7 @@ def _transfer(
     prefix: str,
     hover: dict[str, str],
 ) -> None:
-    marks = look(contenders[0].backbone, backbones)
+    marks = marker_style(contenders[0].backbone, backbones)
     axes.plot(x_values, [each.mean_log_odds for each in contenders], linewidth=0.6, color=marks["color"])
     for number, (x, each) in enumerate(zip(x_values, contenders, strict=True)):
         gid, error = f"{prefix}v{number}", each.standard_error
@@ -75,7 +75,7 @@ def _transfer(
 
 def _imagenet(axes: Axes, contenders: Sequence[Contender], x_values: Sequence[float], backbones: Sequence[str]) -> None:
     top1 = [np.nan if each.imagenet_top1 is None else each.imagenet_top1 for each in contenders]
-    axes.plot(x_values, top1, **look(contenders[0].backbone, backbones), linewidth=0.6)
+    axes.plot(x_values, top1, **marker_style(contenders[0].backbone, backbones), linewidth=0.6)
 
 
 def _by_mean(contenders: Sequence[Contender]) -> list[str]:

@@ -71,7 +71,7 @@ def marker_of(name: str, names: Sequence[str]) -> str:
     return METHOD_MARKERS.get(name) or MARKERS[names.index(name) % len(MARKERS)]
 
 
-def look(name: str, names: Sequence[str]) -> dict[str, Any]:
+def marker_style(name: str, names: Sequence[str]) -> dict[str, Any]:
     """Return colour and marker as matplotlib's keywords."""
     return {"color": colour_of(name, names), "marker": marker_of(name, names)}
 
@@ -128,7 +128,7 @@ def fixed_ticks(axis: Axis, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda tick, _: _short(tick)))
 
 
-def inside(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+def drawable_accuracy(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return accuracies that a logit axis can show: 0 and 1 become the accuracy of their (moved) log odds."""
     return np.where((accuracy > 0) & (accuracy < 1), accuracy, expit(log_odds))
 

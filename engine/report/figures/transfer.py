@@ -15,7 +15,7 @@ from scipy.special import expit
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
 from penultimate.engine.report.figures.report_figure import ReportFigure
-from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
+from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, drawable_accuracy, logit_axis, style
 from penultimate.engine.report.names import setting_name
 
 Ties = Mapping[tuple[str, str], bool | None]
@@ -126,8 +126,8 @@ def _dataset_panel(
     """Draw one dataset's panel, numbering the models in ``names``; return its tables of points and of the line."""
     table, dataset = analysis.table, analysis.table.datasets[d]
     log_odds_M = analysis.log_odds.values[:, d]
-    shown_M = inside(table.accuracy_MD[:, d], log_odds_M)
-    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    shown_M = drawable_accuracy(table.accuracy_MD[:, d], log_odds_M)
+    imagenet_M = drawable_accuracy(table.imagenet_M, analysis.imagenet.values)
     line = regression_band(
         analysis.imagenet.values, log_odds_M, seed=analysis.seed, num_resamples=analysis.num_resamples
     )
@@ -159,7 +159,7 @@ def _average_panel(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = analysis.table
     mean_M, error_M = analysis.log_odds.values.mean(axis=1), analysis.adjusted.standard_error_M
-    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    imagenet_M = drawable_accuracy(table.imagenet_M, analysis.imagenet.values)
     _line(axes, analysis.regression, in_log_odds=True)
     for m, model in enumerate(table.models):
         gid = f"{prefix}m{m}"

@@ -11,7 +11,7 @@ from penultimate.engine.runtime.capabilities import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.learner.network import InitialModel, Normalise, build_network, with_heads
 from penultimate.engine.train.learner.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.recipe import Recipe
@@ -43,7 +43,7 @@ class Learner:
         trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms
         self._forward = _compiled(trained) if recipe.compile else trained
         self._optimizer = make_optimizer(self._trained, recipe)
-        self._loss = Loss(recipe.loss, smoothing=recipe.label_smoothing)
+        self._loss = TrainingLoss(recipe.loss, smoothing=recipe.label_smoothing)
         self._scheduler = make_scheduler(self._optimizer, recipe)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self._average = _average(self._network, recipe)

@@ -13,7 +13,7 @@ from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World, world_from_launcher
 
-Report = Callable[[Recipe, Mapping[str, Any]], None]
+EventCallback = Callable[[Recipe, Mapping[str, Any]], None]
 """Called with the recipe of a run and every event of it (see ``loggers.Row``)."""
 
 
@@ -43,7 +43,7 @@ class Resources:
 
     world: World
     settings: ResourceSettings = field(default_factory=ResourceSettings)
-    report: Report = _silent
+    report: EventCallback = _silent
     log: Callable[[str], None] = _silent
     """Called with lines for the user: images left out, runs still missing, the folder of the results."""
 
@@ -55,7 +55,7 @@ class Resources:
 
 @contextmanager
 def open_resources(
-    settings: ResourceSettings, *, report: Report = _silent, log: Callable[[str], None] = _silent
+    settings: ResourceSettings, *, report: EventCallback = _silent, log: Callable[[str], None] = _silent
 ) -> Iterator[Resources]:
     """Take the device that the settings name, or all devices of a torchrun; let go of them at the end.
 

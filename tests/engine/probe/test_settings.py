@@ -11,7 +11,7 @@ from penultimate.cli.probe import probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import planned_trial_id
 from penultimate.engine.probe.settings import ProbeGrid, ProbeJob, ProbeSettings
-from penultimate.engine.study.settings import Probe
+from penultimate.engine.study.settings import ProbeSection
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
 
@@ -69,7 +69,7 @@ def test_the_command_line_takes_defaults_and_help_from_the_declaration() -> None
 
 
 def test_the_yaml_of_a_study_takes_every_field() -> None:
-    assert set(Probe.model_fields) == {"only", *ProbeGrid.model_fields}
+    assert set(ProbeSection.model_fields) == {"only", *ProbeGrid.model_fields}
 
 
 @pytest.mark.parametrize(
