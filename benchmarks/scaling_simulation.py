@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from penultimate.store.format.layout import num_shards
 
-_LIST_PAGE = 1000  # names of one LIST answer: Amazon S3 API reference, ListObjectsV2, MaxKeys
+_LIST_PAGE = 1000  # names in one LIST response: Amazon S3 API reference, ListObjectsV2, MaxKeys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from penultimate.cli.options import WHERE
 from penultimate.cli.progress import ImageProgress
 from penultimate.store.errors import UnavailableError
 
-if TYPE_CHECKING:  # Ray, only where a cluster was asked for
+if TYPE_CHECKING:  # imports Ray, which only --cluster needs
     from penultimate.engine.runtime.ray_cluster import Cluster, Progress, TaskResources
 
 _WORKERS_SHOWN = 8

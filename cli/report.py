@@ -56,7 +56,7 @@ def report(
     penultimate report trials/ -o report.html --store features.zarr --tsne digits \\
         --tsne-backbone tf_efficientnet_lite0 --tsne-backbone tf_efficientnet_lite0.random0
     """
-    from penultimate.engine.report.figures.figures import figures as draw_figures  # matplotlib, only when asked for
+    from penultimate.engine.report.figures.figures import figures as draw_figures  # imports matplotlib
     from penultimate.engine.report.page import write_page
 
     if not output.absolute().parent.is_dir():

@@ -55,7 +55,7 @@ def show(
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:
-        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # matplotlib, only when asked for
+        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # imports matplotlib
 
         draw_scoreboard(board, figure)
 

@@ -1,7 +1,7 @@
 """Read a table of accuracies, models by datasets with one column for ImageNet, from any experiment or from trials.
 
 A file holds one row a model, its name in the first column (or ``model_column``), and a column a dataset, one of them
-ImageNet. Percentages or fractions are told apart by the largest value and the answer is kept in ``unit``.
+ImageNet. The largest value decides whether values are percentages or fractions, and ``unit`` records the decision.
 """
 
 # Shapes: M models, D datasets.

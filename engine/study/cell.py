@@ -164,7 +164,7 @@ class ExtractCell(Cell):
     @override
     def run(self, context: RunContext) -> None:
         images, store = self.images.load(context.state), FeatureStore.create(self.store)
-        log = context.log if self.checks is None else lambda line: None  # said once, by the CheckCell
+        log = context.log if self.checks is None else lambda line: None  # logged once, by the CheckCell
         log(summary_of(images))
         extractor = context.state.get_or_make(self.job, lambda: self.job.prepare(images, store, log), capacity=1)
         checks = self.job.check(extractor, images, store, log) if self.checks is None else self.checks

@@ -34,7 +34,7 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import num_shards
 
-if TYPE_CHECKING:  # Ray, only where a cluster was asked for
+if TYPE_CHECKING:  # imports Ray, which only --cluster needs
     from penultimate.engine.runtime.ray_cluster import (
         Cluster,
         ObjectReference,

@@ -59,13 +59,13 @@ def run_study(
 ) -> Summary:
     """Do what is missing of ``study`` in the folder ``out``. A failed cell is in the summary; the others still run.
 
-    Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
+    Raises RunInterruptedError if a stop was requested during training, InputError where ``out`` cannot hold results or
     the device is not here.
     """
     context = context or RunContext()
     paths = StudyPaths.of(study, out)
     device_named(study.device)
-    study.extraction.make_decoder()  # before anything is begun
+    study.extraction.make_decoder()  # raises before anything is started
     out.mkdir(parents=True, exist_ok=True)
     write_study(study, paths.study)
     TrialLog.create(paths.trials)
@@ -103,7 +103,7 @@ def attempt(cell: Cell, context: RunContext) -> CellResult:
         raise
     except PenultimateError as error:
         return CellResult(cell=cell, error=_line(str(error)))
-    except Exception as error:  # a study of days goes on past what nobody foresaw, and says so at its end
+    except Exception as error:  # a study of days continues after an unexpected error, and reports it at its end
         return CellResult(cell=cell, error=_line(f"{type(error).__name__}: {error}"), trace=traceback.format_exc())
     return CellResult(cell=cell, error=None)
 

@@ -22,7 +22,7 @@ from penultimate.engine.train.search.grid import SINGLE, Grid, grid_named
 from penultimate.engine.train.search.grid_search import GridSearch
 
 _EVALUATIONS = 20
-"""Evaluations of a run, evenly spaced, unless others are asked for."""
+"""Default number of evaluations of a run, evenly spaced."""
 
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(listed), Field(min_length=1)]
 Decays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)]

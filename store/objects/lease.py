@@ -69,7 +69,7 @@ class LeaseClaim(Claim):
             self._change(lambda entries: [entry for entry in entries if entry["token"] != self._entry["token"]])
             self._objects.delete(self._lease(self._entry))
         except StoreError:
-            return  # the server does not answer any more, so the lease expires by itself
+            return  # the server no longer responds, so the lease expires by itself
 
     def __enter__(self) -> Self:
         return self

@@ -141,7 +141,7 @@ class RemoteObjects(VersionedObjects):
             try:
                 return _version(obstore.put(self._client, name, content, mode=mode, use_multipart=False))
             except (AlreadyExistsError, PreconditionError, *_ABSENT):
-                # A put whose answer was lost is made again and refused because of itself, which the content shows.
+                # A put whose response was lost is repeated and refused because of itself, which the content shows.
                 there = self.get_versioned(name)
                 return there.version if there is not None and there.content == content else None
 

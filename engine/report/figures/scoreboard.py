@@ -34,14 +34,14 @@ _TICKS = (
     0.995,
     0.999,
 )
-_TIE, _OTHER = "#1b7837", "#555555"  # told apart by the marker too, in black and white
+_TIE, _OTHER = "#1b7837", "#555555"  # the marker differs too, for black and white
 
 
 def draw_scoreboard(board: Scoreboard, path: Path) -> None:
     """Draw one panel a dataset and method to ``path`` (.png, .pdf, .svg): best on top, 95 % intervals over test images.
 
     Filled circles tie with the best of their panel (paired test, p > 0.05), hollow diamonds do not, crosses were not
-    certified to the tolerance asked.
+    certified to their tolerance.
     """
     panels = [
         list(rows) for _, rows in groupby(board.rows, key=lambda r: (r.dataset, r.images, r.method, r.metric, r.shots))

@@ -88,7 +88,7 @@ class DaliAugmenter:
         plain = {position: image for position, image in enumerate(found) if isinstance(image, _Plain)}
         try:
             return dict(zip(plain, self._run(list(plain.values()), settings), strict=True))
-        except RuntimeError:  # a damaged file that looked complete; Pillow tells which, and why
+        except RuntimeError:  # a damaged file that looked complete; Pillow finds which, and the reason
             self._pipelines.clear()  # the pipeline is lost
             return {}
 

@@ -49,7 +49,7 @@ from penultimate.store.errors import RunInterruptedError
 def train_run(images: ImageSet, initial: InitialModel, recipe: Recipe, folder: Path, resources: Resources) -> RunResult:
     """Train ``recipe`` in ``folder``, resume it there, or read its result if it has ended.
 
-    Raises RunInterruptedError after a checkpoint if it was asked to stop, StoreBusyError if another process trains
+    Raises RunInterruptedError after a checkpoint if a stop was requested, StoreBusyError if another process trains
     in this folder, InputError for a checkpoint of another recipe and for what the recipe and the images do not allow,
     StoreError if a checkpoint cannot be written.
     """

@@ -32,7 +32,7 @@ def _study() -> list[Trial]:
     return trials
 
 
-@cache  # asked by several tests, changed by none
+@cache  # used by several tests, changed by none
 def _found() -> Findings:
     return find(_study(), imagenet=IMAGENET, num_resamples=100)
 

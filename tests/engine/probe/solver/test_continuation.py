@@ -89,7 +89,7 @@ def test_every_strength_is_solved_and_returned_in_order(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("samples", [400, 9000], ids=["float64", "float32"])
 def test_a_weak_strength_alone_reaches_the_optimum_of_the_path(loss: str, samples: int) -> None:
-    """From zero, separable data of many classes take Newton's method long detours, or beyond its limit."""
+    """Newton's method from zero takes long detours on separable data of many classes, or runs out of steps."""
     features_ND, labels_N = mixture(samples, 120, 40, apart=0.7)
     whole = fit_path(
         features_ND, labels_N, FitSettings(num_classes=40, path=RegularizationPath.parse("1e-5:1e5:21"), loss=loss)
@@ -134,7 +134,7 @@ def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> floa
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scores_keep_fitting_their_weights_along_a_path(loss: str) -> None:
-    """In float32, but for the hinge: summed like weights, scores of starts would gather rounding from node to node."""
+    """Scores of starts, except under the hinge, do not gather float32 rounding from node to node, as sums would."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.spaced(1e-2, 1e3, 57)
     for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path, loss=loss)):

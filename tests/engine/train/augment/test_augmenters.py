@@ -35,7 +35,7 @@ class AugmenterContract:
         assert batch.rows_B == draws.rows_B.tolist()
         assert batch.images_BHWC.shape == (4, 32, 32, 3)
         assert batch.images_BHWC.dtype == torch.uint8
-        # write_photos tells the classes apart by the brightest channel
+        # in write_photos the classes differ in the brightest channel
         assert (
             batch.images_BHWC.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == images.labels_N[batch.rows_B].tolist()
         )
