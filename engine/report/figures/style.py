@@ -1,7 +1,7 @@
 """Set the style of every figure, and scale axes in log odds with ticks in per cent.
 
-Colours are Okabe & Ito's (2008), which colour-blind readers can distinguish; each also has its own marker, line or filling, so
-that a figure reads the same in black and white.
+Colours are Okabe & Ito's (2008), which colour-blind readers can distinguish; each also has its own marker, line or
+filling, so that a figure reads the same in black and white.
 """
 
 from collections.abc import Iterator, Sequence
