@@ -1,4 +1,4 @@
-"""Sentences: findings in; what a reader wants to know first, in plain words with the numbers, out."""
+"""Summarize findings in a few plain sentences with numbers, for the top of a report."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -15,7 +15,7 @@ from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
 from penultimate.engine.report.names import setting_name
 
 FEW_MODELS = 8
-"""Fewer networks than this leave a correlation wide open, whatever its value."""
+"""Number of networks below which a report warns that the correlation is uncertain, whatever its value."""
 
 
 def sentences(found: Findings) -> list[str]:
@@ -31,7 +31,7 @@ def sentences(found: Findings) -> list[str]:
 
 
 def _best(found: Findings) -> Iterator[str]:
-    """Over datasets where a method has several, dataset by dataset otherwise."""
+    """Yield the best over all datasets for a method with several datasets, otherwise dataset by dataset."""
     for method, group in groupby(found.board.contenders, key=lambda each: each.method):
         contenders = list(group)
         if len(contenders) > 1 and len(contenders[0].datasets) > 1:
@@ -54,9 +54,9 @@ def _best_on(rows: Sequence[ScoreRow]) -> str:
     best, ties = rows[0], [_name(row) for row in rows[1:] if row.ties_with_best]
     sure = "" if best.interval is None else f" (95 % {100 * best.interval[0]:.1f} to {100 * best.interval[1]:.1f})"
     does = "is best with" if len({_name(row) for row in rows}) > 1 else "scores"
-    said = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
+    text = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
     tests = {row.test for row in rows if row.test}
-    return said + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
+    return text + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
 
 
 def _best_of_few(found: Findings) -> Iterator[str]:
@@ -105,15 +105,15 @@ def _correlation(setting: str, analysis: Analysis) -> str:
     r = analysis.correlation
     low, high = r.r_interval_models
     over = r.r_interval_datasets
-    said = (
+    text = (
         f"{setting_name(setting)}: ImageNet accuracy and transfer accuracy correlate with r = {r.pearson_r:.2f} "
         f"(95 % {low:.2f} to {high:.2f} over networks"
         + (f", {over[0]:.2f} to {over[1]:.2f} over datasets" if over else "")
         + f"; p = {r.p_value:.2g}; {r.num_models} networks, {r.num_datasets} dataset{'s' * (r.num_datasets > 1)})."
     )
     if r.num_models < FEW_MODELS:
-        said += f" {r.num_models} networks are few: the interval over networks says how little is known."
-    return said
+        text += f" {r.num_models} networks are few: the interval over networks says how little is known."
+    return text
 
 
 def _settings(found: Findings) -> Iterator[str]:

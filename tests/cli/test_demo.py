@@ -1,4 +1,4 @@
-"""The demonstration: end to end on fewer pictures, what it shows, and that a second run does nothing anew."""
+"""The demonstration runs end to end on fewer pictures, and a second run computes nothing again."""
 
 import io
 import re

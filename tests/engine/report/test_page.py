@@ -1,4 +1,4 @@
-"""The page, read as text and rendered, sorted and filtered in headless Chromium."""
+"""The page holds its content as text, and renders, sorts and filters in headless Chromium."""
 
 import html
 import json
@@ -93,7 +93,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 
 
 def _in_browser(script: str, folder: Path, *, width: int = 1200) -> tuple[object, str]:
-    """What ``script`` (the body of a function) returns in the page, and the console's messages."""
+    """Run ``script``, the body of a function, in the page; return its value and the console's messages."""
     path = folder / "page.html"
     driver = f"<script>document.body.dataset.got = JSON.stringify((() => {{ {script} }})());</script>"
     path.write_text(_page().replace("</body>", f"{driver}</body>"), encoding="utf-8")

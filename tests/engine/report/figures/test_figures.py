@@ -1,4 +1,4 @@
-"""Figures hold the numbers they draw, say what each point is, and read without colour."""
+"""Figures hold the numbers they draw, describe each point, and are readable without colour."""
 
 import csv
 from pathlib import Path
