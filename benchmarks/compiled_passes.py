@@ -111,19 +111,19 @@ def lines(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """See the top of the file."""
+    """Print the tables for one stored dataset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--rounds", type=int, default=7)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if library() is None:
         raise SystemExit(
             "there are no compiled passes here: this needs a processor with AMX, Linux and GCC 12 or later"
         )
     keep_freed_memory()
     path = RegularizationPath.spaced(1e-6, 1e5, 45)
-    for line in lines(*train_features(asked.store, asked.dataset), path, asked.rounds):
+    for line in lines(*train_features(options.store, options.dataset), path, options.rounds):
         print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Images a second, end to end, side by side: penultimate, timm with a DataLoader and Pillow, and thingsvision.
+"""Compare images per second, end to end: penultimate, timm with a DataLoader and Pillow, and thingsvision.
 
     python benchmarks/extract_speed.py FOLDER --model tf_efficientnet_lite0 --images 512 --rounds 3
 
@@ -34,7 +34,7 @@ CONTENDERS = (
 
 
 def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Callable[[], int]:
-    """A call that embeds every image once."""
+    """A function that embeds every image once."""
     name, *how = contender.split()
     if name == "penultimate":
         return penultimate_runner(images, arch, precision=how[0], compiled=how[1] == "compiled")
@@ -80,7 +80,7 @@ def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: boo
 
 
 def timm_runner(images: Path, arch: str, *, precision: str, batch_size: int) -> Callable[[], int]:
-    """What most scripts do: a folder dataset, a DataLoader with a worker a core, the network under no_grad."""
+    """Return a function that embeds as most scripts do: ImageFolder, DataLoader, one worker per core, no_grad."""
     import timm
     import torch
     from torch.utils.data import DataLoader
@@ -102,7 +102,7 @@ def timm_runner(images: Path, arch: str, *, precision: str, batch_size: int) -> 
 
 
 def transform_of(arch: str) -> Any:
-    """The whole image to the network's input, as ``--preprocess paper``."""
+    """Return the transform of the whole image to the network's input, as ``--preprocess paper`` has it."""
     from timm.models import get_pretrained_cfg
     from torchvision import transforms
 
@@ -118,7 +118,7 @@ def transform_of(arch: str) -> Any:
 
 
 def timed(run: Callable[[], int]) -> dict[str, float]:
-    """Of two passes, the first cold: images a second, and of the second, images a second of processor time.
+    """Time two passes, the first cold: images per second of both, and of the second also per second of CPU time.
 
     Processor time (of this process and its workers) is what the work costs whoever else uses the cores; ``cores`` is
     how many of them the second pass had, which is under their number where others were at work.
@@ -133,7 +133,7 @@ def timed(run: Callable[[], int]) -> dict[str, float]:
 
 
 def processor_seconds() -> float:
-    """User and system time of this process and of its children that have ended."""
+    """Return user and system time, in seconds, of this process and of its children that have ended."""
     return sum(
         used.ru_utime + used.ru_stime
         for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
@@ -141,7 +141,7 @@ def processor_seconds() -> float:
 
 
 def linked_sample(folder: Path, num_images: int, target: Path) -> int:
-    """Links to images evenly spaced in ``folder``, as one class: the number there is."""
+    """Link to images evenly spaced in ``folder``, as one class; return their number."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(num_images, len(found))).astype(int))]
     (target / "all").mkdir(parents=True)
@@ -171,16 +171,16 @@ def main(arguments: list[str]) -> None:
             for contender in contenders:
                 command = [sys.executable, __file__, scratch, "--model", options.model, "--one", contender]
                 command += ["--peers", str(options.peers)] if options.peers else []
-                answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                rates[contender].append(json.loads(answer.splitlines()[-1]))
+                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                rates[contender].append(json.loads(output.splitlines()[-1]))
                 print(f"{contender}: {rates[contender][-1]}", file=sys.stderr, flush=True)
     print(f"{options.model}, {num_images} images, {options.rounds} rounds")
     print("| contender | images/s warm (least - most) | cold | images/s of one core | cores it had |")
     for contender, results in rates.items():
         warm = sorted(result["warm"] for result in results)
         cold, per_core, cores = (median(result[name] for result in results) for name in ("cold", "per_core", "cores"))
-        spread = f"{median(warm):.1f} ({warm[0]:.1f} - {warm[-1]:.1f})"
-        print(f"| {contender} | {spread} | {cold:.1f} | {per_core:.1f} | {cores:.2f} |")
+        range_text = f"{median(warm):.1f} ({warm[0]:.1f} - {warm[-1]:.1f})"
+        print(f"| {contender} | {range_text} | {cold:.1f} | {per_core:.1f} | {cores:.2f} |")
 
 
 if __name__ == "__main__":

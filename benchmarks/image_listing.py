@@ -1,4 +1,4 @@
-"""Listing and digesting a folder of a million images: seconds and memory, with and without the digest cache.
+"""Measure listing and digesting a folder of a million images: time and memory, with and without the digest cache.
 
     python benchmarks/image_listing.py benchmarks/results/image_listing_<yyyymm>.md [--images 1000000] [--folder .]
 
@@ -27,7 +27,7 @@ _FILES = 1000
 
 
 def make(root: Path, num_images: int) -> Path:
-    """``root/class/number.jpg``, ``num_images`` of them."""
+    """Write ``num_images`` files ``root/class/number.jpg``."""
     rng = np.random.default_rng(0)
     originals = root / "originals"
     originals.mkdir(parents=True)
@@ -43,7 +43,7 @@ def make(root: Path, num_images: int) -> Path:
 
 
 def measure(folder: str, cache: str) -> None:
-    """In a process of its own: prints seconds, peak MiB, MiB before, and the digest."""
+    """Print seconds, peak MiB, MiB before, and the digest; runs in a process of its own."""
     from penultimate.engine.images.digest_cache import DigestCache
     from penultimate.engine.images.load import load_images
 
@@ -56,14 +56,14 @@ def measure(folder: str, cache: str) -> None:
 
 
 def report(num_images: int, folder: Path) -> str:
-    """The whole report as Markdown."""
+    """Return the whole report as Markdown."""
     with TemporaryDirectory(dir=folder) as work:
         images = make(Path(work), num_images)
         cache = str(Path(work) / "cache")
         runs = [("no cache", ""), ("empty cache, written", cache), ("full cache", cache)]
         lines, digests = [], set()
-        for name, place in runs:
-            command = [sys.executable, __file__, "--measure", str(images), place]
+        for name, cache_mode in runs:
+            command = [sys.executable, __file__, "--measure", str(images), cache_mode]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
             seconds, peak, before = map(float, out[:3])
             digests.add(out[3])

@@ -1,11 +1,11 @@
 """Do the 95 % intervals hold the truth in 95 % of studies, and are p values uniform where there is no effect?
 
-Simulates studies whose truth is known and writes the shares as a report:
+Simulates studies whose truth is known and writes the fractions as a report:
 
     python benchmarks/interval_coverage.py benchmarks/results/interval_coverage_<yyyymm>.md [--studies 2000]
 
-A share of S studies has a Monte Carlo standard error of sqrt(p (1 - p) / S), printed beside it: 0.5 % at p = 0.95 and
-S = 2,000. Nothing here depends on the machine.
+A fraction of S studies has a Monte Carlo standard error of sqrt(p (1 - p) / S), printed beside it: 0.5 % at p = 0.95
+and S = 2,000. Nothing here depends on the machine.
 """
 
 # Shapes: M models, D datasets, N test samples, K classes, P pairs.
@@ -41,17 +41,17 @@ from penultimate.engine.analysis.statistics.resample import (
 )
 
 Row = tuple[str, str, float]
-"""What was tried, under what truth, and the share of studies that held it (or rejected)."""
+"""Method, simulated truth, and the fraction of studies whose interval held it (or whose test rejected)."""
 
 
 def models_drawn(rng: np.random.Generator, num_models: int, r: float, *, heavy: bool = False) -> NDArray[np.float64]:
-    """(2, M): pairs with population correlation ``r``; normal, or with Student's t on 5 degrees of freedom."""
+    """Draw pairs (2, M) with population correlation ``r``, normal or Student's t with 5 degrees of freedom."""
     noise = rng.standard_t(5, size=(2, num_models)) if heavy else rng.normal(size=(2, num_models))
     return np.stack([noise[0], r * noise[0] + sqrt(1 - r * r) * noise[1]])
 
 
 def over_models(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of r and rho over models, beside the plain percentile interval of r."""
+    """Yield the coverage of the intervals of r and rho over models, and of the plain percentile interval of r."""
     for num_models in (5, 8, 12, 16, 30):
         for r in (0.0, 0.5, 0.9, 0.99):
             yield _over_models(rng, num_models, r, False, studies, resamples)
@@ -69,7 +69,7 @@ def _over_models(rng: np.random.Generator, num_models: int, r: float, heavy: boo
 
 
 def plain_percentiles(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """What the plain percentile bootstrap would cover: the reason for ours."""
+    """Yield the coverage of the plain percentile bootstrap, which covers too little: the reason for ours."""
     for num_models, r in ((8, 0.9), (16, 0.9), (16, 0.99)):
         held = 0
         for _ in range(studies):
@@ -81,7 +81,7 @@ def plain_percentiles(rng: np.random.Generator, studies: int, resamples: int) ->
 
 
 def ranks_over_models(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Spearman's rho of a bivariate normal is 6 / pi arcsin(r / 2) (Pearson 1907)."""
+    """Return Spearman's rho of a bivariate normal, 6 / pi arcsin(r / 2) (Pearson 1907)."""
     for num_models in (8, 16):
         for r in (0.0, 0.9):
             rho, held = 6 / np.pi * np.arcsin(r / 2), 0
@@ -93,24 +93,24 @@ def ranks_over_models(rng: np.random.Generator, studies: int, resamples: int) ->
 
 
 def over_datasets(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of r over datasets: the truth is the mean (in z) over draws of as many datasets."""
+    """Yield the coverage of r over datasets. The truth is the mean (in z) over draws of as many datasets."""
     for num_models in (5, 16):
         for num_datasets in (3, 7, 12):
-            for r, spread in ((0.3, 0.6), (0.95, 0.2), (0.95, 0.6)):
+            for r, effect in ((0.3, 0.6), (0.95, 0.2), (0.95, 0.6)):
                 held = 0
                 for _ in range(studies):
                     x, truth = models_drawn(rng, num_models, r)
-                    others = truth + spread / sqrt(num_datasets) * rng.normal(size=(500, num_models))
+                    others = truth + effect / sqrt(num_datasets) * rng.normal(size=(500, num_models))
                     target = np.tanh(np.arctanh(pearson(x, others)).mean())
-                    transfer = truth[:, None] + spread * rng.normal(size=(num_models, num_datasets))
+                    transfer = truth[:, None] + effect * rng.normal(size=(num_models, num_datasets))
                     low, high = interval_over_datasets(x, transfer, pearson, rng=rng, num_resamples=resamples)
                     held += low <= target <= high
-                about = f"{num_models} models, {num_datasets} datasets, r = {r:g}, dataset effects {spread:g}"
+                about = f"{num_models} models, {num_datasets} datasets, r = {r:g}, dataset effects {effect:g}"
                 yield "r over datasets", about, held / studies
 
 
 def band(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """The regression band at a third of the way, against the true line."""
+    """Yield the coverage of the true line by the regression band, a third of the way along it."""
     for num_models in (8, 16, 30):
         held = 0
         for _ in range(studies):
@@ -123,13 +123,13 @@ def band(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row
 
 
 def accuracies(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Intervals of one accuracy over test samples."""
-    for num_test, share in ((360, 0.95), (6_000, 0.92), (50, 0.5)):
+    """Yield the coverage of intervals of one accuracy over test samples."""
+    for num_test, fraction in ((360, 0.95), (6_000, 0.92), (50, 0.5)):
         held = 0
         for _ in range(studies):
-            got = top1_interval(rng.random(num_test) < share)
-            held += got.low <= share <= got.high
-        yield "top-1, Wilson", f"{num_test:,} samples, {share:.0%}", held / studies
+            got = top1_interval(rng.random(num_test) < fraction)
+            held += got.low <= fraction <= got.high
+        yield "top-1, Wilson", f"{num_test:,} samples, {fraction:.0%}", held / studies
     for classes, each, mean in ((10, 30, 0.9), (102, 20, 0.92), (102, 60, 0.92), (37, 100, 0.75)):
         true_K = np.clip(rng.beta(12 * mean, 12 * (1 - mean), size=classes), 0.02, 0.98)
         labels, held = np.repeat(np.arange(classes), each), 0
@@ -140,8 +140,8 @@ def accuracies(rng: np.random.Generator, studies: int, resamples: int) -> Iterat
 
 
 def adjusted_errors(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Adjusted mean +- t(D - 1) x Morey's error, against the true adjusted mean, with either factor."""
-    reach = student.ppf(0.975, 11)
+    """Yield the coverage of the true adjusted mean by the mean +- t(D - 1) x Morey's error, with either factor."""
+    half_width = student.ppf(0.975, 11)
     for num_models in (3, 16):
         true_M = rng.normal(size=num_models)
         for correction in get_args(Correction):
@@ -149,12 +149,12 @@ def adjusted_errors(rng: np.random.Generator, studies: int, resamples: int) -> I
             for _ in range(studies):
                 table = true_M[:, None] + rng.normal(size=12) + 0.4 * rng.normal(size=(num_models, 12))
                 got = adjusted_accuracies(table, correction=correction)
-                held += np.mean(np.abs(got.mean_M - true_M + true_M.mean()) <= reach * got.standard_error_M)
+                held += np.mean(np.abs(got.mean_M - true_M + true_M.mean()) <= half_width * got.standard_error_M)
             yield f"adjusted mean, factor {correction!r}", f"{num_models} models, 12 datasets", held / studies
 
 
 def false_alarms(rng: np.random.Generator, studies: int, resamples: int) -> Iterator[Row]:
-    """Share of p <= 0.05 where there is no effect: 5 % if calibrated, less for discrete exact tests."""
+    """Yield the fraction of p <= 0.05 where there is no effect: 5 % if calibrated, less for discrete exact tests."""
     labels = np.repeat(np.arange(20), rng.integers(5, 60, size=20))
 
     def top1() -> float:
@@ -196,7 +196,7 @@ COVERAGE = (over_models, plain_percentiles, ranks_over_models, over_datasets, ba
 
 
 def report(studies: int, resamples: int, seed: int) -> str:
-    """The whole report as Markdown."""
+    """Return the whole report as Markdown."""
     rng = np.random.default_rng(seed)
     covered = [row for part in COVERAGE for row in part(rng, studies, resamples)]
     alarms = list(false_alarms(rng, studies, resamples))
@@ -209,7 +209,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
             f"interval, seed {seed}; {versions}. ± is one Monte Carlo standard error. Simulations, so nothing depends "
             "on the machine. Written by the script; the reasons stand in `engine/analysis/statistics/resample.py`.",
             "",
-            "## Share of studies whose 95 % interval holds the truth",
+            "## Fraction of studies whose 95 % interval holds the truth",
             "",
             *_table(covered, studies),
             "",
@@ -217,7 +217,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "the correlation would be stronger. Morey's factor makes the variance unbiased for one model's own",
             "effects, so that an interval of the adjusted mean is wide with three models, and wider as printed.",
             "",
-            "## Share of p ≤ 0.05 where there is no effect",
+            "## Fraction of p ≤ 0.05 where there is no effect",
             "",
             "5 % is calibrated. Tests of counts stay below it, as their p values are discrete.",
             "",
@@ -229,13 +229,14 @@ def report(studies: int, resamples: int, seed: int) -> str:
 
 def _table(rows: list[Row], studies: int) -> list[str]:
     lines = [
-        f"| {what} | {truth} | {share:.1%} ± {sqrt(share * (1 - share) / studies):.1%} |" for what, truth, share in rows
+        f"| {what} | {truth} | {fraction:.1%} ± {sqrt(fraction * (1 - fraction) / studies):.1%} |"
+        for what, truth, fraction in rows
     ]
-    return ["| what | truth | share |", "|---|---|---:|", *lines]
+    return ["| what | truth | fraction |", "|---|---|---:|", *lines]
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Simulate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--studies", type=int, default=2_000)

@@ -1,4 +1,4 @@
-"""What computing in bfloat16 or float16 does to features and to the chosen probe, on a whole dataset.
+"""Measure the effect of bfloat16 and float16 on features and on the chosen probe, on a whole dataset.
 
     python benchmarks/precision_probe.py caltech101 --root DATA/caltech101 --model tf_efficientnet_lite0
 
@@ -59,7 +59,7 @@ def distances(features_ND: NDArray[np.float32], exact_ND: NDArray[np.float32]) -
 
 
 def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) -> str:
-    """Distances of features in batches from those of the same images alone, same precision, not compiled."""
+    """Return the distances of features in batches from those of single images, same precision, not compiled."""
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=1)
     rows = np.arange(len(images))
@@ -75,7 +75,7 @@ def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) ->
 
 
 def without_some_training(images: ImageSet, num_train: int | None) -> ImageSet:
-    """``num_train`` of the train and val images, evenly spaced among them, and every test image."""
+    """Keep ``num_train`` of the train and val images, evenly spaced among them, and every test image."""
     if num_train is None:
         return images
     (train_rows,) = np.nonzero(images.split_N != "test")

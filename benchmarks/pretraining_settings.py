@@ -54,7 +54,7 @@ class Experiment:
 
     network: str = "resnet10t"
     size: int = 32
-    """Pixels."""
+    """Side of the input, in pixels."""
 
     steps: int = 400
     batch_size: int = 64
@@ -64,13 +64,13 @@ class Experiment:
     label_smoothing: tuple[float, ...] = (0.0, 0.1)
     seeds: int = 2
     pretrain: tuple[int, int, int] = (1000, 40, 500)
-    """Images a class of train, val and test for training the network."""
+    """Images per class of train, val and test for training the network."""
 
     probe: tuple[int, int, int] = (300, 100, 500)
-    """The same for probing its features."""
+    """Images per class of train, val and test for probing its features."""
 
     def recipe(self, images: ImageSet, *, smoothing: float, seed: int) -> Recipe:
-        """Of one network."""
+        """Return the settings of one network's training."""
         view = Preprocess(height=self.size, width=self.size, resize="whole", mean=(0.5,) * 3, std=(0.5,) * 3)
         return Recipe(
             network=self.network,
@@ -89,7 +89,7 @@ class Experiment:
 
 
 class _Rows:
-    """Some rows of another set's source."""
+    """A source of some rows of another set."""
 
     def __init__(self, source: ImageSource, rows: NDArray[np.int64]) -> None:
         self._source = source
@@ -104,7 +104,7 @@ class _Rows:
 
 
 def part(images: ImageSet, classes: Sequence[int], counts: Sequence[int], *, name: str) -> ImageSet:
-    """At most so many images of each class and split, in a random order of seed 0, as a set of its own."""
+    """Return a set of at most so many images of each class and split, in a random order of seed 0."""
     rng = np.random.default_rng(0)
     chosen: list[int] = []
     for label in classes:
@@ -125,7 +125,7 @@ def part(images: ImageSet, classes: Sequence[int], counts: Sequence[int], *, nam
 
 
 def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: float, seed: int) -> tuple[Trial, Path]:
-    """One network from scratch: its Trial on its own classes, and its folder."""
+    """Train one network from scratch; return its Trial on its own classes, and its folder."""
     initial = load_initial_model(experiment.network, init="random", weights="timm", seed=seed)
     grid = Grid(
         learning_rates=(experiment.learning_rate,),
@@ -143,20 +143,20 @@ def pretrain(images: ImageSet, experiment: Experiment, out: Path, *, smoothing: 
 
 
 def features_of(folders: Sequence[Path], images: ImageSet, experiment: Experiment, store: Path) -> list[FeatureSet]:
-    """Penultimate features of ``images`` by each network; an image is decoded once for all of them."""
+    """Extract features of ``images`` by each network; an image is decoded once for all of them."""
     networks = [load_backbone(experiment.network, weights=str(folder)) for folder in folders]
     decoder = make_decoder(default_decoder(), num_workers=1)
     return embed_images(images, Extractor(backbones=networks, decoder=decoder), FeatureStore.create(store))
 
 
 def correct_N(trial: Trial) -> NDArray[np.bool_]:
-    """Which test images were classified rightly."""
+    """Return True for each test image that was classified correctly, (N,)."""
     right: NDArray[np.bool_] = trial.arrays["test_predictions"] == trial.arrays["test_labels"]
     return right
 
 
 def compared(plain: Sequence[Trial], smoothed: Sequence[Trial]) -> dict[str, Any]:
-    """Smoothed less plain: a test a seed, and one of the sum over seeds, whose predictions of an image go together."""
+    """Test smoothed minus plain for each seed and summed over seeds, exchanging an image's predictions together."""
     pairs = [(correct_N(b), correct_N(a)) for a, b in zip(plain, smoothed, strict=True)]
     difference_N = np.mean([b.astype(float) - a for b, a in pairs], axis=0) / len(pairs[0][0])
     return {
@@ -166,12 +166,12 @@ def compared(plain: Sequence[Trial], smoothed: Sequence[Trial]) -> dict[str, Any
 
 
 def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any]:
-    """The whole experiment; what is in ``out`` already is not done again."""
+    """Run the whole experiment; results that are in ``out`` already are not computed again."""
     middle = len(images.class_names) // 2
     upstream = part(images, range(middle), experiment.pretrain, name=f"{images.name}-first-classes")
     downstream = part(images, range(middle, 2 * middle), experiment.probe, name=f"{images.name}-other-classes")
-    asked = [(smoothing, seed) for smoothing in experiment.label_smoothing for seed in range(experiment.seeds)]
-    trained = [pretrain(upstream, experiment, out, smoothing=smoothing, seed=seed) for smoothing, seed in asked]
+    runs = [(smoothing, seed) for smoothing in experiment.label_smoothing for seed in range(experiment.seeds)]
+    trained = [pretrain(upstream, experiment, out, smoothing=smoothing, seed=seed) for smoothing, seed in runs]
     features = features_of([folder for _, folder in trained], downstream, experiment, out / "features.zarr")
     settings = ProbeSettings(path=RegularizationPath.paper())
     probes = [run_probe(found, settings).trial for found in features]
@@ -185,7 +185,7 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
             "probe_certified": probe.converged,
             "training_seconds": trial.wall_seconds,
         }
-        for (smoothing, seed), (trial, _), probe in zip(asked, trained, probes, strict=True)
+        for (smoothing, seed), (trial, _), probe in zip(runs, trained, probes, strict=True)
     ]
     own = [trial for trial, _ in trained]
     seeds = experiment.seeds
@@ -200,7 +200,7 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
 
 
 def main() -> None:
-    """Run it on one image set and print the result as JSON."""
+    """Run the experiment on one image set and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
     parser.add_argument("--root", type=Path)
@@ -210,9 +210,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=usual.size)
     parser.add_argument("--steps", type=int, default=usual.steps)
     parser.add_argument("--seeds", type=int, default=usual.seeds)
-    asked = parser.parse_args()
-    experiment = Experiment(network=asked.network, size=asked.size, steps=asked.steps, seeds=asked.seeds)
-    found = run(load_images(asked.images, root=asked.root), experiment, asked.out)
+    options = parser.parse_args()
+    experiment = Experiment(network=options.network, size=options.size, steps=options.steps, seeds=options.seeds)
+    found = run(load_images(options.images, root=options.root), experiment, options.out)
     print(json.dumps({**found, **library_versions(), "machine": machine(), "commit": source_commit()}, indent=1))
 
 

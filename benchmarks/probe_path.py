@@ -1,4 +1,4 @@
-"""The probe's whole path beside scikit-learn's, on the same arrays and cores, in one process after the other.
+"""Compare the probe's whole path with scikit-learn's, on the same arrays and cores, one process after the other.
 
     python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out probe.jsonl --rounds 3
     python benchmarks/probe_path.py alone   --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 12
@@ -55,7 +55,7 @@ MATCH = 1e-4
 
 
 def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """All rows a final fit uses, train + val, of the only key of ``dataset``; or of a folder X.npy and y.npy."""
+    """Return the rows of a final fit, train + val, of the only key of ``dataset``; or X.npy and y.npy of a folder."""
     if (store / "X.npy").exists():
         labels_N = np.load(store / "y.npy").astype(np.int64)
         return np.load(store / "X.npy").astype(np.float32), labels_N, int(labels_N.max()) + 1
@@ -73,7 +73,7 @@ def ours(
     path: RegularizationPath,
     **options: Any,
 ) -> tuple[float, list[Probe]]:
-    """Seconds and probes of one whole path."""
+    """Fit one whole path with penultimate; return seconds and probes."""
     began = time.perf_counter()
     probes = fit_path(features_ND, labels_N, FitSettings(num_classes=classes, path=path, **options))
     return time.perf_counter() - began, probes
@@ -92,7 +92,7 @@ def objective(
 def sklearn_default(
     features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], path: RegularizationPath
 ) -> Iterator[Record]:
-    """A record a strength: l2, seconds, iterations, objective."""
+    """Yield one record for each strength: l2, seconds, iterations, objective."""
     model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)
     for l2 in path.l2:
         seconds = fit(model.set_params(C=1 / l2), features_ND, labels_N)
@@ -108,7 +108,7 @@ def sklearn_tight(
     *,
     limit_seconds: float,
 ) -> Iterator[Record]:
-    """As ``sklearn_default``, tightened until each objective is within ``MATCH`` of ``wanted``; stops at the limit."""
+    """Tighten scikit-learn until each objective is within ``MATCH`` of ``wanted``; stops at the limit."""
     model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=100_000)
     spent = 0.0
     for l2, goal in zip(path.l2, wanted, strict=True):
@@ -129,7 +129,7 @@ def sklearn_tight(
 def linear_svc(
     features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], path: RegularizationPath, *, limit_seconds: float
 ) -> Iterator[Record]:
-    """A record a strength until the limit; it has no warm start, and regularises its bias a little."""
+    """Yield one record for each strength until the limit. It has no warm start, and regularises its bias a little."""
     sign_NK = np.where(labels_N[:, None] == np.arange(labels_N.max() + 1), 1, -1)
     spent = 0.0
     for l2 in path.l2:
@@ -144,7 +144,7 @@ def linear_svc(
 
 
 def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: float) -> Iterator[Record]:
-    """A record a strength, train to val, until ``limit_seconds`` of scikit-learn; then one of the choice and test.
+    """Yield a record for each strength, train to val, until ``limit_seconds``; then one of the choice and test.
 
     A strength at which scikit-learn warns that it has not converged is none to compare with, and is left out of the
     choice of both.
@@ -183,7 +183,7 @@ def choice(features: FeatureSet, path: RegularizationPath, *, limit_seconds: flo
 
 
 def decisions(model: LogisticRegression, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Scores (N, K) in float64; every class is in train."""
+    """Return scores (N, K) in float64; every class is in train."""
     scores_NK: NDArray[np.float64] = features_ND.astype(np.float64) @ model.coef_.T + model.intercept_
     return scores_NK
 
@@ -191,7 +191,7 @@ def decisions(model: LogisticRegression, features_ND: NDArray[np.float32]) -> ND
 def fits(
     model: LogisticRegression, l2: float, features_ND: NDArray[np.float32], labels_N: NDArray[np.integer[Any]]
 ) -> bool:
-    """Fit in float64; whether it converged."""
+    """Fit in float64; return True if it converged."""
     model.set_params(C=1 / l2, tol=min(1e-8, 1e-3 * l2 / len(labels_N)))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -200,7 +200,7 @@ def fits(
 
 
 def fit(model: LogisticRegression | LinearSVC, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
-    """Seconds of one fit; out of iterations is what the default does at weak l2, and shows in its objective."""
+    """Return the seconds of one fit. The default runs out of iterations at weak l2, as its objective shows."""
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -209,7 +209,7 @@ def fit(model: LogisticRegression | LinearSVC, features_ND: NDArray[np.float64],
 
 
 def synthetic(rows: int, dims: int, classes: int, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Classes that overlap, features with a spectrum falling as 1/rank, as those of networks do."""
+    """Draw classes that overlap, and features with a spectrum falling as 1/rank, as those of networks do."""
     rng = np.random.default_rng(seed)
     labels_N = rng.permutation(np.arange(rows) % classes)
     scale_D = 1 / np.sqrt(1 + np.arange(dims))
@@ -219,7 +219,7 @@ def synthetic(rows: int, dims: int, classes: int, *, seed: int = 0) -> tuple[NDA
 
 
 def summary(probes: Sequence[Probe], seconds: float) -> Record:
-    """What a table needs of one path."""
+    """Return the record of one path that a table needs."""
     reports = [probe.report for probe in probes]
     return {
         "seconds": seconds,
@@ -232,7 +232,7 @@ def summary(probes: Sequence[Probe], seconds: float) -> Record:
 
 
 def scaling(sizes: Sequence[tuple[int, int, int, int]]) -> Iterator[Record]:
-    """One path a size (N, D, K, strengths)."""
+    """Fit one path for each size (N, D, K, strengths)."""
     for rows, dims, classes, strengths in sizes:
         features_ND, labels_N = synthetic(rows, dims, classes)
         seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath.spaced(1e-6, 1e5, strengths))
@@ -250,23 +250,23 @@ SIZES = (
 
 
 def about() -> Record:
-    """Where and with what."""
+    """Return a record of versions, machine, commit and time."""
     return {"versions": library_versions(), "machine": machine(), "commit": source_commit(), "when": utc_now()}
 
 
 def append(out: Path, record: Record) -> None:
-    """One line."""
+    """Append one record as a JSON line."""
     with out.open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def read(out: Path) -> list[Record]:
-    """All lines."""
+    """Read all records."""
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def table(records: Sequence[Record]) -> Iterator[str]:
-    """Ratios a data set, and the worst objective of scikit-learn's over ours."""
+    """Yield lines for each dataset: time ratios, and the worst ratio of scikit-learn's objective to ours."""
     for dataset in dict.fromkeys(r["dataset"] for r in records if "dataset" in r):
         yield from compared(dataset, [r for r in records if r.get("dataset") == dataset and r["what"] == "choice"])
         mine = [r for r in records if r.get("dataset") == dataset and r["what"] == "ours"]
@@ -296,7 +296,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
 
 
 def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
-    """What ``choice`` found."""
+    """Yield lines that summarize the records of ``choice``."""
     rows = [r for r in records if "val" in r and r["converged"]]
     if rows:
         apart = max(abs(r["val"][0] - r["val"][1]) for r in rows)
@@ -310,7 +310,7 @@ def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """See the top of the file."""
+    """Run one comparison and append its records, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["ours", "alone", "default", "tight", "svc", "choice", "scaling", "table"])
     parser.add_argument("--store", type=Path)
@@ -320,45 +320,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=900.0)
     parser.add_argument("--strengths", type=int, default=45)
-    asked = parser.parse_args(arguments)
-    if asked.what == "table":
-        print("\n".join(table(read(asked.out))))
+    options = parser.parse_args(arguments)
+    if options.what == "table":
+        print("\n".join(table(read(options.out))))
         return
     keep_freed_memory()  # as the command line does, for both sides
-    append(asked.out, {"what": "about"} | about())
-    if asked.what == "scaling":
+    append(options.out, {"what": "about"} | about())
+    if options.what == "scaling":
         for record in scaling(SIZES):
-            append(asked.out, {"what": "scaling"} | record)
+            append(options.out, {"what": "scaling"} | record)
         return
-    path = RegularizationPath.spaced(1e-6, 1e5, asked.strengths)
-    if asked.what == "choice":
-        opened = FeatureStore(asked.store)
-        (key,) = [key for key in opened.keys() if key.dataset == asked.dataset]  # noqa: SIM118
-        for record in choice(opened.read(key), path, limit_seconds=asked.limit):
-            append(asked.out, {"what": "choice", "dataset": asked.dataset} | record)
+    path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
+    if options.what == "choice":
+        opened = FeatureStore(options.store)
+        (key,) = [key for key in opened.keys() if key.dataset == options.dataset]  # noqa: SIM118
+        for record in choice(opened.read(key), path, limit_seconds=options.limit):
+            append(options.out, {"what": "choice", "dataset": options.dataset} | record)
         return
-    features_ND, labels_N, classes = train_features(asked.store, asked.dataset)
-    head = {"what": asked.what, "dataset": asked.dataset, "shape": [*features_ND.shape, classes]}
-    if asked.what == "ours":
-        for _ in range(asked.rounds):
-            seconds, probes = ours(features_ND, labels_N, classes, path, loss=asked.loss)
-            append(asked.out, head | summary(probes, seconds))
+    features_ND, labels_N, classes = train_features(options.store, options.dataset)
+    head = {"what": options.what, "dataset": options.dataset, "shape": [*features_ND.shape, classes]}
+    if options.what == "ours":
+        for _ in range(options.rounds):
+            seconds, probes = ours(features_ND, labels_N, classes, path, loss=options.loss)
+            append(options.out, head | summary(probes, seconds))
         return
-    if asked.what == "alone":
+    if options.what == "alone":
         for l2 in path.l2:
-            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)), loss=asked.loss)
-            append(asked.out, head | summary(probes, seconds))
+            seconds, probes = ours(features_ND, labels_N, classes, RegularizationPath(l2=(l2,)), loss=options.loss)
+            append(options.out, head | summary(probes, seconds))
         return
     doubled_ND = features_ND.astype(np.float64)
-    if asked.what == "default":
+    if options.what == "default":
         rows = sklearn_default(doubled_ND, labels_N, path)
-    elif asked.what == "svc":
-        rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=asked.limit)
+    elif options.what == "svc":
+        rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=options.limit)
     else:
-        mine = [r for r in read(asked.out) if r.get("dataset") == asked.dataset and r["what"] == "ours"][-1]
-        rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=asked.limit)
+        mine = [r for r in read(options.out) if r.get("dataset") == options.dataset and r["what"] == "ours"][-1]
+        rows = sklearn_tight(doubled_ND, labels_N, path, mine["objective"], limit_seconds=options.limit)
     for record in rows:
-        append(asked.out, head | record)
+        append(options.out, head | record)
 
 
 if __name__ == "__main__":

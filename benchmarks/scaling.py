@@ -1,4 +1,4 @@
-"""How extraction scales over workers: constants measured here, a check with a backbone that sleeps, a simulation.
+"""Measure how extraction scales: constants on this machine, a check with a backbone that sleeps, a simulation.
 
     python benchmarks/scaling.py constants scaling.json           # requests, bytes and seconds of the store and of Ray
     python benchmarks/scaling.py workers scaling.json --rounds 3  # 1, 2 and 4 local workers that wait, not compute
@@ -47,7 +47,7 @@ _FEATURE_DIM = 2048
 
 
 def measure(rounds: int) -> Constants:
-    """All constants, on this machine."""
+    """Measure all constants on this machine."""
     small, large = _counted(shards=16), _counted(shards=32)
     complete = {kind: (large["close last"][kind] - small["close last"][kind]) / 16 for kind in KINDS}
     timed = {
@@ -68,7 +68,7 @@ def measure(rounds: int) -> Constants:
 
 
 def _counted(*, shards: int) -> dict[str, Counter[str]]:
-    """Requests of each step of two writers of one key, in memory."""
+    """Count the requests of each step of two writers of one key, in memory."""
     counts: Counter[str] = Counter()
     steps: dict[str, Counter[str]] = {}
 
@@ -127,7 +127,7 @@ def _append(writer: Any, rows: NDArray[np.int64], dim: int = 8) -> None:
 
 
 class _in_memory:  # noqa: N801 (used as a function)
-    """A store in obstore's memory, every request counted."""
+    """A store in obstore's memory that counts every request."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
@@ -139,11 +139,11 @@ class _in_memory:  # noqa: N801 (used as a function)
         client = MemoryStore()
 
         def counted(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
-            def asked(*arguments: Any, **options: Any) -> Any:
+            def counted(*arguments: Any, **options: Any) -> Any:
                 self._counts[kind] += 1
                 return call(*arguments, **options)
 
-            return asked
+            return counted
 
         calls = {"put": "put", "get": "get", "head": "head", "delete": "delete", "list_with_delimiter": "list"}
         fake = SimpleNamespace(list=obstore.list, **{n: counted(k, getattr(obstore, n)) for n, k in calls.items()})
@@ -235,11 +235,11 @@ def _task_seconds(rounds: int, count: int = 100) -> list[float]:
 
 
 def _nothing(worker: Any) -> None:
-    """A task."""
+    """Do nothing, as a task."""
 
 
 class _ray:  # noqa: N801 (used as a function)
-    """Ray on this machine with as many one-CPU places as said, however many cores there are: they will sleep."""
+    """Start Ray on this machine with ``workers`` one-CPU slots, however many cores there are: the tasks sleep."""
 
     def __init__(self, *, workers: int) -> None:
         self._workers = workers
@@ -259,7 +259,7 @@ class _ray:  # noqa: N801 (used as a function)
 
 
 class SleepingBackbone:
-    """Takes a fixed time an image and no core: workers share no bottleneck."""
+    """A backbone that takes a fixed time for each image and no core, so that workers have no common bottleneck."""
 
     name = weights_digest = "sleeper"
     feature_dim = 64
@@ -278,7 +278,7 @@ class SleepingBackbone:
 
 @dataclass(frozen=True)
 class Sleeping:
-    """The Preparation of a SleepingBackbone."""
+    """A Preparation that makes a SleepingBackbone."""
 
     seconds: float
     shard_rows: int = 128
@@ -302,7 +302,7 @@ class Sleeping:
 
 
 def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
-    """Images/s of an extraction by so many workers, a round after the other; the store is checked each time."""
+    """Measure images/s of an extraction by so many workers in each round; the store is checked each time."""
     from penultimate.engine.images.digests import content_digest
     from penultimate.engine.images.sources import ArraySource, VerifiedSource
     from penultimate.engine.runtime.ray_cluster import Cluster, TaskResources
@@ -353,7 +353,7 @@ def _head(images: ImageSet, pixels: NDArray[np.uint8], contents_N: NDArray[np.by
 
 
 def _efficiencies(found: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
-    """Rate over as many times the rate of one worker, of the same round."""
+    """Return the rate divided by the number of workers and by the rate of one worker in the same round."""
     return {
         count: [rate / (count * one) for rate, one in zip(values, found[1], strict=True)]
         for count, values in found.items()

@@ -1,4 +1,4 @@
-"""The simulation behind ``scaling.py``: workers, one bucket and one driver, to 1,000 workers and a billion images.
+"""Simulate extraction by up to 1,000 workers, with one bucket and one driver, for ``scaling.py``.
 
 Images/s of a worker, seconds of a request and the requests a second a bucket takes are parameters (``Assumed``), each
 with where it comes from; the rest was measured (``Constants``).
@@ -11,94 +11,94 @@ from dataclasses import dataclass, replace
 
 from penultimate.store.format.layout import num_shards
 
-_LIST_PAGE = 1000  # names of one LIST answer: Amazon S3 API reference, ListObjectsV2, MaxKeys
+_LIST_PAGE = 1000  # names in one LIST response: Amazon S3 API reference, ListObjectsV2, MaxKeys
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """Measured by ``constants``."""
+    """Constants that ``scaling.constants`` measures."""
 
     requests_a_shard: dict[str, int]
     requests_to_open: dict[str, int]
-    """A writer of a part, of a key that was begun."""
+    """Requests of a writer of one part of a key that was begun."""
     requests_to_close: dict[str, int]
-    """A writer of a part that is not the last."""
+    """Requests of a writer of a part that is not the last."""
     requests_to_complete: dict[str, float]
-    """Of the last writer, for each shard of the key."""
+    """Requests of the last writer, for each shard of the key."""
     bytes_a_row: float
     bytes_a_record: float
     seconds_a_row: float
-    """Checksum, encode and hand over a row of 2,048 float32, without any network."""
+    """Seconds to checksum, encode and hand over a row of 2,048 float32, without any network."""
     seconds_a_planned_image: float
-    """What a worker spends on each image of the set when it opens its first part of it."""
+    """Seconds that a worker spends on each image of the set when it opens its first part of it."""
     bytes_an_image: float
-    """Of an ImageSet of tar members, as it is sent to workers and held by each."""
+    """Bytes for each image of an ImageSet of tar members, as it is sent to workers and held by each."""
     seconds_a_task: float
-    """Of the driver, for each task that does nothing, with two workers."""
+    """Seconds of the driver for each task that does nothing, with two workers."""
     spread: dict[str, list[float]]
-    """Least and most of those in seconds, over the rounds; the values are medians."""
+    """Range over the rounds of the constants in seconds, which are medians."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumed:
-    """Not measured: parameters."""
+    """Parameters that are assumed, not measured."""
 
     images_a_second: float
-    """Of a worker. No GPU was measured; a range is simulated."""
+    """Images per second of a worker. No GPU was measured; a range is simulated."""
     request_seconds: float = 0.05
-    """Of one small request. Amazon: "roughly 100-200 milliseconds", less for small objects close by (S3 user guide,
+    """Seconds of one small request. "Roughly 100-200 milliseconds", less for small objects close by (S3 user guide,
     "Best practices design patterns: optimizing Amazon S3 performance"); a range is simulated."""
     writes_a_second: float = 3500.0
-    """PUT and DELETE of one prefix: same guide."""
+    """PUT and DELETE requests per second of one prefix, from the same guide."""
     reads_a_second: float = 5500.0
-    """GET, HEAD, and here also LIST: same guide."""
+    """GET, HEAD, and here also LIST requests per second, from the same guide."""
     worker_bytes: float = 32e9
-    """Memory a worker has for the image set."""
+    """Memory of a worker for the image set, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is simulated."""
+    """A job to simulate."""
 
     workers: int
     images: int
     set_images: int
-    """Images of one set, that is, of one key; sets follow each other."""
+    """Number of images in one set, that is, of one key; sets follow each other."""
     shard_rows: int
     parts_a_worker: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulated:
-    """What came out."""
+    """Result of one simulation."""
 
     seconds: float
     efficiency: float
-    """Seconds if workers did nothing but embed, over seconds."""
+    """Time if workers did nothing but embed, divided by the simulated time."""
     waits: dict[str, float]
-    """Cause -> share of all workers' time."""
+    """Cause -> fraction of all workers' time."""
 
     @property
     def bottleneck(self) -> str:
-        """What most time beside embedding goes to."""
+        """Return the cause that takes most time besides embedding."""
         return max(self.waits, key=lambda cause: self.waits[cause])
 
 
 class _Server:
-    """A rate that many share: each request takes its place in one line."""
+    """A server with a limited rate, whose requests queue in one line."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._free = 0.0
 
     def take(self, now: float, count: float) -> float:
-        """When ``count`` requests asked for at ``now`` have been let through."""
+        """Return the time at which ``count`` requests sent at ``now`` have been let through."""
         self._free = max(self._free, now) + count / self._rate
         return self._free
 
 
 def simulate(job: Job, measured: Constants, assumed: Assumed) -> Simulated:
-    """Workers take parts one after the other; a part opens, embeds and commits its shards, and closes.
+    """Simulate workers that take one part after the other: open it, embed and commit its shards, and close it.
 
     Commits run beside embedding, one at a time, as in ``extract``. Requests of a step follow each other, but for the
     records a completion reads 32 at once; all of one kind share the bucket's rate. The driver sends parts one by one.
@@ -121,7 +121,7 @@ def simulate(job: Job, measured: Constants, assumed: Assumed) -> Simulated:
 def _simulate_set(
     job: Job, measured: Constants, assumed: Assumed, begin: float, waits: defaultdict[str, float]
 ) -> float:
-    """When the last of a set is done. Workers take turns in the order of time: shared servers must see that order."""
+    """Return the time at which a set is done. Workers run in the order of time, in which servers must see requests."""
     run = _Set(job, measured, assumed, waits)
     turns = [(begin, number, run.worker(begin)) for number in range(job.workers)]
     ended = []
@@ -137,7 +137,7 @@ def _simulate_set(
 
 
 class _Set:
-    """One set being extracted: the servers its workers share, and the parts that are left."""
+    """State of one set being extracted: the servers that all workers use, and the parts that are left."""
 
     def __init__(self, job: Job, measured: Constants, assumed: Assumed, waits: defaultdict[str, float]) -> None:
         self._job, self._measured, self._assumed, self._waits = job, measured, assumed, waits
@@ -149,7 +149,7 @@ class _Set:
         self._ledger = _Server(1 / assumed.request_seconds)
 
     def worker(self, now: float) -> Iterator[float]:
-        """Takes parts until none is left; yields the time of whatever it does next."""
+        """Take parts until none is left; yield the time of each next action."""
         measured, job = self._measured, self._job
         to_plan = measured.seconds_a_planned_image * job.set_images
         for shards in self._parts:
@@ -168,7 +168,7 @@ class _Set:
             now = yield from self._step("closing parts", now, self._answered(now, measured.requests_to_close))
 
     def complete(self, now: float) -> float:
-        """When the last writer has read every record, 32 at once, while all others wait."""
+        """Return the time at which the last writer has read every record, 32 at once, while all others wait."""
         records = sum(self._measured.requests_to_complete.values()) * self._shards
         done = max(self._reads.take(now, records), now + records * self._assumed.request_seconds / 32)
         self._waits["completion"] += self._job.workers * (done - now)
@@ -180,7 +180,7 @@ class _Set:
         return until
 
     def _answered(self, now: float, requests: Mapping[str, float]) -> float:
-        """When these have been answered, one after the other; a LIST is of all records, a page at a time."""
+        """Return the time at which these requests have been answered in turn; a LIST reads all records page by page."""
         pages = -(-self._shards // _LIST_PAGE)
         many = {kind: count * (pages if kind == "list" else 1) for kind, count in requests.items()}
         done = now + sum(many.values()) * self._assumed.request_seconds
@@ -189,7 +189,7 @@ class _Set:
 
 
 def tables(measured: Constants) -> str:
-    """The simulation as Markdown: one variable at a time around a middle."""
+    """Return the simulation as Markdown tables, varying one parameter at a time around a central job."""
     billion = 1_000_000_000
     parts = []
     heading = (
@@ -198,8 +198,10 @@ def tables(measured: Constants) -> str:
 
     def row(name: str, job: Job, assumed: Assumed) -> str:
         found = simulate(job, measured, assumed)
-        share = found.waits[found.bottleneck]
-        return f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {share:.3f} |"
+        fraction = found.waits[found.bottleneck]
+        return (
+            f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {fraction:.3f} |"
+        )
 
     middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
     usual = Assumed(images_a_second=1000)

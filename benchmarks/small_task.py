@@ -1,4 +1,4 @@
-"""A small real task: ten classes of Caltech-101, 25 images each to train on, 5 for val, the rest (at most 40) for test.
+"""Make a small real task of ten classes of Caltech-101: 25 images each for train, 5 for val, at most 40 for test.
 
     python benchmarks/small_task.py ../shared/data/caltech101 caltech10
 
@@ -9,18 +9,18 @@ in the order of their names and linked, not copied.
 import sys
 from pathlib import Path
 
-SHARES = {"train": 25, "val": 5, "test": 40}
-"""Images a class."""
+IMAGES_PER_CLASS = {"train": 25, "val": 5, "test": 40}
+"""Number of images of each class, by split."""
 
 
 def link_task(caltech: Path, folder: Path, *, classes: int = 10) -> list[str]:
-    """Make ``folder/<split>/<class>/<image>``; the names of the classes."""
-    enough = sum(SHARES.values())
+    """Write ``folder/<split>/<class>/<image>``; return the names of the classes."""
+    enough = sum(IMAGES_PER_CLASS.values())
     found = sorted(path for path in (caltech / "101_ObjectCategories").iterdir() if path.name != "BACKGROUND_Google")
     chosen = [path for path in found if len(list(path.glob("*.jpg"))) >= enough][:classes]
     for path in chosen:
         photos = iter(sorted(path.glob("*.jpg")))
-        for split, count in SHARES.items():
+        for split, count in IMAGES_PER_CLASS.items():
             target = folder / split / path.name
             target.mkdir(parents=True, exist_ok=True)
             for _, photo in zip(range(count), photos, strict=False):

@@ -1,4 +1,4 @@
-"""How fast is the store beside ``numpy.load`` and beside the disk, and which pipeline should run its codecs?
+"""Compare the store's speed with ``numpy.load`` and with the disk, and the codec pipelines with each other.
 
 Writes features of a usual size, reads them back, and writes the rates as a report:
 
@@ -37,7 +37,7 @@ from penultimate.store.key import FeatureKey
 from penultimate.store.provenance import source_commit
 
 Contender = Callable[[], object]
-"""Does one transfer of all rows."""
+"""A function that transfers all rows once."""
 
 PIPELINES: tuple[CodecPipeline, ...] = ("zarr", "zarrs")
 KEY = FeatureKey(
@@ -53,14 +53,14 @@ KEY = FeatureKey(
 
 
 def pooled(num_rows: int, dim: int) -> NDArray[np.float32]:
-    """(N, D) like pooled activations: not negative, a third of them zero. No codec here depends on the values."""
+    """Draw (N, D) like pooled activations: not negative, a third of them zero. No codec depends on the values."""
     values_ND = np.random.default_rng(0).normal(0.4, 1.0, size=(num_rows, dim)).astype(np.float32)
     return np.maximum(values_ND, 0.0, out=values_ND)
 
 
 @contextmanager
 def through(pipeline: CodecPipeline) -> Iterator[None]:
-    """Within it the store reads through this pipeline."""
+    """Let the store read through this pipeline within the context."""
 
     def opened(objects: Any, path: str, **_: Any) -> Any:
         return open_features(objects, path, pipeline=pipeline)
@@ -70,7 +70,7 @@ def through(pipeline: CodecPipeline) -> Iterator[None]:
 
 
 def write_store(folder: Path, values_ND: NDArray[np.float32]) -> FeatureStore:
-    """A complete key, as extraction writes it: checksums, commit records and an fsync a shard included."""
+    """Write a store with one key as extraction does: checksums, commit records and an fsync for each shard."""
     shutil.rmtree(folder, ignore_errors=True)
     store = FeatureStore.create(folder)
     num_rows, dim = values_ND.shape
@@ -93,7 +93,7 @@ def write_store(folder: Path, values_ND: NDArray[np.float32]) -> FeatureStore:
 
 
 def write_plain(folder: Path, values_ND: NDArray[np.float32]) -> None:
-    """The disk's own rate: as many bytes in files of a shard's size, each written and synced, nothing else."""
+    """Write as many bytes in files of a shard's size, each synced, and nothing else: the disk's own rate."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for start in range(0, len(values_ND), SHARD_ROWS):
@@ -123,7 +123,7 @@ def drop_from_cache(folder: Path) -> None:
 def rounds_of(
     contenders: Mapping[str, Contender], rounds: int, before: Contender = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of each round; the first, which warms up, is dropped."""
+    """Return the seconds of each round; the first, which warms up, is dropped."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds + 1):
@@ -136,7 +136,7 @@ def rounds_of(
 
 
 def table(title: str, seconds: Mapping[str, list[float]], megabytes: float) -> str:
-    """Median rate, its spread over the rounds, and the ratio to the first contender, round by round."""
+    """Return a table of median rates, their ranges over the rounds, and ratios to the first, round by round."""
     first = np.array(next(iter(seconds.values())))
     lines = [
         f"## {title}",
@@ -153,23 +153,23 @@ def table(title: str, seconds: Mapping[str, list[float]], megabytes: float) -> s
 
 
 def report(num_rows: int, dim: int, rounds: int, folder: Path) -> str:
-    """The whole report as Markdown."""
+    """Return the whole report as Markdown."""
     values_ND = pooled(num_rows, dim)
     megabytes = values_ND.nbytes / 1e6
     with TemporaryDirectory(dir=folder) as work:
-        place = Path(work)
-        np.save(place / "features.npy", values_ND)
-        store = write_store(place / "store", values_ND)
+        folder = Path(work)
+        np.save(folder / "features.npy", values_ND)
+        store = write_store(folder / "store", values_ND)
         for pipeline in PIPELINES:
             assert np.array_equal(read_all(store, pipeline), values_ND)
-        whole: dict[str, Contender] = {"numpy.load": lambda: np.load(place / "features.npy")}
+        whole: dict[str, Contender] = {"numpy.load": lambda: np.load(folder / "features.npy")}
         whole |= {f"FeatureSet.features, {name}": partial(read_all, store, name) for name in PIPELINES}
         whole |= {f"FeatureSet.batches, {name}": partial(stream, store, name) for name in PIPELINES}
-        writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(place / "plain", values_ND)}
-        writes |= {"FeatureWriter": partial(write_store, place / "written", values_ND)}
+        writes: dict[str, Contender] = {"plain files, synced": lambda: write_plain(folder / "plain", values_ND)}
+        writes |= {"FeatureWriter": partial(write_store, folder / "written", values_ND)}
         parts = [
             table("Reading, from the page cache", rounds_of(whole, rounds), megabytes),
-            table("Reading, cold", rounds_of(whole, rounds, lambda: drop_from_cache(place)), megabytes),
+            table("Reading, cold", rounds_of(whole, rounds, lambda: drop_from_cache(folder)), megabytes),
             table("Writing", rounds_of(writes, rounds), megabytes),
         ]
     return "\n\n".join([_head(num_rows, dim, rounds, megabytes), *parts]) + "\n"

@@ -1,4 +1,4 @@
-"""The benchmark of compiled passes runs, and both sides are what they say."""
+"""The benchmark of compiled passes runs, and each side does run its own passes."""
 
 import compiled_passes
 import probe_path

@@ -11,7 +11,7 @@ from penultimate.engine.images.load import load_images
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
-    """Four classes of a brightness each."""
+    """Four classes, each of its own brightness."""
     for number, name in enumerate(("ant", "bee", "cat", "dog")):
         (tmp_path / "images" / name).mkdir(parents=True)
         for image in range(15):

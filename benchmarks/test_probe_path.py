@@ -30,7 +30,7 @@ def test_tightened_scikit_learn_comes_within_the_match_and_never_below_our_bound
 
 
 def test_the_objective_of_linear_svc_is_counted_as_ours_is() -> None:
-    """It regularises its bias, and so does not reach our optimum; without a bias to speak of it comes close."""
+    """LinearSVC regularises its bias and so misses our optimum; where the bias is near zero it comes close."""
     features_ND, labels_N = probe_path.synthetic(400, 20, 4)
     _, probes = probe_path.ours(features_ND, labels_N, 4, PATH, loss="squared_hinge")
     rows = list(probe_path.linear_svc(features_ND.astype(np.float64), labels_N, PATH, limit_seconds=60))

@@ -1,4 +1,4 @@
-"""The scaling benchmark measures what it says, and its simulation knows what it must."""
+"""The scaling benchmark measures its constants, and its simulation gives the expected limits."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The counts of steps and products run on small sizes; how large they are is for the report."""
+"""The counts of steps and products run on small sizes; their values belong to the report."""
 
 import pytest
 import solver_products

@@ -1,4 +1,4 @@
-"""thingsvision's own extraction, run where what it pins (torch 2.0, TensorFlow, NumPy 1) cannot be installed.
+"""Run thingsvision's own extraction where the versions it pins (torch 2.0, TensorFlow, NumPy 1) cannot be installed.
 
 Its code for PyTorch networks is used as published; what it imports for TensorFlow networks, never called here, is
 replaced by empty modules. Install it beside the environment: ``pip install --no-deps --target FOLDER thingsvision``.
@@ -52,7 +52,7 @@ class _Finder(MetaPathFinder, Loader):
 def thingsvision_runner(
     installed: Path, images: Path, arch: str, transform: Any, *, batch_size: int
 ) -> Callable[[], int]:
-    """A call that embeds every image below ``images`` once and gives their number."""
+    """Return a function that embeds every image below ``images`` once and returns their number."""
     sys.path.append(str(installed))
     sys.meta_path.append(_Finder())
     setattr(np, "AxisError", np.exceptions.AxisError)  # noqa: B010  # its name before NumPy 2

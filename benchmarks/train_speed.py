@@ -1,4 +1,4 @@
-"""Training steps a second of penultimate and of timm's training loop, in turn, on the same photographs.
+"""Compare training steps per second of penultimate and of timm's training loop, in turn, on the same photographs.
 
 timm's ``train.py`` is not part of its wheel; its loop is built here from the pieces it is made of: ``ImageDataset``,
 ``create_loader`` (random resized crop, flip, no colour jitter, worker processes, prefetcher), ``create_optimizer_v2``,
@@ -50,31 +50,31 @@ Update = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What both sides train."""
+    """The training that both sides do."""
 
     folder: Path
     network: str
     batch_size: int
     size: int | None
-    """Pixels; None: the network's own."""
+    """Side of the input in pixels; None for the network's own."""
 
     precision: PrecisionName
     workers: int
     device: str = "cpu"
     timm_channels_last: bool = False
-    """timm's ``--channels-last``, off unless asked for; penultimate's default is on."""
+    """timm's ``--channels-last``, off unless the flag is given; penultimate's default is on."""
 
     compile: bool = False
-    """Both sides' ``torch.compile``: timm's ``--torchcompile``."""
+    """Use ``torch.compile`` on both sides; timm's ``--torchcompile``."""
 
     keep_memory: bool = True
-    """Whether penultimate's side keeps the memory it frees, as it does in use; off to see what that is worth."""
+    """Let penultimate's side keep the memory it frees, as it does in use; False measures the effect of that."""
 
     channels_last: bool = True
-    """penultimate's layout."""
+    """Use channels-last layout on penultimate's side."""
 
     def view(self) -> Preprocess:
-        """Height, width, mean and std of the input."""
+        """Return the Preprocess of the input: size, mean and std."""
         view = preprocess_of(load_initial_model(self.network, init="random", weights="timm", seed=0).model, "paper")
         size = self.size or view.height
         return Preprocess(height=size, width=size, resize="whole", mean=view.mean, std=view.std)
@@ -113,7 +113,7 @@ def _learner(work: Workload, initial: InitialModel, images: ImageSet, recipe: Re
 
 
 def ours(work: Workload) -> Update:
-    """One update of penultimate a call."""
+    """Return a function that does one update of penultimate."""
     images = load_images(str(work.folder))
     initial = load_initial_model(work.network, init="random", weights="timm", seed=0)
     recipe = _recipe(work, initial, images)
@@ -127,7 +127,7 @@ def ours(work: Workload) -> Update:
 
 
 def synthetic(work: Workload) -> Update:
-    """The same on one batch that is there already."""
+    """Return a function that does one update of penultimate on a batch already in memory."""
     images = load_images(str(work.folder))
     initial = load_initial_model(work.network, init="random", weights="timm", seed=0)
     recipe = _recipe(work, initial, images)
@@ -142,7 +142,7 @@ def synthetic(work: Workload) -> Update:
 
 
 def timms(work: Workload) -> Update:
-    """One update of timm's loop a call."""
+    """Return a function that does one update of timm's loop."""
     import timm
     from timm.data import ImageDataset, create_loader  # type: ignore[attr-defined]
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -197,68 +197,68 @@ SIDES: dict[str, Callable[[Workload], Update]] = {"penultimate": ours, "timm": t
 
 
 class Side:
-    """One side in its own process."""
+    """One side of the comparison, in a process of its own."""
 
-    def __init__(self, name: str, asked: Connection) -> None:
+    def __init__(self, name: str, connection: Connection) -> None:
         self.name = name
-        self._asked = asked
+        self._connection = connection
 
     def steps_per_second(self, steps: int) -> float:
-        """Of ``steps`` updates in a row."""
-        self._asked.send(steps)
-        return float(self._asked.recv())
+        """Return the rate of ``steps`` updates in a row."""
+        self._connection.send(steps)
+        return float(self._connection.recv())
 
     def peak_memory_gb(self) -> float:
-        """The largest resident memory of its process so far, its workers' not counted."""
-        self._asked.send(None)
-        return float(self._asked.recv())
+        """Return the largest resident memory of its process so far, in GB, without its workers'."""
+        self._connection.send(None)
+        return float(self._connection.recv())
 
 
 @contextmanager
 def started(name: str, work: Workload) -> Iterator[Side]:
-    """The side of that name, building its network as it starts."""
+    """Start the side of that name, which builds its network first."""
     context = multiprocessing.get_context("spawn")
-    asked, answered = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, answered))
+    connection, remote_end = context.Pipe()
+    process = context.Process(target=_serve, args=(name, work, remote_end))
     process.start()
-    answered.close()  # so that a side that died is an EOFError here
+    remote_end.close()  # so that a side that died is an EOFError here
     try:
-        yield Side(name, asked)
+        yield Side(name, connection)
     finally:
-        asked.close()
+        connection.close()
         process.join()
 
 
-def _serve(name: str, work: Workload, asked: Connection) -> None:
+def _serve(name: str, work: Workload, connection: Connection) -> None:
     update = SIDES[name](work)
     while True:
         try:
-            steps = asked.recv()
+            steps = connection.recv()
         except EOFError:
             return
         if steps is None:
-            asked.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
             continue
         began = time.perf_counter()
         for _ in range(steps):
             update()
         if work.device == "cuda":
             torch.cuda.synchronize()
-        asked.send(steps / (time.perf_counter() - began))
+        connection.send(steps / (time.perf_counter() - began))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Of each side, by name."""
+    """Measurements of each side, by name."""
 
     steps_per_second: dict[str, list[float]]
-    """A value a round."""
+    """One value for each round."""
 
     peak_memory_gb: dict[str, float]
 
 
 def compare(work: Workload, *, against: str, rounds: int, steps: int, warmup: int) -> Measured:
-    """Both sides in turn; they alternate in going first."""
+    """Measure both sides in turn; they alternate in going first."""
     with ExitStack() as stack:
         sides = {name: stack.enter_context(started(name, work)) for name in ("penultimate", against)}
         for side in sides.values():
@@ -290,23 +290,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     work = Workload(
-        folder=asked.folder,
-        network=asked.network,
-        batch_size=asked.batch_size,
-        size=asked.size,
-        precision=asked.precision,
-        workers=asked.workers,
-        device=asked.device,
-        timm_channels_last=asked.timm_channels_last,
-        compile=asked.compile,
-        keep_memory=not asked.give_memory_back,
-        channels_last=not asked.contiguous,
+        folder=options.folder,
+        network=options.network,
+        batch_size=options.batch_size,
+        size=options.size,
+        precision=options.precision,
+        workers=options.workers,
+        device=options.device,
+        timm_channels_last=options.timm_channels_last,
+        compile=options.compile,
+        keep_memory=not options.give_memory_back,
+        channels_last=not options.contiguous,
     )
-    measured = compare(work, against=asked.against, rounds=asked.rounds, steps=asked.steps, warmup=asked.warmup)
+    measured = compare(work, against=options.against, rounds=options.rounds, steps=options.steps, warmup=options.warmup)
     rates = measured.steps_per_second
-    ratios = [a / b for a, b in zip(rates["penultimate"], rates[asked.against], strict=True)]
+    ratios = [a / b for a, b in zip(rates["penultimate"], rates[options.against], strict=True)]
     print(
         json.dumps(
             {

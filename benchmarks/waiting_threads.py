@@ -1,4 +1,4 @@
-"""What it costs to let OpenMP's waiting threads sleep, and what it saves beside another program.
+"""Measure the cost of letting OpenMP's waiting threads sleep, and the gain beside another program.
 
     python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER
     python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER --cpu avx2
@@ -32,7 +32,7 @@ from penultimate.engine.runtime.waiting_threads import SPIN_COUNT
 from penultimate.store.provenance import library_versions, source_commit
 
 LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
-"""As libgomp waits where nobody has said anything."""
+"""libgomp's own default for waiting threads."""
 
 SETTINGS = (
     LIBGOMPS_OWN,
@@ -43,28 +43,28 @@ SETTINGS = (
     "OMP_WAIT_POLICY=passive",
 )
 MOST_ALONE, MOST_TWO = 1.03, 2.2
-"""What a setting may cost alone, over libgomp's own, and two at once, over one with the same setting."""
+"""Largest accepted time ratio of a setting alone to libgomp's own, and of two at once to one with that setting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """How much each job does."""
+    """Inputs and sizes of the jobs."""
 
     features: Path
-    """X.npy and y.npy."""
+    """Folder of X.npy and y.npy."""
 
     images: Path
-    """``class/*.jpg``."""
+    """Folder of ``class/*.jpg``."""
 
     network: str = "tf_efficientnet_lite0"
     strengths: int = 45
     batch_size: int = 8
     steps: int = 6
-    """Updates of the training run."""
+    """Number of updates of the training run."""
 
 
 def probe(work: Work) -> Callable[[], object]:
-    """The whole path on all rows, 1e5 to 1e-6."""
+    """Return a function that fits the whole path, 1e5 to 1e-6, on all rows."""
     from penultimate.engine.probe.fit import fit_path
     from penultimate.engine.probe.fit_settings import FitSettings
     from penultimate.engine.probe.path import RegularizationPath
@@ -76,14 +76,14 @@ def probe(work: Work) -> Callable[[], object]:
 
 
 def extraction(work: Work) -> Callable[[], object]:
-    """Every image to features in a store, by the network in float32, not compiled."""
+    """Return a function that extracts every image into a store, in float32, not compiled."""
     from extract_speed import penultimate_runner
 
     return penultimate_runner(work.images, work.network, precision="float32", compiled=False)
 
 
 def training(work: Work) -> Callable[[], object]:
-    """So many updates with the whole network trained, decoding and augmentation included."""
+    """Return a function that trains the whole network for some updates, decoding and augmentation included."""
     from train_speed import Workload, ours
 
     settings = {"network": work.network, "batch_size": work.batch_size, "size": None, "precision": "float32"}
@@ -104,7 +104,7 @@ JOBS: dict[str, Callable[[Work], Callable[[], object]]] = {
 
 
 def serve(job: str, work: Work) -> None:
-    """In a process of its own: get ready, then run once for every line on stdin and answer with the seconds."""
+    """Run a job once for every line on stdin and print the seconds; runs in a process of its own."""
     keep_freed_memory()  # as the command line does
     run = JOBS[job](work)
     run()
@@ -117,12 +117,12 @@ def serve(job: str, work: Work) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two processes of one job with one setting, both ready."""
+    """Two processes of one job with one setting, both ready to run."""
 
     processes: tuple["subprocess.Popen[str]", "subprocess.Popen[str]"]
 
     def seconds(self, count: int) -> float:
-        """Until the last of the first ``count``, begun together, is done."""
+        """Return the seconds until the last of the first ``count``, started together, is done."""
         running = self.processes[:count]
         for process in running:
             assert process.stdin is not None
@@ -133,7 +133,7 @@ class Pair:
 
 @contextmanager
 def ready(job: str, work: Work, setting: str, cpu: str | None) -> Iterator[Pair]:
-    """Begin both and wait until they are ready; they end with this."""
+    """Start both and wait until they are ready; they end with the context."""
     name, value = setting.split("=")
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     environment |= {name: value} | ({"PENULTIMATE_CPU": cpu} if cpu else {})
@@ -159,15 +159,15 @@ def _answer(process: "subprocess.Popen[str]") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Of one job with one setting, a value a round."""
+    """Seconds of one job with one setting, one value for each round."""
 
     alone: list[float]
     two: list[float]
-    """Until both are done."""
+    """Seconds until both of two processes are done."""
 
 
 def measure(job: str, work: Work, settings: Sequence[str], *, rounds: int, cpu: str | None) -> dict[str, Seconds]:
-    """Every setting in turn, alone and two at once."""
+    """Measure every setting in turn, alone and two at once."""
     found = {setting: Seconds([], []) for setting in settings}
     with ExitStack() as stack:
         pairs = {setting: stack.enter_context(ready(job, work, setting, cpu)) for setting in settings}
@@ -180,7 +180,7 @@ def measure(job: str, work: Work, settings: Sequence[str], *, rounds: int, cpu: 
 
 
 def ratios(found: Mapping[str, Seconds], setting: str) -> tuple[float, float]:
-    """Medians over the rounds: alone over libgomp's own setting alone, two at once over one with this setting."""
+    """Return median ratios: alone to libgomp's own setting alone, and two at once to one with this setting."""
     own, this = found[LIBGOMPS_OWN], found[setting]
     return (
         median(mine / its for mine, its in zip(this.alone, own.alone, strict=True)),
@@ -189,7 +189,7 @@ def ratios(found: Mapping[str, Seconds], setting: str) -> tuple[float, float]:
 
 
 def table(job: str, found: Mapping[str, Seconds]) -> str:
-    """Medians, their spread and ratios, a row a setting."""
+    """Return a table of medians, ranges and ratios, one row for each setting."""
     lines = [
         f"## {job.capitalize()}",
         "",
@@ -198,17 +198,17 @@ def table(job: str, found: Mapping[str, Seconds]) -> str:
     ]
     for setting, seconds in found.items():
         costs, two = ratios(found, setting)
-        columns = [f"`{setting}`", _spread(seconds.alone), f"{costs:.2f}", _spread(seconds.two), f"{two:.2f}"]
+        columns = [f"`{setting}`", _range(seconds.alone), f"{costs:.2f}", _range(seconds.two), f"{two:.2f}"]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
-def _spread(seconds: Sequence[float]) -> str:
+def _range(seconds: Sequence[float]) -> str:
     return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
-    """Which settings cost no more than ``MOST_ALONE`` and ``MOST_TWO`` in every job."""
+    """Return a sentence that names the settings within ``MOST_ALONE`` and ``MOST_TWO`` in every job."""
 
     def holds(setting: str) -> bool:
         return all(
@@ -225,7 +225,7 @@ def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
 def report(
     work: Work, *, jobs: Sequence[str], settings: Sequence[str], rounds: int, num_images: int, cpu: str | None
 ) -> str:
-    """Measure all jobs and write what was found, as Markdown."""
+    """Measure all jobs and write the report as Markdown."""
     load = os.getloadavg()[0]
     with TemporaryDirectory() as folder:
         sampled = replace(work, images=sample(work.images, num_images, Path(folder)))
@@ -235,7 +235,7 @@ def report(
 
 
 def sample(folder: Path, num_images: int, target: Path) -> Path:
-    """Links to so many images, as many of each of at most eight classes evenly spaced among those in ``folder``."""
+    """Link to so many images, equally many of each of at most eight classes evenly spaced in ``folder``."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     chosen = [classes[i] for i in np.unique(np.linspace(0, len(classes) - 1, min(8, len(classes))).astype(int))]
     for a_class in chosen:
@@ -277,16 +277,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--setting", action="append", help="beside libgomp's own; repeats")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu", help="class of processor to answer as: PENULTIMATE_CPU")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     text = report(
-        Work(features=asked.features, images=asked.images),
-        jobs=asked.job or [*JOBS],
-        settings=[LIBGOMPS_OWN, *asked.setting] if asked.setting else SETTINGS,
-        rounds=asked.rounds,
-        num_images=asked.num_images,
-        cpu=asked.cpu,
+        Work(features=options.features, images=options.images),
+        jobs=options.job or [*JOBS],
+        settings=[LIBGOMPS_OWN, *options.setting] if options.setting else SETTINGS,
+        rounds=options.rounds,
+        num_images=options.num_images,
+        cpu=options.cpu,
     )
-    asked.report.write_text(text)
+    options.report.write_text(text)
 
 
 if __name__ == "__main__":

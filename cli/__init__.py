@@ -1,1 +1,1 @@
-"""What people type: parse, call one engine function, print."""
+"""The command line: each verb parses its options, calls one engine function and prints the result."""

@@ -1,4 +1,4 @@
-"""``penultimate analyze``: the statistics of a trial log, or of anybody's table of accuracies."""
+"""``penultimate analyze``: print the statistics of a trial log, or of any table of accuracies."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,12 +114,12 @@ def _print_analysis(analysis: Analysis, *, title: str) -> None:
     models = sorted(numbers["models"], key=lambda row: -row["adjusted_mean"])
     print_table([_model_cells(row) for row in models], _MODEL_COLUMNS)
     print_table([_dataset_cells(name, each) for name, each in analysis.by_dataset.items()], _DATASET_COLUMNS)
-    talk = [f"log odds: {analysis.log_odds.rule}"]
+    lines = [f"log odds: {analysis.log_odds.rule}"]
     if analysis.adjusted.standard_error_M.size and len(analysis.table.datasets) > 1:
-        talk.append(
+        lines.append(
             f"standard errors over datasets, times {analysis.adjusted.factor:.4f} ({analysis.adjusted.correction})"
         )
-    typer.echo("; ".join(talk), err=True)
+    typer.echo("; ".join(lines), err=True)
 
 
 def _sentence(correlation: Correlation) -> str:

@@ -1,4 +1,4 @@
-"""``penultimate bench``: how fast each part of an extraction runs on one's own images, and which part holds it back."""
+"""``penultimate bench``: measure each part of an extraction on the user's images and name the bottleneck."""
 
 from typing import Annotated
 
@@ -39,7 +39,7 @@ _FLAGS = {
 
 
 class BenchOptions(SourceOptions, ExtractionSettings):
-    """Everything that ``penultimate bench`` is asked besides images and networks."""
+    """All options of ``penultimate bench`` besides images and networks."""
 
 
 @with_settings(BenchOptions, flags=_FLAGS)

@@ -1,4 +1,4 @@
-"""``--cluster``: the options of verbs that can run on Ray, and the display of what all its workers do."""
+"""``--cluster``: declare the options of verbs that can run on Ray, and show the progress of all workers."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ from penultimate.cli.options import WHERE
 from penultimate.cli.progress import ImageProgress
 from penultimate.store.errors import UnavailableError
 
-if TYPE_CHECKING:  # Ray, only where a cluster was asked for
+if TYPE_CHECKING:  # imports Ray, which only --cluster needs
     from penultimate.engine.runtime.ray_cluster import Cluster, Progress, TaskResources
 
 _WORKERS_SHOWN = 8
@@ -35,7 +35,7 @@ TaskCpus = Annotated[
 
 
 def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
-    """The cluster at what ``--cluster`` says; UnavailableError where Ray is not installed."""
+    """Open the cluster at the address of ``--cluster``; raises UnavailableError where Ray is not installed."""
     try:
         from penultimate.engine.runtime.ray_cluster import cluster_at
     except ModuleNotFoundError as error:
@@ -48,7 +48,7 @@ def open_cluster(address: str) -> "AbstractContextManager[Cluster]":
 def resources_of(
     cluster: "Cluster", *, device: str, task_cpus: int | None, default_cpus: int | None = None, task_gpus: int = 1
 ) -> "TaskResources":
-    """Return what a task has: GPUs if it runs on them, and CPUs as asked, by ``default_cpus``, or by the machine."""
+    """Return a task's resources: GPUs if it runs on them, and CPUs by ``task_cpus``, ``default_cpus`` or machine."""
     from penultimate.engine.runtime.ray_cluster import TaskResources
 
     gpus = task_gpus if device == "cuda" else 0
@@ -57,10 +57,10 @@ def resources_of(
 
 
 class ClusterProgress(ImageProgress):
-    """ImageProgress of many workers: images/s of all, and of each."""
+    """Shows the progress of many workers: images/s of all together and of each."""
 
     def update(self, progress: "Progress") -> None:
-        """Show how far all workers are."""
+        """Show the progress of all workers."""
         if not progress.total or progress.done == self._shown:
             return
         self._shown = progress.done

@@ -1,4 +1,4 @@
-"""``penultimate datasets``: the paper's datasets by name: listed, and checked against the published numbers."""
+"""``penultimate datasets``: list the paper's datasets and check a copy against the published numbers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""``penultimate demo``: the main job, offline, on pictures and weights that install as packages."""
+"""``penultimate demo``: run extraction, probes and report offline, on pictures and weights installed as packages."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ _SHOTS = "1,2,5,10"
 _SUBSETS = 5
 _PICTURES = "pictures"
 _L2 = "1e-3:1e3:13"
-"""Fewer than the paper's 45 strengths: every one of forty small probes is solved for each."""
+"""Strengths of the path, fewer than the paper's 45, because each of forty small probes is solved at every one."""
 
 
 _COLUMNS = {
@@ -57,13 +57,13 @@ def demo(
     for weights in ("package", "random"):
         _run(context, "extract", pictures, "--store", store, "--model", _MODEL, "--weights", weights, *split)
 
-    _step(3, "Learn the kinds from a few pictures of each, several times, and ask about pictures never seen.")
+    _step(3, f"Learn the kinds from a few pictures of each, {_SUBSETS} draws, and sort pictures never seen.")
     few = ["--shots", _SHOTS, "--seeds", str(_SUBSETS), "--l2", _L2]
     _run(context, "probe", store, "--trials", trials, "--dataset", _PICTURES, *few, quiet=True)
 
     _step(4, "Draw the figure and write the page.")
-    _run(context, "report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?")
-    _tell(TrialLog(trials))
+    _run(context, "report", trials, "--output", str(page), "--title", "What are ImageNet weights worth?", quiet=True)
+    _print_scores(TrialLog(trials))
     typer.echo(
         f"\nfigure  {page.with_name('report_figures') / 'figure9_probe.png'}\npage    {page}\n\n"
         "The same on your own photographs, one folder a class:\n"
@@ -91,11 +91,11 @@ def _run(context: typer.Context, *arguments: str, quiet: bool = False) -> None:
         raise
 
 
-def _tell(trials: TrialLog) -> None:
-    """Print the one table: what both networks got right by images a class, and how far ahead the trained one is."""
+def _print_scores(trials: TrialLog) -> None:
+    """Print the accuracy of both networks by images a class, and the difference between them."""
     curves = {curve.backbone: curve for curve in size_curves(trials.trials()) if curve.dataset == _PICTURES}
     trained, random = curves[_MODEL], curves[f"{_MODEL}.random0"]
-    log(f"\nHow many pictures never seen are told rightly, in % (guessing: {100 / trained.num_classes:.1f}):")
+    log(f"\nPictures never seen that are sorted into the right kind, % (by guessing {100 / trained.num_classes:.1f}):")
     rows = [
         {
             "shots": int(shots),

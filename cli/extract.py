@@ -1,4 +1,4 @@
-"""``penultimate extract``: images and backbones in, features in a store."""
+"""``penultimate extract``: embed images with backbones and write the features into a store."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ _FLAGS = {
 
 
 class ExtractOptions(ImageOptions, ExtractionSettings):
-    """Everything that ``penultimate extract`` is asked besides images, networks and the store."""
+    """All options of ``penultimate extract`` besides images, networks and the store."""
 
 
 @with_settings(ExtractOptions, flags=_FLAGS)
@@ -77,7 +77,7 @@ def extract(
 
     Killed or interrupted, the same command goes on at the first missing shard; features that are there already
     are not computed again. Images that cannot be decoded are recorded with their reason and left out. What the
-    parity check finds is kept with the features, and said if it is past its tolerance.
+    parity check finds is kept with the features, and reported if it is past its tolerance.
 
     \b
     penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k

@@ -1,4 +1,4 @@
-"""``--help`` in groups: what a verb takes, how it works on it, where it does so."""
+"""Group the options in ``--help``: what a verb works on, how, and where."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _UNGROUPED = "Options"
 
 
 class GroupedCommand(TyperCommand):
-    """A verb whose options stand under the headings that their ``rich_help_panel`` names.
+    """A verb whose ``--help`` lists options under the headings that their ``rich_help_panel`` names.
 
     Typer groups them only in its boxes of markup, which cut examples and read square brackets as colours.
     """

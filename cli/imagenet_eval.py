@@ -1,4 +1,4 @@
-"""``penultimate imagenet-eval``: the x axis, measured: top-1 and top-5 on a local ImageNet validation folder."""
+"""``penultimate imagenet-eval``: measure top-1 and top-5 on a local ImageNet validation folder."""
 
 import csv
 from pathlib import Path
@@ -22,7 +22,7 @@ _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "
 
 
 class ImageNetSettings(ExtractionSettings):
-    """How networks are scored with their own classifiers."""
+    """Options for scoring networks with their own classifiers."""
 
     preprocess: PreprocessKind = "timm"
     """``timm``: its own resize and centre crop, as printed accuracies are. ``paper``: the whole image to the network's
@@ -99,7 +99,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(output: Path, rows: list[dict[str, Any]]) -> None:
-    """Per cent, as the table of printed accuracies."""
+    """Write the scores as CSV in per cent, in the format of the table of printed accuracies."""
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "top1", "top5", "num_images", "images", "preprocess"])

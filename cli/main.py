@@ -1,6 +1,6 @@
-"""The command ``penultimate``: its verbs, and how errors leave it.
+"""The command ``penultimate``: register its verbs and turn errors into exit codes.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 a run failed, 2 wrong usage or input, 130 interrupted.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 a run failed, 2 wrong usage or input, 130 interrupted.
 """
 
 import errno
@@ -65,7 +65,7 @@ _ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if
 
 
 _INTERRUPTED = 130
-"""128 + SIGINT, as shells have it; what Typer returns after Ctrl-C, without a word."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells. Typer returns it without a message."""
 
 
 @app.callback(invoke_without_command=True)
@@ -95,7 +95,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; an expected error becomes one line on stderr and its exit code."""
     try:
-        cpu_class()  # a bad PENULTIMATE_CPU is wrong whatever is asked
+        cpu_class()  # a bad PENULTIMATE_CPU is an error for every verb
         code = typer.main.get_command(app).main(arguments, prog_name="penultimate", standalone_mode=False)
     except PenultimateError as error:
         return _fail(str(error), error.exit_code)
@@ -103,7 +103,7 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]  # ClickException's own
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
+    except BrokenPipeError:  # the reader of our output has exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

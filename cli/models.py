@@ -1,4 +1,4 @@
-"""``penultimate models``: which networks there are, how large, how good on ImageNet."""
+"""``penultimate models``: list networks with their sizes and ImageNet accuracy."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ _COLUMNS = {
     "switches": "switches",
 }
 _BUILT = 40
-"""Up to so many networks are built to read off their sizes, at a fraction of a second each."""
+"""Largest number of networks that are built by default to read their sizes, a fraction of a second each."""
 
 
 def models(

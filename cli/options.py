@@ -1,4 +1,4 @@
-"""Options that several verbs share, each declared once; settings of the engine are declared by their models."""
+"""Declare the options that several verbs have in common. Settings of the engine are declared by their models."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""How verbs print: data on stdout, as a table for people or one JSON value; talk on stderr."""
+"""Print a verb's results: data on stdout, as a table for people or one JSON value, and messages on stderr."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ from rich.table import Table
 
 
 def log(line: str) -> None:
-    """Print a line for the person who waits, on stderr."""
+    """Print a message on stderr."""
     typer.echo(line, err=True)
 
 
 _FAILED_SHOWN = 10
-"""Images left out that are named on stderr; the store has all of them."""
+"""Largest number of left-out images that are named on stderr; the store has all of them."""
 
 
 def log_failed(failed: Mapping[str, str]) -> None:
-    """Name the images that were left out, with the reason of each, and how many there are besides."""
+    """Print the first images that were left out, with the reason of each, and the number of the others."""
     for id_, reason in list(failed.items())[:_FAILED_SHOWN]:
         log(f"left out {id_}: {reason}")
     if (more := len(failed) - _FAILED_SHOWN) > 0:
@@ -27,12 +27,12 @@ def log_failed(failed: Mapping[str, str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value, indented."""
+    """Print a value as indented JSON on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, title: str | None = None) -> None:
-    """Rows as a table; ``columns`` maps a row's field to its heading, numbers are right-aligned, absent is blank."""
+    """Print rows as a table on stdout. ``columns`` maps a row's field to its heading; an absent field is blank."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for field, heading in columns.items():
         numeric = any(isinstance(row.get(field), int | float) for row in rows)

@@ -1,4 +1,4 @@
-"""``penultimate parity``: how far the fast way of computing features is from the reference, on one's own images."""
+"""``penultimate parity``: compare a fast way of computing features with the reference, on the user's images."""
 
 from typing import Annotated
 
@@ -38,7 +38,7 @@ _FLAGS = {
 
 
 class ParityOptions(SourceOptions, ExtractionSettings):
-    """Everything that ``penultimate parity`` is asked besides images and networks."""
+    """All options of ``penultimate parity`` besides images and networks."""
 
 
 @with_settings(ParityOptions, flags=_FLAGS)

@@ -1,4 +1,4 @@
-"""``penultimate predict``: a saved head applied to images."""
+"""``penultimate predict``: classify images with a saved head."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ _FLAGS = {
 
 
 class PredictOptions(SourceOptions, PredictSettings):
-    """Everything that ``penultimate predict`` is asked besides images and head."""
+    """All options of ``penultimate predict`` besides images and head."""
 
 
 @with_settings(PredictOptions, flags=_FLAGS)

@@ -1,4 +1,4 @@
-"""``penultimate probe``: whole regularisation paths on stored features, one trial a dataset and backbone."""
+"""``penultimate probe``: fit regularisation paths on stored features, one trial for each dataset and backbone."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

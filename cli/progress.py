@@ -1,4 +1,4 @@
-"""Progress of a long verb on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Show the progress of a long verb on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class ImageProgress:
-    """``with ImageProgress("caltech101") as report:`` gives a callable of (done, total)."""
+    """Shows progress: ``with ImageProgress("caltech101") as report:`` gives a callable of (done, total) images."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -40,7 +40,7 @@ class ImageProgress:
         self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images are through; the rate is since the call with 0, warm-up included."""
+        """Show that ``done`` of ``total`` images are done, at the mean rate since the call with 0, warm-up included."""
         now = time.monotonic()
         if not done:
             self._started = now
@@ -48,7 +48,7 @@ class ImageProgress:
         self.show(done, total, done / max(now - self._started, 1e-9))
 
     def show(self, done: int, total: int, rate: float, detail: str = "") -> None:
-        """Show a state at a rate in images/s, with what else there is to say of the rate."""
+        """Show the number of images done and a rate in images/s, followed by ``detail``."""
         now = time.monotonic()
         if self._terminal:
             self._bar.update(self._task, completed=done, total=total, rate=f"{rate:,.1f} images/s{detail}")

@@ -1,4 +1,4 @@
-"""``penultimate report``: one page with the scoreboard, the figures and the tests behind each claim."""
+"""``penultimate report``: write one page with the scoreboard, the figures and the tests behind each claim."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from penultimate.store.format.layout import fixed_width
 from penultimate.store.trials.trial_log import TrialLog
 
 if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wait for
-    from penultimate.engine.report.figures.drawn import Drawn
+    from penultimate.engine.report.figures.report_figure import ReportFigure
 
 
 def report(
@@ -57,13 +57,13 @@ def report(
     penultimate report trials/ -o report.html --store features.zarr --tsne digits \\
         --tsne-backbone tf_efficientnet_lite0 --tsne-backbone tf_efficientnet_lite0.random0
     """
-    from penultimate.engine.report.figures.figures import figures as draw_figures  # matplotlib, only when asked for
+    from penultimate.engine.report.figures.figures import figures as draw_figures  # imports matplotlib
     from penultimate.engine.report.page import write_page
 
     if not output.absolute().parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {output.absolute().parent}")
-    asked = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
-    if any(asked) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
+    figure_4_options = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
+    if any(figure_4_options) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
         raise InputError("figure 4 needs --store, --tsne DATASET and --tsne-backbone twice")
     trials = told_apart(TrialLog(runs).trials())
     found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)
@@ -77,8 +77,8 @@ def report(
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
 
 
-def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "Drawn":
-    """The test images' features by two backbones."""
+def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "ReportFigure":
+    """Draw figure 4 from the test images' features by two backbones."""
     from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
 
     opened = FeatureStore(store)
@@ -100,7 +100,7 @@ def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str]
 
 
 def _feature_set(opened: FeatureStore, store: str, dataset: str, backbone: str) -> FeatureSet:
-    """The one of ``backbone`` (a name or a digest) on ``dataset``."""
+    """Return the features by ``backbone`` (a name or a digest) on ``dataset``."""
     keys = opened.keys()
     of_dataset = [key for key in keys if key.dataset == dataset]
     if not of_dataset:

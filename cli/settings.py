@@ -1,4 +1,4 @@
-"""``penultimate settings``: every option that a verb takes, with its type, range, default and meaning."""
+"""``penultimate settings``: list every option of a verb, with its type, range, default and meaning."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ MODELS: dict[str, type[Strict]] = {
     "train": TrainOptions,
     "imagenet-eval": ImageNetSettings,
 }
-"""Verb -> what declares its options."""
+"""Verb -> the model that declares its options."""
 
 
 def settings(

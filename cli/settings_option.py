@@ -1,4 +1,4 @@
-"""Options of a verb that a settings model declares: daily ones as flags, every one as ``--set name=value``.
+"""Turn the options of a settings model into a verb's options: daily ones as flags, all as ``--set name=value``.
 
 Names, types, ranges, defaults and help texts are read from the model (see ``engine.runtime.strict.Strict``), so that a
 verb repeats none of them:
@@ -31,7 +31,7 @@ Groups = Mapping[str, Sequence[str]]
 Command = Callable[..., None]
 
 HEADINGS = (None, WHAT, HOW, WHERE)
-"""Of ``--help``, in order; arguments have none."""
+"""Headings of ``--help``, in order; arguments have none."""
 
 
 def with_settings(model: type[Strict], *, flags: Groups) -> Callable[[Command], Command]:
@@ -103,7 +103,7 @@ class _Flag:
     model: type[Strict]
     name: str
     names: tuple[str, ...]
-    """As typed, such as ``--batch-size`` and ``-b``."""
+    """Names of the flag, such as ``--batch-size`` and ``-b``."""
 
     group: str
 
@@ -114,7 +114,7 @@ class _Flag:
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """What Typer makes the flag from; its value is None where it was not typed."""
+        """Return the parameter from which Typer makes the flag; its value is None where the flag was not given."""
         kind = _without_none(self.model.model_fields[self.name].annotation)
         names = [f"{name}/--no-{name[2:]}" for name in self.names] if kind is bool else self.names
         default = _default(self.model, self.name)
@@ -127,12 +127,12 @@ class _Flag:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def read(self, value: Any) -> Any:
-        """Return what was typed; for a tuple, each part between commas as YAML reads it."""
+        """Return the given value; for a tuple, each part between commas as YAML reads it."""
         return [_yaml(part) for text in value for part in text.split(",")] if isinstance(value, list) else value
 
 
 def _group(parameter: inspect.Parameter) -> str | None:
-    """The heading of a parameter, where it has one."""
+    """Return the heading of a parameter, or None."""
     (option,) = parameter.annotation.__metadata__
     return getattr(option, "rich_help_panel", None)
 
@@ -156,7 +156,7 @@ def _yaml(text: str) -> Any:
 
 
 def _without_none(annotation: Any) -> Any:
-    """``X`` of ``X | None`` and of ``Annotated[X, ...]``."""
+    """Return ``X`` for ``X | None`` and for ``Annotated[X, ...]``."""
     if get_origin(annotation) is Annotated:
         return _without_none(get_args(annotation)[0])
     others = [part for part in get_args(annotation) if part is not NoneType]
@@ -164,12 +164,12 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _help(model: type[Strict], name: str) -> str:
-    """The field's docstring, without the marks of code in it."""
+    """Return the field's docstring, without the marks of code in it."""
     return " ".join((model.model_fields[name].description or "").replace("``", "").split())
 
 
 def _default(model: type[Strict], name: str) -> str:
-    """As one would type it; empty where the help text says what it is."""
+    """Return the default in the form of an option's value; empty where the help text gives it."""
     default = model.model_fields[name].get_default(call_default_factory=True)
     if default is None or default == (None,) or model.model_fields[name].is_required():
         return ""
@@ -182,7 +182,7 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def _type_text(schema: Mapping[str, Any]) -> str:
-    """For people, from a field's JSON schema: ``integer >= 1``, ``paper | timm``, ``list of number > 0``."""
+    """Describe a type from a field's JSON schema: ``integer >= 1``, ``paper | timm``, ``list of number > 0``."""
     if "anyOf" in schema:
         return " | ".join(_type_text(part) for part in schema["anyOf"] if part.get("type") != "null")
     if "enum" in schema or "const" in schema:

@@ -1,4 +1,4 @@
-"""``penultimate show``: the scoreboard of a trial log."""
+"""``penultimate show``: print the scoreboard of a trial log."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,8 @@ _COLUMNS = {
     "dataset": "dataset",
     "backbone": "backbone",
     "method": "method",
+    "shots": "shots",
+    "seed": "seed",
     "metric": "metric",
     "percent": "test %",
     "interval": "95 %",
@@ -35,10 +37,10 @@ def show(
     figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
     json: options.Json = False,
 ) -> None:
-    """Print the scoreboard: what each backbone scored on test, how sure that is, and who ties with the best.
+    """Print the scoreboard: each backbone's score on test with its interval, and which of them tie with the best.
 
     A backbone ties with the best where a paired test on the same images finds no difference (p > 0.05). What was not
-    certified to the tolerance asked says so under `converged`.
+    certified to its tolerance has `no` under `converged`.
 
     \b
     penultimate show trials/
@@ -52,11 +54,13 @@ def show(
     if json:
         print_json([asdict(row) for row in board.rows])
     else:
-        print_table([_cells(row) for row in board.rows], _COLUMNS)
+        subsets = any(row.shots for row in board.rows)
+        columns = {field: head for field, head in _COLUMNS.items() if subsets or field not in ("shots", "seed")}
+        print_table([_cells(row) for row in board.rows], columns)
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:
-        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # matplotlib, only when asked for
+        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # imports matplotlib
 
         draw_scoreboard(board, figure)
 

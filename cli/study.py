@@ -1,4 +1,4 @@
-"""``penultimate study``: a whole comparison from one YAML: planned, run past failures, resumed after anything."""
+"""``penultimate study``: plan and run a whole comparison from one YAML file, and resume it after interruptions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -63,7 +63,7 @@ def init(
 
 
 def example() -> str:
-    """The text that ``init`` writes."""
+    """Return the text that ``init`` writes."""
     return files("penultimate.engine.study").joinpath("example.yaml").read_text(encoding="utf-8")
 
 
@@ -108,22 +108,22 @@ def run_command(
     penultimate study run examples/kornblith2019.yaml --cluster auto --task-gpus 4
     penultimate report results/trials -o report.html
     """
-    asked = read_study(study, changes or [])
-    paths = StudyPaths.of(asked, out or Path(study.stem))
+    resolved = read_study(study, changes or [])
+    paths = StudyPaths.of(resolved, out or Path(study.stem))
     context = RunContext(log=log, images=ImageProgress, training=TrainingProgress())
     if dry_run:
-        _show(make_plan(asked, paths, context), paths, context, estimate=estimate, json=json)
+        _show(make_plan(resolved, paths, context), paths, context, estimate=estimate, json=json)
         return
     if cluster is not None:
-        summary = _run_on(cluster, asked, paths, context, task_cpus, task_gpus)
+        summary = _run_on(cluster, resolved, paths, context, task_cpus, task_gpus)
     else:
-        summary = run_study(asked, paths.out, context)
+        summary = run_study(resolved, paths.out, context)
     rows = [_row(trial) for trial in summary.trials]
     if json:
         print_json(rows)
     else:
         print_table([row | {"value": f"{100 * row['value']:.2f}"} for row in rows], _TRIAL_COLUMNS)
-    _tell(summary, paths)
+    _log_summary(summary, paths)
 
 
 def _run_on(
@@ -146,7 +146,7 @@ def _show(plan: StudyPlan, paths: StudyPaths, context: RunContext, *, estimate: 
     for step in plan.steps:
         cells[step.dataset, step.backbone][step.method].append(step)
     rows = [
-        {"dataset": dataset, "backbone": backbone, **{method: _standing(steps) for method, steps in by.items()}}
+        {"dataset": dataset, "backbone": backbone, **{method: _counts(steps) for method, steps in by.items()}}
         for (dataset, backbone), by in cells.items()
     ]
     print_table(rows, {name: name for name in ("dataset", "backbone", *methods)})
@@ -155,11 +155,11 @@ def _show(plan: StudyPlan, paths: StudyPaths, context: RunContext, *, estimate: 
     known = [each.seconds for each in found if each.seconds is not None]
     if known:
         log(f"about {_duration(sum(known))} on this machine for what could be measured")
-    _tell_problems(plan.with_status("blocked"))
+    _log_problems(plan.with_status("blocked"))
 
 
-def _standing(steps: Sequence[Step]) -> str:
-    """For example ``1 there, 2 to do``."""
+def _counts(steps: Sequence[Step]) -> str:
+    """Count the steps by status, for example ``1 there, 2 to do``."""
     counts = Counter(step.status for step in steps)
     return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
 
@@ -191,10 +191,10 @@ def _row(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _tell(summary: Summary, paths: StudyPaths) -> None:
+def _log_summary(summary: Summary, paths: StudyPaths) -> None:
     log(f"{summary.ran} cells run, {summary.there} steps were there before; results in {paths.out}")
     log(f"next: penultimate report {paths.trials} -o {paths.out / 'report.html'}")
-    _tell_problems(summary.problems)
+    _log_problems(summary.problems)
     for result in summary.failed:
         log(f"failed: {result.cell.title}: {result.error}")
     if any(result.trace for result in summary.failed):
@@ -203,8 +203,8 @@ def _tell(summary: Summary, paths: StudyPaths) -> None:
         raise typer.Exit(code=1)
 
 
-def _tell_problems(problems: Iterable[Step]) -> None:
-    """A line a reason."""
+def _log_problems(problems: Iterable[Step]) -> None:
+    """Print one line for each reason why steps cannot be done."""
     by_reason: defaultdict[str, list[Step]] = defaultdict(list)
     for step in problems:
         by_reason[step.reason].append(step)

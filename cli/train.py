@@ -1,4 +1,4 @@
-"""``penultimate train``: fine-tune a network or train it from scratch, by the paper's protocol."""
+"""``penultimate train``: fine-tune a network or train it from scratch by the paper's protocol."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,11 +43,11 @@ _FLAGS = {
     ),
     options.WHERE: ("device", "precision", "workers --workers -j"),
 }
-"""Settings that people use daily; ``--set`` has all."""
+"""Settings in daily use, which have flags of their own; ``--set`` takes all."""
 
 
 class TrainOptions(ImageOptions, TrainJob):
-    """Everything that ``penultimate train`` is asked besides images, network and folders."""
+    """All options of ``penultimate train`` besides images, network and folders."""
 
 
 @with_settings(TrainOptions, flags=_FLAGS)
@@ -88,12 +88,12 @@ def train(
     penultimate train photos/ -m tf_efficientnet_lite0 --weights package --out runs/ --learning-rate 0.01 \\
         --steps 300 --batch-size 64 --size 96
     """
-    asked = TrainOptions.of(settings)
-    job = asked.part(TrainJob)
+    train_options = TrainOptions.of(settings)
+    job = train_options.part(TrainJob)
     refuse_if_no_backbone(model)  # a wrong name is known before any image is read
     check_source(weights)
     partition = Partition.parse(shard)
-    image_set = load_images(images, root=root, seed=job.seed, **asked.part(ImageOptions).model_dump())
+    image_set = load_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
         if resources.world.is_main:

@@ -1,4 +1,4 @@
-"""Print the progress of training on stderr, a line where there is news, so that a log file reads like a terminal."""
+"""Print the progress of training on stderr in plain lines, so that a log file reads like a terminal."""
 
 import sys
 import time
@@ -11,23 +11,23 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingProgress:
-    """Prints the events of runs (see ``loggers.Row``)."""
+    """Prints the events of training runs, which are described at ``loggers.Row``."""
 
     def __init__(self) -> None:
         self._last_line = float("-inf")
 
     def __call__(self, recipe: Recipe, row: Mapping[str, Any]) -> None:
-        """Print an update at most every few seconds, evaluations and endings always."""
+        """Print one event: updates at most every few seconds, evaluations and endings always."""
         now = time.monotonic()
         if row["event"] == "step" and now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
         rate, decay = f"{recipe.learning_rate:g}", f"{recipe.weight_decay:g}"
         where = f"{recipe.digest[:8]} (learning rate {rate}, weight decay {decay}) {row['step']:,}/{recipe.steps:,}"
-        print(f"{where}: {_said(row)}", file=sys.stderr)
+        print(f"{where}: {_event_text(row)}", file=sys.stderr)
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _event_text(row: Mapping[str, Any]) -> str:
     if row["event"] == "step":
         return (
             f"loss {row['loss']:.4f}, learning rate now {row['learning_rate']:.3g}, "

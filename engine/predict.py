@@ -28,7 +28,7 @@ from penultimate.store.feature_store import FeatureStore
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Predictions:
-    """Scores of the images that could be decoded, and why others could not."""
+    """Scores of the images that could be decoded, and the reasons why others could not."""
 
     ids_N: NDArray[np.str_]
     """Id of each image that could be decoded."""
@@ -41,7 +41,7 @@ class Predictions:
 
 
 def request_of(head: Head, weights: str) -> BackboneRequest:
-    """Return the network of a head; the tag of its name says which weights only where ``weights`` is a collection."""
+    """Return the network of a head. The tag of its name chooses the weights only where ``weights`` is a collection."""
     name = head.features["backbone"]
     if weights in ("timm", "package"):
         return BackboneRequest(model=name, weights=weights)

@@ -61,7 +61,7 @@ class FeatureSet:
     """The dataset's own metric: ``top1``, ``mean_per_class`` or ``map11``."""
 
     array: RowArray
-    """(M, D) as stored: a row for every sample of the ImageSet, NaN where it failed."""
+    """The stored array (M, D): one row for every sample of the ImageSet, NaN where it failed."""
 
     read_columns: Callable[[], Columns]
     """Function that reads the columns; called at most once."""
@@ -165,7 +165,7 @@ class FeatureSet:
         return np.flatnonzero(np.isin(self.split, splits))
 
     def labelled_rows(self, *splits: str) -> NDArray[np.int64]:
-        """As ``rows``, of the samples that have a label: an image in no class folder has none (-1)."""
+        """Return the rows in these splits that have a label; an image outside class folders has none (-1)."""
         rows = self.rows(*splits)
         return rows if self.labels.ndim == 2 else rows[self.labels[rows] >= 0]
 

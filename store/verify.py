@@ -89,7 +89,7 @@ class _Inspection:
             return None
 
     def _metadata_holds(self, name: str, group: dict[str, Any] | None) -> bool:
-        """Return whether the array's metadata is as written; otherwise its values cannot be checked."""
+        """Return True if the array's metadata is as written; otherwise its values cannot be checked."""
         document = self._objects.get(f"{self._path}/{name}/{layout.METADATA}")
         if document is not None and (group is None or _is_as_written(document, group["array_metadata"][name])):
             return True

@@ -1,4 +1,4 @@
-"""The tree is the diagram: cli -> engine -> store, never back, and heavy packages only where they are needed."""
+"""Imports go cli -> engine -> store and never back, and heavy packages are imported only where they are needed."""
 
 import ast
 import os
@@ -71,7 +71,7 @@ HOMES = {
 
 
 def _files() -> dict[str, Path]:
-    """Module -> file, of the whole package."""
+    """Map each module of the package to its file."""
     found = {}
     for folder in ("store", "engine", "cli"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -84,7 +84,7 @@ FILES = _files()
 
 
 def _walk() -> Iterator[tuple[str, str]]:
-    """(module, imported name) for every import statement of the package, those inside functions too."""
+    """Return (module, imported name) for every import statement of the package, including those in functions."""
     for module, path in FILES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The main job on real images: extract -> store -> probe -> scoreboard, and the probe against an outside reference."""
+"""The main job runs on real images, extract -> store -> probe -> scoreboard, and the probe matches scikit-learn."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ IMAGES_PER_CLASS = 15
 
 @pytest.fixture(scope="module")
 def features(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """EfficientNet-Lite0 features of 90 Caltech-101 photographs, through the command line."""
+    """Extract EfficientNet-Lite0 features of 90 Caltech-101 photographs, through the command line."""
     folder = tmp_path_factory.mktemp("real")
     for name in CLASSES:
         (folder / "six" / name).mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_objective_on_real_features_is_that_of_scikit_learn_at_tight_tolerance(f
 
 
 def reference_objective(features_ND: NDArray[np.floating[Any]], labels_N: NDArray[Any], l2: float) -> float:
-    """The optimum by scikit-learn's Newton solver with exact Hessians, known to be one by its gradient.
+    """Return the optimum by scikit-learn's Newton solver with exact Hessians, checked by its gradient.
 
     Weights at the optimum are combinations of the samples, so that the problem is that of the samples' coordinates in
     an orthonormal basis of their span: 72 dimensions, whose Hessian is small. Conjugate gradients ("newton-cg") end at

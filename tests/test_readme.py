@@ -1,4 +1,4 @@
-"""What README, docs and help texts print is run, or parsed where it needs a hub, a bucket, a GPU or hours."""
+"""Commands of README, docs and help texts are run, or parsed where they need a hub, a bucket, a GPU or hours."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ STANDS_FOR = {
     "--steps 2000": "--steps 2 --batch-size 4 --size 32",
     'model="resnet50.a1_in1k"': 'model="test_resnet", weights="random"',
 }
-"""What is printed -> what runs in its place."""
+"""Printed text -> text that runs in its place."""
 
 ONLY_PARSED = {
     "s3://": "needs a bucket",
@@ -35,7 +35,7 @@ ONLY_PARSED = {
     "imagenet/val": "needs ImageNet",
     "caltech101": "needs Caltech-101",
 }
-"""Part of a command -> why it is parsed and not run."""
+"""Part of a command -> reason why it is parsed and not run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """The ``penultimate`` commands of a shell block or help text, continued lines joined, comments left out."""
+    """Return the ``penultimate`` commands of a shell block or help text, joining continued lines, without comments."""
     joined = re.sub(r"\\\n\s*", "", text)
     lines = [line.strip() for line in joined.splitlines()]
     return [" ".join(shlex.split(line, comments=True)) and line for line in lines if line.startswith("penultimate ")]
@@ -76,7 +76,7 @@ def stands_for(text: str) -> str:
 
 
 def parsed(command: str) -> None:
-    """Fails unless the command line of today takes it, down to each option's type."""
+    """Fail unless the command line accepts the command, down to each option's type."""
     words = [word for word in shlex.split(command, comments=True)[1:] if word != "..."]
     words = list(takewhile(lambda word: word not in ("|", ">", "&&"), words))
     verb: Any = typer.main.get_command(app)
@@ -90,7 +90,7 @@ def parsed(command: str) -> None:
 
 @pytest.fixture
 def here(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with ``photos/`` in it, which is the working folder."""
+    """Make a working folder with ``photos/`` in it."""
     monkeypatch.chdir(photos.parent)
     return photos.parent
 
@@ -114,7 +114,7 @@ def test_every_python_block_runs(block: Block, here: Path) -> None:
 
 
 def verbs() -> list[tuple[str, str]]:
-    """(verb, its help text) of every command, those of groups too."""
+    """Return (verb, its help text) of every command, including those of groups."""
     found = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]  # a group's own
         inner = getattr(command, "commands", {"": command})

@@ -1,1 +1,1 @@
-"""From trials to answers. Reads trials only."""
+"""Analyse trials: intervals, comparisons, correlations and curves. Nothing but trials is read."""

@@ -1,7 +1,7 @@
-"""AccuracyTable: models by datasets, with one column of ImageNet accuracy; from anybody's experiment or from trials.
+"""Read a table of accuracies, models by datasets with one column for ImageNet, from any experiment or from trials.
 
 A file holds one row a model, its name in the first column (or ``model_column``), and a column a dataset, one of them
-ImageNet. Percentages or fractions are told apart by the largest value and the answer is kept in ``unit``.
+ImageNet. The largest value decides whether values are percentages or fractions, and ``unit`` records the decision.
 """
 
 # Shapes: M models, D datasets.
@@ -22,7 +22,8 @@ Unit = Literal["percent", "fraction"]
 FEWEST_MODELS = 3
 
 AN_AVERAGE = 0.001
-"""A column this near to the mean of the others for every model (0.1 %, a printed digit) is likely their average."""
+"""Largest distance, for every model, of a column from the mean of the others at which it is taken for their average.
+It is 0.1 %, one printed digit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,13 +35,14 @@ class AccuracyTable:
     imagenet_M: NDArray[np.float64]
     accuracy_MD: NDArray[np.float64]
     unit: str
-    """What the accuracies came as: ``percent (largest value 97.6)``, ``fraction (as told)`` ..."""
+    """Unit of the accuracies in the file, and why: ``percent (largest value 97.6)``, ``fraction (as told)`` ..."""
 
     num_test_D: NDArray[np.float64] | None = None
-    """Test samples a dataset, where they are known: how accuracies of 0 and 1 are moved (``log_odds``)."""
+    """Number of test samples of each dataset; decides how accuracies of 0 and 1 are moved (``log_odds``). None where
+    it is not known."""
 
     notes: tuple[str, ...] = ()
-    """What a reader should know of the table."""
+    """Sentences about the table that a report repeats, such as a column that looks like an average."""
 
     def __post_init__(self) -> None:
         if len(self.models) < FEWEST_MODELS or not self.datasets:
@@ -67,7 +69,7 @@ def read_accuracy_table(
     datasets: Sequence[str] = (),
     unit: Unit | None = None,
 ) -> AccuracyTable:
-    """Read a CSV or Parquet file.
+    """Read a table of accuracies from a CSV or Parquet file.
 
     ``datasets`` names the columns to use (all beside models and ImageNet when empty), ``unit`` overrules what the
     values look like. Raises InputError, naming row and column, for what is no complete table of accuracies.
@@ -84,15 +86,15 @@ def read_accuracy_table(
         raise InputError(f"row {int(frame[models].isna().argmax()) + 1} of {path} has no name in column {models!r}")
     names = frame[models].astype(str).tolist()
     values = np.column_stack([_numbers(frame, column, names) for column in (imagenet, *chosen)])
-    percent, said = _is_percent(values, unit, [imagenet, *chosen])
+    percent, unit_text = _is_percent(values, unit, [imagenet, *chosen])
     fractions = values / 100 if percent else values
-    _check_range(values, 100.0 if percent else 1.0, names, [imagenet, *chosen], said)
+    _check_range(values, 100.0 if percent else 1.0, names, [imagenet, *chosen], unit_text)
     return AccuracyTable(
         models=tuple(names),
         datasets=tuple(chosen),
         imagenet_M=fractions[:, 0],
         accuracy_MD=fractions[:, 1:],
-        unit=said,
+        unit=unit_text,
         notes=_averages(fractions[:, 1:], chosen),
     )
 
@@ -114,13 +116,13 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _csv(path: Path) -> pd.DataFrame:
-    """Cells as text; the header is taken apart by hand, since pandas renames a repeated column silently."""
+    """Read all cells as text. The header is split off here, since pandas renames a repeated column silently."""
     cells = pd.read_csv(path, dtype=str, header=None, skipinitialspace=True)
     return cells.iloc[1:].set_axis(cells.iloc[0].astype(str).str.strip(), axis=1).reset_index(drop=True)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
-    """An index that was stored (``DataFrame.to_parquet``) holds the models: it becomes the first column."""
+    """Read the file, and make a stored index (``DataFrame.to_parquet``), which holds the models, the first column."""
     frame = pd.read_parquet(path)
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(names=frame.index.name or "model")
 
@@ -139,7 +141,7 @@ def _numbers(frame: pd.DataFrame, column: str, models: Sequence[str]) -> NDArray
 
 
 def _is_percent(values: NDArray[np.float64], unit: Unit | None, columns: Sequence[str]) -> tuple[bool, str]:
-    """Whether the values are percentages, and that in words."""
+    """Return True for percentages and False for fractions, and the unit in words for ``AccuracyTable.unit``."""
     if unit is not None:
         if unit not in get_args(Unit):
             raise UnknownNameError("unit", unit, get_args(Unit))
@@ -157,18 +159,18 @@ def _is_percent(values: NDArray[np.float64], unit: Unit | None, columns: Sequenc
 
 
 def _check_range(
-    values: NDArray[np.float64], top: float, models: Sequence[str], columns: Sequence[str], said: str
+    values: NDArray[np.float64], top: float, models: Sequence[str], columns: Sequence[str], unit_text: str
 ) -> None:
     outside = np.argwhere((values < 0) | (values > top))
     if len(outside):
         m, d = outside[0]
         raise InputError(
-            f"{models[m]} has {values[m, d]:g} on {columns[d]}; expected 0 to {top:g}, as the table is {said}"
+            f"{models[m]} has {values[m, d]:g} on {columns[d]}; expected 0 to {top:g}, as the table is {unit_text}"
         )
 
 
 def _averages(accuracy_MD: NDArray[np.float64], datasets: Sequence[str]) -> tuple[str, ...]:
-    """A sentence a column that looks like the average of the others; it is still counted, since it may not be."""
+    """Return one sentence for each column that looks like the average of the others. Such a column still counts."""
     if len(datasets) < 3:
         return ()
     others_MD = (accuracy_MD.sum(axis=1, keepdims=True) - accuracy_MD) / (len(datasets) - 1)

@@ -1,4 +1,4 @@
-"""Analysis: a table of accuracies in; how strong the correlation with ImageNet is, which models tie, how sure, out.
+"""Analyse a table of accuracies: correlation with ImageNet, models that tie with the best, and their uncertainty.
 
 One analysis is one panel of the paper's figure 2: models by datasets in one setting. ``as_json`` is what
 ``penultimate analyze --json`` prints.
@@ -31,27 +31,28 @@ from penultimate.engine.analysis.statistics.log_odds import LogOdds, log_odds
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Analysis:
-    """Everything one table says. Arrays follow the table's order of models and datasets."""
+    """All results for one table of accuracies. Arrays follow the table's order of models and datasets."""
 
     table: AccuracyTable
     log_odds: LogOdds
-    """(M, D)."""
+    """Log odds of the transfer accuracies, shape (M, D)."""
 
     imagenet: LogOdds
-    """(M,)."""
+    """Log odds of the ImageNet accuracies, shape (M,)."""
 
     adjusted: AdjustedAccuracies
     best: int
-    """Position of the model with the largest adjusted mean."""
+    """Index of the model with the largest adjusted mean."""
 
     against_best: tuple[Test | None, ...]
-    """A model each: paired t-test over datasets; None for the best itself."""
+    """For each model, the paired t-test over datasets against the best model; None for the best itself."""
 
     against_best_holm: tuple[float, ...]
-    """Its p values by Holm over the models; NaN where there is none."""
+    """P values of ``against_best``, corrected over the models after Holm; NaN where there is no test."""
 
     ties_with_best: tuple[bool | None, ...]
-    """p > 0.05 uncorrected, as the paper marks them; True for the best, None with a single dataset: no test."""
+    """True where p > 0.05 (uncorrected, as the paper marks them) and for the best itself; None where a single dataset
+    allows no test."""
 
     correlation: Correlation
     by_dataset: Mapping[str, Correlation]
@@ -61,7 +62,7 @@ class Analysis:
     num_resamples: int
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers as JSON can hold them; NaN becomes None."""
+        """Return all numbers as plain values that JSON can hold; NaN becomes None."""
         overall = self.correlation
         numbers: dict[str, Any] = jsonable(
             {
@@ -112,7 +113,7 @@ class Analysis:
         ]
 
     def _moved(self) -> list[dict[str, Any]]:
-        """Cells whose accuracy was 0 or 1 (or within half a sample of it)."""
+        """Return the cells whose accuracy was 0 or 1, or within half a sample of it, and was therefore moved."""
         cells = [
             {"model": self.table.models[m], "dataset": self.table.datasets[d]}
             for m, d in np.argwhere(self.log_odds.moved)

@@ -1,6 +1,6 @@
-"""Convergence: how soon training reaches 90 % of the best odds, fine-tuned against from scratch.
+"""Measure how soon training reaches 90 % of its best odds, fine-tuned and from scratch.
 
-Kornblith et al. 2019, section 4.6: a run a step budget; the budget to 90 % of the maximum *odds* of correct
+Kornblith et al. 2019, section 4.6: one run for each step budget; the budget to 90 % of the maximum *odds* of correct
 classification reached at any budget; the geometric mean over datasets, its inter-quartile range, and the ratio of
 scratch to fine-tuned (their 17-fold: 19,531 / 1,151 steps).
 """
@@ -20,8 +20,8 @@ from penultimate.engine.analysis.variant import variants
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial import Trial
 
-SHARE = 0.9
-"""Of the maximum odds."""
+FRACTION_OF_BEST = 0.9
+"""Fraction of the largest odds at which training counts as converged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,19 +36,19 @@ class BudgetCurve:
     steps_B: NDArray[np.float64]
     epochs_B: NDArray[np.float64]
     accuracy_B: NDArray[np.float64]
-    """Fractions; the mean where several seeds were trained."""
+    """Test accuracies as fractions; the mean where several seeds were trained."""
 
     num_test: int
 
     @property
     def line(self) -> str:
-        """``method`` or ``method (variant)``."""
+        """Return ``method`` or ``method (variant)``."""
         return self.method + (f" ({self.variant})" if self.variant else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reached:
-    """When one curve reached the threshold: the first budget that did, in steps and in epochs."""
+class ThresholdBudget:
+    """The first budget of one curve that reached the threshold, in steps and in epochs."""
 
     dataset: str
     images: str
@@ -58,15 +58,15 @@ class Reached:
     steps: float
     epochs: float
     at_smallest_budget: bool
-    """True: it may have been reached sooner than the smallest budget tried; the figure is an upper bound."""
+    """True where the smallest budget tried reached it already, so that the budget is an upper bound."""
 
     at_largest_budget: bool
-    """True: the odds may go on rising beyond the largest budget tried, and with them the threshold."""
+    """True where only the largest budget tried reached it: the odds, and with them the threshold, may go on rising."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """Over the datasets of one method: geometric mean and quartiles (linear interpolation) of steps and epochs."""
+    """Geometric mean and quartiles (linear interpolation) of steps and epochs over the curves of one method."""
 
     method: str
     num_curves: int
@@ -78,7 +78,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speedup:
-    """How many times more scratch needs than fine-tuning, over the datasets and backbones that both have."""
+    """Ratio of the steps and epochs from scratch to those of fine-tuning, over the datasets and backbones of both."""
 
     steps: float
     epochs: float
@@ -86,7 +86,7 @@ class Speedup:
 
 
 def budget_curves(trials: Iterable[Trial]) -> list[BudgetCurve]:
-    """The curves in ``trials``: those of networks trained on all images with at least two budgets.
+    """Return the curves of the networks in ``trials`` that were trained on all images with at least two budgets.
 
     A trial's budget is the ``step`` and ``epoch`` of the last row of its history, where its cosine ended. Raises
     InputError for a trained network without them.
@@ -126,19 +126,19 @@ def _curve(key: tuple[str, ...], points: Mapping[tuple[float, float], Sequence[T
     )
 
 
-def first_to_share(accuracy_B: ArrayLike, *, num_test: int, share: float = SHARE) -> int:
-    """Position of the first budget whose odds are at least ``share`` of the largest odds at any budget.
+def first_to_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float = FRACTION_OF_BEST) -> int:
+    """Return the index of the first budget whose odds are at least ``fraction`` times the largest odds at any budget.
 
     Odds p / (1 - p), with an accuracy of 1 or 0 clipped to half a test sample from it (``log_odds``).
     """
     odds_B = np.exp(log_odds(accuracy_B, num_test=num_test).values)
-    return int(np.argmax(odds_B >= share * odds_B.max()))
+    return int(np.argmax(odds_B >= fraction * odds_B.max()))
 
 
-def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
-    """When ``curve`` first reached ``share`` of its largest odds."""
-    first = first_to_share(curve.accuracy_B, num_test=curve.num_test, share=share)
-    return Reached(
+def threshold_budget(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> ThresholdBudget:
+    """Return the first budget of ``curve`` whose odds are at least ``fraction`` times its largest odds."""
+    first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test, fraction=fraction)
+    return ThresholdBudget(
         dataset=curve.dataset,
         images=curve.images,
         backbone=curve.backbone,
@@ -151,8 +151,8 @@ def reached(curve: BudgetCurve, *, share: float = SHARE) -> Reached:
     )
 
 
-def speed(curves: Sequence[Reached]) -> Speed:
-    """Geometric mean and quartiles over curves of one method."""
+def speed(curves: Sequence[ThresholdBudget]) -> Speed:
+    """Return the geometric mean and quartiles over curves of one method. Raises InputError for several methods."""
     methods = {curve.method for curve in curves}
     if len(methods) != 1:
         raise InputError(f"expected curves of one method, got {len(curves)} of {sorted(methods)}")
@@ -167,8 +167,11 @@ def speed(curves: Sequence[Reached]) -> Speed:
     )
 
 
-def speedup(curves: Sequence[Reached]) -> Speedup | None:
-    """Scratch over fine-tuned, geometric means over what both have; None where nothing was trained both ways."""
+def speedup(curves: Sequence[ThresholdBudget]) -> Speedup | None:
+    """Return the ratio of the geometric means, scratch to fine-tuned, over the datasets and backbones of both.
+
+    None where nothing was trained both ways.
+    """
     finetuned, from_scratch = (
         {(c.images, c.backbone) for c in curves if c.method == method} for method in ("finetune", "scratch")
     )

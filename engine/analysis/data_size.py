@@ -1,4 +1,4 @@
-"""Data size: metric against images a class, with standard errors over subsets, and where two settings cross.
+"""Trace a metric against images a class, with standard errors over subsets, and find where two settings cross.
 
 Kornblith et al. 2019, section 4.7 and figure 9: k images a class, three subsets each. Read from trials whose settings
 name ``shots`` (images a class); trials of the same shots that differ in their seed are the subsets.
@@ -31,41 +31,43 @@ class SizeCurve:
     method: str
     metric: str
     num_classes: int
-    """Of the test set."""
+    """Number of classes in the test set."""
 
     shots_S: NDArray[np.int64]
     """Images a class, increasing."""
 
     mean_S: NDArray[np.float64]
-    """Over subsets, a fraction."""
+    """Mean of the metric over subsets, a fraction."""
 
     standard_error_S: NDArray[np.float64]
-    """Over subsets: their standard deviation / sqrt(n); NaN for a single one."""
+    """Standard error of ``mean_S``: the subsets' standard deviation / sqrt(n); NaN for a single subset."""
 
     num_subsets_S: NDArray[np.int64]
     log_odds_S: NDArray[np.float64]
-    """Of ``mean_S``."""
+    """Log odds of ``mean_S``."""
 
     @property
     def label(self) -> str:
-        """``method: backbone`` or ``method: backbone (variant)``."""
+        """Return ``method: backbone`` or ``method: backbone (variant)``."""
         return f"{self.method}: {self.backbone}" + (f" ({self.variant})" if self.variant else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crossing:
-    """Where one curve overtakes another, between two sizes that both have."""
+    """A point at which one curve overtakes another, between two sizes that both have."""
 
     shots: float
-    """Images a class, where lines through the log odds against log shots meet."""
+    """Images a class at which the curves meet, interpolating log odds linearly in log shots."""
 
     between: tuple[int, int]
+    """The sizes just before and just after the crossing, in images a class."""
+
     overtaken_by: str
-    """``first`` or ``second``: the one that is better from here on."""
+    """The curve that is better from here on: ``first`` or ``second``."""
 
 
 def size_curves(trials: Iterable[Trial]) -> list[SizeCurve]:
-    """The curves in ``trials``, by dataset, method, backbone and variant; those of one size are curves of one point."""
+    """Return one curve for each dataset, method, backbone and variant in ``trials``; a single size gives one point."""
     sized = [trial for trial in trials if trial.settings.get("shots") is not None]
     cells: defaultdict[tuple[str, ...], defaultdict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for trial, variant in zip(sized, variants(sized), strict=True):
@@ -102,7 +104,7 @@ def _num_classes(trial: Trial) -> int:
 
 
 def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:
-    """Where the better of two curves changes, over the sizes that both have; empty where it never does.
+    """Find where the better of two curves changes, over the sizes that both have; empty where it never does.
 
     Sizes at which both are exactly equal belong to the crossing that follows, if one does.
     """
@@ -113,11 +115,11 @@ def crossings(first: SizeCurve, second: SizeCurve) -> list[Crossing]:
     for before, after in pairwise(decided):
         if np.sign(lead[before]) == np.sign(lead[after]):
             continue
-        share = lead[before] / (lead[before] - lead[after])
+        fraction = lead[before] / (lead[before] - lead[after])
         low, high = np.log(shots[before]), np.log(shots[after])
         found.append(
             Crossing(
-                shots=float(np.exp(low + share * (high - low))),
+                shots=float(np.exp(low + fraction * (high - low))),
                 between=(int(shots[before]), int(shots[after])),
                 overtaken_by="first" if lead[after] > 0 else "second",
             )

@@ -1,4 +1,4 @@
-"""Findings: trials in; every number that the report, the figures and ``penultimate analyze RUNS`` show, out."""
+"""Compute from trials every number that the report, the figures and ``penultimate analyze RUNS`` show."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from penultimate.engine.analysis.accuracy_table import FEWEST_MODELS, AccuracyTa
 from penultimate.engine.analysis.analysis import Analysis, analyze
 from penultimate.engine.analysis.convergence import (
     BudgetCurve,
-    Reached,
     Speed,
     Speedup,
+    ThresholdBudget,
     budget_curves,
-    reached,
     speed,
     speedup,
+    threshold_budget,
 )
 from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
 from penultimate.engine.analysis.jsonable import jsonable
@@ -34,7 +34,7 @@ from penultimate.store.trials.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeCrossing:
-    """Where one curve of metric against images a class overtakes another on the same dataset."""
+    """A crossing of two curves of metric against images a class, on the same dataset."""
 
     dataset: str
     first: str
@@ -44,27 +44,27 @@ class SizeCrossing:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Findings:
-    """What the trials say."""
+    """All results of the trials analysed together."""
 
     board: Scoreboard
     analyses: Mapping[str, Analysis]
-    """By setting: correlation with ImageNet over the networks whose ImageNet accuracy is known."""
+    """Setting -> correlation with ImageNet over the networks whose ImageNet accuracy is known."""
 
     panels: Mapping[str, Panel]
-    """By setting, those that were analysed."""
+    """Setting -> the table of results its analysis rests on."""
 
     setting_pairs: tuple[SettingPair, ...]
     budget_curves: tuple[BudgetCurve, ...]
-    reached: tuple[Reached, ...]
+    reached: tuple[ThresholdBudget, ...]
     speeds: tuple[Speed, ...]
     speedup: Speedup | None
     size_curves: tuple[SizeCurve, ...]
     size_crossings: tuple[SizeCrossing, ...]
     notes: tuple[str, ...]
-    """What was left out and why."""
+    """One sentence for everything that was left out, with the reason."""
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers as JSON can hold them."""
+        """Return all numbers as plain values that JSON can hold; NaN becomes None."""
         numbers: dict[str, Any] = jsonable(
             {
                 "rows": self.board.row_dicts(),
@@ -94,7 +94,7 @@ def find(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Findings:
-    """Everything ``trials`` say. ``imagenet`` as in ``scoreboard``. Raises InputError where there is no trial.
+    """Analyse ``trials``. ``imagenet`` is that of ``scoreboard``. Raises InputError where there is no trial.
 
     The correlations and the comparisons of settings rest on the trials of whole training sets at the largest budget
     (``panel``); all trials are on the scoreboard.
@@ -115,7 +115,7 @@ def find(
             table, correction=correction, train_sizes=train_sizes, seed=seed, num_resamples=num_resamples
         )
     budgets = budget_curves(trials)
-    when = [reached(curve) for curve in budgets]
+    when = [threshold_budget(curve) for curve in budgets]
     sizes = size_curves(trials)
     return Findings(
         board=board,
@@ -135,7 +135,7 @@ def find(
 
 
 def _table(panel: Panel) -> AccuracyTable | str:
-    """The panel's contenders of known ImageNet accuracy; or, in words, why there is nothing to correlate."""
+    """Return the panel's contenders of known ImageNet accuracy; or a sentence why there is nothing to correlate."""
     known = np.flatnonzero(~np.isnan(panel.imagenet_M))
     if len(known) < FEWEST_MODELS or not panel.datasets:
         return (
@@ -162,7 +162,7 @@ def _without_imagenet(panel: Panel) -> list[str]:
 
 
 def _size_crossings(curves: Sequence[SizeCurve]) -> list[SizeCrossing]:
-    """Between every two settings of one backbone on the same images."""
+    """Find the crossings between every two settings of one backbone on the same images."""
     by_cell: defaultdict[tuple[str, str, str], list[SizeCurve]] = defaultdict(list)
     for curve in curves:
         by_cell[curve.images, curve.backbone, curve.metric].append(curve)

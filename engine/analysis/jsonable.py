@@ -1,4 +1,4 @@
-"""Plain values of results: what JSON can hold."""
+"""Turn results into plain values that JSON can hold."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with dataclasses and mappings as dicts, arrays and tuples as lists, NaN as None.
+    """Return ``value`` with dataclasses and mappings as dicts, arrays and tuples as lists, NaN as None.
 
     >>> jsonable({"r": np.float64("nan"), "counts": np.arange(2)})
     {'r': None, 'counts': [0, 1]}

@@ -1,4 +1,4 @@
-"""Panel: the scoreboard's rows of one method, or setting, as a complete table of contenders by shared datasets.
+"""Arrange the scoreboard's rows of one method or setting as a complete table of contenders by shared datasets.
 
 Rows from all training images and, for trained networks, from the largest step budget of their backbone and dataset:
 smaller budgets and subsets belong to their own curves (``convergence``, ``data_size``).
@@ -22,44 +22,44 @@ _Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Panel:
-    """One method, with all variants; or one setting of it, a panel of the paper's figure 2."""
+    """Results of one method with all its variants, or of one setting: a panel of the paper's figure 2."""
 
     name: str
-    """Of the method, or ``method (setting)``."""
+    """Name of the method, or ``method (setting)``."""
 
     contenders: tuple[tuple[str, str], ...]
     """Backbone and variant, in alphabetical order."""
 
     labels: tuple[str, ...]
-    """A name a contender: the network's within a setting, with the variant within a method."""
+    """Name of each contender: the network's within a setting, with the variant within a method."""
 
     datasets: tuple[tuple[str, str], ...]
     """Name and digest of the images; empty where no dataset has all contenders."""
 
     accuracy_MD: NDArray[np.float64]
-    """Fractions; the mean where several seeds were run."""
+    """Accuracies as fractions; the mean where several seeds were run."""
 
     num_test_D: NDArray[np.float64]
     imagenet_M: NDArray[np.float64]
     """ImageNet top-1, a fraction; NaN where it is not known."""
 
     left_out: tuple[str, ...]
-    """A sentence a dataset that some contender lacks."""
+    """One sentence for each dataset that some contender lacks."""
 
     @property
     def log_odds(self) -> LogOdds:
-        """(M, D)."""
+        """Return the log odds of the accuracies, shape (M, D)."""
         return log_odds(self.accuracy_MD, num_test=self.num_test_D)
 
     @property
     def dataset_labels(self) -> tuple[str, ...]:
-        """The dataset's name, with its images' digest where two have the same name."""
+        """Return the datasets' names, with the digest of the images where two have the same name."""
         times = Counter(name for name, _ in self.datasets)
         return tuple(f"{name} ({images[:8]})" if times[name] > 1 else name for name, images in self.datasets)
 
 
 def panels(rows: Iterable[ScoreRow]) -> list[Panel]:
-    """One panel a method, in alphabetical order; none for a method that ran on subsets alone."""
+    """Return one panel for each method, in alphabetical order; none for a method that ran on subsets only."""
     by_method: defaultdict[str, list[ScoreRow]] = defaultdict(list)
     for row in main_rows(rows):
         by_method[row.method].append(row)
@@ -67,7 +67,7 @@ def panels(rows: Iterable[ScoreRow]) -> list[Panel]:
 
 
 def setting_panels(rows: Iterable[ScoreRow]) -> list[Panel]:
-    """One panel a setting, in alphabetical order: every network once, so that each counts once in a correlation."""
+    """Return one panel for each setting, in alphabetical order. Each network counts once in its correlation."""
     by_setting: defaultdict[str, list[ScoreRow]] = defaultdict(list)
     for row in main_rows(rows):
         by_setting[row.setting].append(row)
@@ -79,7 +79,7 @@ def _with_variant(row: ScoreRow) -> str:
 
 
 def main_rows(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
-    """Those from all training images and the largest budget of their images, backbone, variant and method."""
+    """Keep rows of all training images and of the largest budget of their images, backbone, variant and method."""
     known = [row for row in rows if row.shots is None]
     largest: defaultdict[tuple[str, ...], int] = defaultdict(int)
     for row in known:

@@ -1,4 +1,4 @@
-"""Predictions: what one trial said of every test sample, ready for intervals and paired tests."""
+"""Hold one trial's prediction for every test sample, ready for intervals and paired tests."""
 
 # Shapes: N test samples, K classes.
 
@@ -27,11 +27,11 @@ from penultimate.store.trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Predictions:
+class TrialPredictions:
     """Per-sample predictions on one test set."""
 
     metric: str
-    """The trial's: decides the interval and the test."""
+    """Metric of the trial; decides the interval and the test."""
 
     ids_N: NDArray[np.str_]
     labels: NDArray[Any]
@@ -50,8 +50,8 @@ class Predictions:
             raise InputError(f"test ids must be unique, {len(self.ids_N) - len(np.unique(self.ids_N))} repeat")
 
     @classmethod
-    def of(cls, trial: Trial) -> "Predictions":
-        """Those that ``trial`` kept."""
+    def of(cls, trial: Trial) -> "TrialPredictions":
+        """Return the predictions stored with ``trial``. Raises InputError where it has none."""
         outputs = "test_scores" if "test_scores" in trial.arrays else "test_predictions"
         missing = [name for name in ("test_ids", "test_labels", outputs) if name not in trial.arrays]
         if missing:
@@ -65,16 +65,16 @@ class Predictions:
 
     @property
     def several_labels(self) -> bool:
-        """Whether a sample may show several classes."""
+        """Return True where a sample may show several classes."""
         return self.labels.ndim == 2
 
     @property
     def correct_N(self) -> NDArray[np.bool_]:
-        """Which samples were right; for samples of one label only."""
+        """Return True for each sample that was predicted correctly. For samples of one label only."""
         return np.asarray(self.outputs == self.labels)
 
     def interval(self, value: float, *, seed: int) -> Interval | None:
-        """95 % interval of the trial's ``value`` over test samples; None for a metric that has none here."""
+        """Return the 95 % interval of the trial's ``value`` over test samples; None for a metric without one."""
         if self.metric == "top1":
             return top1_interval(self.correct_N)
         if self.metric == "mean_per_class":
@@ -83,8 +83,8 @@ class Predictions:
             return map11_interval(self.outputs, self.labels, value, seed=seed)
         return None
 
-    def test_against(self, other: "Predictions", *, seed: int) -> Test | None:
-        """Test of no difference on the samples that both scored; None where they share none, or labels differ."""
+    def test_against(self, other: "TrialPredictions", *, seed: int) -> Test | None:
+        """Test for no difference on the samples that both scored; None where they share none, or labels differ."""
         _, mine, theirs = np.intersect1d(self.ids_N, other.ids_N, assume_unique=True, return_indices=True)
         labels = self.labels[mine]
         if not len(mine) or labels.shape != other.labels[theirs].shape or np.any(labels != other.labels[theirs]):

@@ -1,4 +1,4 @@
-"""Published: numbers the paper prints that an analysis needs."""
+"""Numbers printed in Kornblith et al. 2019 that an analysis needs."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

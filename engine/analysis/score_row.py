@@ -1,11 +1,11 @@
-"""ScoreRow: one trial on the scoreboard."""
+"""Turn one trial into a row of the scoreboard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.predictions import TrialPredictions
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.analysis.variant import Variant
 from penultimate.store.trials.trial import Trial
@@ -16,7 +16,7 @@ class ScoreRow:
     """One trial on the scoreboard. Accuracies, errors and intervals are fractions; None is "not known"."""
 
     trial: str
-    """The trial's id."""
+    """Id of the trial."""
 
     dataset: str
     images: str
@@ -24,14 +24,14 @@ class ScoreRow:
 
     backbone: str
     variant: str
-    """What sets this trial apart from others of the same backbone, method and images; empty where nothing does."""
+    """Settings that distinguish this trial from others of the same backbone, method and images; may be empty."""
 
     network: str
-    """``backbone``, with its weights where the name stands for several networks."""
+    """Name of the backbone, with its weights where the name stands for several networks."""
 
     method: str
     setting: str
-    """``method``, with what was varied: what one backbone is compared with another within."""
+    """Method with the settings that were varied. Backbones are compared with each other within one setting."""
 
     shots: int | None
     """Training images a class (``settings["shots"]``); None where all were used."""
@@ -43,19 +43,19 @@ class ScoreRow:
     metric: str
     value: float
     standard_error: float | None
-    """Over test samples."""
+    """Standard error of ``value`` over test samples."""
 
     interval: tuple[float, float] | None
-    """95 %, over test samples."""
+    """95 % confidence interval of ``value`` over test samples."""
 
     interval_method: str | None
     log_odds: float
     log_odds_rule: str
     adjusted_log_odds: float | None = None
-    """Less the mean of the rows compared with; None where there is no other."""
+    """Log odds minus the mean of all rows it is compared with; None where there is no other row."""
 
     l2: float | None
-    """Chosen on val; None for a method without it."""
+    """L2 strength chosen on val; None for a method without it."""
 
     chosen: Mapping[str, float]
     n_test: int
@@ -63,14 +63,14 @@ class ScoreRow:
     imagenet_top1: float | None
     is_best: bool = True
     ties_with_best: bool | None = True
-    """Not significantly different from the best: p > 0.05, uncorrected as in the paper; True for the best, None where
-    the samples cannot be paired."""
+    """True where it is not significantly different from the best (p > 0.05, uncorrected as in the paper) and for the
+    best itself; None where the samples cannot be paired."""
 
     p_value: float | None = None
-    """Against the best, two-sided; None for the best itself or where the samples cannot be paired."""
+    """Two-sided p value against the best; None for the best itself or where the samples cannot be paired."""
 
     p_value_holm: float | None = None
-    """``p_value`` by Holm over all rows compared with the best."""
+    """P value corrected after Holm over all rows compared with the best."""
 
     test: str | None = None
     notes: tuple[str, ...]
@@ -78,9 +78,9 @@ class ScoreRow:
 
 
 def score_row(
-    trial: Trial, variant: Variant, predictions: Predictions, imagenet_top1: float | None, *, seed: int
+    trial: Trial, variant: Variant, predictions: TrialPredictions, imagenet_top1: float | None, *, seed: int
 ) -> ScoreRow:
-    """The row of ``trial`` before it is compared with any other; ``seed`` is that of an interval's resamples."""
+    """Return the row of ``trial``, not yet compared with others. ``seed`` is that of an interval's resamples."""
     interval = predictions.interval(trial.value, seed=seed)
     logit = log_odds(trial.value, num_test=trial.num_test)
     return ScoreRow(

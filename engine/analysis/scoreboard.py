@@ -1,4 +1,4 @@
-"""Scoreboard: trials in; rows with error bars, ties with the best and what did not converge out.
+"""Score trials against each other: error bars, ties with the best, and trials that did not converge.
 
 A row is a trial, so that trials of one backbone on one dataset stay apart. Trials are compared with each other on the
 same images, by the same method and metric and from as many shots: a panel of the paper's figure 2. A contender is a
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.panel import Panel, panels
-from penultimate.engine.analysis.predictions import Predictions
+from penultimate.engine.analysis.predictions import TrialPredictions
 from penultimate.engine.analysis.score_row import ScoreRow, score_row
 from penultimate.engine.analysis.statistics.adjusted import Correction, adjusted_accuracies
 from penultimate.engine.analysis.statistics.compare import Test, holm, paired_t_test, ties
@@ -35,12 +35,13 @@ class Contender:
     mean_log_odds: float
     adjusted_mean: float
     standard_error: float | None
-    """Morey's; None with a single dataset or contender."""
+    """Morey's standard error of ``adjusted_mean``; None with a single dataset or contender."""
 
     correction: Correction
     is_best: bool
     ties_with_best: bool | None
-    """None where no test could say, as with a single dataset."""
+    """True where it is not significantly different from the best; None where no test is possible, as with a single
+    dataset."""
 
     p_value: float | None
     p_value_holm: float | None
@@ -55,14 +56,14 @@ class Scoreboard:
     panels: tuple[Panel, ...]
     contenders: tuple[Contender, ...]
     notes: tuple[str, ...]
-    """What a reader must know: datasets left out of the contenders' means, and for whom they are missing."""
+    """Sentences naming the datasets left out of the contenders' means, and the contenders that lack them."""
 
     def row_dicts(self) -> list[dict[str, Any]]:
-        """The rows as JSON can hold them."""
+        """Return the rows as plain values that JSON can hold."""
         return [asdict(row) for row in self.rows]
 
     def contender_dicts(self) -> list[dict[str, Any]]:
-        """The contenders as JSON can hold them."""
+        """Return the contenders as plain values that JSON can hold."""
         return [asdict(contender) for contender in self.contenders]
 
 
@@ -81,9 +82,9 @@ def scoreboard(
     known = list(trials)
     names = variants(known)
     top1 = imagenet or {}
-    comparable: defaultdict[tuple[str | int, ...], list[tuple[ScoreRow, Predictions]]] = defaultdict(list)
+    comparable: defaultdict[tuple[str | int, ...], list[tuple[ScoreRow, TrialPredictions]]] = defaultdict(list)
     for trial, variant in zip(known, names, strict=True):
-        predictions = Predictions.of(trial)
+        predictions = TrialPredictions.of(trial)
         by_name = top1.get(trial.backbone)
         row = score_row(trial, variant, predictions, top1.get(trial.features.get("weights", ""), by_name), seed=seed)
         comparable[row.dataset, row.images, row.method, row.metric, row.shots or 0].append((row, predictions))
@@ -97,8 +98,8 @@ def scoreboard(
     )
 
 
-def _compared(panel: Sequence[tuple[ScoreRow, Predictions]], seed: int) -> list[ScoreRow]:
-    """The rows of a panel, best first, with what compares them: adjusted log odds, and the test against the best."""
+def _compared(panel: Sequence[tuple[ScoreRow, TrialPredictions]], seed: int) -> list[ScoreRow]:
+    """Sort the rows of a panel, best first, and add their adjusted log odds and the test against the best."""
     panel = sorted(panel, key=lambda entry: (-entry[0].value, entry[0].backbone, entry[0].variant, entry[0].created))
     if len(panel) == 1:
         return [panel[0][0]]
@@ -113,7 +114,7 @@ def _compared(panel: Sequence[tuple[ScoreRow, Predictions]], seed: int) -> list[
 
 
 def _against_best(is_best: bool, test: Test | None, p_holm: float) -> dict[str, Any]:
-    """The fields that say how something compares with the best."""
+    """Return the fields that compare a row or contender with the best."""
     p_value = None if test is None or np.isnan(test.p_value) else test.p_value
     return {
         "is_best": is_best,
@@ -125,7 +126,7 @@ def _against_best(is_best: bool, test: Test | None, p_holm: float) -> dict[str, 
 
 
 def _contenders(panel: Panel, correction: Correction) -> list[Contender]:
-    """Contenders of one method over the datasets that all have, best first; none where they share no dataset."""
+    """Return one method's contenders, best first, over the datasets that all have; none where they share none."""
     if not panel.datasets:
         return []
     logits_MD = panel.log_odds.values

@@ -1,4 +1,4 @@
-"""Setting pairs: rows in; one setting against another over the backbones and datasets that have both, out.
+"""Compare one setting with another over the backbones and datasets that have both.
 
 A setting is a method and what was varied in it. Kornblith et al. 2019, section 4.2: "fine-tuning improved performance
 over logistic regression in 179 out of 192 dataset and model combinations".
@@ -22,24 +22,24 @@ _Cells = Mapping[tuple[str, str], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettingPair:
-    """One setting against another."""
+    """Comparison of one setting with another."""
 
     first: str
-    """``method``, or ``method (what was varied)``."""
+    """First setting: ``method``, or ``method (varied settings)``."""
 
     second: str
     dataset: str | None
-    """None for all datasets together."""
+    """Name of the dataset; None for all datasets together."""
 
     comparison: SettingComparison
-    """In log odds."""
+    """Counts, median difference (in log odds) and test of the pairs."""
 
     p_value_holm: float
-    """By Holm over the datasets of this pair; for all datasets together, over the pairs of settings."""
+    """P value corrected after Holm over this pair's datasets or, for all datasets together, over all pairs."""
 
 
 def setting_pairs(rows: Sequence[ScoreRow]) -> list[SettingPair]:
-    """Every two settings that share backbones and images: over all datasets, then dataset by dataset."""
+    """Compare every two settings that share backbones and images: over all datasets, then dataset by dataset."""
     cells: defaultdict[str, defaultdict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row.setting][row.images, row.network].append(row.log_odds)
@@ -70,7 +70,7 @@ def _compared(first: _Cells, second: _Cells, images: str | None) -> SettingCompa
 
 
 def _dataset_names(rows: Sequence[ScoreRow]) -> dict[str, str]:
-    """Images' digest -> the dataset's name, with the digest where two have the same name."""
+    """Map the digest of the images to the dataset's name, with the digest where two have the same name."""
     names = {row.images: row.dataset for row in rows}
     times = Counter(names.values())
     return {images: f"{name} ({images[:8]})" if times[name] > 1 else name for images, name in names.items()}

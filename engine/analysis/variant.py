@@ -1,4 +1,4 @@
-"""Variant: what sets trials of one backbone by one method on the same images apart, as short labels."""
+"""Label trials of one backbone, method and image set by the settings in which they differ."""
 
 import json
 from collections import defaultdict
@@ -13,45 +13,45 @@ OTHER_AXES = ("shots", "steps")
 """Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""
 
 _FOLLOWS_FROM_STEPS = ("eval_every",)
-"""By default a share of the steps, and it only says where a curve has points."""
+"""Settings left out of labels because their default is a fraction of the steps; they only place a curve's points."""
 
 _FOLLOWS_FROM_SHOTS = ("retrain",)
-"""What was trained on k images a class is never trained again on val, which has more."""
+"""Settings left out of labels of trials on k images a class, which are never retrained on the larger val split."""
 
 OF_THE_NETWORK = ("weights", "preprocess")
-"""Fields of a FeatureKey that differ between backbones anyway: they are named only for a backbone that has several."""
+"""Fields of a FeatureKey that always differ between backbones; named only for a backbone with several values."""
 
 _SAME_IN_A_CELL = ("dataset", "images", "backbone")
-"""Fields of a FeatureKey that say which cell of the table a trial is in, not which variant."""
+"""Fields of a FeatureKey that choose a trial's cell of the table; they are never part of a label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """Labels of one trial; empty where nothing sets it apart."""
+    """Labels of one trial; empty where nothing distinguishes it from the others."""
 
     setting: str
-    """What was done, such as ``"loss=squared_hinge"``: backbones can be compared within it."""
+    """Settings of the method, such as ``"loss=squared_hinge"``; backbones can be compared within one setting."""
 
     network: str
-    """Which network of the backbone's name, such as ``"weights=1f3a9c02"``."""
+    """Label of one of several networks of the same backbone name, such as ``"weights=1f3a9c02"``."""
 
     @property
     def label(self) -> str:
-        """Both."""
+        """Return setting and network in one label."""
         return ", ".join(filter(None, (self.setting, self.network)))
 
 
 def variants(trials: Sequence[Trial]) -> list[Variant]:
-    """One variant a trial.
+    """Return one variant for each trial, in their order.
 
-    A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does not
-    differ); settings that only
-    differ between datasets are not. Once named for a method, all its trials carry it; what is ``OF_THE_NETWORK`` is
-    carried by the backbone that has several alone. ``OTHER_AXES`` are never named.
+    A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does
+    not differ); settings that differ only between datasets are not. Once named for a method, it is named for all of
+    its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
+    ``OTHER_AXES`` are never named.
     """
-    asked = [_asked(trial) for trial in trials]
+    fields = [_fields(trial) for trial in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for trial, each in zip(trials, asked, strict=True):
+    for trial, each in zip(trials, fields, strict=True):
         cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
     of_method: defaultdict[str, set[str]] = defaultdict(set)
     of_backbone: defaultdict[str, set[str]] = defaultdict(set)
@@ -60,16 +60,16 @@ def variants(trials: Sequence[Trial]) -> list[Variant]:
             (of_backbone[backbone] if name in OF_THE_NETWORK else of_method[method]).add(name)
     return [
         Variant(setting=_label(each, of_method[trial.method]), network=_label(each, of_backbone[trial.backbone]))
-        for trial, each in zip(trials, asked, strict=True)
+        for trial, each in zip(trials, fields, strict=True)
     ]
 
 
-def _label(asked: Mapping[str, Any], names: set[str]) -> str:
-    return ", ".join(f"{name}={_short(asked[name])}" for name in sorted(names) if name in asked)
+def _label(fields: Mapping[str, Any], names: set[str]) -> str:
+    return ", ".join(f"{name}={_short(fields[name])}" for name in sorted(names) if name in fields)
 
 
-def _asked(trial: Trial) -> dict[str, Any]:
-    """Settings and feature fields of a trial in one flat mapping, nested settings by dotted names; axes left out."""
+def _fields(trial: Trial) -> dict[str, Any]:
+    """Flatten settings and feature fields of a trial into one mapping with dotted names, without ``OTHER_AXES``."""
     features = {name: value for name, value in trial.features.items() if name not in _SAME_IN_A_CELL}
     left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
     if trial.settings.get("shots") is not None:
@@ -88,12 +88,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(cell: Sequence[Mapping[str, Any]]) -> set[str]:
-    names = {name for asked in cell for name in asked}
+    names = {name for fields in cell for name in fields}
     return {name for name in names if len({json.dumps(a[name], sort_keys=True) for a in cell if name in a}) > 1}
 
 
 def _short(value: Any) -> str:
-    """A value as a label: text and numbers as they are (digests by 8 digits), lists by their digest."""
+    """Shorten a value for a label: text and numbers as they are (digests to 8 digits), lists as their digest."""
     if isinstance(value, list | tuple):
         return digest_of(list(value))[:8]
     text = str(value)

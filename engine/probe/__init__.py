@@ -1,1 +1,1 @@
-"""Linear probes on stored features: whole regularisation paths, each strength certified."""
+"""Fit linear probes on stored features along whole regularisation paths, each strength certified."""

@@ -1,4 +1,4 @@
-"""FitSettings: what every solver of a whole path is told besides the features and labels."""
+"""FitSettings: the input of every solver of a whole path besides features and labels."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from penultimate.store.errors import InputError, UnknownNameError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """What to fit, how closely, and where.
+    """Settings of one fit: strengths, loss, tolerance and device.
 
     Raises ``UnknownNameError`` for an unknown loss and ``InputError`` for a tolerance that is not positive.
     """

@@ -50,7 +50,7 @@ SAMPLE_SLACK = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _MemoryPlan:
-    """How a memory limit is spent."""
+    """Division of a memory limit among the arrays of a fit."""
 
     block_rows: int
     sample_rows: int
@@ -79,7 +79,7 @@ class _MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
-    """What the first pass finds."""
+    """Results of the first pass over the features."""
 
     basis: Basis
     mean_square_R: Tensor

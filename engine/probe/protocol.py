@@ -27,7 +27,7 @@ from penultimate.store.trials.trial import Trial, trial_id
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbeRun:
-    """The outcome of probing one FeatureSet."""
+    """Result of probing one FeatureSet."""
 
     trial: Trial
     probe: Probe
@@ -107,7 +107,7 @@ def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[st
 
 
 def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int) -> list[str]:
-    """Return what a reader must know about this trial, a sentence each."""
+    """Return one sentence for each fact about this trial that a report repeats."""
     found = []
     uncertified = [f"{probe.l2:.3g}" for probe in probes if not probe.report.certified]
     if uncertified:
@@ -136,7 +136,7 @@ def _check(features: FeatureSet, metric: str) -> None:
 
 
 def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
-    """Which splits have no labelled samples, and what to do."""
+    """Return the error message that names the splits without labelled samples and the remedy."""
     empty = [split for split, count in counts.items() if not count]
     bare = [split for split in empty if len(features.rows(split))]
     advice = f"; images of {' and '.join(bare)} have no labels: extract train's folder alone to have splits drawn"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SolveReport:
-    """How one strength was solved. Objective, gradient and gap belong to the *mean* loss, in nats a sample."""
+    """Report on the solution at one strength. Objective, gradient and gap are of the *mean* loss, nats per sample."""
 
     status: str
     """``certified``: the gap is within the tolerance (see ``solver/newton.py``); ``stalled``: no further progress;
@@ -46,7 +46,7 @@ class SolveReport:
 
     @property
     def certified(self) -> bool:
-        """Whether the gap is within the tolerance."""
+        """Return True if the gap is within the tolerance."""
         return self.status == "certified"
 
 

@@ -111,14 +111,14 @@ class ProbeGrid(_ProbeFields):
 
 
 class ProbeJob(ProbeGrid, DeviceOptions):
-    """Everything that ``penultimate probe`` is asked besides the store and the trial log."""
+    """All options of ``penultimate probe`` besides the store and the trial log."""
 
     memory: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?[KMGT]i?B?$")] | None = None
     """Stream features that take more than this, such as 500M or 4G; by default all are held in memory."""
 
     @property
     def resources(self) -> "ProbeResources":
-        """What the probes run on."""
+        """Return the resources that the probes run on."""
         return ProbeResources(device=self.device, memory_bytes=None if self.memory is None else num_bytes(self.memory))
 
 
@@ -130,7 +130,7 @@ def num_bytes(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeResources:
-    """What a probe runs on; its outcome does not depend on it, but for rounding."""
+    """Device and memory that a probe uses; its result does not depend on them, except for rounding."""
 
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
@@ -143,4 +143,4 @@ ON_CPU = ProbeResources()
 """The default resources: a CPU, with all features in memory."""
 
 Log = Callable[[str], None]
-"""Receives lines for people who wait."""
+"""A function that is called with each line of progress for the user."""

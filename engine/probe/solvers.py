@@ -1,4 +1,4 @@
-"""Solvers by name, all for the same objective: ours on torch, cuML on a GPU, scikit-learn as the reference.
+"""Choose a solver by name, all of the same objective: torch, cuML on a GPU, scikit-learn as the reference.
 
 The strength is converted here and nowhere else: scikit-learn and cuML minimise 1/2 ||W||^2 + C * sum of losses, so
 C = 1/l2. With two classes both fit one weight vector w where ours has two, W = (-w/2, w/2) at the optimum, and
@@ -78,7 +78,7 @@ def cuml_path(
 
 
 SOLVERS: dict[str, PathSolver] = {"torch": fit_path, "cuml": cuml_path, "sklearn": sklearn_path}
-"""The solvers by name."""
+"""Name -> solver."""
 
 
 def solver_named(name: str) -> PathSolver:

@@ -1,1 +1,1 @@
-"""Tables, figures and pages from trials and analyses."""
+"""Make tables, figures and pages from trials and analyses."""

@@ -1,9 +1,9 @@
-"""Names: what methods and settings are called in front of a reader."""
+"""Name methods and settings for a reader."""
 
 METHOD_NAMES = {"probe": "Logistic regression", "finetune": "Fine-tuned", "scratch": "Random initialization"}
 
 
 def setting_name(name: str) -> str:
-    """As the paper's figures call a method, what was varied in brackets kept; the name itself for another method."""
+    """Return the paper's name of a method, keeping varied settings in brackets; other methods keep their name."""
     method, bracket, varied = name.partition(" (")
     return METHOD_NAMES.get(method, method) + bracket + varied

@@ -1,4 +1,4 @@
-"""Page: findings, figures and trials in; one HTML file that needs no network out."""
+"""Write findings, figures and trials as one HTML page that needs no network."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.sentences import sentences
 from penultimate.store.provenance import library_versions
@@ -20,14 +20,21 @@ from penultimate.store.trials.trial import Trial
 
 
 def write_page(
-    path: Path, found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report"
+    path: Path,
+    found: Findings,
+    figures: Sequence[ReportFigure],
+    trials: Sequence[Trial],
+    *,
+    title: str = "Transfer report",
 ) -> None:
-    """Write the report to ``path``. ``trials`` are those that ``found`` was found in: their settings are listed."""
+    """Write the report to ``path``. ``trials`` are those behind ``found``; their settings are listed."""
     path.write_text(page(found, figures, trials, title=title), encoding="utf-8")
 
 
-def page(found: Findings, figures: Sequence[Drawn], trials: Sequence[Trial], *, title: str = "Transfer report") -> str:
-    """The report as HTML."""
+def page(
+    found: Findings, figures: Sequence[ReportFigure], trials: Sequence[Trial], *, title: str = "Transfer report"
+) -> str:
+    """Return the report as HTML."""
     rows = found.board.rows
     headings, cells = _board(rows)
     return (
@@ -76,16 +83,16 @@ def _interval(bounds: Sequence[float] | None, digits: int = 2) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One cell of the scoreboard."""
 
     text: str
     sort: str = ""
-    """What it is sorted by, where that is not its text."""
+    """Value that the column is sorted by; empty where it is the text."""
 
     title: str = ""
     standing: str = ""
-    """``best``, ``tie`` or ``no``: how it is coloured."""
+    """Class that colours the cell: ``best``, ``tie``, ``no`` or none."""
 
 
 _HEADINGS = (
@@ -95,37 +102,39 @@ _HEADINGS = (
 _NUMERIC = set(_HEADINGS) - {"dataset", "backbone", "setting", "method", "metric", "standing", "converged"}
 
 
-def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Headings (and whether they are numbers) and cells of the scoreboard, without the columns that are all empty."""
+def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[TableCell]]]:
+    """Return headings (each with True for a numeric column) and cells of the scoreboard, without empty columns."""
     table = [dict(zip(_HEADINGS, _cells(row), strict=True)) for row in rows]
     kept = [heading for heading in _HEADINGS if any(cells[heading].text for cells in table)]
     return [(each, each in _NUMERIC) for each in kept], [[cells[each] for each in kept] for cells in table]
 
 
-def _cells(row: ScoreRow) -> list[Cell]:
+def _cells(row: ScoreRow) -> list[TableCell]:
     standing = _standing(row)
     bounds = None if row.interval is None else [100 * bound for bound in row.interval]
     adjusted = row.adjusted_log_odds
     return [
-        Cell(row.dataset),
-        Cell(row.backbone),
-        Cell(row.variant),
-        Cell(row.method),
-        Cell("" if row.shots is None else str(row.shots)),
-        Cell("" if row.steps is None else str(row.steps)),
-        Cell(str(row.seed)),
-        Cell(row.metric),
-        Cell(_percent(row.value), sort=repr(row.value)),
-        Cell(_interval(bounds, 1), sort="" if bounds is None else repr(bounds[0]), title=row.interval_method or ""),
-        Cell(_percent(row.standard_error)),
-        Cell("" if adjusted is None else f"{adjusted:+.3f}", sort="" if adjusted is None else repr(adjusted)),
-        Cell(_percent(row.imagenet_top1)),
-        Cell(f"{row.n_test:,}", sort=str(row.n_test)),
-        Cell({"best": "● best", "tie": "○ tie", "": ""}[standing], standing=standing),
-        Cell(_p(row.p_value), sort=_exact(row.p_value), title=row.test or ""),
-        Cell(_p(row.p_value_holm), sort=_exact(row.p_value_holm)),
-        Cell(_p(row.l2), sort=_exact(row.l2)),
-        Cell("yes" if row.converged else "no", standing="" if row.converged else "no"),
+        TableCell(row.dataset),
+        TableCell(row.backbone),
+        TableCell(row.variant),
+        TableCell(row.method),
+        TableCell("" if row.shots is None else str(row.shots)),
+        TableCell("" if row.steps is None else str(row.steps)),
+        TableCell(str(row.seed)),
+        TableCell(row.metric),
+        TableCell(_percent(row.value), sort=repr(row.value)),
+        TableCell(
+            _interval(bounds, 1), sort="" if bounds is None else repr(bounds[0]), title=row.interval_method or ""
+        ),
+        TableCell(_percent(row.standard_error)),
+        TableCell("" if adjusted is None else f"{adjusted:+.3f}", sort="" if adjusted is None else repr(adjusted)),
+        TableCell(_percent(row.imagenet_top1)),
+        TableCell(f"{row.n_test:,}", sort=str(row.n_test)),
+        TableCell({"best": "● best", "tie": "○ tie", "": ""}[standing], standing=standing),
+        TableCell(_p(row.p_value), sort=_exact(row.p_value), title=row.test or ""),
+        TableCell(_p(row.p_value_holm), sort=_exact(row.p_value_holm)),
+        TableCell(_p(row.l2), sort=_exact(row.l2)),
+        TableCell("yes" if row.converged else "no", standing="" if row.converged else "no"),
     ]
 
 
@@ -138,7 +147,7 @@ def _exact(value: float | None) -> str:
 
 
 def _filters(row: ScoreRow) -> dict[str, str]:
-    """What the scoreboard's filters look at."""
+    """Return the texts that the scoreboard's filters search."""
     return {
         "text": " ".join((row.dataset, row.backbone, row.variant, row.method, row.metric)).lower(),
         "standing": " ".join((_standing(row), "" if row.converged else "open")).strip(),
@@ -146,7 +155,7 @@ def _filters(row: ScoreRow) -> dict[str, str]:
 
 
 def _facts(trial: Trial) -> dict[str, str]:
-    """Settings, versions and hardware of a trial, a line each."""
+    """Return settings, versions, hardware and the like of a trial, each as indented JSON."""
     groups: Mapping[str, Any] = {
         "features": dict(trial.features),
         "settings": dict(trial.settings),
@@ -159,6 +168,6 @@ def _facts(trial: Trial) -> dict[str, str]:
 
 
 def _script_safe(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+    """Return ``value`` as JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     return Markup(text)

@@ -1,10 +1,11 @@
-"""Sentences: findings in; what a reader wants to know first, in plain words with the numbers, out."""
+"""Summarize findings in a few plain sentences with numbers, for the top of a report."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
@@ -14,16 +15,23 @@ from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
 from penultimate.engine.report.names import setting_name
 
 FEW_MODELS = 8
-"""Fewer networks than this leave a correlation wide open, whatever its value."""
+"""Number of networks below which a report warns that the correlation is uncertain, whatever its value."""
 
 
 def sentences(found: Findings) -> list[str]:
     """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
-    return [*_best(found), *_correlations(found), *_settings(found), *_speed(found), *_doubts(found)]
+    return [
+        *_best(found),
+        *_best_of_few(found),
+        *_correlations(found),
+        *_settings(found),
+        *_speed(found),
+        *_doubts(found),
+    ]
 
 
 def _best(found: Findings) -> Iterator[str]:
-    """Over datasets where a method has several, dataset by dataset otherwise."""
+    """Yield the best over all datasets for a method with several datasets, otherwise dataset by dataset."""
     for method, group in groupby(found.board.contenders, key=lambda each: each.method):
         contenders = list(group)
         if len(contenders) > 1 and len(contenders[0].datasets) > 1:
@@ -46,12 +54,39 @@ def _best_on(rows: Sequence[ScoreRow]) -> str:
     best, ties = rows[0], [_name(row) for row in rows[1:] if row.ties_with_best]
     sure = "" if best.interval is None else f" (95 % {100 * best.interval[0]:.1f} to {100 * best.interval[1]:.1f})"
     does = "is best with" if len({_name(row) for row in rows}) > 1 else "scores"
-    said = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
+    text = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
     tests = {row.test for row in rows if row.test}
-    return said + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
+    return text + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
 
 
-def _name(each: Contender | ScoreRow) -> str:
+def _best_of_few(found: Findings) -> Iterator[str]:
+    """At the fewest and the most images a class, where backbones were compared by no trial on all training images."""
+    whole = {(row.images, row.method) for row in main_rows(found.board.rows)}
+    few = [curve for curve in found.size_curves if (curve.images, curve.method) not in whole]
+    for _, group in groupby(few, key=lambda curve: (curve.dataset, curve.images, curve.method, curve.metric)):
+        curves = list(group)
+        if len({curve.backbone for curve in curves}) > 1:
+            sizes = sorted({int(shots) for curve in curves for shots in curve.shots_S})
+            yield from (_best_from(shots, curves) for shots in dict.fromkeys((sizes[0], sizes[-1])))
+
+
+def _best_from(shots: int, curves: Sequence[SizeCurve]) -> str:
+    at = [(curve, list(curve.shots_S).index(shots)) for curve in curves if shots in curve.shots_S]
+    ranked = sorted(at, key=lambda each: -each[0].mean_S[each[1]])
+    best, *others = [f"{_name(curve)} {_mean(curve, s)}" for curve, s in ranked]
+    then = f", then {others[0]}" if others else ""
+    return (
+        f"{setting_name(curves[0].method)} on {curves[0].dataset} from {shots} image{'s' * (shots > 1)} a class: "
+        f"{best} is best{then}; mean ± standard error over subsets."
+    )
+
+
+def _mean(curve: SizeCurve, s: int) -> str:
+    error = curve.standard_error_S[s]
+    return f"({100 * curve.mean_S[s]:.1f}{'' if isnan(error) else f' ± {100 * error:.1f}'} %)"
+
+
+def _name(each: Contender | ScoreRow | SizeCurve) -> str:
     return f"{each.backbone} ({each.variant})" if each.variant else each.backbone
 
 
@@ -70,15 +105,15 @@ def _correlation(setting: str, analysis: Analysis) -> str:
     r = analysis.correlation
     low, high = r.r_interval_models
     over = r.r_interval_datasets
-    said = (
+    text = (
         f"{setting_name(setting)}: ImageNet accuracy and transfer accuracy correlate with r = {r.pearson_r:.2f} "
         f"(95 % {low:.2f} to {high:.2f} over networks"
         + (f", {over[0]:.2f} to {over[1]:.2f} over datasets" if over else "")
         + f"; p = {r.p_value:.2g}; {r.num_models} networks, {r.num_datasets} dataset{'s' * (r.num_datasets > 1)})."
     )
     if r.num_models < FEW_MODELS:
-        said += f" {r.num_models} networks are few: the interval over networks says how little is known."
-    return said
+        text += f" {r.num_models} networks are few: the interval over networks says how little is known."
+    return text
 
 
 def _settings(found: Findings) -> Iterator[str]:

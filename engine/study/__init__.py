@@ -1,1 +1,1 @@
-"""Studies: datasets x backbones x settings from one YAML, planned first, resumed after anything."""
+"""Run studies: datasets x backbones x settings from one YAML file, planned first, resumed after any interruption."""

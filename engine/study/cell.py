@@ -1,7 +1,7 @@
-"""Cells: what a study runs, each a small picklable value whose ``run`` leaves its outcome on disk.
+"""Define the cells of a study: small picklable values whose ``run`` leaves its result on disk.
 
-A cell needs nothing of the process that planned it, so that any process that sees the same folders may run it; run
-again after a kill it goes on, and run twice it does nothing the second time. Cells of one list are independent.
+A cell needs nothing of the process that planned it, so that any process that sees the same folders may run it. Run
+again after a kill, it resumes; run twice, it does nothing the second time. Cells of one list are independent.
 ``penultimate extract`` and ``probe`` on a cluster are lists of cells too.
 """
 
@@ -23,8 +23,7 @@ from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.worker_state import WorkerState
 from penultimate.engine.study.study import Dataset
-from penultimate.engine.train.runs.resources import Report as TrainReport
-from penultimate.engine.train.runs.resources import ResourceSettings, open_resources
+from penultimate.engine.train.runs.resources import EventCallback, ResourceSettings, open_resources
 from penultimate.engine.train.search.get_or_train import get_or_train
 from penultimate.engine.train.search.grid_search import GridSearch
 from penultimate.engine.train.settings import InitialModels, TrainSettings
@@ -38,55 +37,57 @@ TrainMethod = Literal["pretrain", "finetune", "scratch"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunContext:
-    """Whom a cell tells how far it is, and what earlier cells left in this process; no part of a cell."""
+    """Callbacks for a cell's progress, and the state that earlier cells left in this process; not part of a cell."""
 
     log: Log = lambda line: None
-    """Called with a line for the person who waits."""
+    """Called with each line of progress for the user."""
 
     images: Callable[[str], AbstractContextManager[ImagesDone]] = lambda title: nullcontext(lambda done, total: None)
-    """Progress of an extraction, from its title."""
+    """Called with the title of an extraction; returns a context manager that gives its progress callback."""
 
-    training: TrainReport = lambda recipe, row: None
+    training: EventCallback = lambda recipe, row: None
+    """Called with the recipe and the newest row of a training run's history."""
+
     state: WorkerState = field(default_factory=WorkerState)
 
 
 class Cell(Protocol):
-    """One thing to run."""
+    """One task of a study."""
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset whose images or features it takes."""
+        """Return the name of the dataset whose images or features it uses."""
 
     @property
     def title(self) -> str:
-        """What it does, and to what, for people."""
+        """Return a short description of the task, for people."""
 
     def run(self, context: RunContext) -> Any:
-        """Do what is missing of it; raises what the engine raises. What is returned can be sent, or is None."""
+        """Do what is missing of the task; returns None or a picklable value, and raises what the engine raises."""
 
 
 class ImagesSource(Protocol):
-    """Where a cell gets its images; small and picklable."""
+    """Source of a cell's images; small and picklable."""
 
     @property
     def name(self) -> str:
-        """Name of the dataset."""
+        """Return the name of the dataset."""
 
     def load(self, state: WorkerState) -> ImageSet:
-        """Return the images, once a process."""
+        """Return the images, loading them once for each process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImagesRequest(ImagesSource):
-    """A dataset as the study asks for it."""
+    """Images of a dataset as the study describes it."""
 
     name: str
     dataset: Dataset
     data: str
     seed: int
 
+    @override
     def load(self, state: WorkerState) -> ImageSet:
-        """Load the dataset, or return the one that this process has loaded; raises what ``load_images`` raises."""
         return state.get_or_make(
             self, lambda: self.dataset.load(self.name, data=self.data, seed=self.seed, cache=user_cache())
         )
@@ -97,13 +98,13 @@ class Preparation(Hashable, Protocol):
 
     @property
     def shard_rows(self) -> int:
-        """Rows of one object of the store."""
+        """Return the number of rows in one object of the store."""
 
     def prepare(self, images: ImageSet, store: FeatureStore, log: Log) -> Extractor:
-        """Load networks, and compile them where that pays."""
+        """Load the networks, and compile them where that saves time."""
 
     def check(self, extractor: Extractor, images: ImageSet, store: FeatureStore, log: Log) -> dict[str, dict[str, Any]]:
-        """Return what is to be known before anything is embedded, by name of backbone."""
+        """Check the networks before anything is embedded; return the notes to store, by name of backbone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,17 +136,17 @@ class CheckCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractCell(Cell):
-    """One dataset, or a part of it, through every network that lacks it, decoded once."""
+    """Embed one dataset, or a part of it, with every network that lacks it, decoding it once."""
 
     images: ImagesSource
     job: Preparation
     store: str
     names: tuple[str, ...] = ()
-    """Of the backbones, for people."""
+    """Names of the backbones, for people."""
 
     partition: Partition = WHOLE
     checks: Mapping[str, Mapping[str, Any]] | None = None
-    """What a ``CheckCell`` found; None: checked here."""
+    """Notes returned by a ``CheckCell``; None to check in this cell."""
 
     @property
     @override
@@ -163,7 +164,7 @@ class ExtractCell(Cell):
     @override
     def run(self, context: RunContext) -> None:
         images, store = self.images.load(context.state), FeatureStore.create(self.store)
-        log = context.log if self.checks is None else lambda line: None  # said once, by the CheckCell
+        log = context.log if self.checks is None else lambda line: None  # logged once, by the CheckCell
         log(summary_of(images))
         extractor = context.state.get_or_make(self.job, lambda: self.job.prepare(images, store, log), capacity=1)
         checks = self.job.check(extractor, images, store, log) if self.checks is None else self.checks
@@ -173,7 +174,7 @@ class ExtractCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeCell(Cell):
-    """One path on the features of one key."""
+    """Fit one regularization path on the features of one key."""
 
     key: FeatureKey
     settings: ProbeSettings
@@ -204,7 +205,7 @@ class ProbeCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainCell(Cell):
-    """One search: a grid of runs, the best chosen, test scored once."""
+    """Search one grid of training runs: choose the best on val and score test once."""
 
     images: ImagesRequest
     request: BackboneRequest
@@ -228,7 +229,7 @@ class TrainCell(Cell):
         return f"{self.what} {self.images.name}, {name}{budget}{few}, seed {self.settings.seed}"
 
     def search(self, state: WorkerState) -> GridSearch:
-        """Return the question it asks; raises InputError where the images do not allow it."""
+        """Return the grid search it runs; raises InputError where the images do not allow it."""
         return self.settings.search(self.images.load(state), InitialModels(self.request).of(self.settings))
 
     @override

@@ -1,7 +1,7 @@
-"""Cells on a cluster: what ``run_study`` takes as ``run_cells`` in place of one cell after the other.
+"""Run cells on a cluster: ``cells_on`` is a ``run_cells`` for ``run_study`` that runs them as parallel tasks.
 
-``extract_on`` and ``probe_on`` are lists of such cells for the verbs of that name. A cell that trains on several GPUs
-runs under torchrun, on GPUs that Ray gave its task.
+``extract_on`` and ``probe_on`` run lists of cells for the verbs ``extract`` and ``probe``. A cell that trains on
+several GPUs runs under torchrun, on the GPUs that Ray gave its task.
 """
 
 import pickle
@@ -34,7 +34,7 @@ from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import num_shards
 
-if TYPE_CHECKING:  # Ray, only where a cluster was asked for
+if TYPE_CHECKING:  # imports Ray, which only --cluster needs
     from penultimate.engine.runtime.ray_cluster import (
         Cluster,
         ObjectReference,
@@ -45,13 +45,13 @@ if TYPE_CHECKING:  # Ray, only where a cluster was asked for
     )
 
 PARTS_PER_SLOT = 4
-"""Parts of an extraction for each task that can run at once: fewer leave workers idle at the end, more begin often."""
+"""Parts of an extraction for each concurrent task: fewer leave workers idle at the end, more start too often."""
 
 _FAILURES_SHOWN = 3
 
 
 def cells_on(cluster: "Cluster", resources: "TaskResources") -> RunCells:
-    """Return what runs cells as tasks that have ``resources``; a result as each ends, and a failure is its own."""
+    """Return a function that runs each cell as a task with ``resources`` and yields its result as it ends."""
     from penultimate.engine.runtime.ray_cluster import Task
 
     def run_cells(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
@@ -108,20 +108,20 @@ def probe_on(cluster: "Cluster", cells: Sequence[ProbeCell], *, resources: "Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PutImages:
-    """An ImageSet that a cluster holds once a machine."""
+    """An ImageSet in the object store of a cluster, held once on each machine."""
 
     name: str
     reference: "ObjectReference"
 
     def load(self, state: WorkerState) -> ImageSet:
-        """Return the images; a process that asks again is given the very same object."""
+        """Return the images; the same object each time within a process."""
         images: ImageSet = state.get_or_make(self.reference, self.reference.get, capacity=1)
         return images
 
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """One cell on a worker."""
+    """A cell as the callable that a worker runs."""
 
     cell: Cell
     gpus: int = 0
@@ -134,9 +134,9 @@ class CellTask:
 
 
 def under_torchrun(cell: Cell, *, processes: int) -> None:
-    """Run a cell in so many processes that torchrun starts on this machine.
+    """Run a cell in ``processes`` processes that torchrun starts on this machine.
 
-    Raises TasksFailedError with the last thing they said, where they fail.
+    Raises TasksFailedError with the first error line of their stderr where they fail.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cell.pickle"
@@ -145,8 +145,8 @@ def under_torchrun(cell: Cell, *, processes: int) -> None:
         command = [*torchrun, "--module", "penultimate.engine.study.distributed", str(file)]
         ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["torchrun said nothing of why"]
-        raise TasksFailedError(f"torchrun with {processes} processes: {said[0].strip()}")
+        errors = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["torchrun said nothing of why"]
+        raise TasksFailedError(f"torchrun with {processes} processes: {errors[0].strip()}")
 
 
 def _run_context(worker: "Worker") -> RunContext:
@@ -165,7 +165,7 @@ def _values(
     progress: Callable[["Progress"], None] = lambda progress: None,
     num_images: Sequence[int] = (),
 ) -> list[Any]:
-    """Run ``cells`` and return what each returned, in order; TasksFailedError if one failed, once all have ended."""
+    """Run ``cells`` and return their values in order; raises TasksFailedError, after all have ended, if one failed."""
     from penultimate.engine.runtime.ray_cluster import Task
 
     counts = num_images or [0] * len(cells)
@@ -178,13 +178,13 @@ def _values(
 
 
 def _raise_failed(results: Iterable["TaskResult"]) -> None:
-    outcomes = list(results)
-    failed = [result for result in outcomes if result.error is not None]
+    finished = list(results)
+    failed = [result for result in finished if result.error is not None]
     if failed:
         reasons = "; ".join(f"{each.task.name}: {each.error}" for each in failed[:_FAILURES_SHOWN])
         more = f"; and {len(failed) - _FAILURES_SHOWN} more" if len(failed) > _FAILURES_SHOWN else ""
         raise TasksFailedError(
-            f"{len(failed)} of {len(outcomes)} tasks failed, the others are done ({reasons}{more}); "
+            f"{len(failed)} of {len(finished)} tasks failed, the others are done ({reasons}{more}); "
             "run the same command again to do what is missing"
         )
 

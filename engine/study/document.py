@@ -1,4 +1,4 @@
-"""A study as a document: read from YAML, changed by ``a.b=c``, written resolved beside its results."""
+"""Read a study from YAML, change it by ``a.b=c``, and write it with all defaults beside its results."""
 
 import os
 from collections.abc import Hashable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from typing_extensions import override
 
 from penultimate.engine.runtime.strict import one_line
 from penultimate.engine.study.study import Study
@@ -14,9 +15,9 @@ from penultimate.store.errors import InputError
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
-    """The study in a YAML file, with ``changes`` such as ``probe.0.tol=1e-3`` made to it first.
+    """Read the study in a YAML file, applying ``changes`` such as ``probe.0.tol=1e-3`` first.
 
-    Raises InputError, one line, for a file that cannot be read, is no YAML or no study.
+    Raises InputError, one line, for a file that cannot be read or that is not YAML or not a study.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -26,7 +27,10 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
 
 def parse_study(text: str, changes: Sequence[str] = (), *, origin: str = "study") -> Study:
-    """See ``read_study``."""
+    """Parse the YAML text of a study, applying ``changes`` first.
+
+    Raises InputError, one line that names ``origin``, for a text that is not YAML or not a study.
+    """
     try:
         content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -42,7 +46,7 @@ def parse_study(text: str, changes: Sequence[str] = (), *, origin: str = "study"
 
 
 def write_study(study: Study, path: Path) -> None:
-    """Every setting, defaults included, at once or not at all; reads back as an equal study. Raises OSError."""
+    """Write every setting, defaults included, in one atomic step; it reads back as an equal study. Raises OSError."""
     partial = path.with_suffix(".partial")
     content = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     with partial.open("w", encoding="utf-8") as file:
@@ -53,10 +57,10 @@ def write_study(study: Study, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose mappings may not name a key twice: the last would win, and nobody would know."""
+    """A YAML loader that rejects a repeated key, of which PyYAML silently keeps the last value."""
 
+    @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """See PyYAML."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for number, key in enumerate(keys):
             if key in keys[:number]:
@@ -65,7 +69,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _change(content: dict[str, Any], change: str) -> None:
-    """Put one value in its place; mappings on the way are made, places in lists must be there."""
+    """Set one value; missing mappings on the way are made, list elements must exist."""
     name, equals, text = change.partition("=")
     *way, last = name.split(".")
     if not equals or not last or not all(way):
@@ -74,30 +78,30 @@ def _change(content: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {change}: {text!r} is no YAML value") from error
-    place: Any = content
+    node: Any = content
     for part in way:
-        place = _step(place, part, change)
-    if isinstance(place, list):
-        place[_position(place, last, change)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+        node = _step(node, part, change)
+    if isinstance(node, list):
+        node[_index(node, last, change)] = value
+    elif isinstance(node, dict):
+        node[last] = value
     else:
-        raise InputError(f"--set {change}: {'.'.join(way)} is {place!r}, which has no {last!r}")
+        raise InputError(f"--set {change}: {'.'.join(way)} is {node!r}, which has no {last!r}")
 
 
-def _step(place: Any, part: str, change: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, change)]
-    if not isinstance(place, dict):
-        raise InputError(f"--set {change}: there is nothing below {place!r}")
-    if place.get(part) is None:
-        place[part] = {}
-    return place[part]
+def _step(node: Any, part: str, change: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, change)]
+    if not isinstance(node, dict):
+        raise InputError(f"--set {change}: there is nothing below {node!r}")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
 
 
-def _position(place: list[Any], part: str, change: str) -> int:
-    if not part.isdecimal() or int(part) >= len(place):
+def _index(node: list[Any], part: str, change: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
         raise InputError(
-            f"--set {change}: {part!r} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}"
+            f"--set {change}: {part!r} is no index of a list of {len(node)}; expected 0 to {len(node) - 1}"
         )
     return int(part)

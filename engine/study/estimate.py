@@ -1,4 +1,4 @@
-"""How long a plan will take, from rates measured now on a few of its own images, or from what is logged already."""
+"""Estimate the time a plan takes, from rates measured now on a few of its images or from trials already logged."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,28 +19,28 @@ from penultimate.store.errors import PenultimateError
 from penultimate.store.trials.trial_log import TrialLog
 
 _IMAGES = 16
-"""Evenly spaced in a dataset; two batches on a CPU."""
+"""Number of images to measure, evenly spaced in a dataset; two batches on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Of one part of a plan."""
+    """Estimated time of one part of a plan."""
 
     what: str
     seconds: float | None
-    """None where nothing was measured."""
+    """Estimated seconds; None where nothing was measured."""
 
     source: str
-    """Where it comes from, or why there is none."""
+    """Measurement behind the estimate, or the reason there is none."""
 
 
 def estimates(plan: StudyPlan, trials: Path, context: RunContext) -> list[Estimate]:
-    """One a dataset that is to be extracted, one for all probes, one a network that is to be trained."""
+    """Return one estimate for each dataset to extract, one for all probes, and one for each network to train."""
     return [*_extraction(plan, context), *_probes(plan, trials), *_training(plan, context)]
 
 
 def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
-    """As `penultimate bench` measures it: end to end, all backbones from one decode, not compiled."""
+    """Measure extraction as `penultimate bench` does: end to end, all backbones from one decode, not compiled."""
     loaded: dict[BackboneRequest, TimmBackbone] = {}
     for cell in plan.cells["extract"]:
         assert isinstance(cell, ExtractCell)
@@ -76,7 +76,7 @@ def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
 
 
 def _probes(plan: StudyPlan, trials: Path) -> Iterator[Estimate]:
-    """From the probes of the same dataset that are logged, else from all of them."""
+    """Estimate probes from the logged ones of the same dataset, or else from all that are logged."""
     cells = [cell for cell in plan.cells["probe"] if isinstance(cell, ProbeCell)]
     if not cells:
         return
@@ -95,7 +95,7 @@ def _probes(plan: StudyPlan, trials: Path) -> Iterator[Estimate]:
 
 
 def _training(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
-    """One rate a network and input size, on the first dataset it is trained on."""
+    """Measure one rate for each network and input size, on the first dataset it is trained on."""
     groups: defaultdict[tuple[str, BackboneRequest, int | None, str], list[TrainCell]] = defaultdict(list)
     for method in ("pretrain", "finetune", "scratch"):
         for cell in plan.cells[method]:

@@ -1,4 +1,4 @@
-"""StudyPaths: where the results of a study lie."""
+"""Name the folders and files of a study's results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +22,20 @@ class StudyPaths:
 
     @property
     def study(self) -> Path:
-        """The resolved study, as YAML."""
+        """Return the file of the resolved study, YAML."""
         return self.out / "study.yaml"
 
     @property
     def trials(self) -> Path:
-        """The trial log that `analyze` and `report` read."""
+        """Return the folder of the trial log that `analyze` and `report` read."""
         return self.out / "trials"
 
     @property
     def runs(self) -> Path:
-        """Runs of fine-tuning and of training from scratch."""
+        """Return the folder of runs of fine-tuning and of training from scratch."""
         return self.out / "runs"
 
     @property
     def pretraining(self) -> Path:
-        """Runs of networks that become backbones, with a trial log of their own."""
+        """Return the folder of runs of networks that become backbones, with a trial log of their own."""
         return self.out / "pretraining"

@@ -1,4 +1,4 @@
-"""StudyPlan: the cells of a study, which of them are there already, and what cannot be done, before anything is run."""
+"""Plan a study before anything is run: the cells to run, the steps already on disk, and those that cannot be done."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +26,8 @@ from penultimate.engine.study.cell import (
     TrainMethod,
 )
 from penultimate.engine.study.paths import StudyPaths
-from penultimate.engine.study.settings import Train, is_for
-from penultimate.engine.study.study import Backbone, Study
+from penultimate.engine.study.settings import TrainSection, is_for
+from penultimate.engine.study.study import BackboneEntry, Study
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.runs.resources import ResourceSettings
 from penultimate.engine.train.search.run_search import result_folder
@@ -39,11 +39,11 @@ from penultimate.store.trials.trial_log import TrialLog
 
 Value = TypeVar("Value")
 Status = Literal["there", "to do", "waits", "blocked"]
-"""On disk already; to be run; for a network that is trained first; or cannot be done."""
+"""Status of a step: on disk already, to be run, waiting for a network to be trained first, or impossible."""
 
 Method = TrainMethod | Literal["extract", "probe"]
 METHODS: tuple[Method, ...] = ("pretrain", "extract", "probe", "finetune", "scratch")
-"""In the order they are run in."""
+"""All methods, in the order in which they are run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +54,11 @@ class Step:
     dataset: str
     backbone: str
     setting: str
-    """What tells it from others of the same method, dataset and backbone."""
+    """Settings that distinguish it from other steps of the same method, dataset and backbone."""
 
     status: Status
     reason: str = ""
-    """Why it waits or is blocked."""
+    """Reason why it waits or is blocked."""
 
     trial: str | None = None
     """Id of its trial, where that can be known; None for features."""
@@ -66,24 +66,24 @@ class Step:
 
 @dataclass(kw_only=True, slots=True)
 class StudyPlan:
-    """Everything a study asks for."""
+    """All steps of a study, and the cells that are still to be run."""
 
     steps: list[Step] = field(default_factory=list)
     cells: dict[Method, list[Cell]] = field(default_factory=lambda: {method: [] for method in METHODS})
-    """To run, in order of methods; within one they are independent. Steps that are there have no cell."""
+    """Cells to run, in the order of methods; those of one method are independent. Steps on disk have no cell."""
 
     def with_status(self, *statuses: Status) -> list[Step]:
-        """Steps that stand so."""
+        """Return the steps with one of these statuses."""
         return [step for step in self.steps if step.status in statuses]
 
     def trials(self) -> frozenset[str]:
-        """Ids of the trials the study asks for, as far as they can be known."""
+        """Return the ids of the study's trials, as far as they can be known."""
         return frozenset(step.trial for step in self.steps if step.trial is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """A backbone without its tensors: enough to name its features."""
+    """Identity of a backbone without its tensors: enough to name its features."""
 
     request: BackboneRequest
     name: str
@@ -93,22 +93,22 @@ class Identity:
 
 
 def images_request(study: Study, name: str) -> ImagesRequest:
-    """One dataset of the study."""
+    """Return the request for one dataset of the study."""
     return ImagesRequest(name=name, dataset=study.datasets[name], data=study.data, seed=study.seed)
 
 
 def make_plan(study: Study, paths: StudyPaths, context: RunContext) -> StudyPlan:
-    """What ``study`` asks for, and what of it lies in ``paths``; a dataset or network that is not here is a problem.
+    """Plan ``study`` against the results in ``paths``; steps of a missing dataset or network are blocked.
 
-    Reads every dataset (from what is remembered of it, where it has been seen before) and, if one is here, loads every
-    network.
+    Reads every dataset (digests come from the cache where it has been read before) and, if there is any dataset, loads
+    every network.
     """
     return _Planner(study, paths, context).plan()
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A network the study asks for, and whether it can be used yet."""
+    """A network of the study, and its status: whether it can be used yet."""
 
     request: BackboneRequest
     status: Status = "to do"
@@ -117,7 +117,7 @@ class _Wanted:
 
     @property
     def name(self) -> str:
-        """As far as it is known before it is loaded."""
+        """Return the network's name as far as it is known before it is loaded."""
         return self.request.name or self.request.model
 
 
@@ -130,13 +130,13 @@ class _Planner:
         self._store = FeatureStore(paths.store) if _holds_something(paths.store) else None
         self._seen: set[str] = set()
         self._images: dict[str, ImageSet | str] = {}
-        """Or why a dataset is not here."""
+        """Name of a dataset -> its images, or the reason why they cannot be loaded."""
 
     def plan(self) -> StudyPlan:
         for name in self._study.datasets:
             self._context.log(f"{name}: reading")
             self._images[name] = _or_why(partial(images_request(self._study, name).load, self._context.state))
-        backbones = [each for asked in self._study.backbones for each in self._wanted(asked)]
+        backbones = [each for entry in self._study.backbones for each in self._wanted(entry)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
             probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
@@ -147,14 +147,14 @@ class _Planner:
             cells.sort(key=lambda cell: list(self._images).index(cell.dataset))
         return self._plan
 
-    def _wanted(self, asked: Backbone) -> list[_Wanted]:
-        """The networks of one line."""
-        requests = asked.requests(data=self._study.data, seed=self._study.seed)
-        if asked.pretrain is None:
+    def _wanted(self, entry: BackboneEntry) -> list[_Wanted]:
+        """Return the networks of one entry of the study's ``backbones``."""
+        requests = entry.requests(data=self._study.data, seed=self._study.seed)
+        if entry.pretrain is None:
             return [_Wanted(request) for request in requests]
         (request,) = requests
-        how = asked.pretrain
-        named = replace(request, name=asked.name or f"{request.model}.{how.dataset}")
+        how = entry.pretrain
+        named = replace(request, name=entry.name or f"{request.model}.{how.dataset}")
         settings = how.settings(seed=request.seed)
         cell = self._train_cell(how.dataset, named, settings, "pretrain")
         status, folder = self._training(cell, self._ids_pretrained, InitialModels(named))
@@ -174,7 +174,7 @@ class _Planner:
         return wanted, found
 
     def _features(self, backbones: Sequence[tuple[_Wanted, Identity | None]]) -> None:
-        """Of each dataset the features of all backbones in one cell, and the probes on them."""
+        """Plan for each dataset one cell that extracts all missing features, and the probes on them."""
         for dataset, images in self._images.items():
             lacking = []
             for wanted, identity in backbones:
@@ -207,7 +207,7 @@ class _Planner:
 
     def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
         mine = [probe for probe in self._study.probe if is_for(probe.only, wanted.request.model)]
-        return [asked for probe in mine for asked in probe.settings()]
+        return [each for probe in mine for each in probe.settings()]
 
     def _probes(self, images: ImageSet, key: FeatureKey, wanted: _Wanted) -> None:
         for settings, seed in self._probe_settings(wanted):
@@ -224,7 +224,7 @@ class _Planner:
             self._add_trial("probe", cell, key.backbone, trial, self._ids)
 
     def _trainings(self, wanted: _Wanted) -> None:
-        """Fine-tuned where there is something to fine-tune; from scratch by name, so each network once."""
+        """Plan fine-tuning of pretrained networks, and training from scratch, once for each network's name."""
         request, seed = wanted.request, self._study.seed
         models = InitialModels(request)
         finetune = () if request.weights == "random" else self._study.finetune
@@ -255,7 +255,7 @@ class _Planner:
         )
 
     def _training(self, cell: TrainCell, ids: frozenset[str], models: InitialModels) -> tuple[Status, Path | None]:
-        """How it stands, and the folder of its network if it has ended."""
+        """Plan one training; return its status, and the folder of the trained network if it has ended."""
         images = self._images[cell.dataset]
         settings = cell.settings
         search = images if isinstance(images, str) else _or_why(lambda: settings.search(images, models.of(settings)))
@@ -271,7 +271,7 @@ class _Planner:
         self, method: Method, cell: ProbeCell | TrainCell, backbone: str, trial: str, ids: frozenset[str]
     ) -> None:
         if trial in self._seen:
-            return  # the same question, asked twice: two lines of a study may have a network in common
+            return  # the same trial, named twice: two entries of a study may have a network in common
         self._seen.add(trial)
         there = trial in ids
         status: Status = "there" if there else "to do"
@@ -284,7 +284,7 @@ class _Planner:
 
 
 def identity_of(request: BackboneRequest, study: Study) -> Identity:
-    """Loads the network, and lets go of it; raises what ``load_network`` raises."""
+    """Load the network, and release it again; raises what ``load_network`` raises."""
     loaded = request.load()
     return Identity(
         request=request,
@@ -300,23 +300,23 @@ def _logged(trials: Path) -> frozenset[str]:
 
 
 def _holds_something(folder: Path) -> bool:
-    """A kill may have come between making a folder and its first file."""
+    """Return True for a folder with content. A killed process may have left it empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _for(request: BackboneRequest, trains: Sequence[Train], init: InitName, seed: int) -> list[TrainSettings]:
+def _for(request: BackboneRequest, trains: Sequence[TrainSection], init: InitName, seed: int) -> list[TrainSettings]:
     mine = [train for train in trains if is_for(train.only, request.model)]
     return [settings for train in mine for settings in train.settings(init, seed=seed)]
 
 
 def _setting(settings: Any) -> str:
-    """Loss, shots and steps, where they are not the default."""
+    """Name the settings loss, shots and steps where they are not the default."""
     named = {name: getattr(settings, name, None) for name in ("loss", "shots", "steps")}
     return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
 
 
 def _or_why(load: Callable[[], Value]) -> Value | str:
-    """What ``load`` gives, or the line that says why it does not."""
+    """Return the value of ``load``, or the message of its error on one line."""
     try:
         return load()
     except PenultimateError as error:

@@ -1,6 +1,6 @@
-"""Running a study: plan, networks to be trained first, features, then probes and training; past whatever fails.
+"""Run a study: networks to be trained first, features, then probes and training, continuing after a failed cell.
 
-What has been done is found on disk by its digest, so that a study that was killed is run again and goes on.
+Finished work is found on disk by its digest, so that a study that was killed resumes when it is run again.
 """
 
 import traceback
@@ -22,44 +22,44 @@ from penultimate.store.trials.trial_log import TrialLog
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellResult:
-    """How one cell ended."""
+    """Result of running one cell."""
 
     cell: Cell
     error: str | None
-    """One line; None where it ended well."""
+    """Error message on one line; None where the cell succeeded."""
 
     trace: str | None = None
-    """Of an error that nobody foresaw."""
+    """Traceback of an unexpected error, one that is no PenultimateError."""
 
 
 RunCells = Callable[[Sequence[Cell], RunContext], Iterator[CellResult]]
-"""Runs cells that do not depend on each other, anywhere and in any order; one result a cell, as it ends."""
+"""A function that runs independent cells, anywhere and in any order, and yields each one's result as it ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a study has come to."""
+    """Summary of one run of a study."""
 
     ran: int
-    """Cells run now."""
+    """Number of cells run now."""
 
     there: int
-    """Steps that were there before."""
+    """Number of steps that were on disk before."""
 
     failed: Sequence[CellResult]
     problems: Sequence[Step]
-    """What could not be begun."""
+    """Steps that could not be started."""
 
     trials: Sequence[Trial]
-    """Of the study that are in the log now."""
+    """Trials of the study that are in the log now."""
 
 
 def run_study(
     study: Study, out: Path, context: RunContext | None = None, *, run_cells: RunCells | None = None
 ) -> Summary:
-    """Do what is missing of ``study`` in the folder ``out``; a cell that fails is in the summary, the others go on.
+    """Do what is missing of ``study`` in the folder ``out``. A failed cell is in the summary; the others still run.
 
-    Raises RunInterruptedError if a training was asked to stop, InputError where ``out`` cannot hold results or
+    Raises RunInterruptedError if a stop was requested during training, InputError where ``out`` cannot hold results or
     the device is not here.
     """
     context = context or RunContext()
@@ -95,14 +95,14 @@ def in_turn(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
 
 
 def attempt(cell: Cell, context: RunContext) -> CellResult:
-    """Run one cell; whatever it raises becomes its result, but for a wish to stop."""
+    """Run one cell and return its result, with any error but RunInterruptedError, which is raised."""
     try:
         cell.run(context)
     except RunInterruptedError:
         raise
     except PenultimateError as error:
         return CellResult(cell=cell, error=_line(str(error)))
-    except Exception as error:  # a study of days goes on past what nobody foresaw, and says so at its end
+    except Exception as error:  # a study of days continues after an unexpected error, and reports it at its end
         return CellResult(cell=cell, error=_line(f"{type(error).__name__}: {error}"), trace=traceback.format_exc())
     return CellResult(cell=cell, error=None)
 

@@ -1,4 +1,4 @@
-"""What a study does with each dataset and backbone: probes, fine-tuning, training from scratch. Lists multiply."""
+"""Declare the settings of a study's probes, fine-tuning and training from scratch. Lists multiply."""
 
 from fnmatch import fnmatchcase
 
@@ -9,26 +9,26 @@ from penultimate.engine.train.sweep import TrainSweep
 
 
 def is_for(only: str | None, model: str) -> bool:
-    """Whether settings with this ``only`` are for ``model``."""
+    """Return True where settings with the glob ``only`` apply to ``model``."""
     return only is None or fnmatchcase(model, only)
 
 
-class Probe(ProbeGrid):
+class ProbeSection(ProbeGrid):
     """Linear probes on the features; the fields are those of ``penultimate probe``."""
 
     only: str | None = None
     """A glob over the backbones' models that this is for; None: all."""
 
 
-class Train(TrainSweep):
+class TrainSection(TrainSweep):
     """Training trials by the paper's protocol; the fields are those of ``penultimate train``."""
 
     only: str | None = None
     """A glob over the backbones' models that these settings are for; by default all."""
 
 
-class Pretrain(SearchOptions):
-    """How a network is trained from scratch on one of the study's datasets before it is a backbone."""
+class PretrainSection(SearchOptions):
+    """Settings to train a network from scratch on one of the study's datasets before it is used as a backbone."""
 
     dataset: str
     """The dataset to train it on, one of the study's."""

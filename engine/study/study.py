@@ -1,4 +1,4 @@
-"""Study: one complete, frozen value that says which datasets, backbones and settings are compared.
+"""Declare a study: one complete, frozen value that says which datasets, backbones and settings are compared.
 
 A YAML file and the Python API build the same value. Lists multiply: every dataset with every backbone, every loss,
 number of shots, step budget and seed.
@@ -22,16 +22,16 @@ from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Strict
-from penultimate.engine.study.settings import Pretrain, Probe, Train
+from penultimate.engine.study.settings import PretrainSection, ProbeSection, TrainSection
 
 
 def below(folder: str, path: str) -> str:
-    """``path`` below ``folder`` unless it is absolute; ``~`` is the home folder."""
+    """Return ``path`` below ``folder`` unless it is absolute; ``~`` is the home folder."""
     return str(Path(folder).expanduser() / Path(path).expanduser())
 
 
 class PerClass(Strict):
-    """Samples of a class that are kept, at most; a split without a number stays whole."""
+    """Largest number of samples of a class to keep in each split; a split without a number is kept whole."""
 
     train: Count | None = None
     val: Count | None = None
@@ -39,20 +39,20 @@ class PerClass(Strict):
 
 
 class Dataset(ImageOptions):
-    """Where images come from; the key it stands under is its name."""
+    """Source of a dataset's images; its key in ``datasets`` is its name."""
 
     images: str | None = None
-    """A dataset's name, or below the study's ``data`` a folder, manifest, tars or arrays; None: the key it stands
-    under."""
+    """Name of a built-in dataset, or a folder, manifest, tars or arrays below the study's ``data``; by default the key
+    in ``datasets``."""
 
     root: str | None = None
-    """Where a dataset taken by name lies, below the study's ``data``; None: in a folder of its key's name there; the
-    digits are written where they are not."""
+    """Folder of a built-in dataset, below the study's ``data``; by default the folder named like its key. The digits
+    are written there if they are missing."""
 
     per_class: PerClass | None = None
 
     def load(self, name: str, *, data: str, seed: int, cache: DigestCache | None) -> ImageSet:
-        """The images, under ``name``; raises what ``load_images`` raises."""
+        """Load the images, naming the set ``name``; raises what ``load_images`` raises."""
         spec = self.images or name
         taken_by_name = spec in DATASETS
         root = Path(below(data, self.root or name)) if taken_by_name and (self.root or spec != DIGITS) else None
@@ -68,7 +68,7 @@ class Dataset(ImageOptions):
         return at_most_per_class(found, most, seed=seed) if most else found
 
 
-class Backbone(Strict):
+class BackboneEntry(Strict):
     """One network, or several by a glob or a set."""
 
     model: str
@@ -79,17 +79,17 @@ class Backbone(Strict):
     ``penultimate train``; files and folders below the study's ``data``."""
 
     seed: int | None = None
-    """Of random weights; None: the study's."""
+    """Seed of random weights; by default the study's."""
 
     name: str | None = None
-    """What results call it; needs a ``model`` that is one network."""
+    """Name of the backbone in all results; needs a ``model`` that is one network."""
 
-    pretrain: Pretrain | None = None
-    """Train it here first, from random weights; ``weights`` is then left out. Its ``name`` is the model's with that of
-    the dataset behind a dot unless another is given."""
+    pretrain: PretrainSection | None = None
+    """Settings to train it first, from random weights, with ``weights`` left out. Its ``name`` is ``model.dataset``
+    unless another is given."""
 
     @model_validator(mode="after")
-    def _names_one(self) -> "Backbone":
+    def _names_one(self) -> "BackboneEntry":
         if self.pretrain is not None and self.weights is not None:
             raise ValueError("a backbone has weights or pretrain, not both")
         models = match_models([self.model])
@@ -98,7 +98,7 @@ class Backbone(Strict):
         return self
 
     def requests(self, *, data: str, seed: int) -> list[BackboneRequest]:
-        """One a network."""
+        """Return one request for each network that ``model`` matches."""
         weights = self.weights or "timm"
         if weights not in ("timm", "package", "random"):
             weights = below(data, weights)
@@ -110,32 +110,32 @@ class Backbone(Strict):
 
 
 class Study(Strict):
-    """The whole of it."""
+    """A complete study: datasets, backbones, and what to compare."""
 
     data: str = "."
-    """Folder that datasets' roots, folders of images and files of weights are below; absolute ones stay."""
+    """Folder to which paths of datasets, images and weights are relative."""
 
     store: str | None = None
-    """Folder of a feature store that several studies share; None: one of its own, among the results."""
+    """Folder of a feature store, which several studies may use; by default one among the study's results."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     workers: Count | None = None
-    """Decoding threads; None: one a core."""
+    """Number of decoding threads; by default one for each core."""
 
     seed: int = 0
-    """Of splits that are not given, random weights, subsets and training."""
+    """Seed of splits that are not given, random weights, subsets and training."""
 
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
-    backbones: Annotated[tuple[Backbone, ...], Field(min_length=1)]
+    backbones: Annotated[tuple[BackboneEntry, ...], Field(min_length=1)]
     extract: ExtractionOptions = ExtractionOptions()
-    probe: Annotated[tuple[Probe, ...], BeforeValidator(listed)] = ()
-    finetune: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
-    scratch: Annotated[tuple[Train, ...], BeforeValidator(listed)] = ()
+    probe: Annotated[tuple[ProbeSection, ...], BeforeValidator(listed)] = ()
+    finetune: Annotated[tuple[TrainSection, ...], BeforeValidator(listed)] = ()
+    scratch: Annotated[tuple[TrainSection, ...], BeforeValidator(listed)] = ()
 
     @field_validator("datasets", mode="before")
     @classmethod
     def _path_alone(cls, given: Any) -> Any:
-        """A path alone is the root of a dataset taken by name, the images of another."""
+        """Accept a path in place of a dataset: the root of a built-in dataset, the images of another."""
         if not isinstance(given, Mapping):
             return given
         field = {name: "root" if name in DATASETS else "images" for name in given}
@@ -144,7 +144,7 @@ class Study(Strict):
     @field_validator("backbones", mode="before")
     @classmethod
     def _model_alone(cls, given: Any) -> Any:
-        """``resnet50`` is short for ``{model: resnet50}``."""
+        """Accept ``resnet50`` as short for ``{model: resnet50}``."""
         if not isinstance(given, list | tuple):
             return given
         return [{"model": each} if isinstance(each, str) else each for each in given]
@@ -166,5 +166,5 @@ class Study(Strict):
 
     @property
     def extraction(self) -> ExtractionSettings:
-        """The section ``extract`` with the study's device and workers."""
+        """Return the section ``extract`` with the study's device and workers."""
         return ExtractionSettings(device=self.device, workers=self.workers, **self.extract.model_dump())

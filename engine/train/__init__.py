@@ -1,1 +1,1 @@
-"""Training networks: one Recipe a run, a grid of runs a Trial; sibling of the probe."""
+"""Train networks: one Recipe for each run, and one Trial for each grid of runs."""

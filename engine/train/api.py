@@ -102,10 +102,10 @@ def train_job(
     trials: str | Path | None = None,
     partition: Partition = WHOLE,
 ) -> list[SearchResult]:
-    """Do all trials of ``job``, or read them from the log. All that is asked is checked before the first begins."""
+    """Do all trials of ``job``, or read them from the log. All of the request is checked before the first begins."""
     dtype_named(job.precision, resources.world.device)
     models = InitialModels(request)
-    settings = [asked.replace(decoder=asked.decoder or default_decoder(job.device)) for asked in job.trials()]
+    settings = [trial.replace(decoder=trial.decoder or default_decoder(job.device)) for trial in job.trials()]
     searches = [each.search(images, models.of(each)) for each in settings]
     log = _open_log(out, str(trials or out / "trials"), resources)
     return [get_or_train(search, out, log, resources, partition=partition) for search in searches]

@@ -1,4 +1,4 @@
-"""Evaluation: what a network predicts for the images of one split, each decoded as the Preprocess says."""
+"""Evaluate a network on the images of one split, each decoded by the rule of its Preprocess."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.runtime.devices import PRECISIONS
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
 from penultimate.store.errors import DecodeError
@@ -30,14 +30,14 @@ class Evaluation:
     """Rows of the ImageSet, increasing."""
 
     labels: NDArray[Any]
-    """(N,) classes, or (N, K) as in ``store.labels``."""
+    """Class indices (N,), or the matrix (N, K) of ``store.labels``."""
 
     logits_NK: NDArray[np.float32]
     loss: float
     """Mean of the training loss, without label smoothing."""
 
     failed: Mapping[int, str]
-    """Row -> reason, for images that could not be decoded."""
+    """Row of an image that could not be decoded -> reason."""
 
     def score(self, metric: str) -> float:
         """Return a metric of these predictions, a fraction in [0, 1]."""
@@ -101,5 +101,5 @@ def _assembled(images: ImageSet, rows: NDArray[np.int64], recipe: Recipe, parts:
     order_N = np.argsort(rows_N, kind="stable")
     rows_N, logits_NK = rows_N[order_N], np.concatenate([logits for part in parts for logits in part[1]])[order_N]
     labels = images.labels_N[rows_N]
-    loss = Loss(recipe.loss)(torch.from_numpy(logits_NK), torch.from_numpy(labels))
+    loss = TrainingLoss(recipe.loss)(torch.from_numpy(logits_NK), torch.from_numpy(labels))
     return Evaluation(rows_N=rows_N, labels=labels, logits_NK=logits_NK, loss=float(loss), failed=failed)

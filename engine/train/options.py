@@ -1,4 +1,4 @@
-"""RunOptions: the options of a training run that nothing has to resolve; its Recipe keeps them as they were asked for.
+"""RunOptions: the options of a training run that need no resolving; its Recipe keeps them as they were given.
 
 The docstring of a field is its help text, in ``penultimate settings train`` as well.
 """

@@ -1,4 +1,4 @@
-"""Recipe: everything the outcome of one training run depends on, as one frozen value with a digest."""
+"""Recipe: everything the result of one training run depends on, as one frozen value with a digest."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -48,7 +48,7 @@ class Recipe(RunOptions):
     given lambda / learning_rate, the coefficient of 1/2 ||w||^2 beside the mean loss."""
 
     preprocess: Preprocess
-    """How evaluation makes the input; training takes its size, interpolation, mean and std."""
+    """Preprocess of evaluation; training takes its size, interpolation, mean and std."""
 
     crop_scale: tuple[Positive, Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
     """Least and greatest fraction of the image's area that a random crop covers (Szegedy et al. 2015; torchvision)."""
@@ -92,7 +92,7 @@ class Recipe(RunOptions):
 
     @property
     def digest(self) -> str:
-        """16 hex digits, which name the folder of the run."""
+        """Return 16 hex digits, which name the folder of the run."""
         return digest_of(self.as_dict())
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
@@ -101,5 +101,5 @@ class Recipe(RunOptions):
         return {name: (mine, theirs) for name, (mine, theirs) in pairs.items() if mine != theirs}
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether an evaluation follows after ``step`` updates."""
+        """Return True if an evaluation follows after ``step`` updates."""
         return step == self.steps or step % self.eval_every == 0

@@ -34,10 +34,10 @@ def training_rows(images: ImageSet, recipe: Recipe) -> NDArray[np.int64]:
 
 def split_rows(images: ImageSet, *splits: str) -> NDArray[np.int64]:
     """Return the labelled rows of the named splits, in increasing order."""
-    asked_N = np.isin(images.split_N, splits)
+    chosen_N = np.isin(images.split_N, splits)
     if images.labels_N.ndim == 1:
-        asked_N &= images.labels_N >= 0
-    return np.flatnonzero(asked_N)
+        chosen_N &= images.labels_N >= 0
+    return np.flatnonzero(chosen_N)
 
 
 def _check_classes(images: ImageSet, rows_M: NDArray[np.int64], recipe: Recipe) -> None:

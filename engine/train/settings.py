@@ -1,4 +1,4 @@
-"""TrainSettings: what is asked of one training trial before its images and network are known.
+"""TrainSettings: the settings of one training trial before its images and network are known.
 
 The options are declared here and in ``options``, once: the command line, a study's YAML and ``penultimate.train`` read
 their names, types, ranges, defaults and help texts from these classes.
@@ -22,7 +22,7 @@ from penultimate.engine.train.search.grid import SINGLE, Grid, grid_named
 from penultimate.engine.train.search.grid_search import GridSearch
 
 _EVALUATIONS = 20
-"""Evaluations of a run, evenly spaced, unless others are asked for."""
+"""Default number of evaluations of a run, evenly spaced."""
 
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(listed), Field(min_length=1)]
 Decays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)]
@@ -75,7 +75,7 @@ class SearchOptions(RunOptions):
 
     @property
     def resolved_grid(self) -> Grid:
-        """The named grid, with other learning rates and weight decays where they are given."""
+        """Return the named grid, with other learning rates and weight decays where they are given."""
         named = grid_named(self.grid) if self.grid else SINGLE
         return replace(
             named,
@@ -98,7 +98,7 @@ class TrainSettings(SearchOptions):
 
     @property
     def num_steps(self) -> int:
-        """Updates of a run."""
+        """Return the number of updates of a run."""
         return self.steps or self.resolved_grid.steps
 
     def initial_model(self, request: BackboneRequest) -> InitialModel:

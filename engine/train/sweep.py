@@ -1,4 +1,4 @@
-"""TrainSweep: settings whose lists multiply into trials; TrainJob: all that ``penultimate train`` is asked."""
+"""TrainSweep: settings whose lists multiply into trials; TrainJob: the options of ``penultimate train``."""
 
 from typing import Annotated
 
@@ -34,7 +34,7 @@ class TrainSweep(SearchOptions):
 
 
 class TrainJob(TrainSweep, ResourceSettings):
-    """Everything that ``penultimate train`` is asked besides images, network and folders."""
+    """All options of ``penultimate train`` besides images, network and folders."""
 
     init: InitName = "pretrained"
     """Fine-tune the weights (pretrained), or train from scratch (random)."""

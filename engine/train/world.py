@@ -25,7 +25,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes files and reports progress."""
+        """Return True for the one process that writes files and reports progress."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 
 _INTERRUPTED = 130
-"""As ``cli.main`` has it, which cannot be imported yet."""
+"""Exit code of ``cli.main`` after Ctrl-C, repeated because ``cli.main`` cannot be imported yet."""
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ class Kind:
     name: str
 
     in_group: bool
-    """Whether documents of this kind are the ``zarr.json`` of a group."""
+    """True for documents that are the ``zarr.json`` of a group."""
 
     def document(self, content: Mapping[str, Any], *, arrays: Mapping[str, Any] | None = None) -> bytes:
         """Return ``content`` as bytes, sealed with a digest; raises ValueError if it holds NaN.

@@ -35,10 +35,10 @@ from penultimate.store.format.digest import digest_of
 # Shapes: M samples of the ImageSet, D feature dimensions, K classes.
 
 Strings = NDArray[Any]
-"""Variable-length strings, one a sample: of dtype StringDType, which ``np.asarray`` hides from type checkers."""
+"""Variable-length strings, one for each sample: dtype StringDType, which ``np.asarray`` hides from type checkers."""
 
 FORMAT_VERSION = 1
-"""Raised whenever an older penultimate could misread what a newer one writes."""
+"""Version of the on-disk format, raised whenever an older penultimate could misread what a newer one writes."""
 
 SHARD_ROWS = 1024
 """Number of rows of ``features`` in one object: at D = 1,280 in float32, 5 MiB."""

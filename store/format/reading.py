@@ -1,4 +1,4 @@
-"""Read stored arrays through Zarr: objects and a name in, values out; damaged bytes raise CorruptFeaturesError."""
+"""Read stored arrays through Zarr; damaged bytes raise CorruptFeaturesError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

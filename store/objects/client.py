@@ -58,7 +58,7 @@ def _s3(address: Address, options: dict[str, Any]) -> S3Store:
     endpoint = address.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint is not None:
         options["endpoint"] = endpoint
-        options["client_options"]["allow_http"] = endpoint.startswith("http://")  # only if asked for by this very URL
+        options["client_options"]["allow_http"] = endpoint.startswith("http://")  # only for a URL that says so
     if region := address.region or os.environ.get("AWS_REGION"):
         options["region"] = region
     unsigned = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")

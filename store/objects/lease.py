@@ -69,7 +69,7 @@ class LeaseClaim(Claim):
             self._change(lambda entries: [entry for entry in entries if entry["token"] != self._entry["token"]])
             self._objects.delete(self._lease(self._entry))
         except StoreError:
-            return  # the server does not answer any more, so the lease expires by itself
+            return  # the server no longer responds, so the lease expires by itself
 
     def __enter__(self) -> Self:
         return self
@@ -121,14 +121,14 @@ class LeaseClaim(Claim):
         return f"{self._lock}.leases/{entry['token']}"
 
     def _renew(self) -> None:
-        """Rewrite the lease; this fails if another writer took it over, for that removed the object."""
-        asked = time.monotonic()
+        """Rewrite the lease; this fails if another writer took it over and thereby removed the object."""
+        sent_at = time.monotonic()
         self._beats += 1
         content = f"{self._entry['token']} {self._beats}".encode()
         self._version = self._objects.put_if(self._lease(self._entry), content, self._version)
         self._lost = self._version is None
         if not self._lost:
-            self._renewed = asked
+            self._renewed = sent_at
 
     def _keep_renewing(self) -> None:
         while not self._lost and not self._ended.wait(self._seconds / _RENEWALS_A_LEASE):

@@ -30,11 +30,11 @@ class Objects(Protocol):
     """Seconds to wait before asking again whether another writer has finished."""
 
     is_local: bool
-    """Whether the objects are files of this machine."""
+    """True if the objects are files of this machine."""
 
     @property
     def address(self) -> str:
-        """Text from which ``open_objects`` opens the same location again, also in another process."""
+        """Return the text from which ``open_objects`` opens the same location again, also in another process."""
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""Open a location: a folder or an address in, the Objects that lie there out."""
+"""Open the Objects at a folder or an address."""
 
 from pathlib import Path
 

@@ -85,12 +85,12 @@ class RemoteObjects(VersionedObjects):
 
     @override
     def get_versioned(self, name: str) -> Versioned | None:
-        def ask() -> Versioned:
-            answer = obstore.get(self._client, name)
-            return Versioned(bytes(answer.bytes()), _version(answer.meta))
+        def request() -> Versioned:
+            response = obstore.get(self._client, name)
+            return Versioned(bytes(response.bytes()), _version(response.meta))
 
         try:
-            return self._requests.make(name, ask)
+            return self._requests.make(name, request)
         except _ABSENT:
             return None
 
@@ -136,16 +136,16 @@ class RemoteObjects(VersionedObjects):
 
     @override
     def put_if(self, name: str, content: bytes | memoryview, seen: Version | None) -> Version | None:
-        def ask() -> Version | None:
+        def request() -> Version | None:
             mode: Any = "create" if seen is None else dict(seen)
             try:
                 return _version(obstore.put(self._client, name, content, mode=mode, use_multipart=False))
             except (AlreadyExistsError, PreconditionError, *_ABSENT):
-                # A put whose answer was lost is made again and refused because of itself, which the content shows.
+                # A put whose response was lost is repeated and refused because of itself, which the content shows.
                 there = self.get_versioned(name)
                 return there.version if there is not None and there.content == content else None
 
-        return self._requests.make(name, ask)
+        return self._requests.make(name, request)
 
     @override
     def put_many(self, contents: Mapping[str, bytes]) -> None:

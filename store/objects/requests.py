@@ -1,6 +1,6 @@
-"""Requests: call an object store, repeat after a pause what may succeed then, and raise errors of ours.
+"""Call an object store, repeat requests that may succeed later, and raise penultimate's own errors.
 
-An error of ours names bucket and key, the HTTP status and the server's error code, and nothing else of the answer or
+Such an error names bucket and key, the HTTP status and the server's error code, and nothing else of the response or
 of the library's message, because those may repeat headers, addresses or documents that hold credentials.
 """
 
@@ -24,13 +24,13 @@ from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.retry import Retry
 
-ANSWERS = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
-"""Errors that answer the request; they are raised to the caller at once, not tried again."""
+RESPONSES = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionError)
+"""Errors that are a valid response; they are raised to the caller at once and the request is not repeated."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 class Requests:
@@ -40,30 +40,30 @@ class Requests:
         self.address = address
         self.retry = retry
 
-    def make(self, name: str, ask: Callable[[], _Answer]) -> _Answer:
-        """Return the result of ``ask``; raises StoreError after the last attempt, InputError without permission."""
+    def make(self, name: str, request: Callable[[], _Result]) -> _Result:
+        """Return the result of ``request``; raises StoreError after the last attempt, InputError without permission."""
         for pause in self.retry.pauses():
             try:
-                return ask()
+                return request()
             except (BaseError, FileNotFoundError) as error:
                 self._refuse(name, error)
                 time.sleep(pause)
         try:
-            return ask()
+            return request()
         except (BaseError, FileNotFoundError) as error:
             self._refuse(name, error)
             raise self.failure(name, error) from None  # its text may hold what must not be shown
 
-    async def awaited(self, name: str, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Do as ``make`` does, awaiting ``ask``."""
+    async def awaited(self, name: str, request: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return the awaited result of ``request``, with the attempts and errors of ``make``."""
         for pause in self.retry.pauses():
             try:
-                return await ask()
+                return await request()
             except (BaseError, FileNotFoundError) as error:
                 self._refuse(name, error)
                 await asyncio.sleep(pause)
         try:
-            return await ask()
+            return await request()
         except (BaseError, FileNotFoundError) as error:
             self._refuse(name, error)
             raise self.failure(name, error) from None
@@ -82,7 +82,7 @@ class Requests:
             raise InputError(
                 f"there is no bucket {self.address.scheme}://{self.address.bucket}; make it first"
             ) from None
-        if isinstance(error, ANSWERS):
+        if isinstance(error, RESPONSES):
             raise error
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             raise InputError(

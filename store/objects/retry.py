@@ -23,7 +23,7 @@ class Retry:
     """Upper limit of every pause, in seconds."""
 
     timeout: float = 60.0
-    """Seconds one request may take, connecting included."""
+    """Largest number of seconds for one request, connecting included."""
 
     def pauses(self) -> Iterator[float]:
         """Yield the seconds to wait after each failed attempt but the last."""
@@ -34,4 +34,4 @@ class Retry:
 
 
 USUAL_RETRY = Retry()
-"""At most 8 attempts; their seven pauses add up to at most 25.4 s, half of that on average."""
+"""The default: at most 8 attempts, whose seven pauses add up to at most 25.4 s, half of that on average."""

@@ -16,7 +16,7 @@ from penultimate.store.errors import StoreBusyError
 from penultimate.store.objects.objects import Version, VersionedObjects
 
 _TAKEOVERS = 5
-"""How often to look again at a shard that another writer has just put, before giving way to it."""
+"""Number of attempts at a shard that another writer has just put, before giving way to it."""
 
 
 def commit_shard(
@@ -29,7 +29,7 @@ def commit_shard(
     is_record: Callable[[bytes], bool],
 ) -> None:
     """Implement ``Objects.commit`` on conditional puts; raises StoreBusyError if another writer took over."""
-    seen: Version | None = None  # usually the shard is absent, so the first put assumes so instead of asking
+    seen: Version | None = None  # usually the shard is absent, so the first put assumes so without a request
     pending = objects.put_if(record, pending_record(), None)
     for _ in range(_TAKEOVERS):
         if pending is not None and objects.put_if(shard, content, seen) is not None:

@@ -107,7 +107,7 @@ class ObjectLines(RecordLines):
 
     @override
     def append(self, line: bytes) -> None:
-        # The next free number, or the one after where another writer was first.
+        # Take the next free number, or the one after it where another writer was first.
         number = len(self._objects.names(_FOLDER))
         while not self._objects.put_new(_line(number), line):
             number += 1

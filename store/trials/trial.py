@@ -26,7 +26,7 @@ class Trial:
     """The FeatureKey's fields, or for a trained network those that apply (images, weights, preprocess, ...)."""
 
     settings: Mapping[str, Any]
-    """Everything else the result depends on, JSON-able and resolved: loss, strengths, tolerance, solver, ..."""
+    """All other settings the result depends on, JSON-able and resolved: loss, strengths, tolerance, solver, ..."""
 
     seed: int
 
@@ -43,7 +43,7 @@ class Trial:
     """The settings chosen on val, for example ``{"l2": 0.01}``."""
 
     converged: bool
-    """Whether every fit the result rests on met its tolerance."""
+    """True if every fit behind the result met its tolerance."""
 
     history: Sequence[Mapping[str, Any]]
     """One row for each strength of the path (its SolveReport and val score), or each evaluation of a training run."""
@@ -58,16 +58,16 @@ class Trial:
     """Git commit of penultimate, or its version where there is no checkout."""
 
     created: str
-    """ISO 8601, UTC."""
+    """Time at which the trial ended, ISO 8601 in UTC."""
 
     wall_seconds: float
 
     notes: Sequence[str] = field(default=())
-    """Sentences a reader must know, such as strengths that did not converge or images left out."""
+    """Sentences that a report repeats, such as on strengths that did not converge or images left out."""
 
     @property
     def id(self) -> str:
-        """Return 16 hex digits over what was asked, not over the result, so that asking again finds this trial."""
+        """Return 16 hex digits over the request, not the result, so that the same request finds this trial again."""
         return trial_id(self.method, self.features, self.settings, self.seed)
 
     @property

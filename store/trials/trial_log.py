@@ -25,7 +25,7 @@ from penultimate.store.trials.record_lines import FileLines, ObjectLines, Record
 from penultimate.store.trials.trial import Trial
 
 LOG_VERSION = 1
-"""Raised whenever an older penultimate could misread a newer record."""
+"""Version of a record, raised whenever an older penultimate could misread a newer one."""
 
 _ARRAYS = "arrays"
 _SCALARS = [field.name for field in fields(Trial) if field.name != "arrays"]
@@ -86,7 +86,7 @@ class TrialLog:
     def append(self, trial: Trial) -> None:
         """Append a trial durably; other processes may append to the same log at the same time.
 
-        Raises InputError if a field holds NaN or a value without a JSON form; a missing outcome must be left out.
+        Raises InputError if a field holds NaN or a value without a JSON form; a missing value must be left out.
         """
         try:
             record = {"version": LOG_VERSION, "id": trial.id} | {name: getattr(trial, name) for name in _SCALARS}

@@ -1,4 +1,4 @@
-"""``bench`` and ``parity``: what they print and how they leave; and what ``extract`` keeps of its gate."""
+"""``bench`` and ``parity`` print their results and exit codes; ``extract`` keeps the result of its parity check."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verbs on stores in a bucket: the same rows as with folders, errors in one line, credentials nowhere."""
+"""The verbs on stores in a bucket give the same rows as with folders, errors of one line, and never credentials."""
 
 import json
 import logging

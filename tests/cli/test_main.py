@@ -1,4 +1,4 @@
-"""How commands leave: exit codes, one line on stderr, data on stdout."""
+"""Commands exit with the right code, one line on stderr and data on stdout."""
 
 import json
 import shutil

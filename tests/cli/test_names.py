@@ -1,4 +1,4 @@
-"""What is taken by name: networks, sets of them, and datasets."""
+"""Networks, sets of networks and datasets are found by name."""
 
 import json
 from pathlib import Path

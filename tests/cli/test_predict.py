@@ -14,7 +14,7 @@ TINY = ("--weights", "random", "--workers", "1", "--no-compile", "--decoder", "p
 
 @pytest.fixture
 def trials(photos: Path, tmp_path: Path) -> Path:
-    """Of one probe on ``photos``, seed 3."""
+    """Fit one probe on ``photos`` with seed 3."""
     store, trials = str(tmp_path / "f.zarr"), tmp_path / "trials"
     assert run(["extract", str(photos), "--store", store, "--model", "test_resnet", "--seed", "3", *TINY]) == 0
     assert run(["probe", store, "--trials", str(trials), "--l2", "1e-2:1:2"]) == 0

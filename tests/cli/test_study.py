@@ -1,4 +1,4 @@
-"""``penultimate study``: what is typed, what is printed, and that a kill costs nothing but time."""
+"""``penultimate study`` reads its options, prints its results, and loses nothing but time to a kill."""
 
 import json
 import signal
@@ -121,7 +121,7 @@ def test_what_could_not_be_done_is_listed_with_exit_code_1(
 
 @pytest.mark.slow
 def test_killed_wherever_it_is_the_same_command_ends_as_if_nothing_had_happened(study: Path, tmp_path: Path) -> None:
-    """Killed once a stage: while pretraining, extracting, probing and fine-tuning have left their first trace."""
+    """Kill a study once in each stage, when pretraining, extraction, probes and fine-tuning left their first trace."""
     log = tmp_path / "log"
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
 
@@ -150,7 +150,7 @@ def test_killed_wherever_it_is_the_same_command_ends_as_if_nothing_had_happened(
 
 
 def _results(out: Path) -> dict[str, Any]:
-    """All of every trial that does not tell when and how long."""
+    """Return every field of every trial except those of time."""
     times = ("seconds", "wall_seconds")
     return {
         trial.id: (

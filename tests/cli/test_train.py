@@ -1,4 +1,4 @@
-"""``penultimate train`` as it is typed: its wrong inputs, Ctrl-C, a full disk, and what a second asking says."""
+"""``penultimate train`` on the command line: wrong inputs, Ctrl-C, a full disk, and the same command again."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SMALL = (
 
 
 def _error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of stderr, the only one that is an error."""
+    """Return the last line of stderr, the only one that is an error."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert [line for line in lines if line.startswith("penultimate: ")] == lines[-1:]
     return lines[-1]
@@ -74,7 +74,7 @@ def test_asked_again_nothing_is_trained_and_the_row_still_says_where_the_network
 
 
 def test_budgets_differ_in_their_steps_alone(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """So that the analysis reads them as one curve."""
+    """Several budgets are trials that the analysis reads as one curve."""
     command = ["train", str(photos), "--out", str(tmp_path / "runs"), *SMALL, "--no-retrain", "--json"]
     assert run([*command, "--steps", "2,40"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -146,7 +146,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(photos: Path, tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB, where one checkpoint of two fits; needs the right to mount one."""
+    """Mount a file system of 4 MiB, which holds one checkpoint but not two; skips without the right to do so."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]

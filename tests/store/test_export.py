@@ -1,4 +1,4 @@
-"""What is exported is what is read, in files that need no penultimate."""
+"""Exported files hold what the store reads, and need no penultimate."""
 
 import json
 from collections.abc import Callable

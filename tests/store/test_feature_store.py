@@ -1,4 +1,4 @@
-"""What is written comes back by id, in order; what is not complete does not show."""
+"""Written features come back by id and in order; an incomplete key is not visible."""
 
 import shutil
 import sys
@@ -328,7 +328,7 @@ def test_batches_read_each_shard_once_and_only_shards_with_wanted_rows(store: Fe
 
 
 def test_a_full_disk_is_one_line_and_the_key_resumable(store: FeatureStore, job: Job) -> None:
-    """A limit on file size stands in: the kernel refuses the write of the first shard as it would on a full disk."""
+    """A limit on file size simulates a full disk: the kernel refuses the write of the first shard."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = job.writer(store)

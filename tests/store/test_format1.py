@@ -1,4 +1,4 @@
-"""A store and a trial log of format 1, made by commit 7a5ffc1, stay readable: see data/format1/README.md."""
+"""A store and a trial log of format 1, made by commit 7a5ffc1 (data/format1/README.md), stay readable."""
 
 import shutil
 from dataclasses import replace
@@ -44,7 +44,7 @@ def store() -> FeatureStore:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A copy that may be written to."""
+    """Return a writable copy."""
     return Path(shutil.copytree(FORMAT1, tmp_path / "format1"))
 
 

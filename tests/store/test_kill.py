@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing that handles ordinary errors may handle it."""
+    """Simulates the end of the process, so that no handler of ordinary errors may catch it."""
 
 
 class DyingObjects(LocalObjects):
@@ -67,7 +67,7 @@ def job() -> Job:
 
 @pytest.fixture(scope="module")
 def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Files of an uninterrupted run."""
+    """Return the files of an uninterrupted run."""
     store = FeatureStore.create(tmp_path_factory.mktemp("uninterrupted") / "store")
     job.write(store)
     return array_files(store, job.key)
@@ -112,7 +112,7 @@ def start(store: FeatureStore, first: int = 0, stop: int = 4) -> "subprocess.Pop
 
 
 def lines(process: "subprocess.Popen[str]", number: int) -> list[str]:
-    """That many lines of the process, letting it go on after each batch but the last."""
+    """Read so many lines of the process, letting it continue after each batch but the last."""
     assert process.stdin is not None
     assert process.stdout is not None
     read = []

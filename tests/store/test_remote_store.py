@@ -26,7 +26,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def location(proxy: Proxy) -> str:
-    """An address where nothing lies yet."""
+    """Return an address at which nothing is stored yet."""
     return f"s3://{BUCKET}/test {next(NUMBERS)}/store?endpoint={proxy.endpoint}"
 
 
@@ -37,14 +37,14 @@ def job() -> Job:
 
 @pytest.fixture(scope="module")
 def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Objects of the arrays in a local store."""
+    """Return the objects of the arrays in a local store."""
     store = FeatureStore.create(tmp_path_factory.mktemp("local") / "store")
     job.write(store)
     return array_files(store, job.key)
 
 
 def array_objects(store: FeatureStore, job: Job) -> dict[str, bytes]:
-    """As ``array_files``, by the store's own eyes."""
+    """Return the objects of the arrays in a remote store, read through the store itself."""
     found: dict[str, bytes] = {}
     folders = [""]
     while folders:

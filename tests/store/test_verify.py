@@ -112,7 +112,7 @@ def test_a_truncated_shard_is_found_and_refused(store: FeatureStore, job: Job) -
 
 
 def test_shards_that_changed_places_are_found(store: FeatureStore, job: Job) -> None:
-    """Each is sound by its own checksums; with their records they even agree with those."""
+    """Exchanged shards are found, although each matches its own checksums and its exchanged record."""
     root = store.path / job.key.path / "features"
     for first, second in (("c/0/0", "c/1/0"), ("commits/0.json", "commits/1.json")):
         content = (root / first).read_bytes(), (root / second).read_bytes()

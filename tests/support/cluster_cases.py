@@ -13,7 +13,7 @@ from penultimate.store.errors import InputError, StoreBusyError
 
 @dataclass(frozen=True)
 class Counted:
-    """Notes each call in a file; does what ``ends`` says, call by call: ``well``, ``killed``, or the error to raise."""
+    """Records each call in a file and ends as ``ends`` says for it: ``well``, ``killed``, or an error to raise."""
 
     calls: Path
     ends: tuple[str, ...]
@@ -54,7 +54,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class LoadsTorch:
-    """Comes to what the libraries that torch brings along say on stderr as they are loaded."""
+    """A task that returns what torch's libraries print on stderr while they load."""
 
     def __call__(self, worker: Worker) -> str:
         assert "torch" not in sys.modules, "too late to see it"

@@ -1,4 +1,4 @@
-"""``penultimate`` in a process of its own, begun without the seconds that importing takes.
+"""Start ``penultimate`` in a process of its own without the seconds that importing takes.
 
 A fork server has imported everything once and computed nothing; each command is a fork of it, so a real process that
 can be sent any signal.
@@ -35,7 +35,7 @@ def start(
 
 
 def finish(process: ForkServerProcess, *, within: float = 120.0) -> int:
-    """Its exit code, negative for a signal; fails if it does not end."""
+    """Return its exit code, negative for a signal; fail if it does not end."""
     process.join(within)
     assert process.exitcode is not None, f"still running after {within} s"
     return process.exitcode

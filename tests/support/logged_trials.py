@@ -1,4 +1,4 @@
-"""A trial with something in every field, and whether another one says the same."""
+"""Make a trial with a value in every field, and compare it with another one."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""What every implementation of Objects must do; inherited once for each, whose tests give the fixture ``objects``."""
+"""The contract of every implementation of Objects, whose tests inherit it and give the fixture ``objects``."""
 
 import pickle
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _is_record(document: bytes) -> bool:
 
 
 def _opened(objects: Objects) -> FeatureStore:
-    """A new store in these very objects, also where no address leads to them."""
+    """Create a store in these objects, also where no address leads to them."""
     objects.prepare()
     objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
     store = FeatureStore.__new__(FeatureStore)
@@ -36,7 +36,7 @@ def _opened(objects: Objects) -> FeatureStore:
 
 
 class ObjectsContract:
-    """``objects`` lie at a location where nothing was written yet."""
+    """The fixture ``objects`` is at a location where nothing was written yet."""
 
     def test_a_location_is_vacant_until_something_lies_there(self, objects: Objects) -> None:
         assert objects.is_vacant()

@@ -1,4 +1,4 @@
-"""A folder of small images of three classes, told apart by colour."""
+"""Write a folder of small images of three classes that differ in colour."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Data that tests of probes have in common, and the objective written a second time, without the package."""
+"""Common data of the tests of probes, and the objective written a second time, without the package."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.floating[Any]]
 def mixture(
     rows: int = 240, dims: int = 12, classes: int = 4, *, seed: int = 0, apart: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Gaussian classes that overlap, with features of unequal scale and a mean far from zero."""
+    """Draw Gaussian classes that overlap, with features of unequal scale and a mean far from zero."""
     rng = np.random.default_rng(seed)
     labels_N = rng.integers(classes, size=rows)
     labels_N[:classes] = np.arange(classes)
@@ -29,7 +29,7 @@ def mixture(
 def softmax_objective(
     features_ND: Floats, labels_N: NDArray[Any], weight_KD: Floats, bias_K: Floats, l2: float
 ) -> float:
-    """(sum of cross-entropies + l2/2 ||W||^2) / N in float64."""
+    """Return (sum of cross-entropies + l2/2 ||W||^2) / N in float64."""
     weight_KD = weight_KD.astype(np.float64)
     scores_NK = features_ND.astype(np.float64) @ weight_KD.T + bias_K
     scores_NK -= scores_NK.max(1, keepdims=True)
@@ -38,6 +38,6 @@ def softmax_objective(
 
 
 def torch_design(features_ND: Floats, sample_weight_N: torch.Tensor | None = None) -> TorchDesign:
-    """A design in float64."""
+    """Return a design in float64."""
     features = torch.from_numpy(features_ND).double()
     return TorchDesign(RotatedFeatures(features, sample_weight_N=sample_weight_N, dtype=torch.float64), None)

@@ -1,4 +1,4 @@
-"""Processors that are not at hand: what they would answer, whatever this one does."""
+"""Simulate other processors, whatever this machine has."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TORCH: dict[CpuClass, dict[str, Any]] = {
         "architecture": "x86_64", "avx2": True, **_AVX512, "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True,
     },
 }  # fmt: skip
-"""Class -> what ``torch.cpu.get_capabilities`` answers there, in part."""
+"""Class of processors -> part of the result of ``torch.cpu.get_capabilities`` there."""
 
 FLAGS: dict[CpuClass, str] = {
     "avx2": "fpu sse4_2 avx avx2 fma",
@@ -26,11 +26,11 @@ FLAGS: dict[CpuClass, str] = {
     "avx512_bf16": "fpu sse4_2 avx avx2 fma avx512f avx512dq avx512cd avx512bw avx512vl avx512_vnni avx512_bf16",
     "amx": "fpu avx2 avx512f avx512dq avx512bw avx512vl avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8",
 }
-"""Class -> flags in ``/proc/cpuinfo`` there, in part."""
+"""Class of processors -> part of the flags in ``/proc/cpuinfo`` there."""
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, processor: CpuClass, *, switch: str = "") -> None:
-    """Let this machine answer as one with ``processor``, and ``PENULTIMATE_CPU`` be ``switch``.
+    """Simulate a machine with ``processor``, and set ``PENULTIMATE_CPU`` to ``switch``.
 
     Answers change, kernels do not: what a lesser processor lacks still works where it is used all the same, and what
     it has beyond this one is emulated by torch, slowly.

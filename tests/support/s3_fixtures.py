@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need a server of objects; the conftest beside imports them."""
+"""Fixtures of the tests that need an object store; conftest.py imports them."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def server() -> Iterator[Proxy]:
 
 @pytest.fixture
 def proxy(server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The server, healthy, with short pauses and patience on our side."""
+    """Return the healthy server, with short pauses and timeouts in the client."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():

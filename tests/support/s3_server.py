@@ -1,4 +1,4 @@
-"""A real S3 server (moto's, in a process of its own) and a proxy before it that spoils answers on demand."""
+"""Run a real S3 server (moto's, in a process of its own) behind a proxy that injects faults on demand."""
 
 import http.client
 import os
@@ -27,7 +27,7 @@ never reaches the server. ``cut answer``: the server did it, the answer is lost.
 ``403``: refused, with a document that repeats the key id, as S3's does."""
 
 Plan = Callable[[str, str], Fault]
-"""Fault of a request, from its method and path."""
+"""A function from a request's method and path to its fault."""
 
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "SignatureDoesNotMatch"}
 _HANG_SECONDS = 1.5
@@ -38,7 +38,7 @@ def healthy(method: str, path: str) -> Fault:
 
 
 def every(number: int, fault: str, *methods: str) -> Plan:
-    """That fault at every ``number``th request of these methods."""
+    """Return a plan with that fault at every ``number``th request of these methods."""
     count = 0
     lock = threading.Lock()
 
@@ -52,7 +52,7 @@ def every(number: int, fault: str, *methods: str) -> Plan:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to the server unless ``plan`` says otherwise; changes go one at a time.
+    """Passes requests on to the server except for the faults of ``plan``; changes go one at a time.
 
     moto looks at a condition and then writes, on threads of its own: without this two conditional puts could both win.
     """
@@ -71,7 +71,7 @@ class Proxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is what the tests are about."""
+        """Ignore the error of a client that gave up, which is what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def s3_proxy() -> Iterator[Proxy]:
-    """A server with one bucket, BUCKET, and the proxy that leads to it."""
+    """Start a server with one bucket, BUCKET, and the proxy before it."""
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -179,5 +179,5 @@ def _make_bucket(port: int, server: "subprocess.Popen[bytes]") -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of a process that may use the server, and has no other credentials."""
+    """Return the environment of a process that may use the server and has no other credentials."""
     return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | ENVIRONMENT

@@ -16,7 +16,7 @@ FAILED = {3: "truncated", 49: "not an image"}
 
 @dataclass(frozen=True)
 class Job:
-    """What one extraction would write; the same every time."""
+    """The input of one extraction, the same every time."""
 
     key: FeatureKey
     features_MD: NDArray[Any]
@@ -38,12 +38,12 @@ class Job:
         return store.writer(self.key, **(given | options))
 
     def append(self, writer: FeatureWriter, rows: NDArray[np.int64]) -> None:
-        """Append these rows as an extraction would, those that failed with their reason."""
+        """Append these rows as an extraction does, failed ones with their reason."""
         decoded = rows[~np.isin(rows, list(FAILED))]
         writer.append(decoded, self.features_MD[decoded], {row: FAILED[row] for row in rows.tolist() if row in FAILED})
 
     def write(self, store: FeatureStore, **options: Any) -> None:
-        """All that is missing, in batches that do not end where shards do."""
+        """Append all missing rows, in batches that do not end where shards do."""
         with self.writer(store, **options) as writer:
             missing = writer.missing_rows
             for start in range(0, len(missing), 7):
@@ -72,7 +72,7 @@ def small_job() -> Job:
 
 
 def half_precision_job() -> Job:
-    """float16 features, several labels a sample."""
+    """Make the job with float16 features and several labels per sample."""
     job = small_job()
     labels_MK = np.random.default_rng(1).integers(0, 2, size=(NUM_ROWS, 5)).astype(np.uint8)
     return replace(
@@ -84,7 +84,7 @@ def half_precision_job() -> Job:
 
 
 def array_files(store: FeatureStore, key: FeatureKey) -> dict[str, bytes]:
-    """Content of every file of a key's arrays; not of the records, which hold times."""
+    """Return the content of every file of a key's arrays, without the records, which hold times."""
     root = store.path / key.path
     files = (path for path in root.rglob("*") if path.is_file() and path.parent != root)
     return {str(path.relative_to(root)): path.read_bytes() for path in files if path.parent.name != "commits"}

@@ -1,4 +1,4 @@
-"""A whole study made by hand: every method, budgets, subsets, a setting tried two ways, one network that diverged."""
+"""Make a whole study by hand: every method, budgets, subsets, two values of a setting, and a diverged network."""
 
 from functools import cache
 
@@ -7,8 +7,8 @@ from scipy.special import expit
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
-from penultimate.engine.report.figures.drawn import Drawn
 from penultimate.engine.report.figures.figures import figures
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.store.trials.trial import Trial
 
 IMAGENET = {
@@ -23,7 +23,7 @@ SHOTS = (2, 4, 8, 16)
 
 @cache
 def whole_study() -> tuple[Trial, ...]:
-    """About 200 trials of 400 test samples."""
+    """Make about 200 trials of 400 test samples."""
     rng = np.random.default_rng(0)
     trials: list[Trial] = []
 
@@ -59,11 +59,11 @@ def whole_study() -> tuple[Trial, ...]:
 
 @cache
 def whole_findings() -> Findings:
-    """What the whole study says; computed once for all tests."""
+    """Return the findings of the whole study, computed once for all tests."""
     return find(whole_study(), imagenet=IMAGENET, num_resamples=100)
 
 
 @cache
-def whole_figures() -> dict[str, Drawn]:
-    """Its figures by name; drawn once for all tests."""
+def whole_figures() -> dict[str, ReportFigure]:
+    """Return its figures by name, drawn once for all tests."""
     return {each.name: each for each in figures(whole_findings())}

@@ -1,4 +1,4 @@
-"""Trials made by hand: small real ones, with predictions of a stated accuracy."""
+"""Make small trials by hand, with predictions of a stated accuracy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def trial_of(
     features: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> Trial:
-    """A trial on ``num_test`` samples, wrong at the positions in ``wrong``."""
+    """Make a trial on ``num_test`` samples, wrong at the indices in ``wrong``."""
     labels = np.arange(num_test) % num_classes
     predictions = labels.copy()
     predictions[list(wrong)] = (labels[list(wrong)] + 1) % num_classes

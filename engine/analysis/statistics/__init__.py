@@ -1,1 +1,1 @@
-"""Numbers in, numbers out: intervals, paired tests, correlations and log odds."""
+"""Statistics on plain arrays: intervals, paired tests, correlations and log odds."""

@@ -1,4 +1,4 @@
-"""Adjusted accuracies: log odds with the difficulty of each dataset taken out, and Morey's standard errors.
+"""Subtract the difficulty of each dataset from log odds, and compute Morey's standard errors.
 
 Kornblith et al. 2019, section 3: acc(m, d) = x_md - sum_n x_nd / |M|; each model's mean over datasets and the standard
 error of that mean, times a correction for |M| models after Morey (2008, Tutorials in Quantitative Methods for
@@ -23,18 +23,18 @@ Correction = Literal["sqrt", "printed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AdjustedAccuracies:
-    """How far each model lies above or below the models' mean, in log odds."""
+    """Distance of each model from the models' mean, in log odds; positive where it is better."""
 
     adjusted_MD: NDArray[np.float64]
     mean_M: NDArray[np.float64]
-    """Over datasets; the means of all models sum to 0."""
+    """Mean of ``adjusted_MD`` over datasets; the means of all models sum to 0."""
 
     standard_error_M: NDArray[np.float64]
-    """Of ``mean_M`` over datasets, corrected; NaN with a single dataset or a single model."""
+    """Corrected standard error of ``mean_M`` over datasets; NaN with a single dataset or a single model."""
 
     correction: Correction
     factor: float
-    """What the plain standard error was multiplied by; NaN with a single model."""
+    """Factor of the correction on the plain standard error; NaN with a single model."""
 
 
 def adjusted_accuracies(log_odds_MD: NDArray[np.float64], *, correction: Correction = "sqrt") -> AdjustedAccuracies:

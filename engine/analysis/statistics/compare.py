@@ -1,4 +1,4 @@
-"""Compare: which of two is better, and how likely chance alone would show as much.
+"""Test whether one of two networks or settings is better than the other.
 
 Two networks on one dataset from their per-sample predictions: the exact binomial test on the samples that only one of
 them got right (McNemar) for top-1; for mean per-class accuracy and for VOC accuracy over all classes, a permutation
@@ -20,30 +20,31 @@ from penultimate.store.errors import InputError
 from penultimate.store.labels import PRESENT, UNCOUNTED
 
 NUM_RESAMPLES = 100_000
-"""Samples of the permutation test (SimCLR, appendix B.8)."""
+"""Number of resamples of the permutation test (SimCLR, appendix B.8)."""
 
 SIGNIFICANCE = 0.05
-"""What ties with the best: p above this, uncorrected (Kornblith et al. 2019, figure 2)."""
+"""Largest uncorrected p value of a significant difference; above it two networks tie (Kornblith et al. 2019, figure 2).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Test:
-    """The outcome of one test of "no difference"."""
+    """Result of one test of "no difference"."""
 
     __test__ = False  # not pytest's
 
     difference: float
-    """First less second, in the unit that was tested; above 0 where the first is better."""
+    """First minus second, in the unit that was tested; above 0 where the first is better."""
 
     p_value: float
-    """Two-sided; NaN where the data cannot say (a single pair, or no difference to rank)."""
+    """Two-sided p value; NaN where there is none (a single pair, or no difference to rank)."""
 
     method: str
-    """The test, in words."""
+    """Name of the test, for people."""
 
 
 def mcnemar_test(correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_]) -> Test:
-    """Exact McNemar test of equal top-1 accuracy: binomial(1/2) on the samples that only one got right."""
+    """Test for equal top-1 accuracy by McNemar's exact test: binomial(1/2) on the samples that only one got right."""
     only_a = int((correct_a_N & ~correct_b_N).sum())
     only_b = int((correct_b_N & ~correct_a_N).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -53,7 +54,7 @@ def mcnemar_test(correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_])
 def permutation_test(
     difference_N: NDArray[np.float64], *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> Test:
-    """Permutation test of sum(difference_N) = 0, exchanging the two predictions of each sample at random.
+    """Test for sum(difference_N) = 0 by permutation, exchanging the two predictions of each sample at random.
 
     ``difference_N`` is what each sample adds to the first network's metric less the second's; exchanging flips its
     sign. Samples of equal size are drawn together: the sum of n random signs is 2 Binomial(n, 1/2) - n, which is
@@ -78,7 +79,7 @@ def permutation_test(
 def mean_per_class_differences(
     correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_], labels_N: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """What each sample adds to the difference in mean per-class accuracy: +-1 / (K n_k), or 0 where both agree."""
+    """Return each sample's part of the difference in mean per-class accuracy: +-1 / (K n_k), or 0 where both agree."""
     class_N, num_K = np.unique(labels_N, return_inverse=True, return_counts=True)[1:]
     signs_N = correct_a_N.astype(np.float64) - correct_b_N
     return np.asarray(signs_N / (len(num_K) * num_K[class_N]))
@@ -87,7 +88,7 @@ def mean_per_class_differences(
 def all_class_differences(
     scores_a_NK: NDArray[np.floating], scores_b_NK: NDArray[np.floating], labels_NK: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """What each sample adds to the difference in accuracy over all classes, for samples with several labels.
+    """Return each sample's part of the difference in accuracy over all classes, for samples with several labels.
 
     A class counts as right where its logit is above 0 exactly for the images that show it; an entry that is
     ``UNCOUNTED`` counts for neither. Exchanging a sample exchanges its decisions on all classes at once, as they are
@@ -100,7 +101,7 @@ def all_class_differences(
 
 
 def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -> Test:
-    """Paired t-test of equal means, for two networks' log odds on the same datasets; NaN with fewer than two."""
+    """Test two networks' log odds on the same datasets for equal means by a paired t-test; NaN with fewer than two."""
     difference_P = first_P - second_P
     largest = float(np.abs(difference_P).max())
     if len(difference_P) < 2:
@@ -113,7 +114,7 @@ def paired_t_test(first_P: NDArray[np.float64], second_P: NDArray[np.float64]) -
 
 
 def ties(test: Test | None) -> bool | None:
-    """Whether the first is not significantly different from the second; None where no test could say."""
+    """Return True where the two are not significantly different; None where there is no test or no p value."""
     return None if test is None or isnan(test.p_value) else test.p_value > SIGNIFICANCE
 
 
@@ -125,10 +126,10 @@ class SettingComparison:
     num_equal: int
     num_pairs: int
     median_difference: float
-    """First less second, in the unit given (log odds)."""
+    """Median of first minus second, in the unit given (log odds)."""
 
     p_value: float
-    """Two-sided, Wilcoxon's signed rank test; NaN where every pair is equal."""
+    """Two-sided p value of Wilcoxon's signed rank test; NaN where every pair is equal."""
 
     method: str = "Wilcoxon signed rank"
 
@@ -153,7 +154,7 @@ def compare_settings(first_P: NDArray[np.float64], second_P: NDArray[np.float64]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979) of a family of p values; a NaN stays NaN and is not counted.
+    """Correct a family of p values by Holm's step-down method (Holm 1979); a NaN stays NaN and is not counted.
 
     The k-th smallest of n is multiplied by n - k + 1, and none falls below the one before it. Not statsmodels'
     ``multipletests``, which agrees (a test), because each call of it collects all garbage: 0.17 s beside torch, 11 of

@@ -1,4 +1,4 @@
-"""Correlation: how well ImageNet accuracy predicts transfer, and how sure that is.
+"""Correlate ImageNet accuracy with transfer accuracy over models, with intervals.
 
 Pearson's r between logit ImageNet accuracy and the mean over datasets of logit transfer accuracy, Spearman's rho beside
 it (Kornblith et al. 2019, section 3 and appendix A.1.2), each with intervals over models and over datasets; the
@@ -30,7 +30,7 @@ LARGE = 10_000
 """Training images from which the paper calls a dataset large (section 4.3)."""
 
 FEWEST_MODELS = 3
-"""A line through two points always fits."""
+"""Smallest number of models of a correlation: a line through two points always fits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,15 +39,15 @@ class Correlation:
 
     pearson_r: float
     p_value: float
-    """Of r = 0, two-sided, by the t distribution with M - 2 degrees of freedom (exact for normal errors)."""
+    """Two-sided p value of r = 0, from the t distribution with M - 2 degrees of freedom (exact for normal errors)."""
 
     r_interval_models: tuple[float, float]
     r_interval_datasets: tuple[float, float] | None
-    """None for a single dataset."""
+    """Interval of r over datasets; None for a single dataset."""
 
     spearman_rho: float
     rho_p_value: float
-    """Of rho = 0, two-sided, by permutation of the models: exact up to 7 models, 9,999 samples beyond."""
+    """Two-sided p value of rho = 0, by permutation of the models: exact up to 7 models, 9,999 resamples beyond."""
 
     rho_interval_models: tuple[float, float]
     rho_interval_datasets: tuple[float, float] | None
@@ -62,7 +62,7 @@ class Regression:
     slope: float
     intercept: float
     x_G: NDArray[np.float64]
-    """Logit ImageNet accuracy, from the lowest to the highest model."""
+    """Grid of logit ImageNet accuracies from the lowest to the highest model."""
 
     line_G: NDArray[np.float64]
     low_G: NDArray[np.float64]
@@ -118,7 +118,7 @@ def correlate_each(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Correlation]:
-    """One correlation a dataset, by its name."""
+    """Correlate each dataset on its own; the results are keyed by its name."""
     return {
         name: correlate(imagenet_M, transfer_MD[:, [d]], seed=seed, num_resamples=num_resamples)
         for d, name in enumerate(datasets)
@@ -134,9 +134,10 @@ def correlate_by_size(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, tuple[tuple[str, ...], Correlation]]:
-    """Datasets under ``LARGE`` training images against the others: ``small`` and ``large``, each its datasets and r.
+    """Correlate datasets under ``LARGE`` training images (``small``) and the others (``large``) separately.
 
-    Datasets whose size is not known are in neither; a group without datasets is absent.
+    Returns the names of each group's datasets and their correlation. Datasets whose size is not known are in neither;
+    a group without datasets is absent.
     """
     groups = {
         "small": [d for d, name in enumerate(datasets) if train_sizes.get(name, LARGE) < LARGE],
@@ -160,7 +161,7 @@ def regression_band(
     num_resamples: int = NUM_RESAMPLES,
     num_points: int = 100,
 ) -> Regression:
-    """The regression line and its pointwise 95 % band from resampled models.
+    """Fit the regression line and its pointwise 95 % band from resampled models.
 
     Percentiles of the resampled lines about their median, widened by sqrt(M / (M - 2)) t(M - 2) / 1.96 as the plain
     ones are too narrow for few models (Hesterberg 2015, section 4.1, with the degrees of freedom of a line): at 8
@@ -191,7 +192,7 @@ def regression_band(
 
 
 def _rank_p_value(x_M: NDArray[np.float64], y_M: NDArray[np.float64], rng: np.random.Generator) -> float:
-    outcome = permutation_test(
+    result = permutation_test(
         (x_M,),
         lambda x, axis: spearman(np.moveaxis(x, axis, -1), y_M),
         permutation_type="pairings",
@@ -199,7 +200,7 @@ def _rank_p_value(x_M: NDArray[np.float64], y_M: NDArray[np.float64], rng: np.ra
         n_resamples=9_999,
         rng=rng,
     )
-    return float(outcome.pvalue)
+    return float(result.pvalue)
 
 
 def _check(imagenet_M: NDArray[np.float64], transfer_MD: NDArray[np.float64]) -> None:

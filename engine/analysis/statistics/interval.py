@@ -1,6 +1,7 @@
-"""Interval: how sure one accuracy on one test set is, from its per-sample predictions.
+"""Compute the confidence interval of one accuracy on one test set from its per-sample predictions.
 
-Sampling of test images only: the spread over training runs or subsets needs several trials (see ``data_size``).
+It covers the sampling of test images only: the variation over training runs or subsets needs several trials
+(``data_size``).
 """
 
 # Shapes: N test samples, K classes, R resamples.
@@ -14,7 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, norm
 
 NUM_RESAMPLES = 200
-"""Of the images, for the standard error of a mean average precision."""
+"""Number of resamples of the images for the standard error of a mean average precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,15 +27,15 @@ class Interval:
     standard_error: float
     level: float
     method: str
-    """How it was got, in words."""
+    """Name of the method, for people."""
 
 
 def top1_interval(correct_N: NDArray[np.bool_], *, level: float = 0.95) -> Interval:
-    """Wilson's score interval (Wilson 1927) of the share of correct samples; the error is the binomial's."""
+    """Return Wilson's score interval (Wilson 1927) of the accuracy; the standard error is the binomial's."""
     num_correct, total = int(correct_N.sum()), len(correct_N)
     wilson = binomtest(num_correct, total).proportion_ci(level, method="wilson")
-    share = num_correct / total
-    error = sqrt(share * (1 - share) / total)
+    accuracy = num_correct / total
+    error = sqrt(accuracy * (1 - accuracy) / total)
     return Interval(
         low=float(wilson.low), high=float(wilson.high), standard_error=error, level=level, method="Wilson score"
     )
@@ -43,7 +44,7 @@ def top1_interval(correct_N: NDArray[np.bool_], *, level: float = 0.95) -> Inter
 def mean_per_class_interval(
     correct_N: NDArray[np.bool_], labels_N: NDArray[np.integer], *, level: float = 0.95
 ) -> Interval:
-    """Delta-method interval of the mean over classes of per-class accuracy, symmetric in log odds.
+    """Return the delta-method interval of the mean of the per-class accuracies, symmetric in log odds.
 
     The classes are fixed and the samples within each are drawn, so the variance is
     sum_k s_k^2 / K^2 with s_k^2 = p_k (1 - p_k) / (n_k - 1), the unbiased estimate for a class of n_k samples (Cochran
@@ -51,20 +52,20 @@ def mean_per_class_interval(
     the mean's p (1 - p). The interval is NaN where the accuracy is 0 or 1 or the error is 0.
     """
     classes_N, num_K = np.unique(labels_N, return_inverse=True, return_counts=True)[1:]
-    share_K = np.bincount(classes_N, weights=correct_N) / num_K
-    mean = float(share_K.mean())
-    spread_K = np.where(num_K > 1, share_K * (1 - share_K) / np.maximum(num_K - 1, 1), mean * (1 - mean))
-    error = sqrt(float(spread_K.sum())) / len(num_K)
+    accuracy_K = np.bincount(classes_N, weights=correct_N) / num_K
+    mean = float(accuracy_K.mean())
+    variance_K = np.where(num_K > 1, accuracy_K * (1 - accuracy_K) / np.maximum(num_K - 1, 1), mean * (1 - mean))
+    error = sqrt(float(variance_K.sum())) / len(num_K)
     return _in_log_odds(mean, error, level, "delta method over classes, symmetric in log odds")
 
 
 def map11_interval(
     scores_NK: NDArray[np.floating], labels_NK: NDArray[np.integer], value: float, *, seed: int, level: float = 0.95
 ) -> Interval:
-    """Interval of the 11-point mean average precision ``value``: bootstrap of images, symmetric in log odds.
+    """Bootstrap images for an interval of the 11-point mean average precision ``value``, symmetric in log odds.
 
-    The standard error is the spread over ``NUM_RESAMPLES`` draws of images with replacement, 5 % of it uncertain. A
-    class without a positive in a draw is left out of it, as in the metric.
+    The standard error is the standard deviation over ``NUM_RESAMPLES`` resamples of images with replacement, known
+    to within 5 %. A class without a positive in a resample is left out of it, as in the metric.
     """
     num_images = len(labels_NK)
     draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
@@ -81,7 +82,7 @@ def map11_interval(
 def _average_precision_11(
     scores_N: NDArray[np.floating], positive_N: NDArray[np.bool_], draws_RN: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """11-point interpolated average precision of each draw (counts of images); NaN without a positive."""
+    """Return the 11-point interpolated average precision of each resample, given as counts; NaN without a positive."""
     order = np.argsort(-scores_N, kind="stable")
     last_of_ties = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
     hits_RN = np.cumsum(draws_RN[:, order] * positive_N[order], axis=1)[:, last_of_ties]
@@ -97,9 +98,9 @@ def _average_precision_11(
 
 
 def _in_log_odds(value: float, error: float, level: float, method: str) -> Interval:
-    """``value`` +- normal quantile x ``error``, carried to log odds and back; NaN at 0, at 1 and without error."""
+    """Return ``value`` +- normal quantile x ``error``, computed in log odds; NaN at 0, at 1 and without error."""
     low = high = nan
     if 0 < value < 1 and error > 0:
-        reach = float(norm.ppf((1 + level) / 2)) * error / (value * (1 - value))
-        low, high = (float(expit(logit(value) + side * reach)) for side in (-1, 1))
+        half_width = float(norm.ppf((1 + level) / 2)) * error / (value * (1 - value))
+        low, high = (float(expit(logit(value) + side * half_width)) for side in (-1, 1))
     return Interval(low=low, high=high, standard_error=error, level=level, method=method)

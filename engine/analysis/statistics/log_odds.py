@@ -1,4 +1,4 @@
-"""Log odds: accuracies in, logits out, with a visible treatment of 0 and 1.
+"""Turn accuracies into log odds, recording how 0 and 1 were treated.
 
 logit(p) = log(p / (1 - p)) (Kornblith et al. 2019, section 3). An accuracy of exactly 0 or 1 has no finite logit; it
 is moved inwards by a stated rule, and the result says which values were moved.
@@ -13,7 +13,7 @@ from scipy.special import logit
 from penultimate.store.errors import InputError
 
 PRINTED_HALF_UNIT = 0.0005
-"""Half of the last place of a table printed as 12.3 %: how near to 0 or 1 an accuracy without a sample count is put."""
+"""Distance from 0 or 1 to which an accuracy without a sample count is moved: half the last digit of 12.3 %."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -21,17 +21,17 @@ class LogOdds:
     """Logits of accuracies, finite everywhere an accuracy was given."""
 
     values: NDArray[np.float64]
-    """Same shape as the accuracies; NaN where the accuracy was NaN (a missing cell)."""
+    """Log odds, in the shape of the accuracies; NaN where the accuracy was NaN (a missing cell)."""
 
     moved: NDArray[np.bool_]
-    """Same shape: where an accuracy of (nearly) 0 or 1 was moved inwards."""
+    """True where an accuracy of (nearly) 0 or 1 was moved inwards, in the same shape."""
 
     rule: str
-    """How, in words; ``"no accuracy was 0 or 1"`` when nothing was moved."""
+    """Rule by which accuracies were moved, for people; ``"no accuracy was 0 or 1"`` when none was."""
 
 
 def log_odds(accuracy: ArrayLike, *, num_test: ArrayLike | None = None) -> LogOdds:
-    """Logits of ``accuracy``, fractions in [0, 1] of any shape.
+    """Return the logits of ``accuracy``, fractions in [0, 1] of any shape.
 
     With ``num_test`` (broadcast against ``accuracy``; how many test samples each rests on) an accuracy is clipped to
     [0.5 / n, 1 - 0.5 / n], half a sample from the end. Without it, only exact 0 and 1 are moved: to 0.0005 from the

@@ -1,4 +1,4 @@
-"""Resample: bootstrap intervals of a correlation, over models and over datasets.
+"""Bootstrap intervals of a correlation over models and over datasets.
 
 Both work on Fisher's z = atanh(r), where the sampling distribution is close to symmetric, and both are wider than the
 plain percentile interval, which covers too little with the ten or twenty models and datasets of a study: about 0.87
@@ -16,23 +16,23 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 FEWEST_TO_RESAMPLE = 5
-"""With fewer the resamples say nothing and the interval is (-1, 1)."""
+"""Smallest number of models to resample; with fewer the interval is (-1, 1)."""
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""Correlation of two arrays along their last axis."""
+"""A function that correlates two arrays along their last axis."""
 
 
 def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson's r along the last axis, the others broadcast; NaN where either is constant."""
+    """Return Pearson's r along the last axis, the others broadcast; NaN where either is constant."""
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     with np.errstate(invalid="ignore", divide="ignore"):  # constant: 0 / 0, NaN as promised
-        return np.asarray(np.clip((x * y).sum(axis=-1) / spread, -1, 1))
+        return np.asarray(np.clip((x * y).sum(axis=-1) / scale, -1, 1))
 
 
 def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman's rho along the last axis: Pearson's r of the ranks, ties by their mean rank."""
+    """Return Spearman's rho along the last axis: Pearson's r of the ranks, ties by their mean rank."""
     return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
 
 
@@ -45,7 +45,7 @@ def interval_over_models(
     num_resamples: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of the correlation in the population that the models are drawn from.
+    """Return the interval of the correlation in the population from which the models are drawn.
 
     Percentiles of the resampled z about their median, widened by sqrt(M / (M - 3)), since Fisher's z has variance
     1 / (M - 3) while resamples have about 1 / M, and laid around the observed z (the idea of Hesterberg 2015, The
@@ -77,7 +77,7 @@ def interval_over_datasets(
     num_resamples: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of the correlation that as many other datasets would give with these models.
+    """Return the interval of the correlation that as many other datasets would give with these models.
 
     Student's: observed z +- t(D - 1) x the standard deviation of the resampled z x sqrt(D / (D - 1)). It is about
     the mean of *as many* datasets; with endlessly many the correlation would be somewhat stronger, for what is
@@ -95,13 +95,13 @@ def interval_over_datasets(
         return -1.0, 1.0
     observed = statistic(x_M, y_MD.mean(axis=1))
     center = float(_z(observed, num_models))
-    reach = float(student.ppf((1 + level) / 2, num_datasets - 1) * z_R.std(ddof=1))
-    reach *= sqrt(num_datasets / (num_datasets - 1))
-    return _about(float(observed), center - reach, center + reach)
+    half_width = float(student.ppf((1 + level) / 2, num_datasets - 1) * z_R.std(ddof=1))
+    half_width *= sqrt(num_datasets / (num_datasets - 1))
+    return _about(float(observed), center - half_width, center + half_width)
 
 
 def _about(observed: float, low_z: float, high_z: float) -> tuple[float, float]:
-    """From z back to r, holding the observed r even where it is +-1 and its z was put inside."""
+    """Turn bounds of z into bounds of r that hold the observed r even where it is +-1 and its z was moved inside."""
     return min(observed, float(np.tanh(low_z))), max(observed, float(np.tanh(high_z)))
 
 
@@ -111,7 +111,7 @@ def _num_distinct(pick_RM: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def _z(r: NDArray[np.float64], num_models: int) -> NDArray[np.float64]:
-    """Fisher's z, finite at r = +-1, where r is put half of the smallest step of a rank correlation inside.
+    """Return Fisher's z, finite at r = +-1, where r is moved inside by half the smallest step of a rank correlation.
 
     Two neighbouring ranks exchanged take rho from 1 to 1 - 12 / (M (M^2 - 1)). Only +-1 itself is moved: an r of
     unranked numbers may well lie nearer to 1 than that.

@@ -39,12 +39,12 @@ class AmxDesign:
 
     @property
     def precision(self) -> str:
-        """Precision of gradients and of Hessian products."""
+        """Return the precision of gradients and of Hessian products."""
         return f"2xbfloat16/{dtype_name(self.low_NR)}"
 
     @property
     def rounding(self) -> float:
-        """Relative rounding error of a weighted mean over the samples: each product is rounded on its own."""
+        """Return the relative rounding error of a weighted mean over samples: each product is rounded on its own."""
         return max(2.0**-23, ROUNDING / math.sqrt(self.features.num_rows))
 
     def gather(self, values_MN: Tensor, *, exact: bool = False) -> Tensor:

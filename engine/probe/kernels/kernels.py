@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL | None:
 
 @functools.cache
 def _library_at(path: Path) -> ctypes.CDLL | None:
-    """None where the operating system does not grant the units."""
+    """Return the compiled library; None where the operating system does not grant the AMX units."""
     source = path.with_name("kernels.c")
     if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
         raise UnavailableError(f"{path.name} is older than {source.name}; run 'pip install --editable .' again")
@@ -64,7 +64,7 @@ class AmxMatrix:
 
     @property
     def high_NR(self) -> Tensor:
-        """The features, rounded to bfloat16."""
+        """Return the features, rounded to bfloat16."""
         return self._high[: self.num_rows]
 
     def scores(self, weight_MR: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Design: what a problem in memory asks of its features, whatever library or processor multiplies them.
+"""Design: the products with its features that a problem in memory needs, on any library or processor.
 
 ``TorchDesign`` (``torch_design.py``) runs everywhere. ``AmxDesign`` (``kernels/amx_design.py``) runs on x86 processors
 with AMX. ``make_design`` is the one place that chooses; nobody else asks which of the two it has.
@@ -29,22 +29,22 @@ class Design(Protocol):
 
     @property
     def features(self) -> RotatedFeatures:
-        """The features at full precision, with their sample weights."""
+        """Return the features at full precision, with their sample weights."""
         ...
 
     @property
     def low_NR(self) -> Tensor:
-        """The features at the precision of Hessian products; those of ``features`` where there is no lower one."""
+        """Return the features at the precision of Hessian products; ``features`` where there is no lower one."""
         ...
 
     @property
     def precision(self) -> str:
-        """Precision of gradients and of Hessian products, such as ``float32/bfloat16``, as a SolveReport prints it."""
+        """Return the precision of gradients and of Hessian products, such as ``float32/bfloat16``."""
         ...
 
     @property
     def rounding(self) -> float:
-        """Relative rounding error of a weighted mean over the samples."""
+        """Return the relative rounding error of a weighted mean over the samples."""
         ...
 
     def gather(self, values_MN: Tensor, *, exact: bool = False) -> Tensor:

@@ -68,7 +68,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """How to move the residuals to a dual point whose bias gradient is zero."""
+    """The move of the residuals to a dual point whose bias gradient is zero."""
 
     shift_SK: Tensor
     """c, the Newton step of the bias alone, float64; 0 where no repair was possible and for the squared hinge."""

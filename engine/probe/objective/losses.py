@@ -35,16 +35,16 @@ class Loss(Protocol):
     name: str
 
     smooth: bool
-    """Whether its second derivative is continuous; then a class without samples drives its bias to -inf.
+    """True if its second derivative is continuous; then a class without samples drives its bias to -inf.
 
     The second derivative of the squared hinge jumps where a row passes the margin, and there a bias of -1 is enough.
     """
 
     shift_invariant: bool
-    """Whether adding one number to the scores of all classes leaves the loss unchanged."""
+    """True if adding one number to the scores of all classes leaves the loss unchanged."""
 
     forcing: float
-    """Conjugate gradients stop at this residual, relative to the first."""
+    """Residual, relative to the first, at which conjugate gradients stop."""
 
     def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return loss (S, N) and residual (S, K, N), the derivative by the scores, written over ``scores_SKN``."""
@@ -143,4 +143,4 @@ class SquaredHinge:
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (Softmax(), Logistic(), SquaredHinge())}
-"""The losses by name."""
+"""Name -> loss."""

@@ -16,21 +16,22 @@ from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 # Shapes: N samples, D feature dimensions.
 
 SMALL = 1 << 20
-"""Up to this many features (N x D) everything runs in float64: it costs milliseconds there."""
+"""Number of features (N x D) up to which everything runs in float64: it costs milliseconds there."""
 
 SMALL_NONSMOOTH = 1 << 25
-"""Up to this many, gradients of the squared hinge do: its slack falls with l2 below float32's resolution near 1."""
+"""Number of features up to which gradients of the squared hinge run in float64: its slack falls with l2 below
+float32's resolution near 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProductPrecision:
-    """The dtypes that features are multiplied in."""
+    """Dtypes in which features are multiplied."""
 
     full: torch.dtype
-    """The dtype of products for scores and gradients."""
+    """Dtype of products for scores and gradients."""
 
     low: torch.dtype | None
-    """The dtype of products for the Hessian; None: the same."""
+    """Dtype of products for the Hessian; None for that of gradients."""
 
 
 def make_design(features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision) -> Design:

@@ -1,4 +1,4 @@
-"""Problem: the passes over the data that a solver asks for, and the values they return.
+"""Problem: the passes over the data that a solver needs, and the values they return.
 
 ``InMemoryProblem`` keeps features, scores and residuals; ``StreamedProblem`` reads the features again for every pass.
 A pass serves all strengths of a block.
@@ -58,7 +58,7 @@ class Problem(Protocol):
     """Features, labels and a loss, seen through passes over the data."""
 
     penalised_R: Tensor
-    """1 for weights, 0 for the bias, float64."""
+    """Mask of the penalised columns, float64: 1 for weights, 0 for the bias."""
 
     mean_square_R: Tensor
     """Mean square of each column, float64."""

@@ -16,7 +16,7 @@ from torch import Tensor
 # X any leading axes.
 
 TILE = 32
-"""Columns are padded to a multiple of this."""
+"""Number of which the padded columns are a multiple."""
 
 SQUARED_ROWS = 256
 """Number of rows squared at once: 1.3 MB of float32 at 1,280 dimensions, a core's second-level cache."""
@@ -35,7 +35,7 @@ class Basis:
 
     @property
     def rank(self) -> int:
-        """Number of rotated columns, without bias and padding."""
+        """Return the number of rotated columns, without bias and padding."""
         return self.rotation_DR.shape[1]
 
     def unrotate(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,12 +78,12 @@ class RotatedFeatures:
 
     @property
     def num_rows(self) -> int:
-        """The number of samples, N."""
+        """Return the number of samples, N."""
         return self.matrix_NR.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the features and of products at full precision."""
+        """Return the dtype of the features and of products at full precision."""
         return self.matrix_NR.dtype
 
     def scores(self, weight_MR: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class RowSource:
     num_rows: int
     feature_dim: int
     batches: Callable[[int], Iterator[NDArray[Any]]]
-    """Maps a number of rows to an iterator over blocks (B, D) of at most as many rows."""
+    """Function from a number of rows to an iterator over blocks (B, D) of at most as many rows."""
 
     def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
         """Yield float32 blocks (B, D) on ``device``."""

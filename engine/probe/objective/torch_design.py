@@ -22,7 +22,7 @@ ROWS = 4096
 """Number of rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 40 MB."""
 
 NARROW = 64
-"""Under so many columns of scores their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""
+"""Columns of scores below which their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""
 
 WIDE = 64
 """Number of classes from which a Hessian product runs at the full speed of bfloat16 products."""
@@ -43,12 +43,12 @@ class TorchDesign:
 
     @property
     def precision(self) -> str:
-        """Precision of gradients and of Hessian products."""
+        """Return the precision of gradients and of Hessian products."""
         return f"{dtype_name(self.features.matrix_NR)}/{dtype_name(self.low_NR)}"
 
     @property
     def rounding(self) -> float:
-        """Relative rounding error of a weighted mean over the samples."""
+        """Return the relative rounding error of a weighted mean over the samples."""
         return torch.finfo(self.features.dtype).eps
 
     def gather(self, values_MN: Tensor, *, exact: bool = False) -> Tensor:

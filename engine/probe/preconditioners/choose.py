@@ -40,10 +40,10 @@ class PreconditionerChoice:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.dtype = torch.float64 if problem.rounding < 1e-12 else torch.float32
-        """The dtype of conjugate gradients: their products carry the rounding of bfloat16 or float32 anyway."""
+        """Dtype of conjugate gradients, whose products carry the rounding of bfloat16 or float32 anyway."""
 
         self.current: BlockDiagonal | LowRank | SupportVectors | None = None
-        """None: the diagonal."""
+        """Preconditioner in use; None for the diagonal."""
 
         self.error_ratio = math.inf
         """Ratio of true error to preconditioned residual of the last solutions, set by their solver."""
@@ -56,7 +56,7 @@ class PreconditionerChoice:
 
     @property
     def wants_exact_products(self) -> bool:
-        """Whether the rounding of Hessian products would drown what the preconditioner divides by mu."""
+        """Return True if the rounding of Hessian products would drown the directions that it divides by mu."""
         return isinstance(self.current, SupportVectors)
 
     def use_support_vectors(self, point: Point, mu_S: Tensor, *, products: int) -> bool:

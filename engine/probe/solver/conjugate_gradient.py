@@ -33,7 +33,7 @@ class Solution:
 
 
 Converged = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Maps (residual_SKR, size_S, gained_S, first_S) to the systems that are solved well enough, (S,) bool.
+"""A function of (residual_SKR, size_S, gained_S, first_S) that returns the systems solved well enough, (S,) bool.
 
 ``size_S`` is the squared preconditioned residual, ``first_S`` what it was at first, ``gained_S`` what the last
 ``DELAY`` iterations took off the squared error.

@@ -75,7 +75,7 @@ class GradientState:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """What the stopping rule finds at a point."""
+    """State of each strength under the stopping rule at a point."""
 
     allowed_S: Tensor
     """Largest gap that certifies."""
@@ -250,7 +250,7 @@ class Newton:
 
 
 class _Progress:
-    """Tells when rounding allows no further progress."""
+    """Record of the best gap and objective so far, from which rounding is recognised as the limit."""
 
     def __init__(self, mu_S: Tensor, rounding: float) -> None:
         self.rounding = rounding

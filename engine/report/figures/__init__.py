@@ -1,1 +1,1 @@
-"""Findings in, figures out."""
+"""Draw the figures of Kornblith et al. 2019 from findings."""

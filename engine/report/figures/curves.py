@@ -1,4 +1,4 @@
-"""Figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
+"""Draw figures 8 and 9: accuracy against training steps and epochs, and against images a class."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -10,24 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from penultimate.engine.analysis.convergence import BudgetCurve, first_to_share
+from penultimate.engine.analysis.convergence import BudgetCurve, first_to_fraction
 from penultimate.engine.analysis.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (
     METHOD_LINES,
     doubling_axis,
+    drawable_accuracy,
     fixed_ticks,
-    inside,
     logit_axis,
-    look,
+    marker_style,
     style,
 )
 from penultimate.engine.report.names import setting_name
 
 
-def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> Drawn:
-    """Figure 8 for one backbone: a column a dataset; above against epochs, below against steps."""
+def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> ReportFigure:
+    """Draw figure 8 for one backbone: one column for each dataset, against epochs above and against steps below."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({curve.line for curve in curves})
     hover: dict[str, str] = {}
@@ -47,7 +47,7 @@ def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> D
                     axes.set_ylabel("Accuracy (%)")
             panels[0, d].set_title(dataset)
         _method_legend(figure, panels[0, 0], lines)
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Accuracy against training length: {backbone}",
         caption="Each point is a run of its own, whose learning rate ends there. Ringed: the first budget with 90 % of "
@@ -59,16 +59,16 @@ def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> D
 
 
 def _drawable(curve: BudgetCurve) -> Any:
-    return inside(curve.accuracy_B, log_odds(curve.accuracy_B, num_test=curve.num_test).values)
+    return drawable_accuracy(curve.accuracy_B, log_odds(curve.accuracy_B, num_test=curve.num_test).values)
 
 
 def _budget_curve(
     axes: Axes, curve: BudgetCurve, unit: str, lines: Sequence[str], prefix: str, hover: dict[str, str]
 ) -> None:
     x, y = getattr(curve, f"{unit}_B"), _drawable(curve)
-    marks = look(curve.line, lines)
+    marks = marker_style(curve.line, lines)
     axes.plot(x, y, linestyle=METHOD_LINES.get(curve.method, "solid"), color=marks["color"], zorder=1)
-    first = first_to_share(curve.accuracy_B, num_test=curve.num_test)
+    first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test)
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": marks["color"]}
     axes.plot([x[first]], [y[first]], linestyle="none", **ring, zorder=2)
     for b in range(len(x)):
@@ -96,19 +96,19 @@ def _budget_numbers(curve: BudgetCurve) -> pd.DataFrame:
 
 
 def method_of(curve: SizeCurve) -> str:
-    """Line of a curve where methods are compared: ``method`` or ``method (variant)``."""
+    """Return the curve's line in a comparison of methods: ``method`` or ``method (variant)``."""
     return f"{curve.method} ({curve.variant})" if curve.variant else curve.method
 
 
 def backbone_of(curve: SizeCurve) -> str:
-    """Line of a curve where backbones are compared: ``backbone`` or ``backbone (variant)``."""
+    """Return the curve's line in a comparison of backbones: ``backbone`` or ``backbone (variant)``."""
     return f"{curve.backbone} ({curve.variant})" if curve.variant else curve.backbone
 
 
 def sizes_figure(
     subject: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
-) -> Drawn:
-    """Figure 9 for one backbone, a line a method, or for one method, a line a backbone; a panel a dataset."""
+) -> ReportFigure:
+    """Draw figure 9 with one panel for each dataset: the methods of one backbone, or the backbones of one method."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({line_of(curve) for curve in curves})
     columns = min(4, ceil(len(datasets) ** 0.5))
@@ -123,13 +123,13 @@ def sizes_figure(
             mine = [curve for curve in curves if curve.dataset == dataset]
             for curve in mine:
                 line = line_of(curve)
-                marks = look(line, lines) | {"linestyle": _line_style(line)}
+                marks = marker_style(line, lines) | {"linestyle": _line_style(line)}
                 _size_curve(panels[d], curve, marks, f"d{d}c{lines.index(line)}", hover)
             _size_axes(panels[d], mine, dataset)
             if d % columns == 0:
                 panels[d].set_ylabel("Accuracy (%)")
         _method_legend(figure, panels[0], lines)
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Accuracy against images a class: {subject}",
         caption="Points: mean over subsets; error bars: standard error over subsets, none for a single one. Axes are "
@@ -150,16 +150,16 @@ def _size_curve(axes: Axes, curve: SizeCurve, marks: dict[str, Any], prefix: str
             axes.vlines(shots, low, high, color=marks["color"], linewidth=1, zorder=2)
         gid = f"{prefix}s{s}"
         axes.plot([shots], [mean], **(marks | {"linestyle": "none"}), zorder=3, gid=gid)
-        said = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
+        error_text = f" ± {100 * error:.2f}" if np.isfinite(error) else ""
         hover[gid] = (
-            f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{said} % with {shots} images a class, "
+            f"{curve.label} on {curve.dataset}: {100 * curve.mean_S[s]:.2f}{error_text} % with {shots} images a class, "
             f"mean of {curve.num_subsets_S[s]}"
         )
 
 
 def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
-    """Images a class below, all images above."""
-    reach = [
+    """Scale and label the axes: images a class below, all training images above."""
+    bounds = [
         np.clip(expit(curve.log_odds_S) + side * np.nan_to_num(curve.standard_error_S), 1e-4, 1 - 1e-4)
         for curve in curves
         for side in (-1, 1)
@@ -171,7 +171,7 @@ def _size_axes(axes: Axes, curves: Sequence[SizeCurve], dataset: str) -> None:
     )
     fixed_ticks(upper.xaxis, [classes * shots for shots in axes.get_xticks()])
     upper.set_xlabel("Training images")
-    logit_axis(axes, "y", np.concatenate(reach), at_most=5)
+    logit_axis(axes, "y", np.concatenate(bounds), at_most=5)
     axes.set_xlabel("Images a class")
     axes.set_title(f"{dataset} ({classes} classes)")
 
@@ -194,13 +194,13 @@ def _size_numbers(curve: SizeCurve) -> pd.DataFrame:
 
 
 def _line_style(name: str) -> Any:
-    """That of a method, what was varied in brackets left aside; solid for another name."""
+    """Return the line style of a method, ignoring varied settings in brackets; solid for another name."""
     return METHOD_LINES.get(name.partition(" (")[0], "solid")
 
 
 def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [
-        axes.plot([], [], linestyle=_line_style(name), **look(name, names), label=setting_name(name))[0]
+        axes.plot([], [], linestyle=_line_style(name), **marker_style(name, names), label=setting_name(name))[0]
         for name in names
     ]
     widest = max(len(setting_name(name)) for name in names)
@@ -209,7 +209,7 @@ def _method_legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
 
 
 _INCHES_A_LETTER = 0.055
-"""Of a legend's text, at 7 points."""
+"""Width of one letter of a legend's text at 7 points, in inches."""
 
 _INCHES_A_HANDLE = 0.55
-"""Of the line before it, with the gap to the next."""
+"""Width of the line before a legend's text with the gap to the next entry, in inches."""

@@ -1,4 +1,4 @@
-"""Figure 4: two feature spaces of the same images, laid out in the plane by t-SNE."""
+"""Draw figure 4: two feature spaces of the same images, laid out in the plane by t-SNE."""
 
 # Shapes: N samples, D feature dimensions, K chosen classes.
 
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from penultimate.engine.report.figures.drawn import Drawn
-from penultimate.engine.report.figures.style import COLOURS, look, style
+from penultimate.engine.report.figures.report_figure import ReportFigure
+from penultimate.engine.report.figures.style import COLOURS, marker_style, style
 from penultimate.store.errors import InputError, UnknownNameError
 
 MOST_CLASSES = 12
-"""More cannot be told apart."""
+"""Largest number of classes whose marks can be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ def embedding_figure(
     classes: Sequence[str] = (),
     seed: int = 0,
     perplexity: float = 30.0,
-) -> Drawn:
+) -> ReportFigure:
     """Lay out the images of ``classes`` (the first ten with none named), each space by itself.
 
     Features are used as they are, as the probe sees them. Raises UnknownNameError for a class that is not there and
@@ -56,11 +56,11 @@ def embedding_figure(
     with style():
         figure = Figure(figsize=(8.4, 3.7), layout="constrained")
         panels = figure.subplots(1, 2)
-        for place, (axes, space) in enumerate(zip(panels, (first, second), strict=True)):
-            numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{place}", hover))
+        for index, (axes, space) in enumerate(zip(panels, (first, second), strict=True)):
+            numbers.append(_panel(axes, space, class_names, chosen, seed, perplexity, f"s{index}", hover))
         handles = [panels[0].plot([], [], **_marks(c, chosen), linestyle="none", label=c)[0] for c in chosen]
         figure.legend(handles=handles, loc="outside right upper")
-    return Drawn(
+    return ReportFigure(
         name="figure4",
         title=f"Feature spaces of {first.name} and {second.name}",
         caption=f"t-SNE (perplexity {perplexity:g}, seed {seed}) of the features of {len(chosen)} classes, each space "
@@ -72,8 +72,8 @@ def embedding_figure(
 
 
 def _marks(name: str, chosen: Sequence[str]) -> dict[str, Any]:
-    """Hollow once the colours come again."""
-    marks = look(name, chosen)
+    """Return the marker of a class, hollow once the colours repeat."""
+    marks = marker_style(name, chosen)
     if chosen.index(name) < len(COLOURS):
         return marks | {"markeredgewidth": 0}
     return marks | {"markeredgewidth": 0.7, "markerfacecolor": "white"}

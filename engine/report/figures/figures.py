@@ -1,4 +1,4 @@
-"""Figures: findings in, every figure they hold enough for out. Figure 4 needs features: see ``embedding_figure``."""
+"""Draw every figure that the findings have data for. Figure 4 needs features: ``embedding_figure``."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,8 +10,8 @@ from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.figures.curves import backbone_of, budgets_figure, method_of, sizes_figure
-from penultimate.engine.report.figures.drawn import Drawn
 from penultimate.engine.report.figures.methods import against_figure, method_pairs, methods_figure
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.settings import settings_figure
 from penultimate.engine.report.figures.transfer import Ties, averages_figure, transfer_figure
 from penultimate.engine.report.names import setting_name
@@ -19,8 +19,8 @@ from penultimate.engine.report.names import setting_name
 _SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
 
 
-def figures(found: Findings) -> list[Drawn]:
-    """In the paper's order; those for which there are no trials are not there."""
+def figures(found: Findings) -> list[ReportFigure]:
+    """Return the figures in the paper's order, leaving out those without trials."""
     rows = main_rows(found.board.rows)
     drawn = [*_transfer(found, rows), *_settings(found)]
     if rows:
@@ -35,7 +35,7 @@ def figures(found: Findings) -> list[Drawn]:
     return drawn
 
 
-def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[Drawn]:
+def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[ReportFigure]:
     averaged = {name: each for name, each in found.analyses.items() if len(each.table.datasets) > 1}
     if averaged:
         yield averages_figure(averaged)
@@ -50,7 +50,7 @@ def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[Drawn]:
         yield transfer_figure(setting, analysis, ties, f"figure2_{_slug(setting)}")
 
 
-def _settings(found: Findings) -> Iterator[Drawn]:
+def _settings(found: Findings) -> Iterator[ReportFigure]:
     for method in sorted({each.method for each in found.board.contenders}):
         contenders = [each for each in found.board.contenders if each.method == method]
         times = Counter(each.backbone for each in contenders)
@@ -60,7 +60,7 @@ def _settings(found: Findings) -> Iterator[Drawn]:
             yield settings_figure([each for each in contenders if each.backbone in several], name)
 
 
-def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[Drawn]:
+def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[ReportFigure]:
     by_backbone: defaultdict[str, list[BudgetCurve]] = defaultdict(list)
     for curve in curves:
         by_backbone[curve.backbone].append(curve)
@@ -68,8 +68,8 @@ def _budgets(curves: Sequence[BudgetCurve]) -> Iterator[Drawn]:
         yield budgets_figure(backbone, by_backbone[backbone], f"figure8_{_slug(backbone)}")
 
 
-def _sizes(curves: Sequence[SizeCurve]) -> Iterator[Drawn]:
-    """A figure for each method that several backbones share, and for each backbone with several methods or variants.
+def _sizes(curves: Sequence[SizeCurve]) -> Iterator[ReportFigure]:
+    """Draw a figure for each method that several backbones share, and for each backbone with several lines.
 
     A backbone that would be in neither has a figure of its own.
     """

@@ -1,4 +1,4 @@
-"""Figures 6 and 7: methods against each other, by bars and points a dataset, and a point a backbone and dataset."""
+"""Draw figures 6 and 7: methods compared by dataset, and two methods by backbone and dataset."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from penultimate.engine.analysis.score_row import ScoreRow
-from penultimate.engine.report.figures.drawn import Drawn
+from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (
     GREY,
     INK,
     METHOD_HATCHES,
     colour_of,
     logit_axis,
-    look,
+    marker_style,
     style,
 )
 from penultimate.engine.report.names import setting_name
@@ -27,11 +27,11 @@ from penultimate.engine.report.names import setting_name
 _ORDER = ("probe", "finetune", "scratch")
 
 _EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "linestyle": "none"}
-"""Of points that may overlap."""
+"""Edge of points that may overlap."""
 
 
-def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
-    """Figure 6: a panel a dataset; a bar a method at the mean of its backbones, a point a backbone."""
+def methods_figure(rows: Sequence[ScoreRow]) -> ReportFigure:
+    """Draw figure 6: one panel for each dataset, each method's mean over backbones as a bar, backbones as points."""
     datasets = sorted({row.dataset for row in rows})
     methods = _methods(rows)
     backbones = sorted({row.backbone for row in rows})
@@ -56,9 +56,9 @@ def methods_figure(rows: Sequence[ScoreRow]) -> Drawn:
         for method in methods:
             key.bar([0], [np.nan], **_bar(method, methods), label=setting_name(method))
         for backbone in backbones:
-            key.plot([], [], **look(backbone, backbones), linestyle="none", label=backbone)
+            key.plot([], [], **marker_style(backbone, backbones), linestyle="none", label=backbone)
         key.legend(loc="upper left", borderpad=0)
-    return Drawn(
+    return ReportFigure(
         name="figure6",
         title="Methods compared, dataset by dataset",
         caption="Bars: mean over backbones of log odds, drawn as accuracy; error bars: standard error over backbones. "
@@ -80,23 +80,28 @@ def _bars(
     logit_axis(axes, "y", expit([row.log_odds for row in rows]), at_most=5)
     bottom = axes.get_ylim()[0]
     numbers: list[dict[str, object]] = []
-    for place, method in enumerate(methods):
+    for index, method in enumerate(methods):
         mine = [row for row in rows if row.method == method]
         if not mine:
             continue
         log_odds = np.array([row.log_odds for row in mine])
         mean = float(log_odds.mean())
         error = float(log_odds.std(ddof=1)) / sqrt(len(mine)) if len(mine) > 1 else float("nan")
-        axes.bar(place, expit(mean) - bottom, bottom=bottom, width=0.8, **_bar(method, methods))
+        axes.bar(index, expit(mean) - bottom, bottom=bottom, width=0.8, **_bar(method, methods))
         if np.isfinite(error):
-            axes.vlines(place, expit(mean - error), expit(mean + error), color=INK, linewidth=1.0, zorder=2)
+            axes.vlines(index, expit(mean - error), expit(mean + error), color=INK, linewidth=1.0, zorder=2)
         for number, row in enumerate(sorted(mine, key=lambda row: (row.backbone, row.variant))):
-            gid = f"{prefix}p{place}n{number}"
-            spread = 0.6 * ((number + 0.5) / len(mine) - 0.5)
+            gid = f"{prefix}p{index}n{number}"
+            offset = 0.6 * ((number + 0.5) / len(mine) - 0.5)
             axes.plot(
-                [place + spread], [expit(row.log_odds)], **look(row.backbone, backbones), **_EDGE, zorder=3, gid=gid
+                [index + offset],
+                [expit(row.log_odds)],
+                **marker_style(row.backbone, backbones),
+                **_EDGE,
+                zorder=3,
+                gid=gid,
             )
-            hover[gid] = _said(row)
+            hover[gid] = _hover_text(row)
         numbers.append(
             {
                 "dataset": rows[0].dataset,
@@ -111,10 +116,10 @@ def _bars(
     return numbers
 
 
-def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
-    """Figure 7: ``second`` (y) against ``first`` (x), a point a backbone and dataset that has both.
+def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> ReportFigure:
+    """Draw figure 7: ``second`` (y) against ``first`` (x), a point for each backbone and dataset that has both.
 
-    Where either was run in several variants, each with each is a point.
+    Where either was run in several variants, each combination is a point.
     """
     pairs = method_pairs(rows, first, second)
     datasets = sorted({row.dataset for row, _ in pairs})
@@ -128,19 +133,21 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
         axes.plot(axes.get_xlim(), axes.get_xlim(), color=GREY, linewidth=0.7, zorder=0)
         for number, (one, other) in enumerate(pairs):
             gid = f"n{number}"
-            axes.plot([expit(one.log_odds)], [expit(other.log_odds)], **look(one.dataset, datasets), **_EDGE, gid=gid)
+            axes.plot(
+                [expit(one.log_odds)], [expit(other.log_odds)], **marker_style(one.dataset, datasets), **_EDGE, gid=gid
+            )
             hover[gid] = (
                 f"{one.backbone} on {one.dataset}: {setting_name(first).lower()} {_score(one)}, "
                 f"{setting_name(second).lower()} {_score(other)}, n = {one.n_test:,}"
             )
         for dataset in datasets:
-            axes.plot([], [], **look(dataset, datasets), linestyle="none", label=dataset)
+            axes.plot([], [], **marker_style(dataset, datasets), linestyle="none", label=dataset)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
         axes.set_aspect("equal", adjustable="box")
         axes.set_xlabel(f"{setting_name(first)} (%)")
         axes.set_ylabel(f"{setting_name(second)} (%)")
     better = sum(other.log_odds > one.log_odds for one, other in pairs)
-    return Drawn(
+    return ReportFigure(
         name=f"figure7_{first}_{second}",
         title=f"{setting_name(second)} against {setting_name(first).lower()}",
         caption=f"{setting_name(second)} is better in {better} of {len(pairs)}. A point a backbone and dataset; both "
@@ -152,13 +159,13 @@ def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> Drawn:
 
 
 def _bar(method: str, methods: Sequence[str]) -> dict[str, Any]:
-    """Pale, so that points are seen; hatched, so that black and white tells them apart."""
+    """Return the style of a bar: pale, so that points are seen; hatched, so that it is distinct in black and white."""
     hatch = METHOD_HATCHES.get(method, "")
     return {"color": colour_of(method, methods), "alpha": 0.45, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
 def method_pairs(rows: Sequence[ScoreRow], first: str, second: str) -> list[tuple[ScoreRow, ScoreRow]]:
-    """Rows of two methods of the same backbone on the same images."""
+    """Return the pairs of rows of two methods by the same backbone on the same images."""
     others: defaultdict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
     for row in rows:
         if row.method == second:
@@ -167,12 +174,12 @@ def method_pairs(rows: Sequence[ScoreRow], first: str, second: str) -> list[tupl
 
 
 def _methods(rows: Sequence[ScoreRow]) -> list[str]:
-    """In the paper's order, others after them."""
+    """Return the methods of the rows in the paper's order, others after them."""
     found = {row.method for row in rows}
     return [method for method in _ORDER if method in found] + sorted(found - set(_ORDER))
 
 
-def _said(row: ScoreRow) -> str:
+def _hover_text(row: ScoreRow) -> str:
     return f"{row.backbone} on {row.dataset}, {row.method}: {_score(row)}, n = {row.n_test:,}"
 
 

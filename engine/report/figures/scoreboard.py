@@ -1,4 +1,4 @@
-"""The scoreboard as a picture: test score of every backbone with its interval, on a logit axis."""
+"""Draw the scoreboard: test score of every backbone with its interval, on a logit axis."""
 
 from itertools import groupby
 from pathlib import Path
@@ -34,14 +34,14 @@ _TICKS = (
     0.995,
     0.999,
 )
-_TIE, _OTHER = "#1b7837", "#555555"  # told apart by the marker too, in black and white
+_TIE, _OTHER = "#1b7837", "#555555"  # the marker differs too, for black and white
 
 
 def draw_scoreboard(board: Scoreboard, path: Path) -> None:
     """Draw one panel a dataset and method to ``path`` (.png, .pdf, .svg): best on top, 95 % intervals over test images.
 
     Filled circles tie with the best of their panel (paired test, p > 0.05), hollow diamonds do not, crosses were not
-    certified to the tolerance asked.
+    certified to their tolerance.
     """
     panels = [
         list(rows) for _, rows in groupby(board.rows, key=lambda r: (r.dataset, r.images, r.method, r.metric, r.shots))
@@ -75,7 +75,7 @@ def _draw_panel(axes: Axes, rows: list[ScoreRow]) -> None:
 
 
 def _logit_axis(axes: Axes, rows: list[ScoreRow]) -> None:
-    """Logit-scaled as the paper draws accuracies; linear where a score is 0 or 1, whose logit is infinite."""
+    """Scale the axis in log odds, as the paper does; linearly where a score is 0 or 1, whose logit is infinite."""
     bounds = [bound for row in rows for bound in (row.value, *(row.interval or ()))]
     if min(bounds) <= 0 or max(bounds) >= 1:
         axes.set_xlabel(f"{axes.get_xlabel()} (linear)")

@@ -1,4 +1,4 @@
-"""Figures 3 and 5: average transfer by training setting, of fixed features and fine-tuned."""
+"""Draw figures 3 and 5: average transfer accuracy by training setting, of fixed features and fine-tuned."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from penultimate.engine.analysis.scoreboard import Contender
-from penultimate.engine.report.figures.drawn import Drawn
-from penultimate.engine.report.figures.style import logit_axis, look, style
+from penultimate.engine.report.figures.report_figure import ReportFigure
+from penultimate.engine.report.figures.style import logit_axis, marker_style, style
 from penultimate.engine.report.names import setting_name
 
 
-def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
-    """Contenders of one method, of backbones with several variants: figure 3 for ``probe``, 5 for ``finetune``.
+def settings_figure(contenders: Sequence[Contender], name: str) -> ReportFigure:
+    """Draw one method's contenders of backbones with several variants: figure 3 (``probe``) or 5 (``finetune``).
 
-    Settings stand from the one that transfers worst on average to the best; below, ImageNet accuracy by setting where
-    it is known.
+    Settings are ordered from the one that transfers worst on average to the best. ImageNet accuracy by setting is
+    drawn below where it is known.
     """
     variants = _by_mean(contenders)
     backbones = sorted({each.backbone for each in contenders})
@@ -31,17 +31,17 @@ def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
         for b, backbone in enumerate(backbones):
             mine = sorted((c for c in contenders if c.backbone == backbone), key=lambda c: variants.index(c.variant))
             shift = 0.08 * (b - (len(backbones) - 1) / 2)
-            places = [variants.index(each.variant) + shift for each in mine]
-            _transfer(panels[0], mine, places, backbones, f"b{b}", hover)
+            x_values = [variants.index(each.variant) + shift for each in mine]
+            _transfer(panels[0], mine, x_values, backbones, f"b{b}", hover)
             if known:
-                _imagenet(panels[1], mine, places, backbones)
+                _imagenet(panels[1], mine, x_values, backbones)
         if known:
             logit_axis(panels[1], "y", known, at_most=4)
             panels[1].set_ylabel("ImageNet top-1 (%)")
         panels[0].set_ylabel("Avg. transfer accuracy (log odds)")
         panels[0].legend()
         panels[-1].set_xticks(range(len(variants)), [v.replace(", ", "\n") or "default" for v in variants])
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Average transfer accuracy by training setting: {setting_name(contenders[0].method).lower()}",
         caption="Mean log odds over datasets with Morey's standard errors. Filled: not significantly different from "
@@ -55,27 +55,27 @@ def settings_figure(contenders: Sequence[Contender], name: str) -> Drawn:
 def _transfer(
     axes: Axes,
     contenders: Sequence[Contender],
-    places: Sequence[float],
+    x_values: Sequence[float],
     backbones: Sequence[str],
     prefix: str,
     hover: dict[str, str],
 ) -> None:
-    marks = look(contenders[0].backbone, backbones)
-    axes.plot(places, [each.mean_log_odds for each in contenders], linewidth=0.6, color=marks["color"])
-    for number, (place, each) in enumerate(zip(places, contenders, strict=True)):
+    marks = marker_style(contenders[0].backbone, backbones)
+    axes.plot(x_values, [each.mean_log_odds for each in contenders], linewidth=0.6, color=marks["color"])
+    for number, (x, each) in enumerate(zip(x_values, contenders, strict=True)):
         gid, error = f"{prefix}v{number}", each.standard_error
         if error is not None:
-            axes.errorbar(place, each.mean_log_odds, yerr=error, color=marks["color"], elinewidth=0.8)
+            axes.errorbar(x, each.mean_log_odds, yerr=error, color=marks["color"], elinewidth=0.8)
         face = marks["color"] if each.ties_with_best else "white"
-        axes.plot([place], [each.mean_log_odds], **marks, markerfacecolor=face, linestyle="none", gid=gid)
-        said = "" if error is None else f" ± {error:.3f}"
-        hover[gid] = f"{each.backbone}, {each.variant}: mean log odds {each.mean_log_odds:.3f}{said}"
+        axes.plot([x], [each.mean_log_odds], **marks, markerfacecolor=face, linestyle="none", gid=gid)
+        error_text = "" if error is None else f" ± {error:.3f}"
+        hover[gid] = f"{each.backbone}, {each.variant}: mean log odds {each.mean_log_odds:.3f}{error_text}"
     axes.plot([], [], **marks, linewidth=0.6, label=contenders[0].backbone)
 
 
-def _imagenet(axes: Axes, contenders: Sequence[Contender], places: Sequence[float], backbones: Sequence[str]) -> None:
+def _imagenet(axes: Axes, contenders: Sequence[Contender], x_values: Sequence[float], backbones: Sequence[str]) -> None:
     top1 = [np.nan if each.imagenet_top1 is None else each.imagenet_top1 for each in contenders]
-    axes.plot(places, top1, **look(contenders[0].backbone, backbones), linewidth=0.6)
+    axes.plot(x_values, top1, **marker_style(contenders[0].backbone, backbones), linewidth=0.6)
 
 
 def _by_mean(contenders: Sequence[Contender]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Style: how every figure looks, and logit-scaled axes with ticks in per cent.
+"""Set the style of every figure, and scale axes in log odds with ticks in per cent.
 
-Colours are Okabe & Ito's (2008), told apart by colour-blind readers; each also has its own marker, line or filling, so
-that a figure reads the same in black and white.
+Colours are Okabe & Ito's (2008), which colour-blind readers can distinguish; each also has its own marker, line or
+filling, so that a figure reads the same in black and white.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ PURPLE, SKY, INK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8a8a8a", "#c9c
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-"""Of a length without a common divisor with the colours': 77 pairs before one comes again."""
+"""Markers, of a number that has no common divisor with the colours': 77 pairs before one repeats."""
 
 METHOD_COLOURS = {"probe": ORANGE, "finetune": BLUE, "scratch": INK}
 METHOD_MARKERS = {"probe": "^", "finetune": "o", "scratch": "s"}
@@ -33,12 +33,12 @@ _NICE = (
     (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999),
     (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
 )
-"""Ticks to choose from, coarse to fine."""
+"""Sets of ticks to choose from, coarse to fine."""
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save inside it."""
+    """Apply the style within a ``with`` block; figures are drawn and saved inside it."""
     settings: dict[Any, Any] = {  # matplotlib types the keys as a union of some 300 literals
         "font.size": 8,
         "axes.titlesize": 9,
@@ -62,22 +62,22 @@ def style() -> Iterator[None]:
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
-    """That of a method, or by position among ``names``."""
+    """Return the colour of a method, or the colour at the index of ``name`` among ``names``."""
     return METHOD_COLOURS.get(name) or COLOURS[names.index(name) % len(COLOURS)]
 
 
 def marker_of(name: str, names: Sequence[str]) -> str:
-    """That of a method, or by position among ``names``."""
+    """Return the marker of a method, or the marker at the index of ``name`` among ``names``."""
     return METHOD_MARKERS.get(name) or MARKERS[names.index(name) % len(MARKERS)]
 
 
-def look(name: str, names: Sequence[str]) -> dict[str, Any]:
-    """Colour and marker, as matplotlib's keywords."""
+def marker_style(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return colour and marker as matplotlib's keywords."""
     return {"color": colour_of(name, names), "marker": marker_of(name, names)}
 
 
 def logit_ticks(low: float, high: float, *, at_most: int = 6) -> list[float]:
-    """Round fractions between ``low`` and ``high``, at least two where they differ, spread over the logit axis."""
+    """Return round fractions between ``low`` and ``high``, at least two where they differ, evenly apart in log odds."""
     for nice in _NICE:
         inside = [tick for tick in nice if low <= tick <= high]
         if len(inside) >= 3:
@@ -87,7 +87,7 @@ def logit_ticks(low: float, high: float, *, at_most: int = 6) -> list[float]:
 
 
 def _thinned(ticks: Sequence[float], at_most: int) -> list[float]:
-    """Ticks no nearer to each other than an ``at_most``-th of their range in log odds."""
+    """Drop ticks that are nearer to the one before than an ``at_most``-th of their range in log odds."""
     gap = (logit(ticks[-1]) - logit(ticks[0])) / at_most
     kept = [ticks[0]]
     for tick in ticks[1:]:
@@ -122,14 +122,14 @@ def doubling_axis(axes: Axes, values: ArrayLike, *, at_most: int = 7) -> None:
 
 
 def fixed_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Ticks at ``values`` and nowhere else, written short."""
+    """Set ticks at ``values`` and nowhere else, with short labels."""
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda tick, _: _short(tick)))
 
 
-def inside(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Accuracies as they can be drawn: those of 0 and 1 where their (moved) log odds put them."""
+def drawable_accuracy(accuracy: NDArray[np.float64], log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return accuracies that a logit axis can show: 0 and 1 become the accuracy of their (moved) log odds."""
     return np.where((accuracy > 0) & (accuracy < 1), accuracy, expit(log_odds))
 
 

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: transfer accuracy against ImageNet accuracy, dataset by dataset and on average."""
+"""Draw figures 1 and 2: transfer accuracy against ImageNet accuracy, dataset by dataset and on average."""
 
 # Shapes: M models, D datasets.
 
@@ -14,16 +14,16 @@ from scipy.special import expit
 
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.statistics.correlation import Regression, regression_band
-from penultimate.engine.report.figures.drawn import Drawn
-from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, inside, logit_axis, style
+from penultimate.engine.report.figures.report_figure import ReportFigure
+from penultimate.engine.report.figures.style import BLUE, GREEN, INK, PALE, drawable_accuracy, logit_axis, style
 from penultimate.engine.report.names import setting_name
 
 Ties = Mapping[tuple[str, str], bool | None]
-"""(model, dataset) -> whether it ties with the best on that dataset."""
+"""(model, dataset) -> True where the model ties with the best on that dataset, None where it was not tested."""
 
 _MOST_COLUMNS = 3
 _TITLE_LETTERS = 42
-"""That fit above a panel of figure 1."""
+"""Number of letters that fit above a panel of figure 1."""
 
 _FACES = {True: GREEN, False: "white", None: PALE}
 
@@ -33,8 +33,8 @@ _MARKS = (
 )
 
 
-def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
-    """Figure 1: mean log odds against ImageNet accuracy, a panel a setting."""
+def averages_figure(analyses: Mapping[str, Analysis]) -> ReportFigure:
+    """Draw figure 1: mean log odds against ImageNet accuracy, one panel for each setting."""
     with style():
         names = _numbered(list(analyses.values()))
         columns = min(_MOST_COLUMNS, len(analyses))
@@ -43,14 +43,14 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
         grid = figure.add_gridspec(rows, columns + 1, width_ratios=[3.4] * columns + [key])
         hover: dict[str, str] = {}
         numbers, lines = [], []
-        for place, (setting, analysis) in enumerate(analyses.items()):
-            axes = figure.add_subplot(grid[place // columns, place % columns])
-            points, line = _average_panel(axes, analysis, names, f"c{place}-", hover)
+        for index, (setting, analysis) in enumerate(analyses.items()):
+            axes = figure.add_subplot(grid[index // columns, index % columns])
+            points, line = _average_panel(axes, analysis, names, f"c{index}-", hover)
             axes.set_title(f"{fill(setting_name(setting), _TITLE_LETTERS)}\n{_r(analysis)}")
             numbers.append(points.assign(setting=setting))
             lines.append(line.assign(setting=setting))
         _key(figure.add_subplot(grid[:, -1]), names)
-    return Drawn(
+    return ReportFigure(
         name="figure1",
         title="Transfer accuracy against ImageNet accuracy, averaged over datasets",
         caption=f"Mean log odds over datasets; error bars are Morey's standard errors over datasets. {_MARKS}",
@@ -60,17 +60,17 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> Drawn:
     )
 
 
-def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> Drawn:
-    """Figure 2 for one setting: a panel a dataset, and with several datasets their average.
+def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> ReportFigure:
+    """Draw figure 2 for one setting: one panel for each dataset, and the average of several datasets.
 
-    Without ``ties`` no dataset's ties are marked.
+    Where ``ties`` is empty, ties are marked in the average only.
     """
     hover: dict[str, str] = {}
     with style():
         draw = _grid if len(analysis.table.datasets) > 1 else _single
         figure, points, lines = draw(analysis, ties, hover)
     tested = "" if ties else " Without per-sample predictions ties are marked in the average alone."
-    return Drawn(
+    return ReportFigure(
         name=name,
         title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
         caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
@@ -123,11 +123,11 @@ def _grid(analysis: Analysis, ties: Ties, hover: dict[str, str]) -> _Drawing:
 def _dataset_panel(
     axes: Axes, analysis: Analysis, d: int, ties: Ties, hover: dict[str, str], names: Mapping[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One dataset; models are numbered that are in ``names``."""
+    """Draw one dataset's panel, numbering the models in ``names``; return its tables of points and of the line."""
     table, dataset = analysis.table, analysis.table.datasets[d]
     log_odds_M = analysis.log_odds.values[:, d]
-    shown_M = inside(table.accuracy_MD[:, d], log_odds_M)
-    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    shown_M = drawable_accuracy(table.accuracy_MD[:, d], log_odds_M)
+    imagenet_M = drawable_accuracy(table.imagenet_M, analysis.imagenet.values)
     line = regression_band(
         analysis.imagenet.values, log_odds_M, seed=analysis.seed, num_resamples=analysis.num_resamples
     )
@@ -159,7 +159,7 @@ def _average_panel(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = analysis.table
     mean_M, error_M = analysis.log_odds.values.mean(axis=1), analysis.adjusted.standard_error_M
-    imagenet_M = inside(table.imagenet_M, analysis.imagenet.values)
+    imagenet_M = drawable_accuracy(table.imagenet_M, analysis.imagenet.values)
     _line(axes, analysis.regression, in_log_odds=True)
     for m, model in enumerate(table.models):
         gid = f"{prefix}m{m}"
@@ -169,8 +169,8 @@ def _average_panel(
         error = f" ± {error_M[m]:.3f}" if np.isfinite(error_M[m]) else ""
         hover[gid] = f"{model}: mean log odds {mean_M[m]:.3f}{error}; ImageNet {100 * table.imagenet_M[m]:.2f} %"
     logit_axis(axes, "x", imagenet_M, at_most=5)
-    reach_M = np.nan_to_num(error_M)
-    low, high = float((mean_M - reach_M).min()), float((mean_M + reach_M).max())
+    finite_error_M = np.nan_to_num(error_M)
+    low, high = float((mean_M - finite_error_M).min()), float((mean_M + finite_error_M).max())
     axes.set_ylim(
         low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
     )  # a wide band must not squeeze it
@@ -208,7 +208,7 @@ def _line_table(panel: str, line: Regression) -> pd.DataFrame:
 
 
 def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
-    """Models of all panels by ImageNet accuracy, numbered from 1."""
+    """Number the models of all panels from 1, in the order of ImageNet accuracy."""
     top1 = {
         model: top for each in analyses for model, top in zip(each.table.models, each.table.imagenet_M, strict=True)
     }
@@ -216,12 +216,12 @@ def _numbered(analyses: Sequence[Analysis]) -> dict[str, int]:
 
 
 def _key_width(names: Mapping[str, int]) -> float:
-    """Inches that the longest name takes, and not less than the marks' legend does."""
+    """Return the width of the key in inches: that of the longest name, and at least that of the marks' legend."""
     return max(2.0, 0.4 + 0.055 * max(map(len, names)))
 
 
 def _key(axes: Axes, names: Mapping[str, int]) -> None:
-    """The numbers' models, and what filled and hollow mean."""
+    """Draw the key: the model of each number, and the meaning of filled and hollow marks."""
     axes.set_axis_off()
     lines = [f"{number}  {name}" for name, number in names.items()]
     size = 6.5 if len(lines) <= 20 else 5

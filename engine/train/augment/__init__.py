@@ -1,1 +1,1 @@
-"""Which images an update sees, and how each is cropped, resized and flipped."""
+"""Choose the images of an update, and crop, resize and flip them."""

@@ -99,14 +99,14 @@ class Cropped(NamedTuple):
     """One image before it joins its batch: pixels, or the reason why there are none."""
 
     row: int
-    outcome: Tensor | str
+    result: Tensor | str
     """(H, W, C) uint8, or the reason."""
 
 
 def batch_of(step: int, cropped: Sequence[Cropped]) -> AugmentedBatch:
     """Stack images into a batch, with stand-ins for those that failed. Raises DecodeError if all of them failed."""
-    failed = {image.row: image.outcome for image in cropped if isinstance(image.outcome, str)}
-    good = [image for image in cropped if not isinstance(image.outcome, str)]
+    failed = {image.row: image.result for image in cropped if isinstance(image.result, str)}
+    good = [image for image in cropped if not isinstance(image.result, str)]
     if not good:
         row, reason = next(iter(failed.items()))
         raise DecodeError(
@@ -116,7 +116,7 @@ def batch_of(step: int, cropped: Sequence[Cropped]) -> AugmentedBatch:
     rows: list[int] = []
     pixels: list[Tensor] = []
     for image in cropped:
-        stand_in = stand_in if isinstance(image.outcome, str) else image
+        stand_in = stand_in if isinstance(image.result, str) else image
         rows.append(stand_in.row)
-        pixels.append(torch.as_tensor(stand_in.outcome))
+        pixels.append(torch.as_tensor(stand_in.result))
     return AugmentedBatch(step=step, rows_B=rows, images_BHWC=torch.stack(pixels), failed=failed)

@@ -88,13 +88,13 @@ class DaliAugmenter:
         plain = {position: image for position, image in enumerate(found) if isinstance(image, _Plain)}
         try:
             return dict(zip(plain, self._run(list(plain.values()), settings), strict=True))
-        except RuntimeError:  # a damaged file that looked complete; Pillow tells which, and why
+        except RuntimeError:  # a damaged file that looked complete; Pillow finds which, and the reason
             self._pipelines.clear()  # the pipeline is lost
             return {}
 
     def _with_pillow(self, images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> Cropped:
-        row, outcome = cropped_with_pillow(images, draws, position, settings)
-        return Cropped(row, outcome if isinstance(outcome, str) else outcome.to(self._device))
+        row, result = cropped_with_pillow(images, draws, position, settings)
+        return Cropped(row, result if isinstance(result, str) else result.to(self._device))
 
     def _run(self, images: Sequence[_Plain], settings: CropSettings) -> list[Tensor]:
         """Return (H, W, C) pixels of each image, on the device. Raises RuntimeError if DALI cannot decode one."""

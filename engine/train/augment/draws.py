@@ -1,4 +1,4 @@
-"""BatchDraws: which images an update sees and how each is cropped and flipped, a pure function of (seed, step).
+"""BatchDraws: the images of an update and the crop and flip of each, a pure function of (seed, step).
 
 Nothing here has state, so a resumed run, a run on more devices and a run with another augmenter draw the same.
 Random numbers come from Philox (Salmon et al. 2011), a generator with a counter: the key is (seed, purpose), the
@@ -19,7 +19,7 @@ from penultimate.engine.train.recipe import Recipe
 # Shapes: M training images, B images of an update, A attempts at a crop.
 
 _ATTEMPTS = 10
-"""As torchvision's RandomResizedCrop: after ten crops that do not fit, the centre."""
+"""Number of attempts at a crop, after which the centre is taken, as in torchvision's RandomResizedCrop."""
 
 _ORDER, _CROPS, _DROPOUT = 0, 1, 2
 

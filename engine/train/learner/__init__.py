@@ -1,1 +1,1 @@
-"""A network, its loss and its optimiser: one update after another."""
+"""Update a network: its loss, optimiser and schedule."""

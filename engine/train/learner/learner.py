@@ -12,7 +12,7 @@ from penultimate.engine.runtime.capabilities import has_compiler
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.learner.network import InitialModel, Normalise, build_network, with_heads
 from penultimate.engine.train.learner.schedule import make_optimizer, make_scheduler
 from penultimate.engine.train.recipe import Recipe
@@ -28,7 +28,10 @@ class Learner:
     def __init__(
         self, initial: InitialModel, recipe: Recipe, *, num_classes: int, steps_per_epoch: int, world: World
     ) -> None:
-        """Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work."""
+        """Build all parts.
+
+        Raises what ``build_network`` and ``World.wrap`` raise, UnavailableError if torch's compiler cannot work.
+        """
         self._recipe = recipe
         self._world = world
         network = build_network(initial, recipe, num_classes=num_classes, steps_per_epoch=steps_per_epoch)
@@ -42,14 +45,14 @@ class Learner:
         trained = world.wrap(self._trained)  # before the optimiser and the average: it may replace batch norms
         self._forward = _compiled(trained) if recipe.compile else trained
         self._optimizer = make_optimizer(self._trained, recipe)
-        self._loss = Loss(recipe.loss, smoothing=recipe.label_smoothing)
+        self._loss = TrainingLoss(recipe.loss, smoothing=recipe.label_smoothing)
         self._scheduler = make_scheduler(self._optimizer, recipe)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self._average = _average(self._network, recipe)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to evaluate, averaged if there is an average: uint8 images (B, H, W, C) to logits (B, K)."""
+        """Return the network to evaluate (averaged if there is an average): images (B, H, W, C) to logits (B, K)."""
         return nn.Sequential(self._normalise, self._kept)
 
     @property
@@ -58,7 +61,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the latest update."""
+        """Return the learning rate of the latest update."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loss: softmax cross-entropy, or one sigmoid for each class; means over the batch."""
+"""TrainingLoss: softmax cross-entropy, or one sigmoid for each class; means over the batch."""
 
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
@@ -9,7 +9,7 @@ from penultimate.store.labels import PRESENT
 # Shapes: B images, K classes.
 
 
-class Loss(nn.Module):
+class TrainingLoss(nn.Module):
     """Maps logits (B, K) in any precision and targets, (B,) classes or (B, K) as in ``store.labels``, to a mean loss.
 
     ``softmax``: cross-entropy with the target (1 - smoothing) * onehot + smoothing / K (Szegedy et al. 2016).

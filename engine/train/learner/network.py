@@ -41,7 +41,7 @@ class InitialModel:
     """Digest of the tensors, or RANDOM; as in ``Recipe.weights``."""
 
     source: str
-    """Where the tensors came from, for people."""
+    """Origin of the tensors, for people."""
 
     pretrained: bool
 

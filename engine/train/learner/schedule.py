@@ -38,7 +38,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def make_scheduler(optimizer: Optimizer, recipe: Recipe) -> Scheduler:
-    """Make a cosine from the full learning rate at update 0 to zero after the last, under a linear warm-up if asked."""
+    """Make a cosine from the full learning rate at update 0 to zero after the last, with a linear warm-up if set."""
     from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
     scheduler, _ = create_scheduler_v2(

@@ -1,1 +1,1 @@
-"""One training run in its folder: begun, resumed, interrupted, and how it ended."""
+"""Do one training run in its folder: begin, resume, interrupt, and keep its result."""

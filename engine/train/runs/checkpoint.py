@@ -14,7 +14,7 @@ LAST, BEST = "last.pt", "best.pt"
 """File names: the checkpoint that a run resumes from, and that of the best val score so far."""
 
 FORMAT = 1
-"""Raised whenever an older penultimate could misread a newer checkpoint."""
+"""Version of a checkpoint, raised whenever an older penultimate could misread a newer one."""
 
 
 def save_checkpoint(path: Path, recipe: Recipe, state: Mapping[str, Any]) -> None:

@@ -8,15 +8,15 @@ from types import FrameType
 
 
 class Interrupt:
-    """Whether someone asked to stop."""
+    """Flag that is set once a stop has been requested."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Let SIGINT and SIGTERM (which schedulers send before they kill) set ``asked``; a second SIGINT raises as usual.
+    """Let SIGINT and SIGTERM (which schedulers send before they kill) set ``requested``; a second SIGINT raises.
 
     Only Python's main thread may set handlers; in other threads nothing is caught.
     """
@@ -25,12 +25,12 @@ def interruptible() -> Iterator[Interrupt]:
         yield interrupt
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked and number == signal.SIGINT:
+    def request(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        interrupt.asked = True
+        interrupt.requested = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
     finally:

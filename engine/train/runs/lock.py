@@ -1,4 +1,4 @@
-"""Let one process at a time train in a folder, by a lock that the kernel releases however its holder ends."""
+"""Let one process at a time train in a folder, by a lock that the kernel releases when its holder ends."""
 
 import fcntl
 from collections.abc import Iterator

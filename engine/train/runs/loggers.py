@@ -1,4 +1,4 @@
-"""Loggers: where the progress of a run is written. JSON lines always, TensorBoard if it is asked for."""
+"""Write the progress of a run: always as JSON lines, and for TensorBoard if requested."""
 
 import json
 import time
@@ -10,11 +10,12 @@ from typing import Any, Protocol
 from penultimate.store.errors import UnavailableError
 
 Row = Mapping[str, Any]
-"""``event`` (``step``, ``evaluation``, ``resumed``, ``diverged``, ``finished``), ``step``, ``epoch``, and numbers."""
+"""One event: ``event`` (``step``, ``evaluation``, ``resumed``, ``diverged``, ``finished``), ``step``, ``epoch``, and
+numbers."""
 
 
 class Logger(Protocol):
-    """Is told what happens in one run, in order."""
+    """Receives the events of one run, in order."""
 
     def log(self, row: Row) -> None:
         """Write one event."""

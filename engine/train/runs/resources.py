@@ -1,4 +1,4 @@
-"""Resources: what a run uses and its outcome does not depend on."""
+"""Resources of a run, on which its result does not depend."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World, world_from_launcher
 
-Report = Callable[[Recipe, Mapping[str, Any]], None]
+EventCallback = Callable[[Recipe, Mapping[str, Any]], None]
 """Called with the recipe of a run and every event of it (see ``loggers.Row``)."""
 
 
 def _silent(*told: Any) -> None:
-    """Tell nobody."""
+    """Ignore the event."""
 
 
 class ResourceSettings(DecodingOptions):
@@ -34,28 +34,28 @@ class ResourceSettings(DecodingOptions):
     """Updates between log lines, and between checks that the loss is still finite."""
 
     logs: Annotated[tuple[Literal["tensorboard"], ...], BeforeValidator(listed)] = ()
-    """Where progress is logged besides log.jsonl: tensorboard (needs the extra of that name)."""
+    """Loggers of progress besides log.jsonl: tensorboard (needs the extra of that name)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Settings of resources, with the devices in use and who is told what happens."""
+    """Settings of resources, with the devices in use and the callbacks for progress."""
 
     world: World
     settings: ResourceSettings = field(default_factory=ResourceSettings)
-    report: Report = _silent
+    report: EventCallback = _silent
     log: Callable[[str], None] = _silent
-    """Called with lines for people: what was left out, what is still missing, where results are."""
+    """Called with lines for the user: images left out, runs still missing, the folder of the results."""
 
     @property
     def num_workers(self) -> int:
-        """Threads that decode images."""
+        """Return the number of threads that decode images."""
         return self.settings.workers or usable_cores()
 
 
 @contextmanager
 def open_resources(
-    settings: ResourceSettings, *, report: Report = _silent, log: Callable[[str], None] = _silent
+    settings: ResourceSettings, *, report: EventCallback = _silent, log: Callable[[str], None] = _silent
 ) -> Iterator[Resources]:
     """Take the device that the settings name, or all devices of a torchrun; let go of them at the end.
 

@@ -1,4 +1,4 @@
-"""Train one run in its folder: begin it, resume it, or find that it has ended.
+"""Train one run in its folder: begin it, resume it, or return its result if it has ended.
 
 Whatever kills it costs at most the updates since its last checkpoint. Resumed, it ends with the weights of a run that
 was never stopped, bit for bit on the CPU.
@@ -47,9 +47,9 @@ from penultimate.store.errors import RunInterruptedError
 
 
 def train_run(images: ImageSet, initial: InitialModel, recipe: Recipe, folder: Path, resources: Resources) -> RunResult:
-    """Train ``recipe`` in ``folder``, resume it there, or read how it ended.
+    """Train ``recipe`` in ``folder``, resume it there, or read its result if it has ended.
 
-    Raises RunInterruptedError after a checkpoint if it was asked to stop, StoreBusyError if another process trains
+    Raises RunInterruptedError after a checkpoint if a stop was requested, StoreBusyError if another process trains
     in this folder, InputError for a checkpoint of another recipe and for what the recipe and the images do not allow,
     StoreError if a checkpoint cannot be written.
     """
@@ -113,7 +113,7 @@ class _Run:
             logger.close()
 
     def to_the_end(self) -> RunResult:
-        """Update until the budget is spent, the loss is not finite, or someone asks to stop."""
+        """Update until the budget is spent, the loss is not finite, or a stop is requested."""
         with interruptible() as interrupt:
             if self.step:
                 self.tell("resumed")
@@ -121,7 +121,7 @@ class _Run:
                 self._update(batch)
                 if not self._looks_finite():
                     return self._end("diverged")
-                stop = self.world.any(interrupt.asked) and self.step < self.recipe.steps
+                stop = self.world.any(interrupt.requested) and self.step < self.recipe.steps
                 if stop or self._at(self.resources.settings.checkpoint_every):
                     with self.pace.paused():
                         self._checkpoint(LAST)
@@ -203,7 +203,7 @@ class _Run:
         return {"val_loss": found.loss, metric: found.score(self.images.metric)}
 
     def tell(self, event: str, **numbers: float) -> None:
-        """Give one event to the loggers, and to whoever watches the run."""
+        """Pass one event to the loggers and to the callback of ``resources``."""
         row = {"event": event, "step": self.step, "epoch": self.step / self.steps_per_epoch, **numbers}
         for logger in self.loggers:
             logger.log(row)

@@ -1,4 +1,4 @@
-"""RunResult: how one run ended, kept beside its weights."""
+"""RunResult: the result of one run, kept beside its weights."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def forget(folder: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """The outcome of a run that has ended."""
+    """Result of a run that has ended."""
 
     recipe: Mapping[str, Any]
     """``Recipe.as_dict()``."""
@@ -42,7 +42,7 @@ class RunResult:
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """The row of the last evaluation; empty if the run diverged before the first."""
+        """Return the row of the last evaluation; empty if the run diverged before the first."""
         return self.history[-1] if self.history else {}
 
     def write(self, folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""A grid of training runs: the best chosen on val, trained again, its test score kept as a trial."""
+"""Search a grid of training runs: choose the best on val, train it again, and keep its test score as a trial."""

@@ -14,7 +14,7 @@ from penultimate.store.trials.trial_log import TrialLog
 def get_or_train(
     search: GridSearch, out: Path, trials: TrialLog, resources: Resources, *, partition: Partition = WHOLE
 ) -> SearchResult:
-    """Read the trial from ``trials``, or do what is missing of the search, append its trial and say how it went.
+    """Read the trial from ``trials``, or do what is missing of the search, append its trial and log a summary.
 
     Only the main process of a world writes and says anything. Raises what ``run_search`` raises.
     """

@@ -19,10 +19,10 @@ class Grid:
     """Weight decays as in ``Recipe.weight_decay``: before the division by the learning rate."""
 
     steps: int
-    """Updates of a run, unless others are asked for."""
+    """Updates of a run, unless the settings give others."""
 
     batch_size: int
-    """Images an update, unless others are asked for."""
+    """Images in an update, unless the settings give another number."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or not self.weight_decays:

@@ -22,7 +22,7 @@ budgets must not look as if other settings differed too."""
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GridSearch:
-    """One question: how good does ``initial`` become on ``images``, trained with the best settings of ``grid``?"""
+    """A search for the settings of ``grid`` with which ``initial`` becomes best on ``images``."""
 
     images: ImageSet
     initial: InitialModel
@@ -31,7 +31,7 @@ class GridSearch:
 
     grid: Grid
     retrain: bool = True
-    """Whether the chosen settings are trained again on train + val before test is scored. Not allowed with ``shots``,
+    """True if the chosen settings are trained again on train + val before test is scored. Not allowed with ``shots``,
     whose runs see k images a class of train and no others."""
 
     def __post_init__(self) -> None:
@@ -43,17 +43,17 @@ class GridSearch:
 
     @property
     def method(self) -> str:
-        """The trial's method: ``finetune`` or ``scratch``."""
+        """Return the trial's method: ``finetune`` or ``scratch``."""
         return "finetune" if self.initial.pretrained else "scratch"
 
     @property
     def retrains(self) -> bool:
-        """Whether the chosen settings are trained again and there is a val split to add."""
+        """Return True if the chosen settings are trained again and there is a val split to add."""
         return self.retrain and len(split_rows(self.images, "val")) > 0
 
     @property
     def features(self) -> dict[str, str]:
-        """The trial's features: digests and names of what the network is and sees."""
+        """Return the trial's features: digests and names of the network and its images."""
         return {
             "dataset": self.images.name,
             "images": self.images.digest,
@@ -66,7 +66,7 @@ class GridSearch:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The trial's settings. Their names and values make its id: neither may change."""
+        """Return the trial's settings. Their names and values make its id: neither may change."""
         fixed = {
             name: value
             for name, value in self.recipe.as_dict().items()
@@ -82,12 +82,12 @@ class GridSearch:
 
     @property
     def trial_id(self) -> str:
-        """The id of the trial this search will give."""
+        """Return the id of the trial this search will give."""
         return trial_id(self.method, self.features, self.settings, self.recipe.seed)
 
     @property
     def recipes(self) -> list[Recipe]:
-        """Recipes of the runs to choose among."""
+        """Return the recipes of the runs to choose among."""
         return self.grid.recipes(self.recipe)
 
     def folder(self, out: Path, recipe: Recipe) -> Path:

@@ -1,6 +1,6 @@
 """Run a grid search by the paper's protocol: train on train, choose on val, train again on both, score test once.
 
-Every step leaves its outcome on disk, so that the same call again does only what is missing.
+Every step leaves its result on disk, so that the same call again does only what is missing.
 """
 
 from collections.abc import Sequence

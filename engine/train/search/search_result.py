@@ -1,4 +1,4 @@
-"""SearchResult: how far a grid search has come, and what it found."""
+"""SearchResult: the trial and network of a grid search, or the runs it still lacks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from penultimate.store.trials.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SearchResult:
-    """The outcome of one trial of training: its scores and its network."""
+    """Result of one trial of training: its scores and its network."""
 
     trial: Trial | None
     """Scores on test and all that led to them; None while other partitions are waited for, and without a test split."""

@@ -39,12 +39,12 @@ class SearchRuns:
 
     @property
     def retrained(self) -> bool:
-        """Whether the chosen settings were trained again."""
+        """Return True if the chosen settings were trained again."""
         return self.chosen.recipe != self.final.recipe
 
     @property
     def distinct(self) -> list[RunResult]:
-        """All runs, each once."""
+        """Return all runs, each once."""
         return [*self.grid, self.final] if self.retrained else list(self.grid)
 
 

@@ -1,4 +1,4 @@
-"""Draw the images of this folder, and the manifest that gives some of them two labels: see README.md."""
+"""Draw the images of this folder, and the manifest that gives some of them two labels, as README.md describes."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The analysis of a table, against statistics that others printed.
+"""The analysis of a table agrees with published statistics.
 
 Ericsson, Gouk & Hospedales, "How Well Do Self-Supervised Models Transfer?", CVPR 2021: tables 1 (linear) and 9.
 """

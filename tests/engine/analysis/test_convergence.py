@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from support.trial_cases import trial_of
 
-from penultimate.engine.analysis.convergence import budget_curves, first_to_share, reached, speed, speedup
+from penultimate.engine.analysis.convergence import budget_curves, first_to_fraction, speed, speedup, threshold_budget
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial import Trial
 
@@ -21,16 +21,16 @@ def _run(method: str, step: int, wrong: int, dataset: str = "digits") -> Trial:
 def test_the_threshold_is_on_odds_not_on_accuracy() -> None:
     # Largest odds 0.95 / 0.05 = 19, nine tenths 17.1: reached by 0.945 (17.18), not by 0.94 (15.67), though 0.94 is
     # more than nine tenths of the accuracy.
-    assert first_to_share([0.5, 0.94, 0.945, 0.95], num_test=10_000) == 2
+    assert first_to_fraction([0.5, 0.94, 0.945, 0.95], num_test=10_000) == 2
 
 
 def test_the_first_budget_counts_even_where_a_later_one_falls_below() -> None:
-    assert first_to_share([0.9, 0.5, 0.9, 0.901], num_test=10_000) == 0
+    assert first_to_fraction([0.9, 0.5, 0.9, 0.901], num_test=10_000) == 0
 
 
 def test_a_perfect_score_has_odds_too() -> None:
     # 1.0 of 100 counts as 199 to 1; 0.99 as 99 to 1.
-    assert first_to_share([0.99, 1.0], num_test=100) == 1
+    assert first_to_fraction([0.99, 1.0], num_test=100) == 1
 
 
 def test_curves_come_from_the_last_row_of_each_history() -> None:
@@ -40,8 +40,8 @@ def test_curves_come_from_the_last_row_of_each_history() -> None:
     assert curve.epochs_B.tolist() == [10, 20, 40]
     assert curve.accuracy_B == pytest.approx([0.5, 0.9, 0.91])
     # 0.9 x 0.91 / 0.09 = 9.1 > 0.9 / 0.1 = 9.
-    assert (reached(curve).steps, reached(curve).at_smallest_budget) == (400, False)
-    assert reached(curve).at_largest_budget
+    assert (threshold_budget(curve).steps, threshold_budget(curve).at_smallest_budget) == (400, False)
+    assert threshold_budget(curve).at_largest_budget
 
 
 def test_subsets_are_no_budgets_and_settings_have_a_curve_each() -> None:
@@ -74,7 +74,7 @@ def test_speedup_is_the_ratio_of_geometric_means_over_what_both_have() -> None:
         ("scratch", "c", 9),
     ]
     when = [
-        reached(curve)
+        threshold_budget(curve)
         for method, dataset, step in plan
         for curve in budget_curves(
             [
@@ -93,10 +93,10 @@ def test_speedup_is_the_ratio_of_geometric_means_over_what_both_have() -> None:
 
 def test_nothing_trained_both_ways_has_no_speedup() -> None:
     curves = budget_curves([_run("scratch", step, 9) for step in (1, 2)])
-    assert speedup([reached(curve) for curve in curves]) is None
+    assert speedup([threshold_budget(curve) for curve in curves]) is None
 
 
 def test_curves_of_two_methods_have_no_common_speed() -> None:
     curves = budget_curves([_run(m, step, 9) for m in ("scratch", "finetune") for step in (1, 2)])
     with pytest.raises(InputError, match="one method"):
-        speed([reached(curve) for curve in curves])
+        speed([threshold_budget(curve) for curve in curves])

@@ -13,7 +13,7 @@ IMAGENET = {"a": 0.70, "b": 0.74, "c": 0.78, "d": 0.80}
 
 
 def _study() -> list[Trial]:
-    """Four backbones on three datasets: probed; fine-tuned and from scratch at two budgets; a random one, probed."""
+    """Make trials of four backbones on three datasets: probes, training at two budgets, and a random network's."""
     trials = []
     for b, backbone in enumerate([*IMAGENET, "random"]):
         for d, dataset in enumerate(("cars", "dtd", "cifar10")):
@@ -32,7 +32,7 @@ def _study() -> list[Trial]:
     return trials
 
 
-@cache  # asked by several tests, changed by none
+@cache  # used by several tests, changed by none
 def _found() -> Findings:
     return find(_study(), imagenet=IMAGENET, num_resamples=100)
 

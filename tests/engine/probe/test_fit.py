@@ -1,4 +1,4 @@
-"""fit_path against scikit-learn, known optima and invariances."""
+"""fit_path agrees with scikit-learn and with known optima, and has the expected invariances."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,13 +34,13 @@ def alone(features_ND: Floats, labels: NDArray[Any], l2: float = 1.0, **options:
 
 
 def exact(features_ND: Floats, labels_N: NDArray[Any], l2: float) -> LogisticRegression:
-    """scikit-learn's Newton solver: on small problems it reaches rounding where its L-BFGS gives up at weak l2."""
+    """Fit by scikit-learn's Newton solver, which reaches rounding on small problems where its L-BFGS gives up."""
     model = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-11, max_iter=10_000)
     return model.fit(features_ND.astype(np.float64), labels_N)
 
 
 def same_scores(features_ND: Floats, one: Probe, other: Probe, tolerance: float) -> None:
-    """Equal up to a constant a sample, which softmax does not see."""
+    """Compare scores up to one constant per sample, to which softmax is invariant."""
     centred = [s - s.mean(1, keepdims=True) for s in (one.scores(features_ND), other.scores(features_ND))]
     np.testing.assert_allclose(centred[0], centred[1], atol=tolerance)
 
@@ -108,7 +108,7 @@ def test_several_labels_a_sample_equal_their_classes_one_by_one() -> None:
 
 
 def test_without_features_the_optimum_is_the_log_frequency_of_the_classes() -> None:
-    """Constant features have nothing to give: W = 0 and the softmax of the bias is the class frequencies."""
+    """With constant features W = 0, and the softmax of the bias is the class frequencies."""
     labels_N = np.repeat([0, 1, 2], [50, 30, 20])
     probe = alone(np.full((100, 5), 7.0, np.float32), labels_N, num_classes=3, tol=1e-10)
     raised_K = np.exp(probe.bias_K - probe.bias_K.max())
@@ -155,7 +155,7 @@ def test_scaling_the_features_and_l2_by_the_square_changes_no_score() -> None:
 
 
 def test_certificates_of_tiny_features_do_not_underflow() -> None:
-    """In mixed precision, where squares of the gradients are below what float32 holds."""
+    """The path is solved in mixed precision where squares of the gradients underflow float32."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-32:1e-27:6")
     for probe in fit_path(1e-15 * features_ND, labels_N, FitSettings(num_classes=K, path=path)):
@@ -201,7 +201,7 @@ def test_a_duplicated_feature_shares_the_weight_and_a_constant_one_gets_none() -
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic", "squared_hinge"])
 def test_separable_data_are_certified_down_to_weak_strengths(loss: str) -> None:
-    """Objectives fall to 1e-8."""
+    """The path is solved down to objectives of 1e-8."""
     features_ND, labels_N = mixture(apart=6.0)
     probes = fit_path(
         features_ND, labels_N, FitSettings(num_classes=K, path=RegularizationPath.spaced(1e-6, 1e5, 21), loss=loss)

@@ -109,7 +109,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_n() -> None:
-    """25 MB more of features; labels and threads are allowed 6.
+    """With 25 MB more of features the peak grows by at most 6 MB, for labels and threads.
 
     Blocks are mapped one by one: else glibc keeps holes between those of a first and a later size, up to a quarter of
     what passes through.

@@ -1,4 +1,4 @@
-"""Heads go to a file and come back; what is no head is refused."""
+"""Heads are saved and loaded unchanged; other files are refused."""
 
 from pathlib import Path
 

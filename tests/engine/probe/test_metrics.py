@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand and scikit-learn."""
+"""Metrics agree with values worked out by hand and with scikit-learn."""
 
 import numpy as np
 import pytest

@@ -60,7 +60,7 @@ def test_a_trial_records_the_processor_and_the_class_it_was_taken_for(monkeypatc
     pretend(monkeypatch, "amx")
     own = run_probe(stored(), ProbeSettings(path=PATH)).trial
     assert (own.hardware["cpu_class"], own.hardware["cpu_class_actual"]) == ("amx", "amx")
-    assert own.id == lowered.id  # a lesser machine answers the same question
+    assert own.id == lowered.id  # a smaller machine finds the same trial
 
 
 def test_a_missing_split_is_refused_with_the_counts() -> None:

@@ -1,4 +1,4 @@
-"""Settings of probes: one declaration for Python, YAML and the command line, and the ids that trials are found by."""
+"""Probe settings are declared once for Python, YAML and the command line, and the ids of trials do not change."""
 
 import pickle
 from dataclasses import fields
@@ -11,7 +11,7 @@ from penultimate.cli.probe import probe
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import planned_trial_id
 from penultimate.engine.probe.settings import ProbeGrid, ProbeJob, ProbeSettings
-from penultimate.engine.study.settings import Probe
+from penultimate.engine.study.settings import ProbeSection
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
 
@@ -39,7 +39,7 @@ FEW = RegularizationPath.parse("1,0.1")
 def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
     settings: ProbeSettings, dataset: dict[str, Any], trial: str
 ) -> None:
-    """Ids as commit 44b7c90 made them: a renamed setting would orphan every log."""
+    """Ids are those of commit 44b7c90: a renamed setting would orphan every log."""
     key = FeatureKey(**{field.name: field.name for field in fields(FeatureKey)})
     assert planned_trial_id(key, settings, **dataset) == trial
 
@@ -69,7 +69,7 @@ def test_the_command_line_takes_defaults_and_help_from_the_declaration() -> None
 
 
 def test_the_yaml_of_a_study_takes_every_field() -> None:
-    assert set(Probe.model_fields) == {"only", *ProbeGrid.model_fields}
+    assert set(ProbeSection.model_fields) == {"only", *ProbeGrid.model_fields}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""VOC 2007's difficult objects: left out where a class is scored, absent where it is fitted."""
+"""VOC 2007's difficult objects are left out where a class is scored and absent where it is fitted."""
 
 import numpy as np
 import pytest

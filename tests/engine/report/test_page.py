@@ -1,4 +1,4 @@
-"""The page, read as text and rendered, sorted and filtered in headless Chromium."""
+"""The page holds its content as text, and renders, sorts and filters in headless Chromium."""
 
 import html
 import json
@@ -93,7 +93,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 
 
 def _in_browser(script: str, folder: Path, *, width: int = 1200) -> tuple[object, str]:
-    """What ``script`` (the body of a function) returns in the page, and the console's messages."""
+    """Run ``script``, the body of a function, in the page; return its value and the console's messages."""
     path = folder / "page.html"
     driver = f"<script>document.body.dataset.got = JSON.stringify((() => {{ {script} }})());</script>"
     path.write_text(_page().replace("</body>", f"{driver}</body>"), encoding="utf-8")
@@ -161,3 +161,22 @@ class TestInChromium:
         assert console == ""
         assert isinstance(got, list)
         assert got[0] <= got[1]
+
+
+def test_the_best_with_few_images_is_said_where_nothing_else_was_fitted_and_no_section_is_empty() -> None:
+    few = [
+        trial_of(backbone=backbone, settings={"shots": shots}, seed=seed, wrong=range(wrong + seed))
+        for backbone, wrong in (("worse", 50), ("better", 20))
+        for shots in (1, 5)
+        for seed in (0, 2)
+    ]
+    found = find(few)
+    assert sentences(found) == [
+        f"Logistic regression on digits from {size} a class: better (79.0 ± 1.0 %) is best, then worse "
+        "(49.0 ± 1.0 %); mean ± standard error over subsets."
+        for size in ("1 image", "5 images")
+    ]
+    assert sentences(find([*few, trial_of()]))[0].startswith("Logistic regression on digits: a.in1k scores 90.00 %")
+    text = page(found, figures(found), few, title="Few")
+    assert "#tests" not in text
+    assert "Tests behind the claims" not in text

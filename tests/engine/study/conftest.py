@@ -1,4 +1,4 @@
-"""A study of seconds: photographs-to-be of three colours, two untrained networks, five strengths."""
+"""A study that takes seconds: generated images of three colours, two untrained networks, five strengths."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ BRIEF = {"size": 32, "batch_size": 4, "steps": [2, 4], "decoder": "pillow", "ret
 
 @pytest.fixture
 def small(photos: Path) -> Callable[..., Study]:
-    """The study, with other parts in place of its own."""
+    """Return the study with some parts replaced."""
 
     def make(**parts: Any) -> Study:
         return Study.model_validate({"data": str(photos.parent), "datasets": {"photos": {}}, **SMALL, **parts})
@@ -29,5 +29,5 @@ def small(photos: Path) -> Callable[..., Study]:
 
 @pytest.fixture
 def brief() -> dict[str, Any]:
-    """Training of a few updates, two budgets."""
+    """Return settings to train for a few updates with two budgets."""
     return dict(BRIEF)

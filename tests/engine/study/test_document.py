@@ -1,4 +1,4 @@
-"""A study file says what is meant, and is refused where it does not."""
+"""A study file is read as it is meant, and refused where it is wrong."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_what_init_writes_is_a_study_and_so_is_all_of_it_uncommented() -> None:
 
 
 def _body(text: str) -> list[str]:
-    """Below the opening comment."""
+    """Return the text below the opening comment."""
     lines = text.splitlines()
     return lines[next(number for number, line in enumerate(lines) if line.startswith("data:")) :]
 
@@ -107,7 +107,7 @@ def test_set_changes_one_value(change: str, expected: tuple[str, object]) -> Non
         ("datasets.cifar10.rot=x", "datasets.cifar10: no key named 'rot'; did you mean root"),
         ("finetune.weight_decay=[0]", "no key named 'weight_decay'; did you mean weight_decays"),
         ("backbones.0=resnet1", "backbones.0: no model named 'resnet1'"),
-        ("backbones.2.model=resnet18", "'2' is no place in a list of 2"),
+        ("backbones.2.model=resnet18", "'2' is no index of a list of 2"),
         ("finetune.grid=paper", "no grid named 'paper'; did you mean paper-scratch or paper-finetune"),
         (
             "probe.losses=[hinge]",

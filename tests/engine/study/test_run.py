@@ -75,7 +75,7 @@ def test_it_goes_on_past_a_dataset_and_a_network_that_are_not_here(
 
 
 def test_what_fails_on_the_way_is_listed_and_kept(small: MakeStudy, tmp_path: Path) -> None:
-    """A bug in one cell: the others are done, and its traceback is kept."""
+    """After a bug in one cell the others are done, and its traceback is kept."""
 
     def some_fail(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
         for number, cell in enumerate(cells):
@@ -113,7 +113,7 @@ def test_cells_survive_pickling_and_do_the_same_elsewhere(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
     def elsewhere(cells: Sequence[Cell], context: RunContext) -> Iterator[CellResult]:
-        """Last first, each from its bytes."""
+        """Run the last cell first, each unpickled from its bytes."""
         yield from in_turn([pickle.loads(pickle.dumps(cell)) for cell in reversed(cells)], context)
 
     study = small(scratch=brief, backbones=[{"model": "test_resnet", "weights": "random"}])
@@ -144,7 +144,7 @@ def test_a_network_that_is_trained_first_becomes_a_backbone(
 def test_what_the_trainer_logs_is_what_the_analysis_reads(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Budgets become a convergence curve, shots and seeds a data-size curve; neither is taken for another setting."""
+    """Budgets become a convergence curve, shots and seeds a data-size curve; neither is read as another setting."""
     few = {**brief, "steps": [2], "batch_size": 3, "shots": [1, 2], "seeds": 2}
     retrained = {**brief, "retrain": True}  # as by default, and never with shots
     study = small(backbones=[{"model": "test_resnet", "weights": "random"}], probe=(), scratch=[retrained, few])

@@ -1,4 +1,4 @@
-"""A small real task: photographs-to-be of three colours, a small real network, 32 pixels."""
+"""A small real task: generated images of three colours, and a small real network on 32 pixels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ VIEW = Preprocess(height=32, width=32, resize="whole", mean=(0.5, 0.5, 0.5), std
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small products on several threads mostly wait for each other."""
+    """Use one thread: small products on several threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def images(photos: Path) -> ImageSet:
-    """4 images a class to train on, 2 for val and 2 for test."""
+    """Make 4 images of each class to train on, 2 for val and 2 for test."""
     return load_images(str(photos))
 
 
@@ -63,7 +63,7 @@ def resources() -> Resources:
 
 @pytest.fixture
 def with_dropout(recipe: Recipe) -> Recipe:
-    """Everything that draws at random or keeps a state of its own."""
+    """Return settings with everything that draws at random or keeps a state of its own."""
     return recipe.replace(dropout=0.3, ema_decay=0.9, warmup_steps=2, label_smoothing=0.1)
 
 

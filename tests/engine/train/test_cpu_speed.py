@@ -1,4 +1,4 @@
-"""What makes training fast on a CPU changes no result, or only towards float32."""
+"""The optimisations of training on a CPU change no result, or only towards float32."""
 
 import copy
 
@@ -21,7 +21,7 @@ def depthwise() -> nn.Conv2d:
 
 
 def _trained(module: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Output, and gradient of its sum of squares by the weight."""
+    """Return the output, and the gradient of its sum of squares by the weight."""
     with torch.autocast("cpu", torch.bfloat16):
         output = module(pixels)
     (gradient,) = torch.autograd.grad(output.float().square().sum(), [module.get_parameter("weight")])

@@ -1,4 +1,4 @@
-"""Which images a run sees: the probe's, where both see k a class."""
+"""A run sees the same images as the probe where both see k of each class."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.settings import ProbeSettings
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.rows import training_rows
 from penultimate.store.errors import InputError
@@ -22,7 +22,7 @@ from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
 
 def probed_ids(features: FeatureSet, shots: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What the probe is fitted to."""
+    """Return the ids of the samples that the probe is fitted to."""
     seen: list[NDArray[np.int64]] = []
     fit = FeatureReader.fit
 
@@ -58,7 +58,7 @@ def test_an_image_that_shows_a_class_only_in_difficult_objects_is_one_without_it
 ) -> None:
     logits_BK = torch.randn((3, 2), generator=torch.Generator().manual_seed(0))
     marked, unmarked = torch.tensor([[PRESENT, UNCOUNTED]] * 3), torch.tensor([[PRESENT, ABSENT]] * 3)
-    assert Loss("sigmoid")(logits_BK, marked) == Loss("sigmoid")(logits_BK, unmarked)
+    assert TrainingLoss("sigmoid")(logits_BK, marked) == TrainingLoss("sigmoid")(logits_BK, unmarked)
     labels_NK = np.eye(3, dtype=np.uint8)[images.labels_N]
     labels_NK[labels_NK[:, 1] == PRESENT, 1] = UNCOUNTED
     with pytest.raises(InputError, match="train of photos has no image of class 'dog'"):

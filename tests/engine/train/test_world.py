@@ -38,7 +38,7 @@ def test_two_processes_learn_what_one_does_at_the_same_global_batch(photos: Path
     for name, tensor in one.items():
         moved = (tensor - begun[name]).abs().max()
         # Three updates with Nesterov momentum add up three gradients; float32 sums in another order differ by 1e-7
-        # of their terms, and a gradient of a wrong share of the batch would differ by half of the way moved.
+        # of their terms, and a gradient of a wrong part of the batch would differ by half of the way moved.
         assert (tensor - two[name]).abs().max() <= 1e-3 * moved + 1e-8, name
 
 

@@ -1,4 +1,4 @@
-"""Which pipeline runs the codecs is a matter of speed alone."""
+"""The codec pipeline changes nothing but speed."""
 
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -17,7 +17,7 @@ from penultimate.store.format.arrays import CodecPipeline, default_pipeline, ope
 
 @pytest.fixture(params=["zarr", "zarrs"])
 def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CodecPipeline:
-    """The one that reads."""
+    """Return the pipeline that reads."""
     name: CodecPipeline = request.param
     pytest.importorskip(name)
     monkeypatch.setattr(stored_rows, "default_pipeline", lambda: name)

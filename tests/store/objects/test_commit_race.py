@@ -1,4 +1,4 @@
-"""Two writers that both believe a shard is theirs, at every possible moment: the record speaks of the shard's bytes."""
+"""Two writers each believe that a shard is theirs, at every possible moment; the record always describes its bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ SHARD, RECORD = "features/c/0/0", "features/commits/0.json"
 
 
 class Dead(BaseException):
-    """Stands for the end of a process."""
+    """Simulates the end of a process."""
 
 
 class Writer(MemoryObjects):
-    """Before its nth change of an object, ``meanwhile`` happens."""
+    """Objects that call ``meanwhile`` before their nth change."""
 
     def __init__(self, client: MemoryStore, at: int = -1, meanwhile: Any = None) -> None:
         super().__init__(client)
@@ -39,7 +39,7 @@ class Writer(MemoryObjects):
         return super().put_if(name, content, seen)
 
     def write(self, word: bytes) -> bool:
-        """Commit a shard of this content; whether it was told that it did."""
+        """Commit a shard of this content; return True if the call succeeded."""
         try:
             self.commit(SHARD, word, RECORD, _record(word), is_record=lambda document: document.startswith(b"{"))
         except StoreBusyError:
@@ -52,7 +52,7 @@ def _record(word: bytes) -> bytes:
 
 
 def _holds(client: MemoryStore) -> bytes:
-    """The content that is committed; the record must be of it."""
+    """Return the committed content, of which the record must be."""
     shard, record = Writer(client).get(SHARD), Writer(client).get(RECORD)
     assert shard is not None
     assert record == _record(shard)
@@ -63,7 +63,7 @@ def _holds(client: MemoryStore) -> bytes:
 @pytest.mark.parametrize("third_at", range(7))
 @pytest.mark.parametrize("second_at", range(7))
 def test_whoever_comes_in_between_the_record_is_of_the_shard(second_at: int, third_at: int, leftover: bool) -> None:
-    """A writes; before its nth put comes B, and before B's mth put comes C; any of them may lose, none may spoil."""
+    """A writes, B before A's nth put and C before B's mth put; any of them may lose, none may corrupt the shard."""
     client = MemoryStore()
     if leftover:
         with pytest.raises(Dead):
@@ -147,7 +147,7 @@ def _now(client: MemoryStore) -> Any:
 
 @contextmanager
 def _asleep(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Claims made inside are never renewed."""
+    """Make claims within the context that are never renewed."""
     with monkeypatch.context() as patch:
         patch.setattr(LeaseClaim, "_keep_renewing", lambda self: None)
         yield

@@ -1,4 +1,4 @@
-"""LocalObjects keep the contract; what is special to a folder: its path, and writes that a kill left half done."""
+"""LocalObjects keep the contract; a folder also has a path, and writes that a kill left half done."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ NUMBERS = itertools.count()
 
 
 class VersionedObjectsContract(ObjectsContract):
-    """What a server adds: writing on condition."""
+    """A server also writes on condition."""
 
     def test_a_conditional_put_succeeds_only_on_the_version_that_was_seen(self, objects: VersionedObjects) -> None:
         assert objects.version_of("a") is None

@@ -1,4 +1,4 @@
-"""Shots: k samples a class, by seed."""
+"""Shots choose k samples of each class by seed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Trials come back as they were; a torn line, a second writer or a lost byte neither hides nor spoils the others."""
+"""Trials come back unchanged; a torn line, a second writer or a lost byte neither hides nor damages the others."""
 
 import json
 import multiprocessing

@@ -73,7 +73,7 @@ class TestPermutation:
         assert first == again
 
     def test_p_values_are_uniform_where_there_is_no_difference(self) -> None:
-        # 1,000 pairs of networks, equally good by construction. The share below 0.05 has standard error 0.007; three.
+        # 1,000 pairs of networks, equally good by construction. The part below 0.05 has standard error 0.007; three.
         rng = np.random.default_rng(0)
         labels = np.repeat(np.arange(5), [4, 8, 20, 30, 60])
         p_values = []

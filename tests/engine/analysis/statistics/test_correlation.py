@@ -127,7 +127,7 @@ def test_the_regression_line_goes_through_a_line_and_its_band_around_it() -> Non
 
 @pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_interval_over_models_covers_the_populations_correlation(rho: float) -> None:
-    # 600 studies of 12 models: the coverage has standard error sqrt(0.95 x 0.05 / 600) = 0.009. Asked for within four,
+    # 600 studies of 12 models: the coverage has standard error sqrt(0.95 x 0.05 / 600) = 0.009. Tested within four,
     # since the method is approximate; the plain percentile interval has 0.90 (see benchmarks/interval_coverage.py).
     rng = np.random.default_rng(0)
     held = 0

@@ -64,7 +64,7 @@ def test_mean_average_precision_varies_over_drawn_images_as_the_probes_metric_do
     scores, labels = _several_labels(rng)
     scores = scores.round(1)  # ties
     got = map11_interval(scores, labels, map11(scores, labels), seed=0)
-    # The same bootstrap, image by image with the probe's own metric: both spreads are known to 1 / sqrt(2 x 200) = 5 %.
+    # The same bootstrap, image by image with the probe's own metric: both errors are known to 1 / sqrt(2 x 200) = 5 %.
     draws = rng.integers(300, size=(200, 300))
     spread = np.std([map11(scores[draw], labels[draw]) for draw in draws], ddof=1)
     assert got.standard_error == pytest.approx(spread, rel=0.2)

@@ -1,4 +1,4 @@
-"""Compiled AMX kernels against the same formulas in float64, and paths with and without them."""
+"""Compiled AMX kernels agree with the same formulas in float64, and paths with them with paths without them."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def labels(size: int, classes: int) -> Tensor:
 
 
 def sample_weights(size: int, *, weighted: bool) -> tuple[Tensor | None, Tensor]:
-    """As ``RotatedFeatures.sample_weight_N`` has them, and the weight of each sample."""
+    """Return weights as ``RotatedFeatures.sample_weight_N`` holds them, and the weight of each sample."""
     if not weighted:
         return None, torch.full((size,), 1 / size, dtype=torch.float64)
     weight_N = torch.rand(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -60,7 +60,7 @@ def sample_weights(size: int, *, weighted: bool) -> tuple[Tensor | None, Tensor]
 
 
 def residuals(rows: int, classes: int, strengths: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (S, K, N) in float64, residuals in float32 and labels of samples."""
+    """Draw probabilities (S, K, N) in float64, residuals in float32 and labels of samples."""
     index_N = labels(rows, classes)
     scores_SKN = 3 * drawn(strengths, classes, rows, seed=3).double()
     truth_KN = torch.nn.functional.one_hot(index_N, classes).T
@@ -69,12 +69,12 @@ def residuals(rows: int, classes: int, strengths: int) -> tuple[Tensor, Tensor, 
 
 
 def hessian_product(probability_SKN: Tensor, change_SKN: Tensor) -> Tensor:
-    """(diag(p) - p p') change of each sample."""
+    """Return (diag(p) - p p') times the change, for each sample."""
     return probability_SKN * (change_SKN - (probability_SKN * change_SKN).sum(1, keepdim=True))
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
-    """Relative to the norm."""
+    """Return the distance relative to the norm."""
     assert found.shape == wanted.shape
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
@@ -154,7 +154,7 @@ def test_a_space_of_scores_has_the_derivatives_that_autograd_finds(points: int, 
 
 @needs_amx
 def test_low_rank_blocks_are_solved_for() -> None:
-    """The residual over a diagonal, less what the rows take off; the Gram matrix is A D^-1 A'."""
+    """Return the residual over a diagonal minus the correction of the rows; the Gram matrix is A D^-1 A'."""
     rows, columns, classes, chosen, strengths = 300, 96, 5, 7, 2
     features_NR, matrix = drawn(rows, columns), AmxMatrix(drawn(rows, columns))
     index_KX = torch.stack([torch.randperm(rows)[:chosen] for _ in range(classes)])
@@ -190,7 +190,7 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Take AMX away, or only the compiled kernels; torch then multiplies Hessians in that precision."""
+    """Simulate a machine without AMX, or without the compiled kernels; torch then multiplies in that precision."""
 
     def take() -> str:
         if request.param == "float32":
@@ -206,7 +206,7 @@ def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def path_of(
     features_ND: Floats, labels_N: NDArray[np.int64], weight_N: Floats | None, *, precision: str
 ) -> list[float]:
-    """Objectives of a path, each recomputed from its weights."""
+    """Return the objectives of a path, each recomputed from its weights."""
     path = RegularizationPath.spaced(1e-2, 1e3, 12)
     probes = fit_path(features_ND, labels_N, FitSettings(num_classes=6, path=path), sample_weight_N=weight_N)
     for probe in probes:

@@ -1,4 +1,4 @@
-"""Losses against finite differences, in float64."""
+"""Losses agree with finite differences in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The preconditioners against the matrices whose inverses they are."""
+"""The preconditioners are inverses of their matrices."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ MU = 1e-4
 
 
 def solved_problem(samples: int, dims: int, weight_N: torch.Tensor | None = None) -> tuple[InMemoryProblem, Point]:
-    """Softmax on a mixture in float64, at weights that separate it halfway."""
+    """Make a softmax problem on a mixture in float64, at weights that separate it halfway."""
     features_ND, labels_N = mixture(samples, dims)
     design = torch_design(features_ND, weight_N)
     targets = Targets(torch.from_numpy(labels_N), torch.empty(0, 0))
@@ -30,7 +30,7 @@ def solved_problem(samples: int, dims: int, weight_N: torch.Tensor | None = None
 
 
 def class_hessian(problem: InMemoryProblem, weight_N: torch.Tensor) -> torch.Tensor:
-    """sum_i weight_i z_i z_i' + mu, by definition."""
+    """Return sum_i weight_i z_i z_i' + mu, by definition."""
     matrix_NR = problem.features.matrix_NR
     return (matrix_NR * weight_N[:, None]).T @ matrix_NR + MU * torch.diag(problem.penalised_R)
 
@@ -87,7 +87,7 @@ def test_support_vectors_invert_the_squared_hinge_s_blocks(weighted: bool) -> No
 
 
 def hinge_problem(*, weighted: bool) -> tuple[InMemoryProblem, Point]:
-    """The squared hinge, most rows outside the margin, and all of them for the last class."""
+    """Make a squared hinge problem with most rows outside the margin, and all of them for the last class."""
     features_ND, labels_N = mixture(400, 10)
     sample_weight_N = torch.arange(1, 401, dtype=torch.float64) / (200 * 401) if weighted else None
     design = torch_design(features_ND, sample_weight_N)
@@ -101,7 +101,7 @@ def hinge_problem(*, weighted: bool) -> tuple[InMemoryProblem, Point]:
 
 
 def test_the_squared_hinge_s_step_gradient_is_that_of_its_loss() -> None:
-    """That at the repaired dual point is another: Newton's method came to a halt on it."""
+    """Newton's method uses the gradient at the point, not at the repaired dual point, on which it came to a halt."""
     problem, point = hinge_problem(weighted=True)
     step_SKR = problem.gradients(point, resolution=0.0).step_SKR
     for index in [(0, 1, 0), (1, 2, 5), (0, 0, problem.bias_column)]:

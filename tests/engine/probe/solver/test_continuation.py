@@ -1,4 +1,4 @@
-"""Starts made of solutions, and the order of strengths: whatever it is, every strength is solved."""
+"""Starts are made of solutions, and every strength is solved, whatever the order."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def problem_of(samples: int = 240, dims: int = 12) -> InMemoryProblem:
 
 
 def nodes_of(problem: InMemoryProblem, strengths: list[float]) -> list[Node]:
-    """Random weights that share a direction, as those of a path do."""
+    """Draw random weights with a common direction, as those of a path have."""
     generator = torch.Generator().manual_seed(0)
     columns = problem.features.matrix_NR.shape[1]
     common_KR, *own = torch.randn(1 + len(strengths), K, columns, generator=generator, dtype=torch.float64)
@@ -52,7 +52,7 @@ def nodes_of(problem: InMemoryProblem, strengths: list[float]) -> list[Node]:
 
 
 def objective(problem: InMemoryProblem, nodes: list[Node], mu: float) -> Callable[[np.ndarray], float]:
-    """The objective by the coordinates of all nodes but the first, from weights alone."""
+    """Return the objective by the coordinates of all nodes but the first, computed from weights alone."""
 
     def at(coordinates_M: np.ndarray) -> float:
         first, *others = nodes
@@ -89,7 +89,7 @@ def test_every_strength_is_solved_and_returned_in_order(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("samples", [400, 9000], ids=["float64", "float32"])
 def test_a_weak_strength_alone_reaches_the_optimum_of_the_path(loss: str, samples: int) -> None:
-    """From zero, separable data of many classes take Newton's method long detours, or beyond its limit."""
+    """Newton's method from zero takes long detours on separable data of many classes, or runs out of steps."""
     features_ND, labels_N = mixture(samples, 120, 40, apart=0.7)
     whole = fit_path(
         features_ND, labels_N, FitSettings(num_classes=40, path=RegularizationPath.parse("1e-5:1e5:21"), loss=loss)
@@ -123,7 +123,7 @@ def test_the_cost_of_intermediate_strengths_is_reported_with_the_strength_after_
 
 
 def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> float:
-    """By definition."""
+    """Return the mean loss by definition."""
     sign_NK = np.where(labels_N[:, None] == np.arange(scores_NK.shape[1]), 1, -1)
     if loss == "softmax":
         return float((np.logaddexp.reduce(scores_NK, axis=1) - scores_NK[np.arange(len(labels_N)), labels_N]).mean())
@@ -134,7 +134,7 @@ def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> floa
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scores_keep_fitting_their_weights_along_a_path(loss: str) -> None:
-    """In float32, but for the hinge: summed like weights, scores of starts would gather rounding from node to node."""
+    """Scores of starts, except under the hinge, do not gather float32 rounding from node to node, as sums would."""
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.spaced(1e-2, 1e3, 57)
     for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path, loss=loss)):

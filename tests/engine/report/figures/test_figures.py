@@ -1,4 +1,4 @@
-"""Figures hold the numbers they draw, say what each point is, and read without colour."""
+"""Figures hold the numbers they draw, describe each point, and are readable without colour."""
 
 import csv
 from pathlib import Path
@@ -108,6 +108,31 @@ def test_figure_9_has_all_training_images_on_its_upper_axis() -> None:
     classes = len({label for trial in whole_study() for label in trial.arrays["test_labels"].tolist()})
     assert above.tolist() == (classes * below).tolist()
     assert upper.get_xlabel() == "Training images"
+
+
+def test_figure_9_compares_backbones_that_share_a_method_and_keeps_those_that_differ_in_methods() -> None:
+    few = [
+        trial_of(backbone=backbone, method=method, settings={"shots": shots})
+        for backbone, method in (("a", "probe"), ("b", "probe"), ("b", "finetune"), ("c", "scratch"))
+        for shots in (1, 2)
+    ]
+    drawn = {each.name: each for each in figures(find(few))}
+    assert list(drawn) == ["figure9_probe", "figure9_b", "figure9_c"]
+    (legend,) = drawn["figure9_probe"].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert sorted(drawn["figure9_probe"].numbers[""].backbone.unique()) == ["a", "b"]
+    assert sorted(drawn["figure9_b"].numbers[""].method.unique()) == ["finetune", "probe"]
+
+
+def test_a_legend_of_many_long_names_stays_inside_its_figure() -> None:
+    names = [f"vit_large_patch14_reg4_dinov2.lvd142m_{number}" for number in range(9)]
+    few = [trial_of(backbone=name, settings={"shots": shots}) for name in names for shots in (1, 2)]
+    figure = {each.name: each for each in figures(find(few))}["figure9_probe"].figure
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
 
 
 def test_logit_ticks_are_round_spread_and_inside() -> None:

@@ -19,7 +19,7 @@ Make = Callable[[], Augmenter]
 
 
 class AugmenterContract:
-    """What every augmenter keeps to."""
+    """The contract of every augmenter."""
 
     name: str
 
@@ -35,7 +35,7 @@ class AugmenterContract:
         assert batch.rows_B == draws.rows_B.tolist()
         assert batch.images_BHWC.shape == (4, 32, 32, 3)
         assert batch.images_BHWC.dtype == torch.uint8
-        # write_photos tells the classes apart by the brightest channel
+        # in write_photos the classes differ in the brightest channel
         assert (
             batch.images_BHWC.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == images.labels_N[batch.rows_B].tolist()
         )
@@ -132,7 +132,7 @@ def test_the_gpu_pipeline_gives_the_crops_of_the_cpus(images: ImageSet, recipe: 
 
 @pytest.mark.gpu
 def test_pixels_on_the_gpu_are_not_overwritten_while_updates_are_queued(images: ImageSet, recipe: Recipe) -> None:
-    """Its CPU twin: test_the_same_draws_give_the_same_pixels_whatever_came_before."""
+    """The same on a CPU is test_the_same_draws_give_the_same_pixels_whatever_came_before."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     gpu, rows, settings = torch.device("cuda", 0), np.arange(len(images)), CropSettings.of(recipe)

@@ -7,7 +7,7 @@ from torch import nn
 
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.train.learner.learner import Learner
-from penultimate.engine.train.learner.losses import Loss
+from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.learner.network import (
     InitialModel,
     Normalise,
@@ -25,7 +25,8 @@ WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def test_smoothed_softmax_is_timms() -> None:
-    ours, theirs = Loss("softmax", smoothing=0.1)(LOGITS, TARGETS), LabelSmoothingCrossEntropy(0.1)(LOGITS, TARGETS)  # type: ignore[no-untyped-call]
+    ours = TrainingLoss("softmax", smoothing=0.1)(LOGITS, TARGETS)
+    theirs = LabelSmoothingCrossEntropy(0.1)(LOGITS, TARGETS)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(ours, theirs)  # float32, default tolerances
 
 
@@ -33,9 +34,9 @@ def test_one_against_the_rest_is_a_classifier_a_class() -> None:
     separate = sum(
         nn.functional.binary_cross_entropy_with_logits(LOGITS[:, k], TARGETS.eq(k).float()) for k in range(4)
     )
-    torch.testing.assert_close(Loss("sigmoid")(LOGITS, TARGETS), separate)
+    torch.testing.assert_close(TrainingLoss("sigmoid")(LOGITS, TARGETS), separate)
     onehot = nn.functional.one_hot(TARGETS, 4).to(torch.uint8)
-    torch.testing.assert_close(Loss("sigmoid")(LOGITS, onehot), separate)
+    torch.testing.assert_close(TrainingLoss("sigmoid")(LOGITS, onehot), separate)
 
 
 def test_pixels_are_normalised_as_timm_does() -> None:

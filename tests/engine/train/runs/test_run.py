@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def assert_same_weights(a: Path, b: Path) -> None:
-    """Bit for bit."""
+    """Compare tensors bit for bit."""
     first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_other_ones(
 
 
 class Stop:
-    """Asks to stop after an update, as Ctrl-C does."""
+    """Requests a stop after an update, as Ctrl-C does."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""Drawn: a figure, its numbers, and what each of its points says when it is pointed at."""
+"""Hold a drawn figure with its numbers and the text shown for each point under the mouse, and save it."""
 
 import io
 from collections.abc import Mapping
@@ -16,26 +16,26 @@ _SVG = "http://www.w3.org/2000/svg"
 DOTS_PER_INCH = 200
 
 ON_SCREEN = 1.6
-"""Widest that a point of a figure is drawn on a page, in CSS pixels: its 8-point text at 13."""
+"""Largest scale of a figure on a page, in CSS pixels for each point: its 8-point text is at most 13 pixels high."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Drawn:
-    """One figure."""
+class ReportFigure:
+    """A figure of the report, with its numbers and hover texts."""
 
     name: str
-    """Of its files, without ending: ``figure2_probe``."""
+    """Name of its files, without ending: ``figure2_probe``."""
 
     title: str
     caption: str
-    """What is drawn, what the marks mean, how the errors were got."""
+    """Caption: the meaning of points and marks, and the method behind error bars."""
 
     figure: Figure
     numbers: Mapping[str, pd.DataFrame]
-    """Everything drawn: ``""`` the points, other keys (``lines``) what is drawn beside them."""
+    """Tables of everything drawn: the points under ``""``, anything else under its own name (``lines``)."""
 
     hover: Mapping[str, str]
-    """Id of a point (its gid) -> what it is."""
+    """Id of a point (matplotlib's gid) -> the text that describes it."""
 
     def save(self, folder: Path) -> list[Path]:
         """Write PNG, PDF and the numbers as CSV into ``folder``; the same numbers give the same bytes."""
@@ -51,7 +51,7 @@ class Drawn:
         return paths
 
     def svg(self) -> str:
-        """The figure as one ``<svg>`` element to set into a page: as wide as its column, points with titles."""
+        """Return the figure as one ``<svg>`` element for a page: as wide as its column, points with titles."""
         buffer = io.StringIO()
         with style(), mpl.rc_context({"svg.hashsalt": self.name}):  # ids differ between figures of one page
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -60,7 +60,7 @@ class Drawn:
         root = ElementTree.fromstring(buffer.getvalue())
         points = float(root.attrib.pop("width").removesuffix("pt"))
         del root.attrib["height"]
-        root.set("style", f"max-width: {points * ON_SCREEN:.0f}px")
+        root.set("style", f"--natural: {points * ON_SCREEN:.0f}px")
         root.set("role", "img")
         root.set("aria-label", self.title)
         for metadata in root.findall(f"{{{_SVG}}}metadata"):
