@@ -31,8 +31,8 @@ class ExtractionOptions(PassOptions):
     """Options of how features are made: the section ``extract`` of a study, and settings of ``penultimate extract``."""
 
     preprocess: PreprocessKind = "paper"
-    """``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
-    ``timm-exif``: the same, of the image turned as its EXIF orientation says, which is otherwise ignored."""
+    """Resize of images. ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop.
+    ``paper-exif`` and ``timm-exif``: the same after rotating the image by its EXIF orientation, otherwise ignored."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units
