@@ -1,17 +1,27 @@
-# make demo | test | check | browser; PYTHON chooses the interpreter the environment is made from.
+# make demo | test | test-all | lowered | check | browser; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO := --numprocesses 2 --dist loadfile # tests of a file share fixtures
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test check lint browser scan-models clean
+.PHONY: demo test test-all lowered check lint browser scan-models clean
 
 demo: .venv/installed-demo
 	$(BIN)/penultimate demo
 
+# Every verb and every guarantee once: minutes. test-all adds what takes longer: kills, clusters, large problems.
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
-check: lint test
+test-all: .venv/installed-test
+	$(BIN)/python -m pytest $(TWO) -m "not alone"
+	$(BIN)/python -m pytest -m alone
+
+# What depends on the processor once more, as a plain AVX2 machine computes it.
+lowered: .venv/installed-test
+	PENULTIMATE_CPU=avx2 $(BIN)/python -m pytest $(TWO) -m capability
+
+check: lint test-all lowered
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
     python benchmarks/probe_path.py ours    --store features.zarr --dataset caltech101 --out probe.jsonl --rounds 3
     python benchmarks/probe_path.py alone   --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 12
     python benchmarks/probe_path.py default --store features.zarr --dataset caltech101 --out probe.jsonl
+    python benchmarks/probe_path.py default32 --store features.zarr --dataset caltech101 --out probe.jsonl
     python benchmarks/probe_path.py tight   --store features.zarr --dataset caltech101 --out probe.jsonl --limit 900
     python benchmarks/probe_path.py choice  --store features.zarr --dataset caltech101 --out probe.jsonl --strengths 23
     python benchmarks/probe_path.py ours --store features.zarr --dataset caltech101 --out svm.jsonl --loss squared_hinge
@@ -12,7 +13,8 @@
 
 Each appends records to ``--out``, so that a long comparison can be run in pieces; ``table`` prints what they say.
 ``alone`` fits each strength by itself, as the refit of a probe does. ``default`` is ``LogisticRegression(
-solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first. ``tight`` tightens each strength's
+solver="lbfgs", warm_start=True, max_iter=1000)`` in float64, strongest first; ``default32`` the same in float32, in
+which scikit-learn stays since 1.9. ``tight`` tightens each strength's
 tolerance tenfold, going on from where it stopped, until its objective is within 1e-4 of ours: less work than running
 the path at the tolerance that the worst strength needs. ``choice`` compares what is chosen on val, and its test score,
 with the optimum that scikit-learn's ``newton-cg`` finds at a gradient of a thousandth of l2/N, the scale of a gradient
@@ -54,6 +56,9 @@ MATCH = 1e-4
 """``tight`` stops when its objective is above ours by at most this fraction."""
 
 
+CHOICES = ("ours", "alone", "default", "default32", "tight", "svc", "choice", "scaling", "table")
+
+
 def train_features(store: Path, dataset: str) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """Return the rows of a final fit, train + val, of the only key of ``dataset``; or X.npy and y.npy of a folder."""
     if (store / "X.npy").exists():
@@ -90,9 +95,9 @@ def objective(
 
 
 def sklearn_default(
-    features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], path: RegularizationPath
+    features_ND: NDArray[np.floating[Any]], labels_N: NDArray[np.int64], path: RegularizationPath
 ) -> Iterator[Record]:
-    """Yield one record for each strength: l2, seconds, iterations, objective."""
+    """Yield one record for each strength, computed in the features' dtype: l2, seconds, iterations, objective."""
     model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000)
     for l2 in path.l2:
         seconds = fit(model.set_params(C=1 / l2), features_ND, labels_N)
@@ -199,7 +204,9 @@ def fits(
     return not any(issubclass(warning.category, ConvergenceWarning) for warning in warned)
 
 
-def fit(model: LogisticRegression | LinearSVC, features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
+def fit(
+    model: LogisticRegression | LinearSVC, features_ND: NDArray[np.floating[Any]], labels_N: NDArray[np.int64]
+) -> float:
     """Return the seconds of one fit. The default runs out of iterations at weak l2, as its objective shows."""
     began = time.perf_counter()
     with warnings.catch_warnings():
@@ -283,7 +290,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
                 f"  alone: {statistics.median(r['seconds'] for r in lone):.2f} s a strength, at most "
                 f"{longest['seconds']:.2f} at {longest['l2'][0]:.1g}; {certified} of {len(lone)} certified"
             )
-        for what in ("default", "tight", "svc"):
+        for what in ("default", "default32", "tight", "svc"):
             rows = {r["l2"]: r for r in records if r.get("dataset") == dataset and r["what"] == what}
             if rows:
                 total = sum(r["seconds"] for r in rows.values())
@@ -312,7 +319,7 @@ def compared(dataset: str, records: Sequence[Record]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one comparison and append its records, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ours", "alone", "default", "tight", "svc", "choice", "scaling", "table"])
+    parser.add_argument("what", choices=CHOICES)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--dataset")
     parser.add_argument("--out", type=Path, required=True)
@@ -350,8 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             append(options.out, head | summary(probes, seconds))
         return
     doubled_ND = features_ND.astype(np.float64)
-    if options.what == "default":
-        rows = sklearn_default(doubled_ND, labels_N, path)
+    if options.what in ("default", "default32"):
+        given_ND = doubled_ND if options.what == "default" else features_ND
+        rows = sklearn_default(given_ND, labels_N, path)
     elif options.what == "svc":
         rows = linear_svc(doubled_ND, labels_N, path, limit_seconds=options.limit)
     else:

@@ -44,12 +44,12 @@ def test_records_make_the_table(
 ) -> None:
     features_ND, labels_N = probe_path.synthetic(120, 10, 3)
     monkeypatch.setattr(probe_path, "train_features", lambda store, dataset: (features_ND, labels_N, 3))
-    for what in ("ours", "default", "tight"):
+    for what in ("ours", "default", "default32", "tight"):
         probe_path.main([what, "--store", "s", "--dataset", "d", "--out", f"{tmp_path}/r.jsonl", "--strengths", "4"])
     probe_path.main(["table", "--out", f"{tmp_path}/r.jsonl"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("d: ours")
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["default", "tight"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["default", "default32", "tight"]
 
 
 def test_scaling_reports_a_row_a_size() -> None:
