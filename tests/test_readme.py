@@ -34,6 +34,7 @@ ONLY_PARSED = {
     "examples/": "needs datasets and hours",
     "imagenet/val": "needs ImageNet",
     "caltech101": "needs Caltech-101",
+    "head.safetensors": "needs a head that a probe wrote",
 }
 """Part of a command -> reason why it is parsed and not run."""
 

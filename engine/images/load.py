@@ -45,7 +45,7 @@ class _Options:
 
 
 def load_images(
-    spec: str | Sequence[str],
+    spec: str | Path | Sequence[str | Path],
     *,
     root: Path | None = None,
     download: bool = False,
@@ -67,7 +67,7 @@ def load_images(
     to tables and tars, ``multi_label`` to manifests and tars. ``cache`` remembers what files contained. Raises
     UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
     """
-    specs = [spec] if isinstance(spec, str) else list(spec)
+    specs = [str(spec)] if isinstance(spec, str | Path) else [str(each) for each in spec]
     _check_texts(specs)
     image_options = ImageOptions.of(options)
     label_column = image_options.label_column if labels else None
