@@ -27,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", ["penultimate float32 eager", "timm+DataLoader float32 batch 4"])
 def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, contender: str) -> None:
     sample = tmp_path / "sample"
@@ -36,6 +37,7 @@ def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, cont
     assert set(extract_speed.timed(run)) == {"cold", "warm", "cores", "per_core"}
 
 
+@pytest.mark.slow
 @pytest.mark.capability
 @pytest.mark.parametrize("lowered", [False, True], ids=["", "lowered"])
 def test_precisions_are_compared_and_those_without_units_left_out(

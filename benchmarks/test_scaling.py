@@ -56,6 +56,7 @@ def test_time_that_a_worker_takes_to_plan_is_counted_once_a_worker() -> None:
     assert found.bottleneck == "plan of all ids"
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_every_value() -> None:
     lines = tables(FREE).splitlines()
     assert sum(line.startswith("| 1,000 |") for line in lines) == 2  # workers, images/s

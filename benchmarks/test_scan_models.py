@@ -10,6 +10,7 @@ sys.path.append(str(Path(__file__).parent))
 import scan_models
 
 
+@pytest.mark.slow
 def test_lines_are_gone_on_with_and_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "scan.jsonl"
     scan_models.scan(["test_vit", "test_convnext"], lines, seconds=300)
@@ -26,6 +27,7 @@ def test_lines_are_gone_on_with_and_make_a_table(tmp_path: Path, monkeypatch: py
     assert "| test_vit | cpu | 64 | 1000 |" in table
 
 
+@pytest.mark.slow
 def test_what_is_wrong_refused_or_too_slow_is_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "scan.jsonl"
     monkeypatch.setattr(scan_models, "META_ABOVE", 0)

@@ -4,6 +4,7 @@ import pytest
 import solver_products
 
 
+@pytest.mark.slow
 def test_every_path_has_a_row_and_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     solver_products.main(["--scale", "0.05"])
     lines = capsys.readouterr().out.splitlines()

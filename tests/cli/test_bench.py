@@ -28,6 +28,7 @@ def test_bench_prints_timms_columns_with_bottleneck_and_ratio(photos: Path, caps
     assert "not compiled, as asked" in err
 
 
+@pytest.mark.slow
 def test_several_models_get_a_row_each_and_one_together(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = ("--model", "test_vit", "--precision", "float32")
     assert run(["bench", str(photos), *TINY, *models, "--images", "4", "--rounds", "1", "--json"]) == 0
@@ -53,6 +54,7 @@ def test_parity_past_its_tolerance_says_so_and_leaves_with_1(
     assert "too far from the reference: test_resnet.random0: smallest cosine" in err
 
 
+@pytest.mark.slow
 def test_extract_keeps_its_gate_and_says_where_it_fails(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_imagenet_weights_win_wherever_pictures_are_few(ran: Ran) -> None:
     assert np.mean(ahead) > 0.1  # paired, on the same pictures; with all of them it is 0.27 to 0.34
 
 
+@pytest.mark.slow
 def test_run_again_it_computes_nothing_and_draws_the_same(ran: Ran) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in _files(ran.folder)}
     again = _run(ran.folder)

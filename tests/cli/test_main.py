@@ -166,6 +166,7 @@ def test_what_extract_wrote_opens_with_plain_zarr(photos: Path, tmp_path: Path) 
     assert np.isfinite(FeatureStore(tmp_path / "s.zarr").read(key).features).all()
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error() -> None:
     script = f"{sys.executable} -m penultimate models 'tf_*' | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {script}"], capture_output=True, text=True, check=False)

@@ -75,6 +75,7 @@ def test_a_trial_log_given_for_a_head_is_answered_with_its_heads(
     assert "and 1 more" in err
 
 
+@pytest.mark.slow
 def test_orientation_is_another_preprocess_and_predictions_follow_it(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

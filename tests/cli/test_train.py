@@ -13,7 +13,7 @@ from support.command import finish, start
 
 import penultimate
 from penultimate.cli.main import run
-from penultimate.engine.train.sweep import TrainJob
+from penultimate.cli.train import TrainOptions
 from penultimate.store.errors import InputError
 
 SMALL = (
@@ -87,10 +87,10 @@ def test_the_verb_has_few_flags_in_groups_and_the_others_are_listed(capsys: pyte
     text = capsys.readouterr().out
     flags = [line for line in text.splitlines() if line.startswith("  -") and "--help" not in line]
     assert len(flags) <= 26
-    headings = ["What is trained:", "How it is trained:", "Where it runs, and what is kept:"]
+    headings = ["What:", "How:", "Where, and what is kept:"]
     assert sorted(headings, key=text.index) == headings
     assert run(["settings", "train", "--json"]) == 0
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(TrainJob.model_fields)
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(TrainOptions.model_fields)
     assert run(["settings", "trian"]) == 2
     assert "did you mean train" in capsys.readouterr().err
 

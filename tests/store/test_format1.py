@@ -147,7 +147,7 @@ COMMANDS = {
             "{work}/runs",
         ),
         *("--trials", "{work}/trials", "--learning-rate", "0.01", "--weight-decay", "1e-4", "--steps", "2"),
-        *("--batch-size", "4", "--size", "32", "--decoder", "pillow", "--no-retrain"),
+        *("--batch-size", "4", "--size", "32", "--set", "decoder=pillow", "--no-retrain"),
     ],
 }
 

@@ -73,6 +73,7 @@ def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return array_files(store, job.key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_dying_at_each_single_change_leaves_a_key_that_resumes_to_the_same_files(
     job: Job, expected: dict[str, bytes], tmp_path: Path, after: bool

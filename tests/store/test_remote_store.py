@@ -80,6 +80,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "methods"), FAULTS, ids=[fault for fault, _ in FAULTS])
 def test_faults_on_the_way_change_nothing(
     proxy: Proxy, location: str, job: Job, expected: dict[str, bytes], fault: str, methods: tuple[str, ...]
@@ -94,6 +95,7 @@ def test_faults_on_the_way_change_nothing(
     assert len(read) == NUM_ROWS - 2
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_in_time_is_asked_again(
     proxy: Proxy, location: str, job: Job, expected: dict[str, bytes]
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(
     assert array_objects(store, job) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503", "cut upload", "cut answer"])
 def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_resumes(
     proxy: Proxy, location: str, job: Job, expected: dict[str, bytes], fault: str

@@ -75,6 +75,7 @@ def test_the_fast_way_passes(images: ImageSet, precision: PrecisionName) -> None
     assert report["num_decoded_by_one"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.capability
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_photographs_pass_at_every_precision(data_folder: Path, precision: PrecisionName) -> None:

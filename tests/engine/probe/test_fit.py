@@ -210,6 +210,7 @@ def test_separable_data_are_certified_down_to_weak_strengths(loss: str) -> None:
     assert (probes[-1].scores(features_ND).argmax(1) == labels_N).all()
 
 
+@pytest.mark.slow
 def test_a_separable_svm_is_that_of_the_largest_margin_as_l2_vanishes() -> None:
     """Few of many rows are support vectors; alone and at the end of a path, above the size that is float64 anyway."""
     rng = np.random.default_rng(0)

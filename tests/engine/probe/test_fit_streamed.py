@@ -48,6 +48,7 @@ def test_it_gives_the_in_memory_answer(loss: str) -> None:
         np.testing.assert_allclose(one.scores(features_ND[:50]), other.scores(features_ND[:50]), atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_pass_serves_every_strength_and_blocks_do_not_grow_with_n() -> None:
     largest = []
     for rows in (2000, 4000):

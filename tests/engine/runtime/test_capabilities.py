@@ -237,6 +237,7 @@ def test_in_a_process_of_its_own_the_switch_reaches_answers_and_kernels() -> Non
     assert set(found["numpy"]) <= {"Haswell", "Zen", "Sandybridge", "Nehalem"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("switch", "said"),
     [

@@ -45,6 +45,7 @@ def test_what_is_documented_as_libgomps_own_count_is_that(own: set[str]) -> None
     assert own == LIBGOMPS_OWN != OURS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -64,6 +65,7 @@ def test_it_is_in_force_in_the_command() -> None:
     assert started(str(command), "--version") == OURS
 
 
+@pytest.mark.slow
 def test_it_is_in_force_in_spawned_workers() -> None:
     worker = "get_context('spawn').Process(target=import_module, args=['torch'])"
     script = f"""
@@ -101,6 +103,7 @@ def test_it_is_in_force_on_ray_workers_that_inherit_nothing_from_the_driver(monk
     assert spin_counts(result.value) == OURS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -113,6 +116,7 @@ def test_what_the_user_set_is_in_force(setting: dict[str, str], expected: set[st
     assert started(sys.executable, "-c", IN_PYTHON, **setting) == expected
 
 
+@pytest.mark.slow
 def test_a_runtime_that_was_loaded_before_goes_on_as_it_did_and_children_do_not() -> None:
     assert started(sys.executable, "-c", "import torch, penultimate") == LIBGOMPS_OWN
     child = "subprocess.run([sys.executable, '-c', 'import torch'], check=True)"

@@ -47,6 +47,7 @@ def test_each_dataset_is_extracted_once_and_what_is_there_is_not_done_again(smal
     assert read_study(tmp_path / "out" / "study.yaml") == small()
 
 
+@pytest.mark.slow
 def test_two_studies_may_share_a_store(small: MakeStudy, tmp_path: Path) -> None:
     shared = str(tmp_path / "features.zarr")
     assert done(small(store=shared), tmp_path / "first").ran == 3
@@ -109,6 +110,7 @@ def test_a_wish_to_stop_is_no_failure_of_a_cell() -> None:
     assert (result.error, result.trace) == ("two lines", None)
 
 
+@pytest.mark.slow
 def test_cells_survive_pickling_and_do_the_same_elsewhere(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_cells_survive_pickling_and_do_the_same_elsewhere(
     assert len(here.trials) == 3
 
 
+@pytest.mark.slow
 def test_a_network_that_is_trained_first_becomes_a_backbone(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -141,6 +144,7 @@ def test_a_network_that_is_trained_first_becomes_a_backbone(
     assert done(study, tmp_path / "out").ran == 0
 
 
+@pytest.mark.slow
 def test_what_the_trainer_logs_is_what_the_analysis_reads(
     small: MakeStudy, brief: dict[str, Any], tmp_path: Path
 ) -> None:

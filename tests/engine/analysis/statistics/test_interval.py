@@ -71,6 +71,7 @@ def test_mean_average_precision_varies_over_drawn_images_as_the_probes_metric_do
     assert got.low < map11(scores, labels) < got.high
 
 
+@pytest.mark.slow
 def test_its_interval_covers_the_precision_of_endless_images() -> None:
     # 300 test sets of 300 images: the coverage has standard error 1.3 %; three of them, and some for a small class.
     rng = np.random.default_rng(0)

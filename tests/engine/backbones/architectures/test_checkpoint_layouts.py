@@ -97,6 +97,7 @@ def test_a_bias_before_batch_norm_is_its_running_mean_shifted() -> None:
         torch.testing.assert_close(block(rgb), caffe(rgb.flip(1)), rtol=1e-4, atol=1e-6)  # float32 rounding
 
 
+@pytest.mark.slow
 def test_the_converted_nasnet_mobile_fits_but_for_the_name_of_its_classifier(tmp_path: Path) -> None:
     model = create_network("nasnetamobile", seed=2)
     published = {re.sub("^fc", "last_linear", name): t for name, t in model.state_dict().items()}

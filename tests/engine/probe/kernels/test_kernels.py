@@ -218,6 +218,7 @@ def path_of(
     return [probe.report.objective for probe in probes]
 
 
+@pytest.mark.slow
 @needs_amx
 @pytest.mark.parametrize(("rows", "dims"), [(3100, 350), (9100, 120)])
 @weighting

@@ -65,6 +65,7 @@ def objective(problem: InMemoryProblem, nodes: list[Node], mu: float) -> Callabl
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strengths", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("classes", [2, 30], ids=["several nodes at once", "one node at a time"])
 @pytest.mark.parametrize("large", [False, True], ids=["", "too many scores for gaps"])
@@ -86,6 +87,7 @@ def test_every_strength_is_solved_and_returned_in_order(
         assert probe.report.objective == pytest.approx(alone.report.objective, rel=0, abs=bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("samples", [400, 9000], ids=["float64", "float32"])
 def test_a_weak_strength_alone_reaches_the_optimum_of_the_path(loss: str, samples: int) -> None:
@@ -132,6 +134,7 @@ def mean_loss(loss: str, scores_NK: Floats, labels_N: NDArray[np.int64]) -> floa
     return float((np.maximum(0, 1 - sign_NK * scores_NK) ** 2).sum(1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scores_keep_fitting_their_weights_along_a_path(loss: str) -> None:
     """Scores of starts, except under the hinge, do not gather float32 rounding from node to node, as sums would."""

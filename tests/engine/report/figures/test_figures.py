@@ -40,6 +40,7 @@ def test_a_figure_is_saved_as_png_pdf_and_its_numbers(name: str, tmp_path: Path)
     assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     first, again = (figures(find([trial_of(), trial_of(backbone="b")]))[0] for _ in range(2))
     for one, other in zip(first.save(tmp_path / "1"), again.save(tmp_path / "2"), strict=True):

@@ -66,6 +66,7 @@ def test_without_batch_norm_scale_it_stays_one(initial: InitialModel, recipe: Re
     assert not torch.equal(learner.weights()["bn1.bias"], torch.zeros(24))
 
 
+@pytest.mark.slow
 def test_the_auxiliary_heads_are_trained_along_and_not_kept(recipe: Recipe) -> None:
     inception = load_initial_model("inception_v1", init="random", weights="timm", seed=0)
     aided = recipe.replace(

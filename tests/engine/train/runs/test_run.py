@@ -263,6 +263,7 @@ def test_a_class_absent_from_train_is_named(
         train_run(replace(images, split_N=moved), initial, recipe, tmp_path / "run", resources)
 
 
+@pytest.mark.slow
 def test_an_image_size_the_network_refuses_is_refused_at_once(
     images: ImageSet, initial: InitialModel, recipe: Recipe, resources: Resources, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_grid_is_chosen_from_retrained_and_scored_once(
     assert TrialLog(tmp_path / "trials").trials()[0].value == trial.value
 
 
+@pytest.mark.slow
 def test_partitions_together_give_the_trial_of_one_machine(
     search: GridSearch, resources: Resources, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_timm_itself_opens_the_folder_of_a_run(search: GridSearch, resources: Re
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_another_search_dropped_is_trained_again(
     search: GridSearch, resources: Resources, tmp_path: Path
 ) -> None:
