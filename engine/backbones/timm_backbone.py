@@ -250,9 +250,49 @@ def load_backbone(
     precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
 ) -> TimmBackbone:
-    """Load the network ``name`` with ``weights`` (``timm``, ``package``, ``random`` or a file), ready to embed.
+    """Load a pretrained network as a frozen feature extractor.
 
-    Raises what ``load_network`` and ``TimmBackbone`` raise.
+    Parameters
+    ----------
+    name
+        A timm name, ``arch`` or ``arch.tag``, or ``hf-hub:owner/name``.
+    weights
+        ``timm`` (downloaded from its hub), ``package`` (an installed weight package), ``random``, a ``.safetensors``
+        or ``.pth`` file, or the folder of a run of ``train``.
+    preprocess
+        ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
+        ``timm-exif``: the same, of the image turned upright by its EXIF orientation.
+    device
+        ``cpu`` or ``cuda``.
+    precision
+        ``float32``, ``bfloat16`` or ``float16``.
+    seed
+        Seed of random weights.
+
+    Returns
+    -------
+    TimmBackbone
+        ``embed(images_BHWC)`` turns uint8 RGB images (B, H, W, 3), resized as ``preprocess`` says, into penultimate
+        features (B, D) float32, and normalises them itself. ``feature_dim`` is D, ``preprocess`` the Preprocess,
+        ``model`` the torch module.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such network; the message gives the nearest names.
+    UnavailableError
+        If the device, the precision or the weights are not to be had here.
+    InputError
+        If the weights do not fit the network, or it gives no one vector an image.
+
+    Examples
+    --------
+    >>> import numpy as np, penultimate
+    >>> backbone = penultimate.load_backbone("test_vit", weights="random", seed=1)
+    >>> backbone.feature_dim, backbone.preprocess.height
+    (64, 160)
+    >>> backbone.embed(np.zeros((2, 160, 160, 3), np.uint8)).shape
+    (2, 64)
     """
     dtype_named(precision, device_named(device))  # before a download, not after
     network = load_network(name, weights=weights, seed=seed)

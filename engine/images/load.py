@@ -54,18 +54,49 @@ def load_images(
     cache: DigestCache | None = None,
     **options: Any,
 ) -> ImageSet:
-    """Load the images that ``spec`` names, one text or several; ``options`` are those of ``ImageOptions``.
+    """Load a set of images: their ids, labels and splits; pixels are read when they are needed.
 
-    That is a folder, which ``layout`` says how to read (``reader`` and ``splits=False`` decide what it leaves open), a
-    CSV, TSV, JSON Lines or Parquet manifest, WebDataset tars (a tar, a glob or ``shard-{0000..0009}.tar``), also at an
-    ``s3://``, ``gs://`` or ``az://`` address, Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``,
-    or a dataset by name with its ``root``, into which ``download`` fetches it first where its publisher serves it
-    (``digits`` are written there, or without a root into the cache folder; a folder ``digits`` here comes first). With
-    ``labels=False`` also images, lists of them in a ``.txt``, and any number of all these and of folders.
+    Parameters
+    ----------
+    spec
+        A folder (``engine.images.layout`` lists the rules), a CSV, TSV, JSON Lines or Parquet manifest, WebDataset
+        tars (a tar, a glob or ``shard-{0000..0009}.tar``; also at an ``s3://``, ``gs://`` or ``az://`` address),
+        Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``, or the name of a dataset. With
+        ``labels=False`` also images, lists of them in a ``.txt``, and any number of all these.
+    root
+        The folder that holds a dataset given by name. ``digits`` are written there, or without it into the cache
+        folder; a folder ``digits`` in the working folder comes first.
+    download
+        Fetch a dataset given by name into ``root`` first, where its publisher serves it.
+    seed
+        Seed of splits that are not given.
+    labels
+        False takes every image, unlabelled.
+    cache
+        Remembers what files contained, by path, size and times, so that they are not read again to be digested.
+    **options
+        Any field of ``ImageOptions``: ``val_fraction`` and ``test_fraction`` (where no splits are given),
+        ``label_column``, ``path_column``, ``multi_label``, ``reader``, ``splits``.
 
-    ``val_fraction`` and ``test_fraction`` apply where no splits are given, ``path_column`` to tables, ``label_column``
-    to tables and tars, ``multi_label`` to manifests and tars. ``cache`` remembers what files contained. Raises
-    UnknownNameError for an unknown dataset and InputError for anything else that cannot be loaded.
+    Returns
+    -------
+    ImageSet
+        ``ids_N`` in a fixed order, ``labels_N`` (N,) int64 or (N, K) uint8, ``split_N``, ``class_names``, and a digest
+        of all these with the contents of the files.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no dataset of that name; the message gives the nearest ones.
+    InputError
+        If the images cannot be found, read or understood, or an option does not go with them.
+
+    Examples
+    --------
+    >>> import penultimate
+    >>> images = penultimate.load_images(getfixture("photos"), test_fraction=0.25)
+    >>> len(images), list(images.class_names), images.ids_N[0].item()
+    (24, ['cat', 'dog', 'owl'], 'cat/00.jpg')
     """
     specs = [str(spec)] if isinstance(spec, str | Path) else [str(each) for each in spec]
     _check_texts(specs)
