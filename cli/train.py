@@ -10,8 +10,8 @@ from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.catalog import refuse_if_no_backbone
+from penultimate.engine.backbones.loading.weights import check_source
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.backbones.weights import check_source
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of

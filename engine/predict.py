@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.backbones.architectures.networks import arch_of
+from penultimate.engine.backbones.loading.weights import LoadedNetwork
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
-from penultimate.engine.backbones.weights import LoadedNetwork
 from penultimate.engine.extract.embed import ImagesDone
 from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.prepare import ExtractionJob, Log

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
-from penultimate.engine.backbones.weights import LoadedNetwork, check_source, load_network
+from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_source, load_network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.classifier import num_classes_of, refuse_token_encoder
 from penultimate.engine.backbones.forward import Forward
-from penultimate.engine.backbones.weights import LoadedNetwork, load_network
+from penultimate.engine.backbones.loading.weights import LoadedNetwork, load_network
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named

@@ -9,7 +9,7 @@ from torch import nn
 
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.suggestions import suggested_names
-from penultimate.engine.backbones.hub import asking_the_hub
+from penultimate.engine.backbones.loading.hub import asking_the_hub
 from penultimate.store.errors import InputError, UnknownNameError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")

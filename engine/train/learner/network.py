@@ -13,7 +13,7 @@ from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
 from penultimate.engine.backbones.catalog import refuse_if_no_backbone
 from penultimate.engine.backbones.classifier import classifier_names
-from penultimate.engine.backbones.weights import load_network
+from penultimate.engine.backbones.loading.weights import load_network
 from penultimate.engine.train.learner.schedule import batch_norm_momentum, set_batch_norm_momentum
 from penultimate.engine.train.recipe import Recipe
 from penultimate.store.errors import InputError

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from penultimate.engine.backbones.imagenet_eval import _rank, imagenet_eval, imagenet_images
+from penultimate.engine.backbones.loading.weights import PACKAGES
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.backbones.weights import PACKAGES
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.runtime.capabilities import computes_natively
 from penultimate.engine.runtime.devices import PrecisionName

@@ -10,7 +10,7 @@ from torchvision import models as torchvision_models
 
 from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our_names
 from penultimate.engine.backbones.architectures.networks import create_network
-from penultimate.engine.backbones.weights import load_network
+from penultimate.engine.backbones.loading.weights import load_network
 from penultimate.store.errors import InputError
 
 

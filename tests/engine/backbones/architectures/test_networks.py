@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, check_name, create_network, weight_tags
-from penultimate.engine.backbones.weights import load_network
+from penultimate.engine.backbones.loading.weights import load_network
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 

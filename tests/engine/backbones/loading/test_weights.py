@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.classifier import classifier_names
-from penultimate.engine.backbones.weight_files import read_tensors
-from penultimate.engine.backbones.weights import (
+from penultimate.engine.backbones.loading.weight_files import read_tensors
+from penultimate.engine.backbones.loading.weights import (
     PACKAGES,
     check_source,
     digest_of_weights,
@@ -129,7 +129,7 @@ def test_without_a_network_the_hub_is_refused_at_once_with_the_alternatives(monk
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")  # reserved: RFC 2606
-    monkeypatch.setattr("penultimate.engine.backbones.hub.getproxies", dict)
+    monkeypatch.setattr("penultimate.engine.backbones.loading.hub.getproxies", dict)
     with pytest.raises(UnavailableError, match=r"--weights random") as raised:
         load_network("resnet18", weights="timm", seed=0)
     assert "\n" not in str(raised.value)
@@ -225,7 +225,7 @@ def test_a_repository_of_the_hub_is_refused_at_once_where_the_hub_cannot_be_reac
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")
-    monkeypatch.setattr("penultimate.engine.backbones.hub.getproxies", dict)
+    monkeypatch.setattr("penultimate.engine.backbones.loading.hub.getproxies", dict)
     asked = []
     monkeypatch.setattr("timm.create_model", lambda *given, **options: asked.append(given))
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE=1"):

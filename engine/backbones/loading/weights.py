@@ -23,8 +23,8 @@ from penultimate.engine.backbones.architectures.checkpoint_layouts import to_our
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arch_of, create_network, full_name
 from penultimate.engine.backbones.classifier import classifier_names
-from penultimate.engine.backbones.hub import asking_the_hub
-from penultimate.engine.backbones.weight_files import SUFFIXES, not_timms_layout, prefix_hint, read_tensors
+from penultimate.engine.backbones.loading.hub import asking_the_hub
+from penultimate.engine.backbones.loading.weight_files import SUFFIXES, not_timms_layout, prefix_hint, read_tensors
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 RUN_CONFIG = "config.json"
