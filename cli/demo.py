@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from penultimate.cli.output import log, print_table
-from penultimate.engine.analysis.data_size import SizeCurve, size_curves
+from penultimate.engine.analysis.curves.data_size import SizeCurve, size_curves
 from penultimate.engine.images.datasets.openmoji import KINDS, write_pictures
 from penultimate.store.trials.trial_log import TrialLog
 

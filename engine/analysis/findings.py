@@ -10,7 +10,7 @@ import numpy as np
 
 from penultimate.engine.analysis.accuracy_table import FEWEST_MODELS, AccuracyTable
 from penultimate.engine.analysis.analysis import Analysis, analyze
-from penultimate.engine.analysis.convergence import (
+from penultimate.engine.analysis.curves.convergence import (
     BudgetCurve,
     Speed,
     Speedup,
@@ -20,7 +20,7 @@ from penultimate.engine.analysis.convergence import (
     speedup,
     threshold_budget,
 )
-from penultimate.engine.analysis.data_size import Crossing, SizeCurve, crossings, size_curves
+from penultimate.engine.analysis.curves.data_size import Crossing, SizeCurve, crossings, size_curves
 from penultimate.engine.analysis.jsonable import jsonable
 from penultimate.engine.analysis.panel import Panel, main_rows, setting_panels
 from penultimate.engine.analysis.published import TRAIN_SIZES

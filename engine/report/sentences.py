@@ -5,7 +5,7 @@ from itertools import groupby
 from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
-from penultimate.engine.analysis.data_size import SizeCurve
+from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow

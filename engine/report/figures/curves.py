@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from penultimate.engine.analysis.convergence import BudgetCurve, first_to_fraction
-from penultimate.engine.analysis.data_size import SizeCurve
+from penultimate.engine.analysis.curves.convergence import BudgetCurve, first_to_fraction
+from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.style import (

@@ -4,8 +4,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from penultimate.engine.analysis.convergence import BudgetCurve
-from penultimate.engine.analysis.data_size import SizeCurve
+from penultimate.engine.analysis.curves.convergence import BudgetCurve
+from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow

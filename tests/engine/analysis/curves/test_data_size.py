@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.trial_cases import trial_of
 
-from penultimate.engine.analysis.data_size import SizeCurve, crossings, size_curves
+from penultimate.engine.analysis.curves.data_size import SizeCurve, crossings, size_curves
 
 
 def _curve(accuracy: Mapping[int, float]) -> SizeCurve:

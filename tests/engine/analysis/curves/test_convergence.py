@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from support.trial_cases import trial_of
 
-from penultimate.engine.analysis.convergence import budget_curves, first_to_fraction, speed, speedup, threshold_budget
+from penultimate.engine.analysis.curves.convergence import (
+    budget_curves,
+    first_to_fraction,
+    speed,
+    speedup,
+    threshold_budget,
+)
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial import Trial
 

@@ -1,0 +1,1 @@
+"""Accuracy against images a class, and against updates of training."""
