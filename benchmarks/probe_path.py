@@ -37,12 +37,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from penultimate.engine.metrics import METRICS
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.solvers import measure
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
-from penultimate.engine.probe.solvers import measure
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.store.feature_set import FeatureSet

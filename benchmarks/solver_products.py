@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners import choose
 from penultimate.engine.probe.result import Probe

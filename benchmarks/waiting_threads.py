@@ -65,8 +65,8 @@ class Work:
 
 def probe(work: Work) -> Callable[[], object]:
     """Return a function that fits the whole path, 1e5 to 1e-6, on all rows."""
-    from penultimate.engine.probe.fit import fit_path
-    from penultimate.engine.probe.fit_settings import FitSettings
+    from penultimate.engine.probe.fitting.fit import fit_path
+    from penultimate.engine.probe.fitting.fit_settings import FitSettings
     from penultimate.engine.probe.path import RegularizationPath
 
     features_ND, labels_N = np.load(work.features / "X.npy"), np.load(work.features / "y.npy")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from penultimate.cli.main import run
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.probe.fit_settings import FitSettings
-from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
+from penultimate.engine.probe.fitting.solvers import solver_named
 from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
-from penultimate.engine.probe.solvers import solver_named
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.not_finite import not_finite_advice

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from penultimate.engine.metrics import METRICS
+from penultimate.engine.probe.fitting.solvers import SOLVERS
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.solvers import SOLVERS
 from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line

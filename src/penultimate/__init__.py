@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from penultimate.engine.probe.api import probe as probe
     from penultimate.engine.probe.estimator import LinearProbePath as LinearProbePath
     from penultimate.engine.probe.estimator import LinearProbePathCV as LinearProbePathCV
-    from penultimate.engine.probe.fit import fit_path as fit_path
-    from penultimate.engine.probe.fit_settings import FitSettings as FitSettings
+    from penultimate.engine.probe.fitting.fit import fit_path as fit_path
+    from penultimate.engine.probe.fitting.fit_settings import FitSettings as FitSettings
     from penultimate.engine.probe.head import Head as Head
     from penultimate.engine.probe.path import RegularizationPath as RegularizationPath
     from penultimate.engine.probe.result import Probe as Probe
@@ -53,7 +53,7 @@ _HOME = {
     "ExtractionSettings": "penultimate.engine.extract.settings",
     "FeatureSet": "penultimate.store.feature_set",
     "FeatureStore": "penultimate.store.feature_store",
-    "FitSettings": "penultimate.engine.probe.fit_settings",
+    "FitSettings": "penultimate.engine.probe.fitting.fit_settings",
     "Head": "penultimate.engine.probe.head",
     "ImageSet": "penultimate.engine.images.image_set",
     "LinearProbePath": "penultimate.engine.probe.estimator",
@@ -73,7 +73,7 @@ _HOME = {
     "analyze": "penultimate.engine.analysis.analysis",
     "cupy_batches": "penultimate.store.cupy_batches",
     "extract": "penultimate.engine.extract.extract",
-    "fit_path": "penultimate.engine.probe.fit",
+    "fit_path": "penultimate.engine.probe.fitting.fit",
     "load_backbone": "penultimate.engine.backbones.timm_backbone",
     "load_images": "penultimate.engine.images.load",
     "predict": "penultimate.engine.predict",

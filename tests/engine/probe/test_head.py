@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.probe_cases import mixture
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError

@@ -5,8 +5,8 @@ import pytest
 
 from penultimate.engine.analysis.statistics.compare import all_class_differences
 from penultimate.engine.metrics import map11
-from penultimate.engine.probe.fit import check_labels, fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import check_labels, fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED

@@ -13,8 +13,8 @@ from support.probe_cases import Floats, mixture, softmax_objective
 from support.processors import pretend
 from torch import Tensor
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels import kernels
 from penultimate.engine.probe.kernels.kernels import OTHERS, AmxMatrix, library, softmax, softmax_space
 from penultimate.engine.probe.objective.losses import Softmax, Targets

@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.probe_cases import mixture, torch_design
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.objective.problem import Point

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from support.probe_cases import Floats, mixture, torch_design
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.path import RegularizationPath

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.probe.fit import check_features, check_labels, fit_path, normalized_weights
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import check_features, check_labels, fit_path, normalized_weights
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from support.probe_cases import mixture
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
-from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
 from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
@@ -86,9 +86,9 @@ def test_rows_that_are_not_finite_are_named_by_their_index_among_all() -> None:
 PEAK = """
 import resource, sys
 import numpy as np
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.fit_streamed import fit_streamed
+from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
 from penultimate.engine.probe.objective.streamed import RowSource
 
 rows, dims = int(sys.argv[1]), 256

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design

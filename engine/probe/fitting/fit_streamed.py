@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.engine.probe.fit import (
+from penultimate.engine.probe.fitting.fit import (
     active_classes,
     check_features,
     check_labels,
@@ -25,7 +25,7 @@ from penultimate.engine.probe.fit import (
     make_targets,
     torch_device,
 )
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.objective.streamed import RowSource, StreamedProblem

@@ -13,8 +13,8 @@ from sklearn.svm import SVC, LinearSVC
 from support.probe_cases import Floats, mixture, softmax_objective
 from support.processors import pretend
 
-from penultimate.engine.probe.fit import fit_path
-from penultimate.engine.probe.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe

@@ -1,0 +1,1 @@
+"""Fit paths on features in memory or streamed from a store."""
