@@ -14,8 +14,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest $(TWO) -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest $(TWO)
 
 # What depends on the processor once more, as a plain AVX2 machine computes it.
 lowered: .venv/installed-test
