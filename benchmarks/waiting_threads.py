@@ -28,7 +28,7 @@ import numpy as np
 
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.malloc import keep_freed_memory
-from penultimate.engine.runtime.waiting_threads import SPIN_COUNT
+from penultimate.engine.runtime.waiting_threads import spin_count
 from penultimate.store.provenance import library_versions, source_commit
 
 LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
@@ -218,7 +218,7 @@ def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
     those = [f"`{setting}`" for setting in next(iter(found.values())) if holds(setting)]
     return (
         f"At most {MOST_ALONE - 1:.0%} alone and {MOST_TWO} times two at once, in all of it: "
-        f"{', '.join(those) or 'none'}. What the package sets: `GOMP_SPINCOUNT={SPIN_COUNT}`."
+        f"{', '.join(those) or 'none'}. What the package sets: `GOMP_SPINCOUNT={spin_count()}`."
     )
 
 
