@@ -30,6 +30,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import penultimate  # before numpy, so that PENULTIMATE_CPU reaches its OpenBLAS  # noqa: F401
+
+# isort: split
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
