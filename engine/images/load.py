@@ -95,7 +95,7 @@ def load_images(
     --------
     >>> import penultimate
     >>> images = penultimate.load_images(getfixture("photos"), test_fraction=0.25)
-    >>> len(images), list(images.class_names), images.ids_N[0].item()
+    >>> len(images), list(images.class_names), str(images.ids_N[0])
     (24, ['cat', 'dog', 'owl'], 'cat/00.jpg')
     """
     specs = [str(spec)] if isinstance(spec, str | Path) else [str(each) for each in spec]

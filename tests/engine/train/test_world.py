@@ -14,7 +14,7 @@ from penultimate.store.errors import InputError, UnavailableError
 CPU = torch.device("cpu")
 OPTIONS = [
     "--model=test_vit", "--init=random", "--size=32", "--steps=3", "--batch-size=4", "--learning-rate=0.05",
-    "--weight-decay=1e-3", "--set=dropout=0", "--decoder=pillow", "--workers=1", "--no-retrain", "--json",
+    "--weight-decay=1e-3", "--set=dropout=0", "--set=decoder=pillow", "--workers=1", "--no-retrain", "--json",
 ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 def test_training_on_a_gpu_learns(photos: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    options = ["--device=cuda", "--decoder=dali", "--precision=bfloat16", "--model=test_resnet", "--init=random"]
+    options = ["--device=cuda", "--set=decoder=dali", "--precision=bfloat16", "--model=test_resnet", "--init=random"]
     command = [sys.executable, "-m", "penultimate", "train", str(photos), f"--out={tmp_path}", *options]
     done = subprocess.run(
         [*command, "--size=32", "--steps=30", "--batch-size=4", "--json"], capture_output=True, text=True, check=False
