@@ -128,7 +128,7 @@ def _rows(store: FeatureStore) -> list[dict[str, Any]]:
 
 def _row(key: FeatureKey, rows: int, total: int, complete: bool) -> dict[str, Any]:
     """Return one row of the table; ``total`` counts the images of the set, ``rows`` those with features."""
-    return asdict(key) | {"digest": key.digest, "path": key.path, "rows": rows, "total": total, "complete": complete}
+    return key.fields | {"digest": key.digest, "path": key.path, "rows": rows, "total": total, "complete": complete}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

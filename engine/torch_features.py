@@ -42,7 +42,7 @@ def export_torch(features: FeatureSet, file: str | Path) -> Path:
         "class_names": list(features.class_names),
         "failed": dict(features.failed),
         "metric": features.metric,
-        "key": asdict(features.key),
+        "key": features.key.fields,
     }
     with new_file(file) as draft:
         torch.save(content, draft)

@@ -36,7 +36,7 @@ def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
         _write_features(features, folder / "features.npy")
         _write_tables(features, folder)
         about = {
-            "key": asdict(features.key),
+            "key": features.key.fields,
             "metric": features.metric,
             "class_names": features.class_names,
             "provenance": dict(features.provenance),

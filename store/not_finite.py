@@ -1,10 +1,10 @@
 """What to do about features that are NaN or infinite: one sentence, for all who meet them."""
 
-from penultimate.store.key import FeatureKey
+from penultimate.store.key import Embedding
 
 
-def not_finite_advice(key: FeatureKey) -> str:
-    """What makes the features of ``key`` finite, as far as their dtype and precision say it."""
+def not_finite_advice(key: Embedding) -> str:
+    """What makes the features of an embedding finite, as far as their dtype and precision say it."""
     if key.dtype == "float16":
         return "float16 holds numbers up to 65,504: extract with --dtype float32"
     if key.precision == "float16":

@@ -1,4 +1,4 @@
-"""Encode and open the five Zarr arrays of a key: shapes, chunks, codecs, dimension names and codec pipeline.
+"""Encode and open the Zarr arrays of a store: shapes, chunks, codecs, dimension names and codec pipeline.
 
 Arrays are encoded in memory and then put as whole objects, so that every write is atomic in the same way.
 """
@@ -51,16 +51,17 @@ class ShardEncoder:
     """Encode the rows of a shard as the bytes of its object, by way of an array in memory."""
 
     def __init__(self, plan: Plan) -> None:
+        self._shard_rows = plan.shard_rows
         with zarr.config.set({"codec_pipeline.path": _PIPELINES["zarr"]}):
             self._array, self._draft = array_in_memory(
-                shape=(plan.num_rows, plan.feature_dim),
-                dtype=plan.key.dtype,
+                shape=(plan.num_samples, plan.feature_dim),
+                dtype=plan.embedding.dtype,
                 # Every shard is one object that holds whole chunks.
                 shards=(plan.shard_rows, plan.feature_dim),
                 chunks=(plan.chunk_rows, plan.feature_dim),
                 compressors=[Crc32cCodec()],
-                # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit,
-                # so either would lose a shard; no feature is -inf throughout.
+                # Zarr drops a shard that holds nothing but the fill value. NaN is what a network may give, and 0 a
+                # dead unit, so either would lose a shard; no feature is -inf throughout.
                 fill_value=-np.inf,
                 dimension_names=layout.DIMENSIONS[layout.FEATURES],
             )
@@ -70,9 +71,10 @@ class ShardEncoder:
         """Return the array's ``zarr.json``."""
         return contents(self._draft, layout.METADATA)[layout.METADATA]
 
-    def encode(self, rows: range, features_RD: NDArray[Any]) -> memoryview:
-        """Return the object of the shard that holds exactly ``rows``, without copying it."""
-        self._array[rows.start : rows.stop] = features_RD
+    def encode(self, shard: int, features_RD: NDArray[Any]) -> memoryview:
+        """Return the object of a shard that holds ``features_RD`` from its first row on, without copying it."""
+        first = shard * self._shard_rows
+        self._array[first : first + len(features_RD)] = features_RD
         (name,) = collect_aiterator(self._draft.list_prefix("c/"))
         buffer = sync(self._draft.get(name, default_buffer_prototype()))
         assert buffer is not None, "it was just written"

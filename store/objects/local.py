@@ -131,6 +131,13 @@ class LocalObjects(Objects):
         return [name for name in self.names(parent) if (self.root / parent / name).is_dir()]
 
     @override
+    def size(self, name: str) -> int:
+        path = self.root / name
+        with self.errors(name):
+            files = [path] if path.is_file() else path.rglob("*")
+            return sum(file.stat().st_size for file in files if file.is_file())
+
+    @override
     def delete(self, name: str) -> None:
         with self.errors(name):
             sync(self.store.delete(name))

@@ -97,6 +97,9 @@ class Objects(Protocol):
     def folders(self, parent: str) -> list[str]:
         """Return the sorted names of the folders directly below ``parent``."""
 
+    def size(self, name: str) -> int:
+        """Return the bytes of one object, or of all objects below a folder; 0 if there is neither."""
+
     def delete(self, name: str) -> None:
         """Remove one object; does nothing if it does not exist."""
 

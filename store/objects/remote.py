@@ -179,10 +179,19 @@ class RemoteObjects(VersionedObjects):
     def folders(self, parent: str) -> list[str]:
         return sorted(map(_last, self._listed(parent)["common_prefixes"]))
 
+    @override
+    def size(self, name: str) -> int:
+        if (head := self.head(name)) is not None:
+            return int(head["size"])
+        return sum(int(meta["size"]) for meta in self._walk(name))
+
     def walk(self, folder: str) -> list[str]:
         """Return the sorted names of all objects at any depth below ``folder``."""
+        return sorted(meta["path"] for meta in self._walk(folder))
+
+    def _walk(self, folder: str) -> Any:
         stream = partial(obstore.list, self._client, folder or None, chunk_size=1000)
-        return sorted(meta["path"] for meta in self._requests.make(folder, lambda: stream().collect()))
+        return self._requests.make(folder, lambda: stream().collect())
 
     @override
     def modified(self, folder: str) -> dict[str, datetime]:
