@@ -26,7 +26,8 @@ from penultimate.engine.extract.embed import Extractor, embed_images
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import FileFingerprint
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath

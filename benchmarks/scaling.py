@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scaling_simulation import Constants, tables
 
+from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
@@ -195,26 +196,26 @@ def _plan_seconds(rows: int = 200_000) -> float:
 def _image_bytes(rows: int = 100_000) -> float:
     from penultimate.engine.images.formats.tars import LocalTar
     from penultimate.engine.images.formats.webdataset import TarSource
-    from penultimate.engine.images.sources import VerifiedSource
 
     ids = _plan(rows=rows)["ids"].tolist()
     offsets = np.arange(rows, dtype=np.int64)
     source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, location="/")
-    contents_N = np.full(rows, b"123456:" + b"0" * 32, "S64")
-    images = _set_of(ids, VerifiedSource(source, ids, contents_N))
+    images = _set_of(ids, source)
+    rng = np.random.default_rng(0)
+    for row, (size, *halves) in enumerate(rng.integers(1, 2**63, (rows, 3)).tolist()):
+        images.contents.remember(row, (size, *halves))
     return len(pickle.dumps(images)) / rows
 
 
 def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
-    return ImageSet(
+    return build_image_set(
         name="scaling",
-        ids_N=np.array(ids, dtype=np.dtypes.StringDType()),  # type: ignore[arg-type]  # NumPy says dtype[Any]
+        ids=ids,
         labels_N=np.full(len(ids), -1, np.int64),
         split_N=np.full(len(ids), "test"),
         class_names=(),
         metric="top1",
         source=source,
-        digest="0",
         provenance={},
     )
 
@@ -303,8 +304,7 @@ class Sleeping:
 
 def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
     """Measure images/s of an extraction by so many workers in each round; the store is checked each time."""
-    from penultimate.engine.images.digests import content_digest
-    from penultimate.engine.images.sources import ArraySource, VerifiedSource
+    from penultimate.engine.images.sources import ArraySource
     from penultimate.engine.runtime.ray_cluster import Cluster, TaskResources
     from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
@@ -313,8 +313,7 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
         raise SystemExit(f"--images must be a multiple of {whole}: else some worker has a part more than the others")
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
     ids = _plan(rows=images)["ids"].tolist()
-    contents_N = np.array([content_digest(image) for image in pixels], "S64")
-    image_set = _set_of(ids, VerifiedSource(ArraySource(pixels, "memory"), ids, contents_N))
+    image_set = _set_of(ids, ArraySource(pixels, "memory"))
     found: dict[int, list[float]] = {count: [] for count in workers}
     for number in range(rounds):
         for count in workers[number % len(workers) :] + workers[: number % len(workers)]:  # type: ignore[operator]
@@ -337,19 +336,16 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
                     np.testing.assert_allclose(features.features[:5, :3], expected_B3, rtol=1e-6)  # float32 sums
                     return took
 
-                run("warm", image_set if len(image_set) <= 512 else _head(image_set, pixels, contents_N))
+                run("warm", image_set if len(image_set) <= 512 else _head(image_set, pixels))
                 found[count].append(images / run("timed", image_set))
     return found
 
 
-def _head(images: ImageSet, pixels: NDArray[np.uint8], contents_N: NDArray[np.bytes_]) -> ImageSet:
+def _head(images: ImageSet, pixels: NDArray[np.uint8]) -> ImageSet:
     """The first 512 images: every worker is begun and has imported what it needs."""
-    from penultimate.engine.images.sources import ArraySource, VerifiedSource
+    from penultimate.engine.images.sources import ArraySource
 
-    ids = images.ids_N[:512].tolist()
-    return replace(
-        _set_of(ids, VerifiedSource(ArraySource(pixels[:512], "memory"), ids, contents_N[:512])), digest="head"
-    )
+    return _set_of(images.ids_N[:512].tolist(), ArraySource(pixels[:512], "memory"))
 
 
 def _efficiencies(found: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:

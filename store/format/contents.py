@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 # Shapes: N samples, K classes, H x W pixels.
 
 Content = tuple[int, int, int]
-"""A content digest: size in bytes, or ``_PIXELS`` and height and width, then the high and the low 64 bits of the XXH3-128."""
+"""A content digest: size in bytes, or ``_PIXELS`` with height and width, then the high and low half of the XXH3-128."""
 
 UNKNOWN: Content = (0, 0, 0)
 """Stands for the content of a sample that nobody has read; no file has it, since that of 0 bytes has another hash."""
@@ -74,12 +74,14 @@ def no_contents(num_samples: int) -> NDArray[np.uint64]:
 
 def is_known(contents_N3: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return (N,) whether each content was read: neither UNKNOWN nor UNREADABLE."""
-    return (contents_N3[:, 1:] != 0).any(axis=1)
+    known_N: NDArray[np.bool_] = (contents_N3[:, 1:] != 0).any(axis=1)
+    return known_N
 
 
 def is_unknown(contents_N3: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return (N,) whether each content is UNKNOWN, so that only reading tells more."""
-    return ~(contents_N3 != 0).any(axis=1)
+    unknown_N: NDArray[np.bool_] = (contents_N3 == 0).all(axis=1)
+    return unknown_N
 
 
 def set_digest(

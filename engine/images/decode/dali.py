@@ -18,7 +18,8 @@ from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, ba
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
@@ -86,7 +87,7 @@ class DaliDecoder(Decoder):
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
 
         def load(index: int) -> _Sample:
@@ -104,7 +105,7 @@ class DaliDecoder(Decoder):
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-pipeline") as runner,
         ):
-            samples = prefetch_map(pool, load, indices.tolist(), depth=2 * _CHUNK_IMAGES)
+            samples = prefetch_map(pool, load, map(int, indices), depth=2 * _CHUNK_IMAGES)
             chunks = prefetch_map(runner, decode, _chunks(samples), depth=2)
             rows = prefetch_map(pool, finish, (sample for chunk in chunks for sample in chunk), depth=batch_size)
             yield from batched(rows, views, batch_size=batch_size)

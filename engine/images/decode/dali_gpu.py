@@ -1,7 +1,8 @@
 """DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -62,10 +63,9 @@ class DaliGpuDecoder(Decoder):
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         pipeline = _Pipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
-        batched = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
         def decode(rows: list["_Read"]) -> DecodedBatch:
             return self._decode(pipeline, rows, views)
@@ -74,8 +74,9 @@ class DaliGpuDecoder(Decoder):
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-gpu") as runner,
         ):
-            read = prefetch_map(pool, lambda row: _read(images, row, views), indices.tolist(), depth=2 * batch_size)
-            groups = ([next(read) for _ in rows] for rows in batched)
+            rows = map(int, indices)
+            read = prefetch_map(pool, lambda row: _read(images, row, views), rows, depth=2 * batch_size)
+            groups = iter(lambda: list(islice(read, batch_size)), [])
             yield from prefetch_map(runner, decode, groups, depth=2)
 
     def _decode(self, pipeline: "_Pipeline", rows: list["_Read"], views: Sequence[Preprocess]) -> DecodedBatch:

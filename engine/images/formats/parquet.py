@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -32,7 +33,8 @@ from penultimate.engine.images.formats.labels import (
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -158,6 +160,10 @@ class ParquetSource(ImageSource):
         self._of_thread = threading.local()
         self._groups: WeakValueDictionary[tuple[int, int], pa.ChunkedArray] = WeakValueDictionary()
         self._locks = [threading.Lock() for _ in range(64)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the tables' metadata, without the row groups in memory."""
+        return partial(ParquetSource, location=self._location), (self._tables,)
 
     @property
     @override

@@ -35,7 +35,8 @@ from penultimate.engine.images.formats.labels import (
 )
 from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns, several_of
 from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
-from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
+from penultimate.engine.images.image_set import SPLITS, ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,16 @@ class CountingDecoder(PillowDecoder):
         self.num_given = 0
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         self.num_views.append(len(views))
-        self.decoded += indices.tolist()
-        for batch in super().batches(images, indices, views, batch_size=batch_size):
+        for batch in super().batches(images, map(self._noted, indices), views, batch_size=batch_size):
             self.num_given += 1
             yield batch
+
+    def _noted(self, index: int) -> int:
+        self.decoded.append(index)
+        return index
 
 
 @pytest.fixture
