@@ -1,6 +1,5 @@
 """``penultimate store ls|info|verify|rm|export``: list, describe, verify, clean and export a feature store."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,7 +121,7 @@ def export(
 
 def _rows(store: FeatureStore) -> list[dict[str, Any]]:
     complete = [_row(key, len(store.read(key).labels), store.info(key)["num_rows"], True) for key in store.keys()]  # noqa: SIM118
-    begun = [_row(found.key, found.done_rows, found.num_rows, False) for found in store.incomplete()]
+    begun = [_row(found, found.done_rows, found.num_rows, False) for found in store.incomplete()]
     return complete + begun
 
 

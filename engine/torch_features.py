@@ -1,7 +1,6 @@
 """Read stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np

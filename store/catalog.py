@@ -71,7 +71,9 @@ class Catalog:
 
     def _check_place(self, key: FeatureKey, path: str) -> None:
         if key.path != path:
-            raise CorruptFeaturesError(f"{self._objects.where(path)} holds the features of {key.path}; move it back there")
+            raise CorruptFeaturesError(
+                f"{self._objects.where(path)} holds the features of {key.path}; move it back there"
+            )
 
     def _paths(self) -> Iterator[str]:
         for dataset in self._objects.folders(""):

@@ -6,17 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penultimate.store.catalog import Catalog
-from penultimate.store.errors import CorruptFeaturesError, IncompleteFeaturesError, NotAStoreError, UnknownNameError
+from penultimate.store.errors import IncompleteFeaturesError, NotAStoreError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format import layout
+from penultimate.store.format.contents import is_known
 from penultimate.store.format.documents import STORE
 from penultimate.store.key import Embedding, FeatureKey, folder_of
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
 from penultimate.store.removal import Removed, remove_rows, remove_set
-from penultimate.store.rows.known_rows import ContentsOfIds
+from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.stored_columns import gathered_rows, read_columns
 from penultimate.store.writer.feature_writer import FeatureWriter
@@ -121,6 +125,21 @@ class FeatureStore:
             shard_rows=content["sources"][0]["shard_rows"] if content["format"] > 1 else content["shard_rows"],
         )
 
+    def num_known(self, embedding: Embedding, contents_N3: NDArray[np.uint64], *, failures: bool) -> int:
+        """Return of how many samples, given their contents, the store has a row of this embedding.
+
+        With ``failures`` those count too that could not be decoded.
+        """
+        if not is_known(contents_N3).any():
+            return 0
+        known = KnownRows(self.objects, embedding)
+        try:
+            known.gather(failures=failures)
+            failed = sum((size, high, low) in known.index.failed for size, high, low in contents_N3.tolist())
+            return int((known.index.find(contents_N3)[1] >= 0).sum()) + failed
+        finally:
+            known.release()
+
     def writer(
         self,
         plan: Plan,
@@ -155,9 +174,7 @@ class FeatureStore:
         if self._format < layout.FORMAT_VERSION:  # from now on an older penultimate would misread it
             self.objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
             self._format = layout.FORMAT_VERSION
-        return FeatureWriter(
-            self.objects, plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log
-        )
+        return FeatureWriter(self.objects, plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
     def delete(self, key: FeatureKey) -> Removed:
         """Remove a complete key and the rows that no other needs; raises UnknownNameError if it is not there."""

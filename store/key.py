@@ -39,6 +39,14 @@ class Embedding:
     """Which vector of the forward pass is kept."""
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name; the readout is among them only where it is not ``penultimate``.
+
+        So the digests of keys and trials of format 1, which had no readout, stay what they were.
+        """
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("readout", PENULTIMATE)}
+
+    @property
     def digest(self) -> str:
         """Return 16 hex digits of what determines a row; the backbone's name does not."""
         return digest_of({name: value for name, value in asdict(self).items() if name != "backbone"})
@@ -58,14 +66,6 @@ class FeatureKey(Embedding):
     def embedding(self) -> Embedding:
         """Return what embedded the samples, without which samples they are."""
         return Embedding(**{name: value for name, value in asdict(self).items() if name not in ("dataset", "images")})
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Return the fields by name; the readout is among them only where it is not ``penultimate``.
-
-        So the digests of keys and trials of format 1, which had no readout, stay what they were.
-        """
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("readout", PENULTIMATE)}
 
     @property
     def digest(self) -> str:

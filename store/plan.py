@@ -44,7 +44,9 @@ class Plan:
         if len(set(lengths)) != 1 or 0 in lengths:
             raise InputError(f"expected as many labels and splits as ids and at least one, got {lengths}")
         if len(set(self.ids_M.tolist())) != self.num_samples:
-            raise InputError(f"ids must be unique, got {self.num_samples - len(set(self.ids_M.tolist()))} repeated ones")
+            raise InputError(
+                f"ids must be unique, got {self.num_samples - len(set(self.ids_M.tolist()))} repeated ones"
+            )
         if (str(self.labels_M.dtype), self.labels_M.ndim) not in (("int64", 1), ("uint8", 2)):
             raise InputError(
                 f"expected labels (M,) int64 or (M, K) uint8, got {self.labels_M.shape} {self.labels_M.dtype}"

@@ -77,6 +77,11 @@ class Contents:
             contents_N3 = self._memory.contents_N3
             return contents_N3.copy() if self._rows_N is None else contents_N3[self._rows_N]
 
+    def at(self, indices_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the (B, 3) content digests of some samples, UNKNOWN where nobody has read."""
+        with self._memory.lock:
+            return self._memory.contents_N3[indices_B if self._rows_N is None else self._rows_N[indices_B]]
+
     def is_sought(self, index: int) -> bool:
         """Return whether the content of sample ``index`` is unknown and there is a cache to keep it."""
         with self._memory.lock:

@@ -73,9 +73,7 @@ class Kind:
         consolidated = None if arrays is None else _consolidated(parsed, content["array_metadata"], arrays)
         return value == {"kind": self.name, **content, "checksum": digest_of([self.name, content, consolidated])}
 
-    def read(
-        self, document: bytes, where: str, *, arrays: Documents | None = None
-    ) -> dict[str, Any]:
+    def read(self, document: bytes, where: str, *, arrays: Documents | None = None) -> dict[str, Any]:
         """Return the content of ``document``; raises CorruptFeaturesError, naming ``where``, if it was changed."""
         try:
             return self.content(document, arrays=arrays)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from penultimate.store.catalog import Catalog
 from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
 from penultimate.store.format import layout
+from penultimate.store.format.contents import is_known, set_digest
 from penultimate.store.format.documents import COMMIT
-from penultimate.store.format.contents import Content, is_known, set_digest
 from penultimate.store.format.layout import Strings
 from penultimate.store.format.reading import read_array
 from penultimate.store.key import Embedding, FeatureKey
@@ -34,7 +34,15 @@ ContentsOfIds = Callable[[Strings], NDArray[np.uint64]]
 class KnownRows:
     """Look rows up by content. Sources are claimed, so that nobody removes them, until ``release``."""
 
-    def __init__(self, objects: Objects, embedding: Embedding, own: RowsFolder, *, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        embedding: Embedding,
+        own: RowsFolder | None = None,
+        *,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """``own`` is the folder into which the caller writes, if it does."""
         self._objects = objects
         self._embedding = embedding
         self._log = log
@@ -48,8 +56,10 @@ class KnownRows:
         """Sources by number, from 1; OWN is the writer's own folder."""
         self._own_not_finite: set[int] = set()
 
-    def gather(self, contents_of: ContentsOfIds, *, failures: bool) -> None:
+    def gather(self, contents_of: ContentsOfIds | None = None, *, failures: bool) -> None:
         """Take in every row of the embedding in the store; with ``failures`` also what could not be decoded.
+
+        Without ``contents_of`` sets of format 1 are left out.
 
         A set or folder that is damaged, or being removed, is passed over, and that is said.
         """
@@ -60,10 +70,9 @@ class KnownRows:
                 elif (plan := self._catalog.begun_format_1(path)) is not None:
                     self._take_format_1(path, plan, contents_of)
         for folder in self._catalog.rows_folders():
-            if folder.path != self._own.path and not folder.is_closed:
+            if not folder.is_closed:
                 with self._passing_over(folder.path):
                     self._take_unfinished(folder, failures=failures)
-        self._take_records(self._own, failures=failures, own=True)
 
     def find(self, contents_B3: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
         """Return source and row of each content, NO_SOURCE and -1 where there is none, and whether it is not finite.
@@ -103,7 +112,7 @@ class KnownRows:
     def _passing_over(self, path: str) -> "_PassingOver":
         return _PassingOver(self._objects.where(path), self._log)
 
-    def _take_set(self, path: str, contents_of: ContentsOfIds, *, failures: bool) -> None:
+    def _take_set(self, path: str, contents_of: ContentsOfIds | None, *, failures: bool) -> None:
         content = self._catalog.set_content(path)
         if FeatureKey(**content["key"]).embedding.digest != self._embedding.digest:
             return
@@ -124,10 +133,10 @@ class KnownRows:
             failed = np.flatnonzero((failed_M != "") & is_known(contents_M3))
             self._take_failures(contents_M3[failed], failed_M[failed].tolist())
 
-    def _take_format_1(self, path: str, content: Mapping[str, Any], contents_of: ContentsOfIds) -> None:
+    def _take_format_1(self, path: str, content: Mapping[str, Any], contents_of: ContentsOfIds | None) -> None:
         """Take a key of format 1, complete or begun, if the contents by id are all known and make its digest."""
         key = FeatureKey(**content["key"])
-        if key.embedding.digest != self._embedding.digest:
+        if contents_of is None or key.embedding.digest != self._embedding.digest:
             return
         ids_M, labels_M, split_M = (read_array(self._objects, f"{path}/{name}") for name in ("ids", "labels", "split"))
         contents_M3 = contents_of(ids_M)
@@ -152,21 +161,19 @@ class KnownRows:
         self.index.add_many(contents_M3[there_M], np.full(there_M.sum(), number, np.int32), row_M[there_M])
 
     def _failed_of_format_1(self, path: str, shard: int) -> set[int]:
-        record = COMMIT.read(self._objects.get(f"{path}/{layout.commit_object(shard)}") or b"", self._objects.where(path))
+        record = COMMIT.read(
+            self._objects.get(f"{path}/{layout.commit_object(shard)}") or b"", self._objects.where(path)
+        )
         return {int(row) for row in record["failed"]}
 
     def _take_unfinished(self, folder: RowsFolder, *, failures: bool) -> None:
-        plan = folder.plan_content()
-        if plan is not None and Embedding(**plan["embedding"]).digest == self._embedding.digest:
-            self._take_records(folder, failures=failures, own=False)
-
-    def _take_records(self, folder: RowsFolder, *, failures: bool, own: bool) -> None:
         """Take the rows that lie in ``folder`` itself; those it refers to are found where they are."""
         plan = folder.plan_content()
-        if plan is None:
+        if plan is None or Embedding(**plan["embedding"]).digest != self._embedding.digest:
             return
-        about = {"path": folder.path, "num_rows": plan["num_samples"], "shard_rows": plan["shard_rows"]}
-        number = OWN if own else self._number_of(about)
+        number = self._number_of(
+            {"path": folder.path, "num_rows": plan["num_samples"], "shard_rows": plan["shard_rows"]}
+        )
         for record in folder.records():
             here_R = record.source_R == OWN
             if number is not None:
@@ -183,7 +190,7 @@ class KnownRows:
 
     def _number_of(self, about: Mapping[str, Any]) -> int | None:
         """Return the number of a source, claiming it at first; None where somebody is removing it."""
-        if about["path"] == self._own.path:
+        if self._own is not None and about["path"] == self._own.path:
             return OWN
         for number, source in self.sources.items():
             if source.path == about["path"]:

@@ -49,7 +49,11 @@ class RowIndex:
     def drop(self, damaged: NDArray[np.bool_], source: int, rows: NDArray[np.int64]) -> None:
         """Forget the entries of ``source`` whose row is among the ``damaged`` of ``rows``."""
         kept = ~((self._source_E == source) & np.isin(self._row_E, rows[damaged]))
-        self._contents_E3, self._source_E, self._row_E = self._contents_E3[kept], self._source_E[kept], self._row_E[kept]
+        self._contents_E3, self._source_E, self._row_E = (
+            self._contents_E3[kept],
+            self._source_E[kept],
+            self._row_E[kept],
+        )
 
     def find(self, contents_B3: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return source and row of each content, NO_SOURCE and -1 where it is not here, (B,) each."""

@@ -71,7 +71,8 @@ class RowsFolder:
             if self._objects.get(f"{group}/{layout.METADATA}") is None:
                 self._objects.put(f"{group}/{layout.METADATA}", plain_group_document())
         self._objects.put(f"{self.path}/{layout.FEATURES}/{layout.METADATA}", encoder.metadata)
-        document = PLAN.document(plan.content() | {"provenance": dict(provenance)})
+        about = {"array_metadata": layout.bytes_checksum(encoder.metadata), "provenance": dict(provenance)}
+        document = PLAN.document(plan.content() | about)
         if not self._objects.put_new(f"{self.path}/{layout.PLAN_OBJECT}", document):
             raise StoreBusyError(f"{self._objects.where(self.path)} was set up by another writer meanwhile; run again")
 

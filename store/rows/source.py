@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
 from penultimate.store.format.arrays import default_pipeline, open_features
 from penultimate.store.format.documents import PLAN

@@ -63,7 +63,9 @@ class _Outcome:
         for record in records:
             within = slice(record.samples.start, record.samples.stop)
             self.contents_M3[within] = record.contents_R3
-            shifts = np.array([first_of.get(path, 0) for path in (folder.path, *record.sources)] + [0])  # [-1]: no source
+            shifts = np.array(
+                [first_of.get(path, 0) for path in (folder.path, *record.sources)] + [0]
+            )  # [-1]: no source
             self.row_M[within] = record.row_R + shifts[record.source_R]
             for sample, reason in record.failed.items():
                 self.failed_M[sample] = reason

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError, StoreBusyError
 from penultimate.store.format import layout
 from penultimate.store.format.arrays import ShardEncoder
-from penultimate.store.format.contents import no_contents
 from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.objects.claim import WHOLE_KEY
@@ -46,6 +45,9 @@ class FeatureWriter:
     provenance: dict[str, Any]
     """JSON-able; may be added to until the writer is closed."""
 
+    plan: Plan
+    """The samples, and what embeds them."""
+
     key: FeatureKey | None = None
     """The key of the complete set, once this writer was closed and every block is committed."""
 
@@ -60,7 +62,7 @@ class FeatureWriter:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._objects = objects
-        self._plan = plan
+        self.plan = plan
         self._blocks = range(plan.num_blocks) if blocks is None else blocks
         if not self._blocks or self._blocks.start < 0 or self._blocks.stop > plan.num_blocks or self._blocks.step != 1:
             raise InputError(f"expected a range of blocks within 0 to {plan.num_blocks}, got {self._blocks}")
@@ -73,7 +75,7 @@ class FeatureWriter:
         self._claim = objects.claim(self._folder.lock, self._blocks)
         try:
             self._set_up()
-            self._known.gather(contents_of or _nothing_known, failures=not plan.retry_failed)
+            self._known.gather(contents_of, failures=not plan.retry_failed)
             covered = {block for record in self._folder.records() for block in record.blocks}
         except BaseException:
             self._release()
@@ -136,7 +138,7 @@ class FeatureWriter:
                 self._commit_full_blocks(last=True)
             if not self._buffers:
                 with self._whole_folder():
-                    self.key = complete(self._objects, self._plan, self._folder, self.provenance)
+                    self.key = complete(self._objects, self.plan, self._folder, self.provenance)
         finally:
             self._release()
 
@@ -156,8 +158,8 @@ class FeatureWriter:
         if self._folder.plan_content() is None:
             with self._whole_folder():
                 if self._folder.plan_content() is None:
-                    self._folder.set_up(self._plan, self._encoder, provenance=self.provenance)
-        self._folder.check_plan(self._plan)
+                    self._folder.set_up(self.plan, self._encoder, provenance=self.provenance)
+        self._folder.check_plan(self.plan)
 
     def _release(self) -> None:
         """Let others have the blocks and the sources, and remove what nobody needs: an empty folder, or its lock."""
@@ -183,7 +185,7 @@ class FeatureWriter:
             return
 
     def _check_shape(self, samples_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
-        expected = (len(samples_B), self._plan.feature_dim), self._plan.embedding.dtype
+        expected = (len(samples_B), self.plan.feature_dim), self.plan.embedding.dtype
         if (features_BD.shape, str(features_BD.dtype)) != expected:
             raise InputError(
                 f"expected features of shape {expected[0]} and dtype {expected[1]}, "
@@ -197,11 +199,11 @@ class FeatureWriter:
         if unexpected := [sample for sample in values.tolist() if not self._is_missing(sample)]:
             raise InputError(
                 f"samples {unexpected[:10]} were not missing: expected samples of the blocks "
-                f"{list(self._buffers)[:10]} ({self._plan.shard_rows} samples each) that have not come yet"
+                f"{list(self._buffers)[:10]} ({self.plan.shard_rows} samples each) that have not come yet"
             )
 
     def _is_missing(self, sample: int) -> bool:
-        buffer = self._buffers.get(sample // self._plan.shard_rows)
+        buffer = self._buffers.get(sample // self.plan.shard_rows)
         return buffer is not None and sample in buffer.samples and buffer.misses(sample)
 
     def _settle(self, samples: NDArray[np.int64]) -> None:
@@ -209,7 +211,7 @@ class FeatureWriter:
             self._buffers[block].settle(samples[of_block])
 
     def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        blocks = samples // self._plan.shard_rows
+        blocks = samples // self.plan.shard_rows
         return ((block, blocks == block) for block in np.unique(blocks).tolist())
 
     def _commit_full_blocks(self, *, last: bool = False) -> None:
@@ -221,11 +223,11 @@ class FeatureWriter:
         for block in sorted(self._buffers):
             if not self._buffers[block].is_full:
                 break
-            if run and (block != run[-1] + 1 or self._num_new([*run, block]) > self._plan.shard_rows):
+            if run and (block != run[-1] + 1 or self._num_new([*run, block]) > self.plan.shard_rows):
                 self._commit(run)
                 run = []
             run.append(block)
-            if 2 * self._num_new(run) > self._plan.shard_rows or len(run) == _BLOCKS_A_RECORD:
+            if 2 * self._num_new(run) > self.plan.shard_rows or len(run) == _BLOCKS_A_RECORD:
                 self._commit(run)
                 run = []
         if run and last:
@@ -238,12 +240,13 @@ class FeatureWriter:
         """Write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
         buffers = [self._buffers[block] for block in run]
         new = np.concatenate([buffer.new_samples for buffer in buffers])
-        features_RD = np.concatenate([np.empty((0, self._plan.feature_dim), self._plan.embedding.dtype)] + [
-            buffer.features() for buffer in buffers if buffer.num_new
-        ])
+        features_RD = np.concatenate(
+            [np.empty((0, self.plan.feature_dim), self.plan.embedding.dtype)]
+            + [buffer.features() for buffer in buffers if buffer.num_new]
+        )
         self._refuse_if_none_finite(new)
-        samples = self._plan.samples(range(run[0], run[-1] + 1))
-        self._states.place(new, run[0] * self._plan.shard_rows, within=samples)
+        samples = self.plan.samples(range(run[0], run[-1] + 1))
+        self._states.place(new, run[0] * self.plan.shard_rows, within=samples)
         self._claim.check()
         seconds = max(buffer.seconds for buffer in buffers)
         self._folder.commit(self._record(run, samples, features_RD, seconds), features_RD, self._encoder)
@@ -251,15 +254,13 @@ class FeatureWriter:
         for block in run:
             del self._buffers[block]
 
-    def _record(
-        self, run: Sequence[int], samples: range, features_RD: NDArray[Any], seconds: float
-    ) -> CommitRecord:
+    def _record(self, run: Sequence[int], samples: range, features_RD: NDArray[Any], seconds: float) -> CommitRecord:
         states, within = self._states, slice(samples.start, samples.stop)
         numbers, index_R = np.unique(states.source_M[within], return_inverse=True)
         elsewhere = [number for number in numbers.tolist() if number > OWN]
         local = np.array([number if number <= OWN else 1 + elsewhere.index(number) for number in numbers.tolist()])
         return CommitRecord(
-            job=self._plan.job,
+            job=self.plan.job,
             blocks=range(run[0], run[-1] + 1),
             samples=samples,
             num_rows=len(features_RD),
@@ -276,13 +277,9 @@ class FeatureWriter:
     def _refuse_if_none_finite(self, new: NDArray[np.int64]) -> None:
         """Raise InputError if no row of the first shard is finite; the others would hardly be better."""
         if self._began_empty and len(new) and self._states.not_finite_M[new].all():
-            embedding = self._plan.embedding
+            embedding = self.plan.embedding
             raise InputError(
-                f"{embedding.backbone} on {self._plan.dataset}: all of the first {len(new)} features are NaN or "
+                f"{embedding.backbone} on {self.plan.dataset}: all of the first {len(new)} features are NaN or "
                 f"infinite, and none were stored; {not_finite_advice(embedding)}"
             )
         self._began_empty = False
-
-
-def _nothing_known(ids: Any) -> NDArray[np.uint64]:
-    return no_contents(len(ids))

@@ -101,5 +101,7 @@ def half_precision_job() -> Job:
 def array_files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a store's arrays, without records and groups, which hold times."""
     files = (path for path in store.path.rglob("*") if path.is_file())
-    kept = (path for path in files if path.parent.name != "commits" and (path.parent / "c").exists() or "c" in path.parts)
+    kept = (
+        path for path in files if (path.parent.name != "commits" and (path.parent / "c").exists()) or "c" in path.parts
+    )
     return {str(path.relative_to(store.path)): path.read_bytes() for path in kept}

@@ -1,0 +1,48 @@
+"""Verify the rows of an extraction: plan, commit records and every shard."""
+
+from penultimate.store.format import layout
+from penultimate.store.format.documents import CLOSED, COMMIT, PLAN
+from penultimate.store.objects.objects import Objects
+from penultimate.store.rows.record import CommitRecord
+from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.verification.inspection import Finding, Inspection
+
+
+def verify_rows(objects: Objects, folder: RowsFolder) -> list[Finding]:
+    """Return the findings about a folder of rows, closed or not."""
+    inspection = _RowsInspection(objects, folder.path)
+    inspection.run(folder)
+    return inspection.findings
+
+
+class _RowsInspection(Inspection):
+    def run(self, folder: RowsFolder) -> None:
+        committed = folder.committed()
+        if not committed and not self.objects.exists(f"{self.path}/{layout.PLAN_OBJECT}"):
+            return  # ended before anything was committed
+        if (plan := self.document(layout.PLAN_OBJECT, PLAN)) is None:
+            return
+        if self.objects.exists(f"{self.path}/{layout.CLOSED_OBJECT}"):
+            self.document(layout.CLOSED_OBJECT, CLOSED)
+        read = self.metadata_holds(layout.FEATURES, plan["array_metadata"])
+        for number in committed:
+            content = self.document(layout.commit_object(number), COMMIT)
+            record = None if content is None else self._record(number, content, plan["job"])
+            if record is not None and record.num_rows:
+                first = number * plan["shard_rows"]
+                if read:
+                    self.shard(number, range(first, first + record.num_rows), record.features_checksum)
+        for shard in sorted(folder.shards() - set(committed)):
+            if folder.is_closed:
+                self.add(layout.commit_object(shard), "is missing, and so nothing says what its shard held")
+
+    def _record(self, number: int, content: dict[str, object], job: str) -> CommitRecord | None:
+        try:
+            record = CommitRecord.of(content)
+        except (ValueError, KeyError) as error:
+            self.add(layout.commit_object(number), f"is no commit record: {error}")
+            return None
+        if record.job != job or record.blocks.start != number:
+            self.add(layout.commit_object(number), f"is of blocks {list(record.blocks)} of {record.job}")
+            return None
+        return record
