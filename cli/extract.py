@@ -80,8 +80,9 @@ def extract(
     """Embed images with pretrained backbones and keep the penultimate features.
 
     Killed or interrupted, the same command goes on at the first missing block. An image of which the store has
-    features, by its content, is not embedded again: sets may grow, move, be relabelled or split anew. Images that cannot be decoded are recorded with their reason and left out. What the
-    parity check finds is kept with the features, and reported if it is past its tolerance.
+    features, by its content, is not embedded again: sets may grow, move, be relabelled or split anew. Images that
+    cannot be decoded are recorded with their reason and left out. What the parity check finds is kept with the
+    features, and reported if it is past its tolerance.
 
     \b
     penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k

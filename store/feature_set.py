@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.key import FeatureKey
+
+if TYPE_CHECKING:
+    import xarray
 
 # Shapes: N decoded samples (rows of a FeatureSet), M samples of the ImageSet (rows on disk), D feature
 # dimensions, K classes, B batch.
@@ -188,6 +191,26 @@ class FeatureSet:
             for start in range(first, stop, num_rows):
                 part = slice(start, min(start + num_rows, stop))
                 yield wanted[part], block_MD[_slice_if_contiguous(disk_rows[part] - block * step)]
+
+    def rows_at(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the features of some rows, (B, D), in any order; only shards that hold them are read."""
+        order = np.argsort(rows_B, kind="stable")
+        wanted, inverse = np.unique(rows_B[order], return_inverse=True)
+        out_BD = np.empty((len(rows_B), self.feature_dim), dtype=self.key.dtype)
+        if len(wanted):
+            batches = [batch_BD for _, batch_BD in self.batches(self.shard_rows, rows=wanted)]
+            out_BD[order] = np.concatenate(batches)[inverse]
+        return out_BD
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Return an xarray Dataset of ``features`` (sample, feature), ``labels``, ``split`` and the ids as coordinate.
+
+        Features are read from the store when they are computed or loaded, and then kept by xarray. Raises
+        UnavailableError where xarray is not installed.
+        """
+        from penultimate.store.xarray_dataset import dataset_of
+
+        return dataset_of(self)
 
     @cached_property
     def _columns(self) -> Columns:

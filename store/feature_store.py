@@ -1,10 +1,10 @@
 """FeatureStore: many FeatureSets at one location, found by their FeatureKey."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,16 @@ class Incomplete:
     path: str
 
     digest: str
-    """16 hex digits, by which ``FeatureStore.find_incomplete`` finds it."""
+    """16 hex digits, by which ``FeatureStore.find_any`` finds it."""
 
     num_rows: int
     """Number of samples."""
 
     done_rows: int
     """Number of samples in committed blocks, of which nothing is computed again."""
+
+
+_Named = TypeVar("_Named", FeatureKey, FeatureKey | Incomplete)
 
 
 class FeatureStore:
@@ -91,14 +94,11 @@ class FeatureStore:
 
     def find(self, name: str) -> FeatureKey:
         """Return the one key whose digest or path begins with ``name``; raises UnknownNameError if there is not one."""
-        by_path = {key.path: key for key in self.keys()}
-        return by_path[_the_one("key", name, {path: key.digest for path, key in by_path.items()})]
+        return _the_one(name, self.keys())
 
-    def find_incomplete(self, name: str) -> Incomplete:
-        """Return the one incomplete extraction whose digest or path begins with ``name``, or raise UnknownNameError."""
-        by_path = {found.path: found for found in self.incomplete()}
-        digests = {path: found.digest for path, found in by_path.items()}
-        return by_path[_the_one("unfinished extraction", name, digests)]
+    def find_any(self, name: str) -> FeatureKey | Incomplete:
+        """Return what ``find`` does, also among the extractions that are not complete."""
+        return _the_one(name, [*self.keys(), *self.incomplete()])
 
     def contains(self, key: FeatureKey) -> bool:
         """Return whether ``key`` is complete."""
@@ -176,15 +176,16 @@ class FeatureStore:
             self._format = layout.FORMAT_VERSION
         return FeatureWriter(self.objects, plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
-    def delete(self, key: FeatureKey) -> Removed:
-        """Remove a complete key and the rows that no other needs; raises UnknownNameError if it is not there."""
-        if not self.objects.names(key.path):
-            raise self._unknown(key)
-        return remove_set(self.objects, key.path)
+    def delete(self, what: FeatureKey | Incomplete) -> Removed:
+        """Remove a key, or an incomplete extraction, and the rows that no other key needs.
 
-    def delete_incomplete(self, found: Incomplete) -> Removed:
-        """Remove an incomplete extraction; raises StoreBusyError while it is being written."""
-        return remove_rows(self.objects, RowsFolder(self.objects, found.path))
+        Raises UnknownNameError if it is not there, StoreBusyError while an incomplete one is being written.
+        """
+        if isinstance(what, Incomplete):
+            return remove_rows(self.objects, RowsFolder(self.objects, what.path))
+        if not self.contains(what):
+            raise self._unknown(what)
+        return remove_set(self.objects, what.path)
 
     def _check_complete(self, key: FeatureKey) -> None:
         if self.contains(key):
@@ -228,11 +229,11 @@ def _incomplete(folder: RowsFolder) -> Incomplete | None:
     )
 
 
-def _the_one(kind: str, name: str, digests: Mapping[str, str]) -> str:
-    """Return the one path that begins with ``name``, or whose digest does; raises UnknownNameError."""
-    found = [path for path, digest in digests.items() if digest.startswith(name) or path.startswith(name)]
+def _the_one(name: str, known: Sequence[_Named]) -> _Named:
+    """Return the one of ``known`` whose digest or path begins with ``name``; raises UnknownNameError."""
+    found = [each for each in known if each.digest.startswith(name) or each.path.startswith(name)]
     if len(found) != 1 or not name:
-        raise UnknownNameError(kind, name, [text for path in found or digests for text in (path, digests[path])])
+        raise UnknownNameError("key", name, [text for each in found or known for text in (each.path, each.digest)])
     return found[0]
 
 

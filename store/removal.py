@@ -13,6 +13,7 @@ from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
 from penultimate.store.format import layout
 from penultimate.store.format.reading import read_array
 from penultimate.store.objects.objects import Objects
+from penultimate.store.rows.references import references
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.rows.source import RowSource
 
@@ -123,12 +124,8 @@ def _shards_of_set(
         return
     if wanted is not None and all(about["path"] != wanted for about in content["sources"]):
         return
-    row_M = read_array(objects, f"{path}/{layout.ROW}")
-    first = 0
-    for about in content["sources"]:
-        within = row_M[(row_M >= first) & (row_M < first + about["num_rows"])] - first
-        yield about["path"], _shards(within, about["shard_rows"])
-        first += about["num_rows"]
+    for found in references(content["sources"], read_array(objects, f"{path}/{layout.ROW}")):
+        yield found.source["path"], found.shards
 
 
 def _shards(rows: NDArray[np.int64], shard_rows: int) -> set[int]:

@@ -5,10 +5,12 @@ metadata and every column have a checksum in the group's attributes or the plan,
 record.
 """
 
+from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
+from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.verification.feature_set import verify_set
-from penultimate.store.verification.format1 import verify_format_1
+from penultimate.store.verification.format1 import verify_format_1, verify_format_1_rows
 from penultimate.store.verification.inspection import Finding
 from penultimate.store.verification.rows import verify_rows
 
@@ -22,7 +24,20 @@ def verify(store: FeatureStore) -> list[Finding]:
 
 
 def verify_key(store: FeatureStore, path: str) -> list[Finding]:
-    """Return the findings about the set at ``path``, of either format; rows of format 2 are verified apart."""
-    if store.objects.names(f"{path}/{layout.FEATURES}"):  # of format 1, or what others refer to of one that was removed
-        return verify_format_1(store.objects, path)
-    return verify_set(store.objects, path) if store.catalog.is_complete(path) else []
+    """Return the findings about the set at ``path``, of either format; rows that lie elsewhere are verified apart."""
+    complete = store.catalog.is_complete(path)
+    if not store.objects.exists(f"{path}/{layout.PLAN_OBJECT}"):
+        return verify_set(store.objects, path) if complete else []
+    if complete and _format(store, path) == layout.FORMAT_VERSION:  # upgraded
+        return verify_set(store.objects, path) + verify_format_1_rows(store.objects, path)
+    if RowsFolder(store.objects, path).is_closed:
+        return verify_format_1_rows(store.objects, path)
+    return verify_format_1(store.objects, path)
+
+
+def _format(store: FeatureStore, path: str) -> int:
+    """Return the format of a complete set; of one that is damaged 1, whose verification says so too."""
+    try:
+        return int(store.catalog.set_content(path)["format"])
+    except CorruptFeaturesError:
+        return 1

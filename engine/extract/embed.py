@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch import Fetched, FetchedSource
+from penultimate.engine.extract.upgrade import contents_by_id
 from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.image_set import ImageSet
@@ -25,8 +26,7 @@ from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.contents import is_known, no_contents
-from penultimate.store.format.layout import Strings
+from penultimate.store.format.contents import is_known
 from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
@@ -152,16 +152,8 @@ def _open_writer(
         "created": utc_now(),
     }
 
-    contents_of = partial(_contents_of, images)
+    contents_of = partial(contents_by_id, images)
     return store.writer(plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
-
-
-def _contents_of(images: ImageSet, ids_M: Strings) -> NDArray[np.uint64]:
-    """Return the contents, (M, 3), of the images with these ids, as far as they are known."""
-    index_of = {id_: index for index, id_ in enumerate(images.ids_N.tolist())}
-    indices_M = np.array([index_of.get(id_, -1) for id_ in ids_M.tolist()], np.int64)
-    contents_M3 = np.concatenate([images.contents.known(), no_contents(1)])
-    return contents_M3[indices_M]
 
 
 class _BackboneWriter:

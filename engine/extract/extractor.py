@@ -1,4 +1,4 @@
-"""Extractor: loaded networks and a decoder, with the settings by which they embed images, and what that is to a store."""
+"""Extractor: loaded networks and a decoder, with the settings by which they embed images, and the plans of that."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,9 +1,9 @@
 """Documents: the small JSON objects of a store, each sealed with a digest of itself.
 
-Two kinds are Zarr groups with an attribute of ours (the store, a complete key), the others lie inside the folder of
-``features`` (the plan of some rows, their commit records, what closed them). The latter are compared to the byte. A group belongs to
-Zarr's users too, who may give it attributes of their own, consolidate its metadata, and put arrays and groups beside
-ours: of a group, only what is ours is sealed.
+Two kinds are Zarr groups with an attribute of ours (the store, a complete key), the others lie in the folder of
+``features`` (the plan of some rows, their commit records, what closed them). The latter are compared to the byte. A
+group belongs to Zarr's users too, who may give it attributes of their own, consolidate its metadata, and put arrays and
+groups beside ours: of a group, only what is ours is sealed.
 """
 
 import json

@@ -21,6 +21,7 @@ from penultimate.store.key import Embedding, FeatureKey
 from penultimate.store.objects.claim import Claim, reference
 from penultimate.store.objects.objects import Objects
 from penultimate.store.rows.record import NO_SOURCE, OWN
+from penultimate.store.rows.references import references
 from penultimate.store.rows.row_index import RowIndex
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.rows.source import RowSource
@@ -120,14 +121,10 @@ class KnownRows:
             self._take_format_1(path, content, contents_of)
             return
         contents_M3, row_M = (read_array(self._objects, f"{path}/{name}") for name in (layout.CONTENT, layout.ROW))
-        first = 0
-        for about in content["sources"]:
-            within_M = (row_M >= first) & (row_M < first + about["num_rows"])
-            number = self._number_of(about)
-            if number is not None:
-                rows = row_M[within_M] - first
-                self.index.add_many(contents_M3[within_M], np.full(len(rows), number, np.int32), rows)
-            first += about["num_rows"]
+        for found in references(content["sources"], row_M):
+            if (number := self._number_of(found.source)) is not None:
+                numbers = np.full(len(found.rows_R), number, np.int32)
+                self.index.add_many(contents_M3[found.samples_R], numbers, found.rows_R)
         if failures and content["num_failed"]:
             failed_M = read_array(self._objects, f"{path}/{layout.FAILED}")
             failed = np.flatnonzero((failed_M != "") & is_known(contents_M3))

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from penultimate.store.format import layout
 from penultimate.store.format.contents import set_digest
 from penultimate.store.format.documents import FEATURE_SET
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
+from penultimate.store.rows.references import references
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.verification.inspection import Finding, Inspection
 
@@ -48,12 +47,7 @@ class _SetInspection(Inspection):
             self.add(layout.METADATA, f"is of images {group['key']['images']}, and the columns are of {found}")
 
     def _check_rows(self, sources: list[Mapping[str, Any]], row_M: Any) -> None:
-        first = 0
-        for about in sources:
-            rows = row_M[(row_M >= first) & (row_M < first + about["num_rows"])] - first
-            missing = (
-                set(np.unique(rows // about["shard_rows"]).tolist()) - RowsFolder(self.objects, about["path"]).shards()
-            )
-            if missing:
-                self.add(layout.ROW, f"refers to shards {sorted(missing)[:10]} of {about['path']}, which are not there")
-            first += about["num_rows"]
+        for found in references(sources, row_M):
+            path = found.source["path"]
+            if missing := found.shards - RowsFolder(self.objects, path).shards():
+                self.add(layout.ROW, f"refers to shards {sorted(missing)[:10]} of {path}, which are not there")

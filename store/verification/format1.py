@@ -1,4 +1,4 @@
-"""Verify a key of format 1, whose columns and features lie in one group."""
+"""Verify a key of format 1, whose columns and features lie in one group, or what is left of one."""
 
 from typing import Any
 
@@ -10,21 +10,25 @@ from penultimate.store.verification.inspection import Finding, Inspection
 
 
 def verify_format_1(objects: Objects, path: str) -> list[Finding]:
-    """Return the findings about the key at ``path``; of an unfinished key, only committed shards are checked.
+    """Return the findings about the key at ``path``; of an unfinished key, only committed shards are checked."""
+    inspection = _KeyInspection(objects, path, complete=objects.exists(f"{path}/{layout.METADATA}"))
+    inspection.run(with_columns=True)
+    return inspection.findings
 
-    Of a removed one, to whose features other sets refer, its columns are gone.
-    """
-    inspection = _KeyInspection(objects, path)
-    inspection.run()
+
+def verify_format_1_rows(objects: Objects, path: str) -> list[Finding]:
+    """Return the findings about the features alone, of a key that was upgraded, or removed while others share rows."""
+    inspection = _KeyInspection(objects, path, complete=False)
+    inspection.run(with_columns=False)
     return inspection.findings
 
 
 class _KeyInspection(Inspection):
-    def __init__(self, objects: Objects, path: str) -> None:
+    def __init__(self, objects: Objects, path: str, *, complete: bool) -> None:
         super().__init__(objects, path)
-        self._complete = objects.exists(f"{path}/{layout.METADATA}")
+        self._complete = complete
 
-    def run(self) -> None:
+    def run(self, *, with_columns: bool) -> None:
         if not self._complete and not self.objects.exists(f"{self.path}/{layout.PLAN_OBJECT}"):
             return  # ended before anything was committed
         plan = self.document(layout.PLAN_OBJECT, PLAN)
@@ -38,9 +42,8 @@ class _KeyInspection(Inspection):
         if group is not None and plan is not None and any(group[name] != plan[name] for name in _shared(plan)):
             self.add(layout.PLAN_OBJECT, "is another plan than the one this key was written by")
         metadata = group["array_metadata"] if group is not None else {}
-        removed = self.objects.exists(f"{self.path}/{layout.CLOSED_OBJECT}") and not self._complete
         columns = [layout.IDS, layout.LABELS, layout.SPLIT, *([layout.FAILED] if self._complete else [])]
-        for name in [] if removed else columns:
+        for name in columns if with_columns else []:
             if self.metadata_holds(name, metadata.get(name)):
                 self.column(name, content["checksums"])
         self._shards(content, group, read=self.metadata_holds(layout.FEATURES, metadata.get(layout.FEATURES)))

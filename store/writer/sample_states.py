@@ -27,7 +27,7 @@ class SampleStates:
         self._twin_of: dict[int, int] = {}
 
     def offer(self, samples_B: NDArray[np.int64], contents_B3: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return which samples are done with, (B,), given their contents: their row is there, or comes with another's."""
+        """Return which samples are done with, (B,), by their contents: their row is there, or comes with another's."""
         self.contents_M3[samples_B] = contents_B3
         source_B, row_B, not_finite_B = self._known.find(contents_B3)
         done_B = row_B >= 0
