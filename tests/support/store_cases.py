@@ -120,5 +120,10 @@ def files(store: FeatureStore) -> dict[str, bytes]:
 
 def array_files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a store's arrays, without records and groups, which hold times."""
-    metadata = tuple(f"/{name}/{layout.METADATA}" for name in (layout.FEATURES, *layout.COLUMNS))
-    return {name: content for name, content in files(store).items() if "/c/" in name or name.endswith(metadata)}
+    return {name: content for name, content in files(store).items() if is_of_an_array(name)}
+
+
+def is_of_an_array(name: str) -> bool:
+    """Return whether an object of a store is a chunk, or the metadata of an array."""
+    metadata = tuple(f"/{array}/{layout.METADATA}" for array in (layout.FEATURES, *layout.COLUMNS))
+    return "/c/" in name or name.endswith(metadata)
