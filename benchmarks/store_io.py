@@ -29,20 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.store import stored_rows
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.arrays import CodecPipeline, open_features
-from penultimate.store.format.layout import SHARD_ROWS
-from penultimate.store.key import FeatureKey
+from penultimate.store.format.layout import SHARD_ROWS, shard_rows_for, variable_width
+from penultimate.store.key import Embedding
+from penultimate.store.plan import Plan
 from penultimate.store.provenance import source_commit
+from penultimate.store.rows import source
 
 Contender = Callable[[], object]
 """A function that transfers all rows once."""
 
 PIPELINES: tuple[CodecPipeline, ...] = ("zarr", "zarrs")
-KEY = FeatureKey(
-    dataset="bench",
-    images="0" * 16,
+EMBEDDING = Embedding(
     backbone="random",
     weights="0" * 16,
     preprocess="0" * 16,
@@ -65,7 +64,7 @@ def through(pipeline: CodecPipeline) -> Iterator[None]:
     def opened(objects: Any, path: str, **_: Any) -> Any:
         return open_features(objects, path, pipeline=pipeline)
 
-    with mock.patch.object(stored_rows, "open_features", opened):
+    with mock.patch.object(source, "open_features", opened):
         yield
 
 
@@ -74,20 +73,22 @@ def write_store(folder: Path, values_ND: NDArray[np.float32]) -> FeatureStore:
     shutil.rmtree(folder, ignore_errors=True)
     store = FeatureStore.create(folder)
     num_rows, dim = values_ND.shape
-    with (
-        store.writer(
-            KEY,
-            ids=[f"{row:07d}" for row in range(num_rows)],
-            labels=np.zeros(num_rows, np.int64),
-            split=["train"] * num_rows,
-            class_names=["one"],
-            metric="top1",
-            feature_dim=dim,
-            provenance={},
-        ) as writer,
-    ):
+    plan = Plan(
+        dataset="bench",
+        embedding=EMBEDDING,
+        ids_M=variable_width([f"{row:07d}" for row in range(num_rows)]),
+        labels_M=np.zeros(num_rows, np.int64),
+        split_M=variable_width(["train"] * num_rows),
+        class_names=("one",),
+        metric="top1",
+        feature_dim=dim,
+        shard_rows=shard_rows_for(num_rows),
+    )
+    contents_N3 = np.random.default_rng(1).integers(1, 2**63, (num_rows, 3)).astype(np.uint64)
+    with store.writer(plan, provenance={}) as writer:
         for start in range(0, num_rows, 256):
             rows = np.arange(start, min(start + 256, num_rows))
+            writer.offer(rows, contents_N3[rows])
             writer.append(rows, values_ND[rows[0] : rows[-1] + 1])
     return store
 
@@ -104,12 +105,12 @@ def write_plain(folder: Path, values_ND: NDArray[np.float32]) -> None:
 
 def read_all(store: FeatureStore, pipeline: CodecPipeline) -> NDArray[Any]:
     with through(pipeline):
-        return store.read(KEY).features
+        return store.read(*store.keys()).features
 
 
 def stream(store: FeatureStore, pipeline: CodecPipeline) -> float:
     with through(pipeline):
-        return float(sum(features_BD[0, 0] for _, features_BD in store.read(KEY).batches(4096)))
+        return float(sum(features_BD[0, 0] for _, features_BD in store.read(*store.keys()).batches(4096)))
 
 
 def drop_from_cache(folder: Path) -> None:

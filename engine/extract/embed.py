@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch import Fetched, FetchedSource
-from penultimate.engine.extract.upgrade import contents_by_id
+from penultimate.engine.extract.upgrade import contents_by_id, read_for_format_1
 from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.image_set import ImageSet
@@ -31,6 +31,7 @@ from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, source_commit, utc_now
+from penultimate.store.writer.completion import Completed
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 # Shapes: N samples, B images of a batch, D feature dimensions; S backbones.
@@ -76,6 +77,7 @@ def embed_images(
     it was before, and OSError if the disk is full; run again to resume.
     """
     plans = extractor.plans(images)
+    read_for_format_1(images, [plan.embedding for plan in plans], store)
     there = complete_keys(images, extractor, store)
     lacking = {plan: backbone for plan, backbone in zip(plans, extractor.backbones, strict=True) if plan not in there}
     try:
@@ -94,9 +96,10 @@ def embed_images(
                 each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
     finally:
         images.contents.save()
-    made = {each.writer.plan: each.writer.key for each in writers}
-    keys = [(there.get(plan) or made.get(plan), plan in there) for plan in plans]
-    return [_extracted(store, key, was_there=was_there) for key, was_there in keys if key is not None]
+    found = {plan: Completed(key, num_embedded=0) for plan, key in there.items()}
+    found |= {each.writer.plan: each.writer.completed for each in writers if each.writer.completed is not None}
+    complete = [found[plan] for plan in plans if plan in found]
+    return [Extracted(features=store.read(each.key), num_embedded=each.num_embedded) for each in complete]
 
 
 def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Log) -> None:
@@ -120,11 +123,6 @@ def complete_keys(images: ImageSet, extractor: Extractor, store: FeatureStore) -
         return {}
     done = (store.contains(key) and not (extractor.retry_failed and store.info(key)["num_failed"]) for key in keys)
     return {plan: key for plan, key, is_done in zip(extractor.plans(images), keys, done, strict=True) if is_done}
-
-
-def _extracted(store: FeatureStore, key: FeatureKey, *, was_there: bool) -> Extracted:
-    num_embedded = 0 if was_there else store.info(key)["num_embedded"]
-    return Extracted(features=store.read(key), num_embedded=num_embedded)
 
 
 def _log_known(writers: Sequence["_BackboneWriter"], log: Log) -> None:

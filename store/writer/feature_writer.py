@@ -23,7 +23,7 @@ from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import complete
+from penultimate.store.writer.completion import Completed, complete
 from penultimate.store.writer.sample_states import SampleStates
 
 # Shapes: M samples of the ImageSet, R samples or rows of some blocks, D feature dimensions, B batch.
@@ -48,8 +48,8 @@ class FeatureWriter:
     plan: Plan
     """The samples, and what embeds them."""
 
-    key: FeatureKey | None = None
-    """The key of the complete set, once this writer was closed and every block is committed."""
+    completed: Completed | None = None
+    """The complete set, once this writer was closed and every block is committed."""
 
     def __init__(
         self,
@@ -84,6 +84,11 @@ class FeatureWriter:
         self._buffers = {
             block: BlockBuffer(plan.samples(range(block, block + 1))) for block in self._blocks if block not in covered
         }
+
+    @property
+    def key(self) -> FeatureKey | None:
+        """Return the key of the complete set, once this writer was closed and every block is committed."""
+        return None if self.completed is None else self.completed.key
 
     @property
     def missing_blocks(self) -> tuple[int, ...]:
@@ -138,7 +143,7 @@ class FeatureWriter:
                 self._commit_full_blocks(last=True)
             if not self._buffers:
                 with self._whole_folder():
-                    self.key = complete(self._objects, self.plan, self._folder, self.provenance)
+                    self.completed = complete(self._objects, self.plan, self._folder, self.provenance)
         finally:
             self._release()
 
@@ -232,7 +237,9 @@ class FeatureWriter:
     def _can_commit(self, block: int, *, with_blocks: Sequence[int]) -> bool:
         """Return whether all is known of a block's samples, if those of ``with_blocks`` are committed before."""
         samples = self._buffers[block].samples
-        settled = range(self.plan.samples(range(with_blocks[0], block)).start if with_blocks else samples.start, samples.stop)
+        settled = range(
+            self.plan.samples(range(with_blocks[0], block)).start if with_blocks else samples.start, samples.stop
+        )
         return self._buffers[block].is_full and not self._states.waits(samples, settled=settled)
 
     def _num_new(self, blocks: Sequence[int]) -> int:
