@@ -21,7 +21,7 @@ from penultimate.store.key import Embedding, FeatureKey
 from penultimate.store.objects.claim import Claim, reference
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.waiting import claim_when_free, remove_unused_lock
-from penultimate.store.rows.record import NO_SOURCE, OWN
+from penultimate.store.rows.record import OWN
 from penultimate.store.rows.references import references
 from penultimate.store.rows.row_index import RowIndex
 from penultimate.store.rows.rows_folder import RowsFolder

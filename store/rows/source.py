@@ -71,7 +71,8 @@ class RowSource:
     def not_finite(self, shard: int) -> NDArray[np.bool_]:
         """Read a whole shard and return which of its rows hold NaN or infinity; raises CorruptFeaturesError."""
         first = shard * self.shard_rows
-        return ~np.isfinite(self.read(slice(first, first + self.shard_rows))).all(axis=1)
+        not_finite_B: NDArray[np.bool_] = ~np.isfinite(self.read(slice(first, first + self.shard_rows))).all(axis=1)
+        return not_finite_B
 
     def _refuse_if_lost(self, shards: range) -> None:
         """Raise CorruptFeaturesError for an absent or empty shard, whose rows Zarr would fill with the fill value."""
