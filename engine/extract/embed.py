@@ -94,9 +94,9 @@ def embed_images(
                 each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
     finally:
         images.contents.save()
-    made = {each.writer.plan: each.writer.key for each in writers}
-    keys = [(there.get(plan) or made.get(plan), plan in there) for plan in plans]
-    return [_extracted(store, key, was_there=was_there) for key, was_there in keys if key is not None]
+    made = {each.writer.plan: (each.writer.key, each.writer.num_embedded) for each in writers}
+    found = [(there[plan], 0) if plan in there else made.get(plan, (None, 0)) for plan in plans]
+    return [Extracted(features=store.read(key), num_embedded=number) for key, number in found if key is not None]
 
 
 def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Log) -> None:
@@ -120,11 +120,6 @@ def complete_keys(images: ImageSet, extractor: Extractor, store: FeatureStore) -
         return {}
     done = (store.contains(key) and not (extractor.retry_failed and store.info(key)["num_failed"]) for key in keys)
     return {plan: key for plan, key, is_done in zip(extractor.plans(images), keys, done, strict=True) if is_done}
-
-
-def _extracted(store: FeatureStore, key: FeatureKey, *, was_there: bool) -> Extracted:
-    num_embedded = 0 if was_there else store.info(key)["num_embedded"]
-    return Extracted(features=store.read(key), num_embedded=num_embedded)
 
 
 def _log_known(writers: Sequence["_BackboneWriter"], log: Log) -> None:

@@ -51,6 +51,9 @@ class FeatureWriter:
     key: FeatureKey | None = None
     """The key of the complete set, once this writer was closed and every block is committed."""
 
+    num_embedded: int = 0
+    """Number of rows that the extraction embedded, by this writer, others and earlier runs; known with ``key``."""
+
     def __init__(
         self,
         objects: Objects,
@@ -139,6 +142,7 @@ class FeatureWriter:
             if not self._buffers:
                 with self._whole_folder():
                     self.key = complete(self._objects, self.plan, self._folder, self.provenance)
+                    self.num_embedded = sum(record.num_rows for record in self._folder.records())
         finally:
             self._release()
 
