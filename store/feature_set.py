@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.key import FeatureKey
+from penultimate.store.slices import slice_if_contiguous
 
 # Shapes: N decoded samples (rows of a FeatureSet), M samples of the ImageSet (rows on disk), D feature
 # dimensions, K classes, B batch.
@@ -187,7 +188,7 @@ class FeatureSet:
             block_MD = np.asarray(self.array[block * step : (block + 1) * step])
             for start in range(first, stop, num_rows):
                 part = slice(start, min(start + num_rows, stop))
-                yield wanted[part], block_MD[_slice_if_contiguous(disk_rows[part] - block * step)]
+                yield wanted[part], block_MD[slice_if_contiguous(disk_rows[part] - block * step)]
 
     @cached_property
     def _columns(self) -> Columns:
@@ -197,10 +198,3 @@ class FeatureSet:
     def _decoded_N(self) -> NDArray[np.int64]:
         """Return the row on disk of each row of this set."""
         return np.flatnonzero(self._columns.failed_M == "")
-
-
-def _slice_if_contiguous(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Return an equivalent slice if the rows are contiguous, because indexing by a slice copies nothing."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows

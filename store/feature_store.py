@@ -25,7 +25,7 @@ from penultimate.store.objects.claim import EVERYTHING
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
-from penultimate.store.stored_rows import StoredRows, read_columns
+from penultimate.store.stored_rows import open_rows, read_columns
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 
@@ -122,7 +122,7 @@ class FeatureStore:
             provenance=content["provenance"],
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
-            array=StoredRows(self.objects, key, content["shard_rows"]),
+            array=open_rows(self.objects, key, content["shard_rows"]),
             read_columns=partial(read_columns, self.objects, key, content["checksums"]),
             shard_rows=content["shard_rows"],
         )

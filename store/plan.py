@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError
 from penultimate.store.format import layout
 from penultimate.store.format.layout import Strings
+from penultimate.store.format.shard_codec import ShardCodec
 from penultimate.store.key import FeatureKey
 
 # Shapes: M samples of the ImageSet, K classes.
@@ -54,6 +55,16 @@ class Plan:
     def chunk_rows(self) -> int:
         """Return the number of rows in one chunk inside a shard."""
         return min(layout.CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def codec(self) -> ShardCodec:
+        """Return what encodes the shards."""
+        return ShardCodec(
+            shard_rows=self.shard_rows,
+            chunk_rows=self.chunk_rows,
+            feature_dim=self.feature_dim,
+            dtype=self.key.dtype,
+        )
 
     @property
     def num_shards(self) -> int:

@@ -1,23 +1,39 @@
-"""StoredRows and read_columns: the arrays of one complete key, as a FeatureSet reads them."""
+"""Open the arrays of one complete key as a FeatureSet reads them: ``open_rows`` the features, ``read_columns`` the rest."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store.feature_set import Columns
+from penultimate.store.feature_set import Columns, RowArray
 from penultimate.store.format import layout
 from penultimate.store.format.arrays import default_pipeline, open_features
 from penultimate.store.format.reading import read_array, read_errors
+from penultimate.store.format.shard_codec import ShardCodec
+from penultimate.store.format.shard_reader import ShardReader
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 
 # Shapes: M samples of the ImageSet, D feature dimensions.
 
 
-class StoredRows:
-    """The ``features`` array of a key, (M, D); a wrong checksum or a lost shard raises an error that names the rows."""
+def open_rows(objects: Objects, key: FeatureKey, shard_rows: int) -> RowArray:
+    """Open the ``features`` array of a key, (M, D); a wrong checksum or a lost shard raises an error naming the rows.
+
+    An array of the form that we write is read by ShardReader. One of another form, which somebody made with Zarr, is
+    read through Zarr, several times slower.
+    """
+    name = f"{key.path}/{layout.FEATURES}"
+    metadata = objects.get(f"{name}/{layout.METADATA}") or b""
+    if (codec := ShardCodec.of(metadata)) is None:
+        return ZarrRows(objects, key, shard_rows)
+    return ShardReader(objects, key.path, codec, json.loads(metadata)["shape"][0])
+
+
+class ZarrRows:
+    """The ``features`` array of a key, (M, D), read through Zarr."""
 
     def __init__(self, objects: Objects, key: FeatureKey, shard_rows: int) -> None:
         self._objects = objects

@@ -65,7 +65,8 @@ class ShardCodec:
             codec = cls(
                 shard_rows=shard_rows, chunk_rows=chunk_rows, feature_dim=feature_dim, dtype=array["data_type"]
             )
-            return codec if all(array[name] == value for name, value in codec._metadata().items()) else None
+            same = all(array[name] == value for name, value in codec._metadata().items())
+            return codec if same and array["shape"][1:] == [feature_dim] else None
         except (ValueError, TypeError, LookupError):
             return None
 

@@ -1,4 +1,4 @@
-"""LocalObjects: objects that are files of a local folder, through Zarr's LocalStore, with fsync and POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably, read by Zarr's LocalStore, with POSIX locks."""
 
 import errno
 import os
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import numpy as np
 from typing_extensions import override
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
@@ -15,7 +14,8 @@ from zarr.storage import LocalStore
 
 from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.claim import Claim, LockClaim
-from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.durable_files import PARTIAL, DurableFiles
+from penultimate.store.objects.objects import Content, Objects, parts_of
 
 
 class LocalObjects(Objects):
@@ -27,6 +27,7 @@ class LocalObjects(Objects):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store: Store = LocalStore(root)
+        self._files = DurableFiles(root)
 
     @property
     @override
@@ -85,10 +86,9 @@ class LocalObjects(Objects):
             return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
 
     @override
-    def put(self, name: str, content: bytes | memoryview) -> None:
+    def put(self, name: str, content: Content) -> None:
         with self.errors(name):
-            sync(self.store.set(name, default_buffer_prototype().buffer.from_array_like(np.frombuffer(content, "B"))))
-        self.make_durable(name)
+            self._files.write(self.root / name, parts_of(content))
 
     @override
     def put_new(self, name: str, content: bytes) -> bool:
@@ -107,7 +107,7 @@ class LocalObjects(Objects):
     def commit(
         self,
         shard: str,
-        content: bytes | memoryview,
+        content: Content,
         record: str,
         document: bytes,
         *,
@@ -140,22 +140,10 @@ class LocalObjects(Objects):
         with self.errors(folder):
             sync(self.store.delete_dir(folder))
 
-    def make_durable(self, name: str) -> None:
-        """Return once the object and the folders above it are on the disk, so that no later write precedes it."""
-        path = self.root / name
-        with storage_errors(path):
-            for part in (path, *(folder for folder in path.parents if folder.is_relative_to(self.root))):
-                handle = os.open(part, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-
     @override
     def delete_leftovers(self, folder: str) -> None:
-        # Zarr's LocalStore writes to ``*.partial`` and then renames.
         with self.errors(folder):
-            for path in (self.root / folder).rglob("*.partial"):
+            for path in (self.root / folder).rglob(f"*{PARTIAL}"):
                 path.unlink()
 
     @override

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +16,10 @@ from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
+from penultimate.store.slices import slice_if_contiguous
 from penultimate.store.writer.key_group import KeyGroup
 from penultimate.store.writer.shard_buffer import ShardBuffer
+from penultimate.store.writer.shard_committer import ShardCommitter
 
 # Shapes: D feature dimensions, B batch.
 
@@ -24,6 +27,7 @@ from penultimate.store.writer.shard_buffer import ShardBuffer
 class FeatureWriter:
     """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
 
+    Shards are written in the background; what goes wrong there is raised by the next call, at the latest by ``close``.
     A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
     otherwise leaves it to be resumed; rows of shards that are not full are dropped then. A key of which every row
     failed raises DecodeError instead of becoming complete. Not safe for use by several threads.
@@ -53,10 +57,11 @@ class FeatureWriter:
             raise
         self._missing = dict.fromkeys(shard for shard in self._shards if shard not in committed)
         self._failed = {int(row): why for record in committed.values() for row, why in record["failed"].items()}
+        self._committer = ShardCommitter()
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
-        """Return the shards of this writer's range that have no commit record yet."""
+        """Return the shards of this writer's range whose rows have not all come yet, nor been committed before."""
         return tuple(self._missing)
 
     @property
@@ -89,8 +94,10 @@ class FeatureWriter:
         """Take the features of some rows, and the reasons of rows that have none.
 
         Each missing row must come exactly once, here or in ``failed``. A shape or dtype other than planned, a row
-        that comes twice or a row that is not missing raises InputError, and then nothing of the call is taken.
+        that comes twice or a row that is not missing raises InputError, and then nothing of the call is taken. Raises
+        StoreError if a shard that became full in an earlier call could not be written.
         """
+        self._committer.check()
         rows = np.asarray(rows_B, dtype=np.int64)
         failed = dict(failed or {})
         self._check_shape(rows, features_BD)
@@ -99,7 +106,7 @@ class FeatureWriter:
             raise InputError("a failed row needs a reason, got an empty one")
         shards = rows // self._plan.shard_rows
         for shard in np.unique(shards).tolist():
-            of_shard = shards == shard
+            of_shard = slice_if_contiguous(np.flatnonzero(shards == shard))
             self._buffer(shard).fill(rows[of_shard], features_BD[of_shard])
         for row, reason in failed.items():
             self._buffer(row // self._plan.shard_rows).fail(row, reason)
@@ -110,6 +117,8 @@ class FeatureWriter:
     def close(self) -> None:
         """Complete the key if every shard of it is committed, then release the claim on the shards."""
         try:
+            with self._committer:
+                self._committer.finish()
             if not self._missing and self._group.is_all_committed:
                 with self._whole_key():
                     self._group.complete(self.provenance)
@@ -124,7 +133,10 @@ class FeatureWriter:
     ) -> None:
         if error is None:
             self.close()
-        else:
+            return
+        try:
+            self._committer.close()
+        finally:
             self._claim.release()
 
     @contextmanager
@@ -162,17 +174,23 @@ class FeatureWriter:
         values, counts = np.unique(rows, return_counts=True)
         if (counts > 1).any():
             raise InputError(f"rows {values[counts > 1][:10].tolist()} came more than once")
-        if unexpected := [row for row in values.tolist() if not self._is_missing(row)]:
+        shards = values // self._plan.shard_rows
+        unexpected = [
+            row for shard in np.unique(shards).tolist() for row in self._not_missing(shard, values[shards == shard])
+        ]
+        if unexpected:
             raise InputError(
                 f"rows {unexpected[:10]} were not missing: expected rows of the shards {list(self._missing)[:10]} "
                 f"({self._plan.shard_rows} rows each) that have not come yet"
             )
 
-    def _is_missing(self, row: int) -> bool:
-        shard = row // self._plan.shard_rows
-        if row < 0 or row >= self._plan.num_rows or shard not in self._missing:
-            return False
-        return shard not in self._buffers or self._buffers[shard].misses(row)
+    def _not_missing(self, shard: int, rows: NDArray[np.int64]) -> list[int]:
+        """Return those of some rows of one shard that are not expected, or not any more."""
+        if shard in self._buffers:
+            rows = rows[~self._buffers[shard].misses(rows)]
+        elif shard in self._missing:
+            rows = rows[rows >= self._plan.num_rows]
+        return [int(row) for row in rows]
 
     def _buffer(self, shard: int) -> ShardBuffer:
         if shard not in self._buffers:
@@ -180,16 +198,22 @@ class FeatureWriter:
         return self._buffers[shard]
 
     def _commit(self, shard: int) -> None:
-        self._refuse_if_none_finite(self._buffers[shard])
-        self._claim.check()
-        self._group.commit(shard, self._buffers[shard])
+        """Begin to commit a full shard in the background."""
+        buffer = self._buffers[shard]
+        if len(self._missing) == len(self._shards):
+            self._refuse_if_none_finite(buffer)
+        self._committer.submit(partial(self._write, shard, buffer, buffer.seconds))
         del self._buffers[shard]
         del self._missing[shard]
+
+    def _write(self, shard: int, buffer: ShardBuffer, seconds: float) -> None:
+        self._claim.check()
+        self._group.commit(shard, buffer, seconds)
 
     def _refuse_if_none_finite(self, buffer: ShardBuffer) -> None:
         """Raise InputError if no row of this writer's first shard is finite; the others would hardly be better."""
         num_decoded = len(buffer.rows) - len(buffer.failed)
-        if len(self._missing) == len(self._shards) and num_decoded and buffer.num_not_finite == num_decoded:
+        if num_decoded and buffer.num_not_finite == num_decoded:
             key = self._plan.key
             raise InputError(
                 f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and "

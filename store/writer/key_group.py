@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import DecodeError, InputError, StoreBusyError
 from penultimate.store.format import layout
-from penultimate.store.format.arrays import ShardEncoder, column_objects
+from penultimate.store.format.arrays import column_objects, features_metadata
 from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN, plain_group_document
 from penultimate.store.format.layout import Strings
 from penultimate.store.objects.objects import Objects
@@ -31,7 +31,7 @@ class KeyGroup:
         self._objects = objects
         self._plan = plan
         self._path = plan.key.path
-        self._encoder = ShardEncoder(plan)
+        self._codec = plan.codec
 
     @property
     def is_complete(self) -> bool:
@@ -67,7 +67,8 @@ class KeyGroup:
         plan = self._plan
         for name, values_M in ((layout.IDS, plan.ids_M), (layout.LABELS, plan.labels_M), (layout.SPLIT, plan.split_M)):
             self._write_column(name, values_M)
-        self._objects.put(f"{self._path}/{layout.FEATURES}/{layout.METADATA}", self._encoder.metadata)
+        metadata = features_metadata(plan.num_rows, plan.codec)
+        self._objects.put(f"{self._path}/{layout.FEATURES}/{layout.METADATA}", metadata)
         document = PLAN.document(plan.content())
         if self._objects.put_new(f"{self._path}/{layout.PLAN_OBJECT}", document):
             return document
@@ -82,8 +83,11 @@ class KeyGroup:
         }
         return {shard: record for shard, record in found.items() if record is not None}
 
-    def commit(self, shard: int, buffer: ShardBuffer) -> None:
-        """Write a full shard, then its commit record; raises StoreBusyError if another writer took the shard over."""
+    def commit(self, shard: int, buffer: ShardBuffer, seconds: float) -> None:
+        """Write a full shard, which took so many seconds to fill, then its commit record; safe in several threads.
+
+        Raises StoreBusyError if another writer took the shard over.
+        """
         record = {
             "key": self._plan.key.digest,
             "shard": shard,
@@ -92,11 +96,11 @@ class KeyGroup:
             "features": layout.values_checksum(buffer.features_RD),
             "failed": {str(row): buffer.failed[row] for row in sorted(buffer.failed)},
             "num_not_finite": buffer.num_not_finite,
-            "seconds": buffer.seconds,
+            "seconds": seconds,
         }
         self._objects.commit(
             f"{self._path}/{layout.shard_object(shard)}",
-            self._encoder.encode(buffer.rows, buffer.features_RD),
+            self._codec.encode(buffer.features_RD),
             f"{self._path}/{layout.commit_object(shard)}",
             COMMIT.document(record),
             is_record=lambda document: self._valid_record(shard, document) is not None,

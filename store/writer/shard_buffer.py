@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.plan import Plan
+from penultimate.store.slices import slice_if_contiguous
 
 # Shapes: B batch, R rows of one shard, D feature dimensions.
 
 
 class ShardBuffer:
-    """Collect the features of one shard in any order; rows that failed keep NaN."""
+    """Collect the features of one shard in any order; rows that failed hold NaN."""
 
     def __init__(self, plan: Plan, shard: int) -> None:
         self.rows = plan.rows(shard)
-        self.features_RD: NDArray[Any] = np.full((len(self.rows), plan.feature_dim), np.nan, dtype=plan.key.dtype)
+        self.features_RD: NDArray[Any] = np.empty((len(self.rows), plan.feature_dim), dtype=plan.key.dtype)
         self.failed: dict[int, str] = {}
         """Reason for each row, counted from the first of the key, that has no features."""
         self._missing_R = np.ones(len(self.rows), dtype=np.bool_)
@@ -39,17 +40,20 @@ class ShardBuffer:
         finite_R = np.isfinite(self.features_RD).all(axis=1)
         return int((~finite_R).sum()) - len(self.failed)
 
-    def misses(self, row: int) -> bool:
-        """Return whether this row of the key has not come yet."""
-        return bool(self._missing_R[row - self.rows.start])
+    def misses(self, rows_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether each of these rows, counted from the first of the key, is of this shard and has not come."""
+        indices_B = rows_B - self.rows.start
+        inside_B = (indices_B >= 0) & (indices_B < len(self.rows))
+        return inside_B & self._missing_R[np.where(inside_B, indices_B, 0)]
 
     def fill(self, rows_B: NDArray[np.int64] | Sequence[int], features_BD: NDArray[Any]) -> None:
         """Take the features of some rows, which are counted from the first of the key."""
-        indices_B = np.asarray(rows_B, dtype=np.int64) - self.rows.start
-        self.features_RD[indices_B] = features_BD
-        self._missing_R[indices_B] = False
+        indices = slice_if_contiguous(np.asarray(rows_B, dtype=np.int64) - self.rows.start)
+        self.features_RD[indices] = features_BD
+        self._missing_R[indices] = False
 
     def fail(self, row: int, reason: str) -> None:
         """Record that a row has no features."""
         self.failed[row] = reason
+        self.features_RD[row - self.rows.start] = np.nan
         self._missing_R[row - self.rows.start] = False
