@@ -70,6 +70,9 @@ class FeatureSet:
     shard_rows: int = SHARD_ROWS
     """Number of rows of ``array`` in one shard, which are read together."""
 
+    num_failed: int | None = None
+    """Number of samples without a row; None where only the columns tell. At 0 features are read without columns."""
+
     @classmethod
     def of(
         cls,
@@ -197,4 +200,6 @@ class FeatureSet:
     @cached_property
     def _decoded_N(self) -> NDArray[np.int64]:
         """Return the row on disk of each row of this set."""
+        if self.num_failed == 0:
+            return np.arange(self.array.shape[0])
         return np.flatnonzero(self._columns.failed_M == "")

@@ -125,6 +125,7 @@ class FeatureStore:
             array=open_rows(self.objects, key, content["shard_rows"]),
             read_columns=partial(read_columns, self.objects, key, content["checksums"]),
             shard_rows=content["shard_rows"],
+            num_failed=content["num_failed"],
         )
 
     def writer(

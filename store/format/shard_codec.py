@@ -70,8 +70,13 @@ class ShardCodec:
         except (ValueError, TypeError, LookupError):
             return None
 
-    def encode(self, features_RD: NDArray[Any]) -> list[memoryview]:
-        """Return the object that holds these rows, 1 <= R <= ``shard_rows``, in parts; all but the last are views."""
+    def encode(
+        self, features_RD: NDArray[Any], each_chunk: Callable[[NDArray[Any]], object] = lambda rows_BD: None
+    ) -> list[memoryview]:
+        """Return the object that holds these rows, 1 <= R <= ``shard_rows``, in parts, which are views of whole chunks.
+
+        ``each_chunk`` is called with the rows of every chunk in turn, whose bytes the processor's cache then holds.
+        """
         if not 1 <= len(features_RD) <= self.shard_rows or features_RD.shape[1:] != (self.feature_dim,):
             raise ValueError(
                 f"expected 1 to {self.shard_rows} rows of {self.feature_dim} features, got {features_RD.shape}"
@@ -80,6 +85,7 @@ class ShardCodec:
         parts: list[memoryview] = []
         for start in range(0, len(rows_RD), self.chunk_rows):
             chunk_RD = rows_RD[start : start + self.chunk_rows]
+            each_chunk(chunk_RD)
             if (lacking := self.chunk_rows - len(chunk_RD)) > 0:
                 chunk_RD = np.pad(chunk_RD, ((0, lacking), (0, 0)), constant_values=FILL_VALUE)
             chunk = _bytes_of(chunk_RD)

@@ -27,27 +27,38 @@ class DurableFiles:
 
     def write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
         """Write or replace one file below ``root`` with these parts, one behind the other."""
-        self._make_folder(path.parent)
+        new = self._make_folders(path.parent)
         try:
             partial = self._write_partial(path, parts)
         except FileNotFoundError:  # somebody removed the folder meanwhile
             self._known_folders.clear()
-            self._make_folder(path.parent)
+            new = self._make_folders(path.parent)
             partial = self._write_partial(path, parts)
         self._rename(partial, path)
         self._sync_folder(path.parent)
+        # Only now: on ext4 the sync of the file has put its new folders on the disk as well, so that these find nothing
+        # to do, where syncing each new folder before would be one more commit of the journal.
+        for folder in new:
+            if folder != self._root:
+                self._sync_folder(folder.parent)
+        self._known_folders.update(new)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder durably, with those above it, up to ``root``."""
-        if folder in self._known_folders:
-            return
-        if folder == self._root:
+    def _make_folders(self, folder: Path) -> list[Path]:
+        """Make a folder and those above it, up to ``root``; returns those that this process did not know, deepest first.
+
+        Their own entries are still to be put on the disk, also where the folders were there already: whoever made them
+        may have been killed before that.
+        """
+        new = []
+        for above in (folder, *folder.parents):
+            if above in self._known_folders:
+                break
+            new.append(above)
+            if above == self._root:
+                break
+        if new:
             folder.mkdir(parents=True, exist_ok=True)
-        else:
-            self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
-            self._sync_folder(folder.parent)  # also if it was there: whoever made it may have been killed before this
-        self._known_folders.add(folder)
+        return new
 
     def _write_partial(self, path: Path, parts: Sequence[bytes | memoryview]) -> Path:
         partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")

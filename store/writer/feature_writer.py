@@ -171,12 +171,12 @@ class FeatureWriter:
             )
 
     def _check_rows(self, rows: NDArray[np.int64]) -> None:
-        values, counts = np.unique(rows, return_counts=True)
-        if (counts > 1).any():
-            raise InputError(f"rows {values[counts > 1][:10].tolist()} came more than once")
-        shards = values // self._plan.shard_rows
+        rows = np.sort(rows)
+        if len(repeated := rows[1:][rows[1:] == rows[:-1]]):
+            raise InputError(f"rows {np.unique(repeated)[:10].tolist()} came more than once")
+        shards = rows // self._plan.shard_rows
         unexpected = [
-            row for shard in np.unique(shards).tolist() for row in self._not_missing(shard, values[shards == shard])
+            row for shard in np.unique(shards).tolist() for row in self._not_missing(shard, rows[shards == shard])
         ]
         if unexpected:
             raise InputError(

@@ -19,6 +19,7 @@ from penultimate.store.format.layout import Strings
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import utc_now
+from penultimate.store.writer.row_summary import RowSummary
 from penultimate.store.writer.shard_buffer import ShardBuffer
 
 # Shapes: M samples of the ImageSet.
@@ -61,14 +62,14 @@ class KeyGroup:
 
     def set_up(self) -> bytes:
         """Write the columns, then the plan, which says that they are there; returns the plan's document."""
-        for parent in _parents(self._path):
-            if self._objects.get(f"{parent}/{layout.METADATA}") is None:
-                self._objects.put(f"{parent}/{layout.METADATA}", plain_group_document())
         plan = self._plan
-        for name, values_M in ((layout.IDS, plan.ids_M), (layout.LABELS, plan.labels_M), (layout.SPLIT, plan.split_M)):
-            self._write_column(name, values_M)
-        metadata = features_metadata(plan.num_rows, plan.codec)
-        self._objects.put(f"{self._path}/{layout.FEATURES}/{layout.METADATA}", metadata)
+        above = [f"{parent}/{layout.METADATA}" for parent in _parents(self._path)]
+        objects = {name: plain_group_document() for name in above if not self._objects.exists(name)}
+        objects[f"{self._path}/{layout.FEATURES}/{layout.METADATA}"] = features_metadata(plan.num_rows, plan.codec)
+        columns = {layout.IDS: plan.ids_M, layout.LABELS: plan.labels_M, layout.SPLIT: plan.split_M}
+        for name, values_M in columns.items():
+            objects |= self._column(name, values_M)
+        self._objects.put_many(objects)
         document = PLAN.document(plan.content())
         if self._objects.put_new(f"{self._path}/{layout.PLAN_OBJECT}", document):
             return document
@@ -88,19 +89,21 @@ class KeyGroup:
 
         Raises StoreBusyError if another writer took the shard over.
         """
+        summary = RowSummary()
+        parts = self._codec.encode(buffer.features_RD, summary.add)
         record = {
             "key": self._plan.key.digest,
             "shard": shard,
             "rows": [buffer.rows.start, buffer.rows.stop],
             "ids": self._plan.ids_checksum(shard),
-            "features": layout.values_checksum(buffer.features_RD),
+            "features": summary.checksum,
             "failed": {str(row): buffer.failed[row] for row in sorted(buffer.failed)},
-            "num_not_finite": buffer.num_not_finite,
+            "num_not_finite": summary.num_not_finite - len(buffer.failed),
             "seconds": seconds,
         }
         self._objects.commit(
             f"{self._path}/{layout.shard_object(shard)}",
-            self._codec.encode(buffer.features_RD),
+            parts,
             f"{self._path}/{layout.commit_object(shard)}",
             COMMIT.document(record),
             is_record=lambda document: self._valid_record(shard, document) is not None,
@@ -117,7 +120,7 @@ class KeyGroup:
         if len(records) < self._plan.num_shards:
             return
         failed_M = self._failed_column(records)
-        self._write_column(layout.FAILED, failed_M)
+        self._objects.put_many(self._column(layout.FAILED, failed_M))
         self._objects.delete_leftovers(self._path)
         documents = {name: self._array_document(name) for name in (layout.FEATURES, *layout.COLUMNS)}
         content = self._completed_content(records, failed_M) | {
@@ -127,9 +130,9 @@ class KeyGroup:
         arrays = {name: json.loads(document) for name, document in documents.items()}
         self._objects.put(f"{self._path}/{layout.METADATA}", FEATURE_SET.document(content, arrays=arrays))
 
-    def _write_column(self, name: str, values_M: NDArray[Any]) -> None:
-        found = column_objects(name, values_M)
-        self._objects.put_many({f"{self._path}/{name}/{part}": content for part, content in found.items()})
+    def _column(self, name: str, values_M: NDArray[Any]) -> dict[str, bytes]:
+        """Return the objects of a column by their full name."""
+        return {f"{self._path}/{name}/{part}": content for part, content in column_objects(name, values_M).items()}
 
     def _committed_shards(self) -> list[int]:
         """Return the shards that have a record, valid or not."""

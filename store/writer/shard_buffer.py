@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penultimate.store.plan import Plan
 from penultimate.store.slices import slice_if_contiguous
+from penultimate.store.writer.row_summary import num_not_finite
 
 # Shapes: B batch, R rows of one shard, D feature dimensions.
 
@@ -37,8 +38,7 @@ class ShardBuffer:
     @property
     def num_not_finite(self) -> int:
         """Return how many rows that did not fail hold NaN or infinity."""
-        finite_R = np.isfinite(self.features_RD).all(axis=1)
-        return int((~finite_R).sum()) - len(self.failed)
+        return num_not_finite(self.features_RD) - len(self.failed)
 
     def misses(self, rows_B: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether each of these rows, counted from the first of the key, is of this shard and has not come."""
