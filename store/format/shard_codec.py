@@ -55,6 +55,12 @@ class ShardCodec:
     dtype: str
     """``float32`` or ``float16``; on disk little-endian."""
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16") or self.chunk_rows < 1 or self.feature_dim < 1:
+            raise ValueError(f"expected chunks of float32 or float16 rows, got {self}")
+        if self.shard_rows < 1 or self.shard_rows % self.chunk_rows:
+            raise ValueError(f"shard_rows must be a multiple of {self.chunk_rows}, got {self.shard_rows}")
+
     @classmethod
     def of(cls, metadata: bytes) -> Self | None:
         """Return the codec of the array with this ``zarr.json``; None where it has another form, for Zarr to read."""
@@ -239,7 +245,7 @@ def _crc(*parts: _Bytes) -> int:
 
 def _read_file(handle: int, buffers: Sequence[_Bytes], offset: int) -> None:
     """Fill the buffers from a file, from ``offset`` on; raises ValueError where it ends before."""
-    left = list(buffers)
+    left = [buffer for buffer in buffers if len(buffer)]
     while left:
         if (count := os.preadv(handle, left, offset)) == 0:
             raise ValueError("the shard ends early; it was cut")

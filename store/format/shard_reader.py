@@ -75,9 +75,10 @@ class ShardReader:
         with read_errors(self._objects, f"{self._path}/{layout.FEATURES}", slice(rows.start, rows.stop)):
             try:
                 self._read_object(f"{self._path}/{name}", inside, out_BD)
-            except (FileNotFoundError, ValueError) as error:
-                problem = "it is missing" if isinstance(error, FileNotFoundError) else error
-                raise ValueError(f"{name}: {problem}") from error
+            except FileNotFoundError as error:
+                raise ValueError(f"{name} is missing or empty") from error
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     def _read_object(self, name: str, rows: range, out_BD: NDArray[Any]) -> None:
         if not self._objects.is_local:

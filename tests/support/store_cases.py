@@ -1,5 +1,7 @@
 """A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +83,14 @@ def half_precision_job() -> Job:
         features_MD=job.features_MD.astype(np.float16),
         labels_M=labels_MK,
     )
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Return once the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
+        time.sleep(0.01)
 
 
 def array_files(store: FeatureStore, key: FeatureKey) -> dict[str, bytes]:
