@@ -4,8 +4,8 @@
 
 FOLDER has one folder a class. A copy of it (hard links) is extracted without 100 of its images, then changed step by
 step; after each step the same network extracts it again. Bytes are those that this process read by system calls
-(``rchar`` of proc(5), /proc/self/io), with the files dropped from the page cache before, beside the files' sizes. Look-up and reading are measured on rows that are
-drawn, without images.
+(``rchar`` of proc(5), /proc/self/io), with the files dropped from the page cache before, beside the files' sizes.
+Look-up and reading are measured on rows that are drawn, without images.
 """
 
 # Shapes: N rows, D features.
@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
 from store_io import drop_from_cache
 
 from penultimate.engine.runtime.capabilities import machine
@@ -71,7 +70,7 @@ def image_steps(images: Path, work: Path) -> Iterator[Step]:
     yield _extract(f"{num_held} images more", root, store)
     yield _extract("the same again, without the digest cache", root, store, cache=False)
     yield _extract("another split seed", root, store, seed=1)
-    for path in sorted(root.glob("*/*"))[:: 20]:
+    for path in sorted(root.glob("*/*"))[::20]:
         classes = sorted(root.iterdir())
         other = classes[(classes.index(path.parent) + 1) % len(classes)]
         _move(path, other / f"{path.parent.name}-{path.name}")
@@ -80,7 +79,7 @@ def image_steps(images: Path, work: Path) -> Iterator[Step]:
         path.rename(root / f"class-{path.name}")
     root = root.rename(work / "moved")
     yield _extract("every class renamed, the folder moved", root, store)
-    for path in sorted(root.glob("*/*"))[:: 10]:
+    for path in sorted(root.glob("*/*"))[::10]:
         path.unlink()
     yield _extract("one image in 10 removed", root, store)
 
@@ -209,7 +208,9 @@ def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[
         write_drawn(FeatureStore(location), plan, contents_N3[order])
         key = plan.key(contents_N3[order])
         features = FeatureStore(location).read(key).features
-        assert np.array_equal(features[:, -1], contents_N3[order, 2].astype(np.float32)), "rows are not where they belong"
+        assert np.array_equal(features[:, -1], contents_N3[order, 2].astype(np.float32)), (
+            "rows are not where they belong"
+        )
         contenders[name] = lambda location=location, key=key: FeatureStore(location).read(key).features  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
@@ -262,8 +263,8 @@ def report(images: Path, num_rows: int, rounds: int, folder: Path) -> str:
         "",
         "## Reading a set in its order",
         "",
-        f"{rows:,} x {dim} float32 ({rows * dim * 4 / 1e6:,.0f} MB), {rounds} rounds after one that warms up, in turns; "
-        "every row checked before.",
+        f"{rows:,} x {dim} float32 ({rows * dim * 4 / 1e6:,.0f} MB), {rounds} rounds after one that warms up, in "
+        "turns; every row checked before.",
         "",
         "| the set's rows | seconds, median | least to most | times as long |",
         "|---|---:|---:|---:|",
