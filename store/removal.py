@@ -53,7 +53,7 @@ def remove_rows(objects: Objects, folder: RowsFolder) -> Removed:
     """Remove the rows of an unfinished extraction; raises StoreBusyError while it is being written."""
     with folder.claim_everything():
         freed = free(objects, folder)
-    return Removed(freed_bytes=freed, shared_bytes=objects.size(folder.path))
+    return Removed(freed_bytes=freed, shared_bytes=folder.size())
 
 
 def free(objects: Objects, folder: RowsFolder) -> int:
@@ -61,7 +61,7 @@ def free(objects: Objects, folder: RowsFolder) -> int:
 
     The caller has claimed everything of it. Returns how many bytes that freed.
     """
-    before = objects.size(folder.path)
+    before = folder.size()
     used = _references(objects, folder.path)[folder.path]
     if not used:
         folder.delete()
@@ -69,7 +69,7 @@ def free(objects: Objects, folder: RowsFolder) -> int:
     if not folder.is_closed:
         folder.close("")
     folder.delete_shards(folder.shards() - used)
-    return before - objects.size(folder.path)
+    return before - folder.size()
 
 
 def _free_unused(objects: Objects) -> tuple[int, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.catalog import Catalog
-from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
+from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
 from penultimate.store.format.contents import is_known, set_digest
 from penultimate.store.format.documents import COMMIT
@@ -20,7 +20,8 @@ from penultimate.store.format.reading import read_array
 from penultimate.store.key import Embedding, FeatureKey
 from penultimate.store.objects.claim import Claim, reference
 from penultimate.store.objects.objects import Objects
-from penultimate.store.rows.record import NO_SOURCE, OWN
+from penultimate.store.objects.waiting import claim_when_free, remove_unused_lock
+from penultimate.store.rows.record import OWN
 from penultimate.store.rows.references import references
 from penultimate.store.rows.row_index import RowIndex
 from penultimate.store.rows.rows_folder import RowsFolder
@@ -50,8 +51,8 @@ class KnownRows:
         self._catalog = Catalog(objects)
         self._claims: list[Claim] = []
         self._own = own
-        self._verified: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
-        """(source, shard) -> which of its rows are not finite, None where the shard is damaged."""
+        self._verified: dict[tuple[int, int], NDArray[np.bool_]] = {}
+        """(source, shard) that is as it was written -> which of its rows are not finite."""
         self.index = RowIndex()
         self.sources: dict[int, RowSource] = {}
         """Sources by number, from 1; OWN is the writer's own folder."""
@@ -81,11 +82,11 @@ class KnownRows:
         A shard is read, and its checksums verified, before a row of it is given out for the first time.
         """
         source_B, row_B = self.index.find(contents_B3)
+        while self._drop_damaged(source_B, row_B):
+            source_B, row_B = self.index.find(contents_B3)
         not_finite_B = np.zeros(len(row_B), np.bool_)
         for number in np.unique(source_B[source_B > OWN]).tolist():
-            positions = np.flatnonzero(source_B == number)
-            damaged, not_finite_B[positions] = self._state(number, row_B[positions])
-            source_B[positions[damaged]], row_B[positions[damaged]] = NO_SOURCE, -1
+            not_finite_B[source_B == number] = self._not_finite(number, row_B[source_B == number])
         if self._own_not_finite:
             not_finite_B |= (source_B == OWN) & np.isin(row_B, list(self._own_not_finite))
         return source_B, row_B, not_finite_B
@@ -109,6 +110,8 @@ class KnownRows:
         for claim in self._claims:
             claim.release()
         self._claims = []
+        for source in self.sources.values():
+            remove_unused_lock(self._objects, f"{source.path}/{layout.LOCK}")
 
     def _passing_over(self, path: str) -> "_PassingOver":
         return _PassingOver(self._objects.where(path), self._log)
@@ -186,44 +189,49 @@ class KnownRows:
                 self.index.failed[size, high, low] = reason
 
     def _number_of(self, about: Mapping[str, Any]) -> int | None:
-        """Return the number of a source, claiming it at first; None where somebody is removing it."""
+        """Return the number of a source, claiming it at first; None where somebody has removed it."""
         if self._own is not None and about["path"] == self._own.path:
             return OWN
         for number, source in self.sources.items():
             if source.path == about["path"]:
                 return number
-        try:
-            claim = self._objects.claim(f"{about['path']}/{layout.LOCK}", reference())
-        except StoreBusyError:
+        plan = f"{about['path']}/{layout.PLAN_OBJECT}"
+        if not self._objects.exists(plan):
             return None
-        self._claims.append(claim)
-        if not self._objects.exists(f"{about['path']}/{layout.PLAN_OBJECT}"):
+        self._claims.append(claim_when_free(self._objects, f"{about['path']}/{layout.LOCK}", reference()))
+        if not self._objects.exists(plan):
             return None
         number = len(self.sources) + 1
         self.sources[number] = RowSource.of(self._objects, about)
         return number
 
-    def _state(self, number: int, row_B: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which rows of a source are damaged, and which are not finite; each shard is read once."""
-        source = self.sources[number]
-        damaged_B, not_finite_B = np.zeros(len(row_B), np.bool_), np.zeros(len(row_B), np.bool_)
-        shard_B = row_B // source.shard_rows
-        for shard in np.unique(shard_B).tolist():
-            of_shard = np.flatnonzero(shard_B == shard)
-            if (number, shard) not in self._verified:
-                self._verified[number, shard] = self._verify(source, shard)
-            if (not_finite := self._verified[number, shard]) is None:
-                damaged_B[of_shard] = True
-            else:
-                not_finite_B[of_shard] = not_finite[row_B[of_shard] % source.shard_rows]
-        return damaged_B, not_finite_B
+    def _drop_damaged(self, source_B: NDArray[np.int32], row_B: NDArray[np.int64]) -> bool:
+        """Verify the shards in which these rows are, each once; forget all rows of those that are damaged.
 
-    def _verify(self, source: RowSource, shard: int) -> NDArray[np.bool_] | None:
-        try:
-            return source.not_finite(shard)
-        except CorruptFeaturesError as error:
-            self._log(f"warning: damaged rows are not used again, and their images are embedded anew: {error}")
-            return None
+        Returns whether there was one: other sources may have the same rows.
+        """
+        any_damaged = False
+        for number in np.unique(source_B[source_B > OWN]).tolist():
+            source = self.sources[number]
+            for shard in np.unique(row_B[source_B == number] // source.shard_rows).tolist():
+                if (number, shard) in self._verified:
+                    continue
+                try:
+                    self._verified[number, shard] = source.not_finite(shard)
+                except CorruptFeaturesError as error:
+                    self._log(f"warning: damaged rows are not used again, and their images are embedded anew: {error}")
+                    self.index.drop(number, range(shard * source.shard_rows, (shard + 1) * source.shard_rows))
+                    any_damaged = True
+        return any_damaged
+
+    def _not_finite(self, number: int, row_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these rows, of shards that were verified, are not finite."""
+        not_finite_B = np.zeros(len(row_B), np.bool_)
+        shard_B, within_B = np.divmod(row_B, self.sources[number].shard_rows)
+        for shard in np.unique(shard_B).tolist():
+            of_shard = shard_B == shard
+            not_finite_B[of_shard] = self._verified[number, shard][within_B[of_shard]]
+        return not_finite_B
 
 
 class _PassingOver:

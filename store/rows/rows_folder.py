@@ -89,6 +89,11 @@ class RowsFolder:
             self._objects.delete(f"{self.path}/{layout.commit_object(shard)}")
             self._objects.delete_folder(f"{self.path}/{layout.FEATURES}/c/{shard}")
 
+    def size(self) -> int:
+        """Return the bytes of all objects here, but for those through which blocks are claimed."""
+        claims = (self.lock, f"{self.lock}.leases")
+        return self._objects.size(self.path) - sum(self._objects.size(name) for name in claims)
+
     def committed(self) -> list[int]:
         """Return the increasing numbers of the records, valid or not."""
         return layout.committed_shards(self._objects.records(f"{self.path}/{layout.COMMITS}"))
@@ -130,9 +135,9 @@ class RowsFolder:
         return self._objects.claim(self.lock, EVERYTHING)
 
     def delete(self) -> None:
-        """Remove the folder; a kill in between leaves one to be resumed, not one that looks closed."""
+        """Remove the folder; a kill in between leaves one that is unfinished, and holds what it has records of."""
         self._objects.delete(f"{self.path}/{layout.CLOSED_OBJECT}")
-        self._objects.delete_folder(f"{self.path}/{layout.COMMITS}")
+        self.delete_shards(self.committed())
         self._objects.delete_folder(self.path)
 
     def _put_record(self, name: str, document: bytes) -> None:

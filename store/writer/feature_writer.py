@@ -1,9 +1,8 @@
 """FeatureWriter: features of samples in, committed rows out; the set becomes visible only when it is complete."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError, StoreBusyError
 from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice, not_finite_rows
-from penultimate.store.objects.claim import WHOLE_KEY
+from penultimate.store.objects.claim import WHOLE_KEY, Claim
 from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.waiting import claim_when_free
 from penultimate.store.plan import Plan
 from penultimate.store.removal import free
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
@@ -180,18 +180,9 @@ class FeatureWriter:
             elif self.key is not None or not self._folder.committed():  # no set needs what is here
                 free(self._objects, self._folder)
 
-    @contextmanager
-    def _whole_folder(self) -> Iterator[None]:
-        """Wait for, then hold, the claim with which only one writer at a time sets up a folder or completes its set."""
-        while True:
-            try:
-                claim = self._objects.claim(self._folder.lock, WHOLE_KEY)
-            except StoreBusyError:
-                time.sleep(self._objects.poll_seconds)
-                continue
-            with claim:
-                yield
-            return
+    def _whole_folder(self) -> Claim:
+        """Wait for, then return, the claim with which one writer at a time sets up a folder or completes its set."""
+        return claim_when_free(self._objects, self._folder.lock, WHOLE_KEY)
 
     def _check_shape(self, samples_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
         expected = (len(samples_B), self.plan.feature_dim), self.plan.embedding.dtype
@@ -233,12 +224,17 @@ class FeatureWriter:
     def _commit_full_blocks(self, *, last: bool = False) -> None:
         """Commit full blocks in their order, those with few new rows together; at the last also fewer than usual.
 
-        A block waits for those before it, of which samples may be equal to some of its own.
+        A block waits for those before it: together they may fill a shard, and samples of theirs may be equal to some of
+        its own. At the last it waits for the latter alone.
         """
         run: list[int] = []
         for block in sorted(self._buffers):
-            if not self._buffers[block].is_full:
-                break
+            if not self._can_commit(block, with_blocks=run):
+                if not last:
+                    break
+                self._commit(run)
+                run = []
+                continue
             if run and (block != run[-1] + 1 or self._num_new([*run, block]) > self.plan.shard_rows):
                 self._commit(run)
                 run = []
@@ -246,14 +242,22 @@ class FeatureWriter:
             if 2 * self._num_new(run) > self.plan.shard_rows or len(run) == _BLOCKS_A_RECORD:
                 self._commit(run)
                 run = []
-        if run and last:
+        if last:
             self._commit(run)
+
+    def _can_commit(self, block: int, *, with_blocks: Sequence[int]) -> bool:
+        """Return whether all is known of a block's samples, if those of ``with_blocks`` are committed before."""
+        samples = self._buffers[block].samples
+        settled = range(self.plan.samples(range(with_blocks[0], block)).start if with_blocks else samples.start, samples.stop)
+        return self._buffers[block].is_full and not self._states.waits(samples, settled=settled)
 
     def _num_new(self, blocks: Sequence[int]) -> int:
         return sum(self._buffers[block].num_new for block in blocks)
 
     def _commit(self, run: Sequence[int]) -> None:
         """Begin to write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
+        if not run:
+            return
         buffers = [self._buffers.pop(block) for block in run]
         new = np.concatenate([buffer.new_samples for buffer in buffers])
         features = [buffer.new_features for buffer in buffers if buffer.num_new]

@@ -69,6 +69,11 @@ class SampleStates:
                 self._known.index.failed[size, high, low] = self.failed[sample]
                 self._first_of.pop((size, high, low), None)
 
+    def waits(self, samples: range, *, settled: range) -> bool:
+        """Return whether a sample of a range is to have the row of one outside ``settled`` of which none is known."""
+        firsts = (first for twin, first in self._twin_of.items() if twin in samples and first not in settled)
+        return any(self.row_M[first] < 0 and first not in self.failed for first in firsts)
+
     def failed_within(self, samples: range) -> Sequence[int]:
         """Return the samples of a range that failed, increasing."""
         return sorted(sample for sample in self.failed if sample in samples)
@@ -80,7 +85,10 @@ class SampleStates:
         if (reason := self._known.index.failed.get(content)) is not None:
             self.failed[sample] = reason
             return True
-        if (first := self._first_of.setdefault(content, sample)) == sample:
-            return False
-        self._twin_of[sample] = first
-        return True
+        if (first := self._first_of.setdefault(content, sample)) < sample:
+            self._twin_of[sample] = first
+            return True
+        # Blocks are committed in their order, so that no sample may wait for a later one, even if that was offered
+        # before it, because its content was known without reading: both are embedded then.
+        self._first_of[content] = sample
+        return False

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job, wait_until
+from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, is_of_an_array, small_job, wait_until
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
@@ -18,6 +18,7 @@ from support.s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, e
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.objects.remote import RemoteObjects
 from penultimate.store.verify import verify
 
 SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
@@ -40,25 +41,14 @@ def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     """Return the objects of the arrays in a local store."""
     store = FeatureStore.create(tmp_path_factory.mktemp("local") / "store")
     job.write(store)
-    return array_files(store, job.key)
+    return array_files(store)
 
 
-def array_objects(store: FeatureStore, job: Job) -> dict[str, bytes]:
+def array_objects(store: FeatureStore) -> dict[str, bytes]:
     """Return the objects of the arrays in a remote store, read through the store itself."""
-    found: dict[str, bytes] = {}
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        inside = set(store.objects.folders(f"{job.key.path}/{folder}".rstrip("/")))
-        for name in store.objects.names(f"{job.key.path}/{folder}".rstrip("/")):
-            path = f"{folder}/{name}".lstrip("/")
-            if name in inside:
-                folders.append(path)
-            elif "/" in path and not path.startswith("features/commits/"):
-                content = store.objects.get(f"{job.key.path}/{path}")
-                assert content is not None
-                found[path] = content
-    return found
+    assert isinstance(store.objects, RemoteObjects)
+    names = [name for name in store.objects.walk("") if is_of_an_array(name)]
+    return {name: content for name, content in zip(names, store.objects.get_many(names), strict=True) if content}
 
 
 def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(
@@ -66,7 +56,7 @@ def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(
 ) -> None:
     store = FeatureStore.create(location)
     job.write(store)
-    assert array_objects(FeatureStore(location), job) == expected
+    assert array_objects(FeatureStore(location)) == expected
     features = FeatureStore(store.address).read(job.key)
     np.testing.assert_array_equal(features.features, job.features_MD[[*range(3), *range(4, 49)]])
 
@@ -91,7 +81,7 @@ def test_faults_on_the_way_change_nothing(
     read = store.read(job.key).features
     assert verify(store) == []
     proxy.plan = healthy
-    assert array_objects(store, job) == expected
+    assert array_objects(store) == expected
     assert len(read) == NUM_ROWS - 2
 
 
@@ -103,7 +93,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(
     proxy.plan = every(15, "hang", "PUT")
     job.write(store)
     proxy.plan = healthy
-    assert array_objects(store, job) == expected
+    assert array_objects(store) == expected
 
 
 @pytest.mark.slow
@@ -120,12 +110,12 @@ def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_re
     proxy.plan = healthy
     proxy.seen.clear()
     with job.writer(store) as writer:
-        missing = writer.missing_shards
+        missing = writer.missing_blocks
         assert missing in [(2,), (2, 3)]  # 3 may have been on its way as well
-        job.append(writer, writer.missing_rows)
+        job.append(writer, writer.missing_samples)
     written = {path.partition("/features/c/")[2] for method, path in proxy.seen if method == "PUT"} - {""}
-    assert written == {f"{shard}/0" for shard in missing}  # nothing was done twice
-    assert array_objects(store, job) == expected
+    assert written == {f"{block}/0" for block in missing}  # nothing was done twice
+    assert array_objects(store) == expected
     assert verify(store) == []
 
 
@@ -169,9 +159,9 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
     (begun,) = store.incomplete()
     assert SHARD_ROWS <= begun.done_rows < begun.num_rows
     with job.writer(store) as writer:  # at once: this machine knows that the holder is gone
-        assert writer.missing_shards[0] == begun.done_rows // SHARD_ROWS
-        job.append(writer, writer.missing_rows)
-    assert array_objects(store, job) == expected
+        assert writer.missing_blocks[0] == begun.done_rows // SHARD_ROWS
+        job.append(writer, writer.missing_samples)
+    assert array_objects(store) == expected
     assert verify(store) == []
 
 

@@ -1,4 +1,4 @@
-"""An extraction in a process of its own: ``fake_extract.py STORE FIRST_SHARD STOP_SHARD``; says each batch it has done.
+"""An extraction in a process of its own: ``fake_extract.py STORE FIRST_BLOCK STOP_BLOCK``; says each batch it has done.
 
 The features are those of ``store_cases.small_job``, so that any number of such processes must make the same store.
 """
@@ -20,11 +20,12 @@ def main() -> int:
     store, first, stop = FeatureStore(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     job = small_job()
     try:
-        with job.writer(store, shard_range=range(first, stop)) as writer:
-            print("missing", *writer.missing_shards, flush=True)
-            for rows in np.array_split(writer.missing_rows, max(1, len(writer.missing_rows) // 4)):
-                job.append(writer, rows)
-                print("done", len(rows), flush=True)
+        with job.writer(store, blocks=range(first, stop)) as writer:
+            print("missing", *writer.missing_blocks, flush=True)
+            missing = writer.missing_samples
+            for samples in np.array_split(missing, max(1, len(missing) // 4)):
+                job.append(writer, samples)
+                print("done", len(samples), flush=True)
                 if sys.stdin.readline() == "":
                     return 3
     except StoreError as error:

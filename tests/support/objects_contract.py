@@ -10,6 +10,7 @@ import zarr
 from support.store_cases import Job, half_precision_job, small_job
 from zarr.storage import MemoryStore
 
+from penultimate.store.catalog import Catalog
 from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
@@ -33,6 +34,8 @@ def _opened(objects: Objects) -> FeatureStore:
     objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
     store = FeatureStore.__new__(FeatureStore)
     store.objects = objects
+    store.catalog = Catalog(objects)
+    store._format = layout.FORMAT_VERSION
     return store
 
 
@@ -175,16 +178,16 @@ class ObjectsContract:
         store.delete(job.key)
         assert store.keys() == []
 
-    def test_one_shard_has_one_writer_and_others_may_have_the_rest(self, objects: Objects) -> None:
+    def test_one_block_has_one_writer_and_others_may_have_the_rest(self, objects: Objects) -> None:
         job, store = small_job(), _opened(objects)
-        with job.writer(store, shard_range=range(2)) as first:
+        with job.writer(store, blocks=range(2)) as first:
             with pytest.raises(StoreBusyError, match=r"being written by process \d+ on .*; wait"):
                 job.writer(store)
             with pytest.raises(StoreBusyError):
                 store.delete(job.key)
-            with job.writer(store, shard_range=range(2, 4)) as second:
-                job.append(second, second.missing_rows)
+            with job.writer(store, blocks=range(2, 4)) as second:
+                job.append(second, second.missing_samples)
             assert store.keys() == []
-            job.append(first, first.missing_rows)
+            job.append(first, first.missing_samples)
         assert store.keys() == [job.key]
         assert verify(store) == []

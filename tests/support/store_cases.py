@@ -1,6 +1,6 @@
 """A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format import layout
 from penultimate.store.format.contents import content_of
 from penultimate.store.format.layout import variable_width
 from penultimate.store.key import Embedding, FeatureKey
@@ -33,6 +34,20 @@ class Job:
     @property
     def key(self) -> FeatureKey:
         return self.plan().key(self.contents_M3)
+
+    def part(self, samples: Sequence[int] | NDArray[np.int64]) -> "Job":
+        """Return the job of some of the samples, in the given order."""
+        index = np.asarray(samples, np.int64)
+        position = {sample: place for place, sample in enumerate(index.tolist())}
+        return replace(
+            self,
+            features_MD=self.features_MD[index],
+            labels_M=self.labels_M[index],
+            ids_M=[self.ids_M[sample] for sample in index.tolist()],
+            split_M=[self.split_M[sample] for sample in index.tolist()],
+            contents_M3=self.contents_M3[index],
+            failed={position[sample]: reason for sample, reason in self.failed.items() if sample in position},
+        )
 
     def plan(self, **options: Any) -> Plan:
         given: dict[str, Any] = {
@@ -98,10 +113,17 @@ def half_precision_job() -> Job:
     )
 
 
+def files(store: FeatureStore) -> dict[str, bytes]:
+    """Return the content of every file of a local store, by its path below the store."""
+    return {str(path.relative_to(store.path)): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+
+
 def array_files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a store's arrays, without records and groups, which hold times."""
-    files = (path for path in store.path.rglob("*") if path.is_file())
-    kept = (
-        path for path in files if (path.parent.name != "commits" and (path.parent / "c").exists()) or "c" in path.parts
-    )
-    return {str(path.relative_to(store.path)): path.read_bytes() for path in kept}
+    return {name: content for name, content in files(store).items() if is_of_an_array(name)}
+
+
+def is_of_an_array(name: str) -> bool:
+    """Return whether an object of a store is a chunk, or the metadata of an array."""
+    metadata = tuple(f"/{array}/{layout.METADATA}" for array in (layout.FEATURES, *layout.COLUMNS))
+    return "/c/" in name or name.endswith(metadata)
