@@ -16,9 +16,9 @@ from penultimate.engine.images.formats.folder import read_folder, root_name
 from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
 from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.remote_tars import remote_tars
 from penultimate.engine.images.formats.single_files import load_files
 from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
-from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import Interpretation, Reader, interpret
