@@ -1,4 +1,4 @@
-"""LocalObjects: objects that are files of a local folder, written durably, read by Zarr's LocalStore, with POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably, claimed by POSIX locks."""
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -248,7 +248,7 @@ class FeatureWriter:
     def _can_commit(self, block: int, *, with_blocks: Sequence[int]) -> bool:
         """Return whether all is known of a block's samples, if those of ``with_blocks`` are committed before."""
         samples = self._buffers[block].samples
-        settled = range(self.plan.samples(range(with_blocks[0], block)).start if with_blocks else samples.start, samples.stop)
+        settled = self.plan.samples(range(with_blocks[0] if with_blocks else block, block + 1))
         return self._buffers[block].is_full and not self._states.waits(samples, settled=settled)
 
     def _num_new(self, blocks: Sequence[int]) -> int:

@@ -118,6 +118,14 @@ def files(store: FeatureStore) -> dict[str, bytes]:
     return {str(path.relative_to(store.path)): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
 
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Return once the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
+        time.sleep(0.01)
+
+
 def array_files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a store's arrays, without records and groups, which hold times."""
     return {name: content for name, content in files(store).items() if is_of_an_array(name)}

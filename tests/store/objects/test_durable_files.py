@@ -1,4 +1,4 @@
-"""DurableFiles sync in an order in which a power cut leaves a file whole or absent, and no more often than that takes."""
+"""DurableFiles sync so that a power cut leaves a file whole or absent, and no more often than that takes."""
 
 import os
 import shutil
