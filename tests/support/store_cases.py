@@ -1,6 +1,7 @@
 """A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
