@@ -1,12 +1,13 @@
 """Catalog: which sets and which rows lie where in a store, and what their documents say."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
-from penultimate.store.format.documents import FEATURE_SET, PLAN
+from penultimate.store.format.documents import ATTRIBUTE, FEATURE_SET, PLAN
 from penultimate.store.format.reading import array_documents
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
@@ -57,17 +58,27 @@ class Catalog:
         return None if document is None else PLAN.read(document, self._objects.where(name))
 
     def key_at(self, path: str) -> FeatureKey:
-        """Return the key of a complete set, of format 1 from its plan if the group's metadata is damaged.
+        """Return the key of a complete set, also of one whose group is damaged elsewhere: its path proves it.
 
-        Raises CorruptFeaturesError.
+        Raises CorruptFeaturesError if that does not tell the key.
         """
         try:
             return FeatureKey(**self.set_content(path)["key"])
         except CorruptFeaturesError:
+            if (key := self._key_in(path)) is not None and key.path == path:
+                return key
             if (begun := self.begun_format_1(path)) is None:
                 raise
             self._check_place(FeatureKey(**begun["key"]), path)
             return FeatureKey(**begun["key"])
+
+    def _key_in(self, path: str) -> FeatureKey | None:
+        """Return the key in a set's damaged group, None if there is none any more."""
+        try:
+            document = json.loads(self._objects.get(f"{path}/{layout.METADATA}") or b"")
+            return FeatureKey(**document["attributes"][ATTRIBUTE]["key"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def _check_place(self, key: FeatureKey, path: str) -> None:
         if key.path != path:

@@ -1,8 +1,9 @@
 """FeatureStore: many FeatureSets at one location, found by their FeatureKey."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.catalog import Catalog
-from penultimate.store.errors import IncompleteFeaturesError, NotAStoreError, UnknownNameError
+from penultimate.store.errors import CorruptFeaturesError, IncompleteFeaturesError, NotAStoreError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format import layout
 from penultimate.store.format.contents import is_known
@@ -44,7 +45,17 @@ class Incomplete:
     """Number of samples in committed blocks, of which nothing is computed again."""
 
 
-_Named = TypeVar("_Named", FeatureKey, FeatureKey | Incomplete)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damaged:
+    """A set or the rows of an extraction of which a damaged document does not tell any more what they are."""
+
+    path: str
+
+    digest: str
+    """The last part of the path."""
+
+
+_Named = TypeVar("_Named", FeatureKey, FeatureKey | Incomplete | Damaged)
 
 
 class FeatureStore:
@@ -88,17 +99,15 @@ class FeatureStore:
 
     def incomplete(self) -> list[Incomplete]:
         """Return the extractions that are not complete."""
-        of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
-        folders = [*self.catalog.rows_folders(), *(RowsFolder(self.objects, path) for path in of_format_1)]
-        return [found for folder in folders if not folder.is_closed and (found := _incomplete(folder)) is not None]
+        return [found for folder in self._unfinished() if (found := _incomplete(folder)) is not None]
 
     def find(self, name: str) -> FeatureKey:
         """Return the one key whose digest or path begins with ``name``; raises UnknownNameError if there is not one."""
         return _the_one(name, self.keys())
 
-    def find_any(self, name: str) -> FeatureKey | Incomplete:
-        """Return what ``find`` does, also among the extractions that are not complete."""
-        return _the_one(name, [*self.keys(), *self.incomplete()])
+    def find_any(self, name: str) -> FeatureKey | Incomplete | Damaged:
+        """Return what ``find`` does, also among what is not complete, or so damaged that nothing else tells of it."""
+        return _the_one(name, self._all())
 
     def contains(self, key: FeatureKey) -> bool:
         """Return whether ``key`` is complete."""
@@ -176,16 +185,30 @@ class FeatureStore:
             self._format = layout.FORMAT_VERSION
         return FeatureWriter(self.objects, plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
-    def delete(self, what: FeatureKey | Incomplete) -> Removed:
-        """Remove a key, or an incomplete extraction, and the rows that no other key needs.
+    def delete(self, what: FeatureKey | Incomplete | Damaged) -> Removed:
+        """Remove a key, an incomplete extraction or something damaged, and the rows that no other key needs.
 
         Raises UnknownNameError if it is not there, StoreBusyError while an incomplete one is being written.
         """
-        if isinstance(what, Incomplete):
-            return remove_rows(self.objects, RowsFolder(self.objects, what.path))
-        if not self.contains(what):
+        if isinstance(what, FeatureKey) and not self.contains(what):
             raise self._unknown(what)
-        return remove_set(self.objects, what.path)
+        if isinstance(what, FeatureKey) or self.catalog.is_complete(what.path) and layout.is_digest(what.digest):
+            return remove_set(self.objects, what.path)
+        return remove_rows(self.objects, RowsFolder(self.objects, what.path))
+
+    def _all(self) -> list[FeatureKey | Incomplete | Damaged]:
+        """Return the complete keys, the incomplete extractions, and what is too damaged to be either."""
+        found: list[FeatureKey | Incomplete | Damaged | None] = []
+        for path in self.catalog.complete_paths():
+            found.append(_or_damaged(path, self.catalog.key_at))
+        for folder in self._unfinished():
+            found.append(_or_damaged(folder.path, lambda path: _incomplete(RowsFolder(self.objects, path))))
+        return [each for each in found if each is not None]
+
+    def _unfinished(self) -> Iterator[RowsFolder]:
+        of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
+        folders = chain(self.catalog.rows_folders(), (RowsFolder(self.objects, path) for path in of_format_1))
+        return (folder for folder in folders if not folder.is_closed)
 
     def _check_complete(self, key: FeatureKey) -> None:
         if self.contains(key):
@@ -201,6 +224,16 @@ class FeatureStore:
 
     def _unknown(self, key: FeatureKey) -> UnknownNameError:
         return UnknownNameError(f"key in {self.objects.where()}", key.path, [known.path for known in self.keys()])
+
+
+def _or_damaged(
+    path: str, read: Callable[[str], FeatureKey | Incomplete | None]
+) -> FeatureKey | Incomplete | Damaged | None:
+    """Return what ``read`` finds at a path, Damaged where it raises CorruptFeaturesError."""
+    try:
+        return read(path)
+    except CorruptFeaturesError:
+        return Damaged(path=path, digest=path.rpartition("/")[2])
 
 
 def _incomplete(folder: RowsFolder) -> Incomplete | None:

@@ -184,7 +184,7 @@ class ObjectsContract:
             with pytest.raises(StoreBusyError, match=r"being written by process \d+ on .*; wait"):
                 job.writer(store)
             with pytest.raises(StoreBusyError):
-                store.delete(job.key)
+                store.delete(store.find_any(job.plan().job))
             with job.writer(store, blocks=range(2, 4)) as second:
                 job.append(second, second.missing_samples)
             assert store.keys() == []

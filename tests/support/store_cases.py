@@ -114,6 +114,12 @@ def half_precision_job() -> Job:
     )
 
 
+def rows_path(store: FeatureStore) -> str:
+    """Return the path of the one folder of rows that a store has."""
+    (folder,) = store.catalog.rows_folders()
+    return folder.path
+
+
 def files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a local store, by its path below the store."""
     return {str(path.relative_to(store.path)): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}

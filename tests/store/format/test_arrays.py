@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from support.store_cases import Job, small_job
+from support.store_cases import Job, rows_path, small_job
 
-from penultimate.store import stored_rows
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import arrays
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
+from penultimate.store.rows import source
 
 
 @pytest.fixture(params=["zarr", "zarrs"])
@@ -20,7 +20,7 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Return the pipeline that reads."""
     name: CodecPipeline = request.param
     pytest.importorskip(name)
-    monkeypatch.setattr(stored_rows, "default_pipeline", lambda: name)
+    monkeypatch.setattr(source, "default_pipeline", lambda: name)
     return name
 
 
@@ -43,7 +43,7 @@ def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, 
 def test_a_damaged_shard_is_noticed(pipeline: CodecPipeline, job: Job, tmp_path: Path, damage: str) -> None:
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
-    path = store.path / job.key.path / "features" / "c" / "1" / "0"
+    path = store.path / rows_path(store) / "features" / "c" / "1" / "0"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes({"flipped": content, "cut": content[:200]}.get(damage, b""))
@@ -57,7 +57,7 @@ def test_zarrs_configuration_is_left_as_it_was(job: Job, tmp_path: Path) -> None
     before = zarr.config.get("codec_pipeline.path")
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
-    array = open_features(store.objects, job.key.path, pipeline="zarr")
+    array = open_features(store.objects, rows_path(store), pipeline="zarr")
     assert type(array.async_array.codec_pipeline).__name__ == "BatchedCodecPipeline"
     assert zarr.config.get("codec_pipeline.path") == before
 
