@@ -125,6 +125,7 @@ def _write_set(objects: Objects, key: FeatureKey, outcome: _Outcome, provenance:
     objects.put_many(
         {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )
+    objects.delete_leftovers(key.path)
     documents = {name: columns[name][layout.METADATA] for name in layout.COLUMNS}
     content = outcome.content(key) | {
         "checksums": {name: layout.values_checksum(values_M) for name, values_M in outcome.columns().items()},
