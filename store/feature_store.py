@@ -192,7 +192,7 @@ class FeatureStore:
         """
         if isinstance(what, FeatureKey) and not self.contains(what):
             raise self._unknown(what)
-        if isinstance(what, FeatureKey) or self.catalog.is_complete(what.path) and layout.is_digest(what.digest):
+        if layout.is_digest(what.path.rpartition("/")[2]) and self.catalog.is_complete(what.path):
             return remove_set(self.objects, what.path)
         return remove_rows(self.objects, RowsFolder(self.objects, what.path))
 
