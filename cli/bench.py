@@ -1,5 +1,6 @@
 """``penultimate bench``: measure each part of an extraction on the user's images and name the bottleneck."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -74,7 +75,8 @@ def bench(
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(whole))
-    sample = subset(whole, sample_rows(len(whole), num_images))
+    # Under the digest of the sample alone, for which the rest of the set need not be read.
+    sample = replace(subset(whole, sample_rows(len(whole), num_images)), subset_of=None)
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     backbones, _ = prepared_backbones(job.requests, job.settings, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []

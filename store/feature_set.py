@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.key import FeatureKey
+from penultimate.store.slices import slice_if_contiguous
 
 if TYPE_CHECKING:
     import xarray
@@ -71,6 +72,9 @@ class FeatureSet:
 
     shard_rows: int = SHARD_ROWS
     """Number of rows of ``array`` in one shard, which are read together."""
+
+    num_failed: int | None = None
+    """Number of samples without a row; None where only the columns tell. At 0 features are read without columns."""
 
     @classmethod
     def of(
@@ -190,7 +194,7 @@ class FeatureSet:
             block_MD = np.asarray(self.array[block * step : (block + 1) * step])
             for start in range(first, stop, num_rows):
                 part = slice(start, min(start + num_rows, stop))
-                yield wanted[part], block_MD[_slice_if_contiguous(disk_rows[part] - block * step)]
+                yield wanted[part], block_MD[slice_if_contiguous(disk_rows[part] - block * step)]
 
     def rows_at(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
         """Return the features of some rows, (B, D), in any order; only shards that hold them are read."""
@@ -219,11 +223,6 @@ class FeatureSet:
     @cached_property
     def _decoded_N(self) -> NDArray[np.int64]:
         """Return the row on disk of each row of this set."""
+        if self.num_failed == 0:
+            return np.arange(self.array.shape[0])
         return np.flatnonzero(self._columns.failed_M == "")
-
-
-def _slice_if_contiguous(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Return an equivalent slice if the rows are contiguous, because indexing by a slice copies nothing."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows

@@ -12,6 +12,7 @@ from penultimate.store.format import layout
 from penultimate.store.format.contents import set_digest
 from penultimate.store.format.digest import digest_of
 from penultimate.store.format.layout import Strings
+from penultimate.store.format.shard_codec import ShardCodec
 from penultimate.store.key import Embedding, FeatureKey, folder_of
 
 # Shapes: M samples of the ImageSet, K classes.
@@ -65,6 +66,16 @@ class Plan:
     def chunk_rows(self) -> int:
         """Return the number of rows in one chunk inside a shard."""
         return min(layout.CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def codec(self) -> ShardCodec:
+        """Return what encodes the shards."""
+        return ShardCodec(
+            shard_rows=self.shard_rows,
+            chunk_rows=self.chunk_rows,
+            feature_dim=self.feature_dim,
+            dtype=self.embedding.dtype,
+        )
 
     @property
     def num_blocks(self) -> int:

@@ -31,7 +31,6 @@ from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, source_commit, utc_now
-from penultimate.store.writer.completion import Completed
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 # Shapes: N samples, B images of a batch, D feature dimensions; S backbones.
@@ -96,10 +95,9 @@ def embed_images(
                 each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
     finally:
         images.contents.save()
-    found = {plan: Completed(key, num_embedded=0) for plan, key in there.items()}
-    found |= {each.writer.plan: each.writer.completed for each in writers if each.writer.completed is not None}
-    complete = [found[plan] for plan in plans if plan in found]
-    return [Extracted(features=store.read(each.key), num_embedded=each.num_embedded) for each in complete]
+    made = {each.writer.plan: (each.writer.key, each.writer.num_embedded) for each in writers}
+    found = [(there[plan], 0) if plan in there else made.get(plan, (None, 0)) for plan in plans]
+    return [Extracted(features=store.read(key), num_embedded=number) for key, number in found if key is not None]
 
 
 def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Log) -> None:

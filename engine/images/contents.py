@@ -84,8 +84,8 @@ class Contents:
 
     def is_sought(self, index: int) -> bool:
         """Return whether the content of sample ``index`` is unknown and there is a cache to keep it."""
-        with self._memory.lock:
-            return self._memory.cache is not None and not self._memory.contents_N3[self._row(index)].any()
+        memory = self._memory
+        return memory.cache is not None and not memory.contents_N3[self._row(index)].any()
 
     def remember(self, index: int, content: Content, fingerprint: FileFingerprint = NO_FINGERPRINT) -> Content:
         """Remember the content of sample ``index``, unless it is known already; return the one that is known now.

@@ -44,8 +44,8 @@ class FileFingerprint(NamedTuple):
     changed_ns: int
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> "FileFingerprint":
-        """Return the fingerprint of the file at ``path``, links followed; raise OSError if it is gone."""
+    def of(cls, path: str | os.PathLike[str] | int) -> "FileFingerprint":
+        """Return the fingerprint of the file at ``path``, links followed, or of an open file; raise OSError if gone."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

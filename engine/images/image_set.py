@@ -102,9 +102,9 @@ class ImageSet:
 
     def _digest(self, contents_N3: NDArray[np.uint64] | None) -> str:
         return set_digest(
-            ids=self.ids_N.tolist(),
+            ids=self.ids_N,
             labels_N=self.labels_N,
-            split_N=self.split_N.tolist(),
+            split_N=self.split_N,
             class_names=self.class_names,
             contents_N3=contents_N3,
         )

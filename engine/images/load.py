@@ -16,9 +16,9 @@ from penultimate.engine.images.formats.folder import read_folder, root_name
 from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
 from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.remote_tars import remote_tars
 from penultimate.engine.images.formats.single_files import load_files
 from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
-from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import Interpretation, Reader, interpret
@@ -54,7 +54,12 @@ def load_images(
     cache: DigestCache | None = None,
     **options: Any,
 ) -> ImageSet:
-    """Load a set of images: their ids, labels and splits; pixels are read when they are needed.
+    """List a set of images: their ids, labels and splits. No image is read before its pixels are needed.
+
+    Read are folders, tables, the headers of tars and the metadata of Parquet files, and whole the arrays of a
+    ``.npz``, CIFAR's pickles and what single images need to be told from lists. The digest of the set is made of what
+    its images contain: ``ImageSet.digest`` reads each one that ``cache`` does not remember, unless it was read before,
+    as by decoding. A later read that finds other bytes raises VanishedImageError.
 
     Parameters
     ----------
@@ -73,7 +78,8 @@ def load_images(
     labels
         False takes every image, unlabelled.
     cache
-        Remembers what files contained, by path, size and times, so that they are not read again to be digested.
+        Remembers what files contained, by path, size and times, so that they need not be read for the digest. What is
+        read is put into it by ``ImageSet.digest``, or by ``ImageSet.contents.save``.
     **options
         Any field of ``ImageOptions``: ``val_fraction`` and ``test_fraction`` (where no splits are given),
         ``label_column``, ``path_column``, ``multi_label``, ``reader``, ``splits``.
@@ -81,8 +87,8 @@ def load_images(
     Returns
     -------
     ImageSet
-        ``ids_N`` in a fixed order, ``labels_N`` (N,) int64 or (N, K) uint8, ``split_N``, ``class_names``, and a digest
-        of all these with the contents of the files.
+        ``ids_N`` in a fixed order, ``labels_N`` (N,) int64 or (N, K) uint8, ``split_N``, ``class_names``, and
+        ``digest``, of all these with the contents of the files.
 
     Raises
     ------

@@ -86,7 +86,7 @@ class DigestingSource(ImageSource):
         Raises OSError, which decoding records for this sample alone, if it cannot be read the first time, and ever
         after in this process.
         """
-        before = self._fingerprint(index)
+        before = self._settled_fingerprint(index)
         try:
             data = self.original.read(index)
         except PenultimateError:
@@ -100,7 +100,8 @@ class DigestingSource(ImageSource):
                 f"{reason}; bring it back and run again to resume (without it the set is another one)"
             ) from error
         content = content_of(data)
-        known = self.contents.remember(index, content, self._unchanged(index, before))
+        unchanged = before != UNKNOWN and self._fingerprint(index) == before
+        known = self.contents.remember(index, content, before if unchanged else UNKNOWN)
         if known == UNREADABLE:
             raise OSError("it could not be read when the set was listed, and can be now: list the set again")
         if known != content:
@@ -114,18 +115,20 @@ class DigestingSource(ImageSource):
     def fingerprint(self, index: int) -> FileFingerprint:
         return self.original.fingerprint(index)
 
-    def _fingerprint(self, index: int) -> FileFingerprint:
-        """Return the fingerprint of a sample that is to be cached, and UNKNOWN for any other, or if it may not be."""
+    def _settled_fingerprint(self, index: int) -> FileFingerprint:
+        """Return the fingerprint under which a content that is still unknown may be cached, UNKNOWN if there is none.
+
+        It must be settled before the read: then a change after it shows.
+        """
         if not self.contents.is_sought(index):
             return UNKNOWN
+        fingerprint = self._fingerprint(index)
+        return fingerprint if fingerprint.is_settled() else UNKNOWN
+
+    def _fingerprint(self, index: int) -> FileFingerprint:
         try:
-            fingerprint = self.original.fingerprint(index)
+            return self.original.fingerprint(index)
         except PenultimateError:
             raise
         except OSError:  # reading it says why
             return UNKNOWN
-        return fingerprint if fingerprint.is_settled() else UNKNOWN
-
-    def _unchanged(self, index: int, before: FileFingerprint) -> FileFingerprint:
-        """Return the fingerprint from before the read if it still holds, else UNKNOWN."""
-        return before if before != UNKNOWN and self._fingerprint(index) == before else UNKNOWN

@@ -7,8 +7,8 @@ the pixels of an image that came as an array. In arrays they are (N, 3) uint64, 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat
 from json.encoder import encode_basestring_ascii
 
 import numpy as np
@@ -97,9 +97,7 @@ def set_digest(
     Without contents it is the digest of the listing, which says what was asked for before anything is read.
     """
     sha256 = hashlib.sha256(json.dumps(list(class_names), separators=(",", ":")).encode() + b"\n")
-    texts = (
-        ["null"] * len(labels_N) if contents_N3 is None else [f'"{content_text(row)}"' for row in contents_N3.tolist()]
-    )
+    texts = repeat("null", len(labels_N)) if contents_N3 is None else _quoted(contents_N3)
     labels = (str(label).replace(" ", "") for label in labels_N.tolist())  # as JSON has integers, and lists of them
     lines = (
         f'[{encode_basestring_ascii(id_)},{label},"{split}",{text}]\n'
@@ -108,3 +106,10 @@ def set_digest(
     while block := "".join(islice(lines, 10_000)):
         sha256.update(block.encode())
     return sha256.hexdigest()[:16]
+
+
+def _quoted(contents_N3: NDArray[np.uint64]) -> Iterator[str]:
+    """Yield each content as a JSON string, with few of them in memory at once."""
+    for start in range(0, len(contents_N3), 10_000):
+        for content in contents_N3[start : start + 10_000].tolist():
+            yield f'"{content_text(content)}"'

@@ -1,21 +1,23 @@
-"""LocalObjects: objects that are files of a local folder, through Zarr's LocalStore, with fsync and POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably, claimed by POSIX locks."""
 
 import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import numpy as np
 from typing_extensions import override
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import LocalStore
 
 from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.claim import Claim, LockClaim
-from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.durable_files import PARTIAL, DurableFiles
+from penultimate.store.objects.objects import Content, Objects, parts_of
+
+_AT_ONCE = 4
+"""Files of ``put_many`` that are written at once: nearly all of the time goes to syncs, which a journal joins."""
 
 
 class LocalObjects(Objects):
@@ -27,6 +29,7 @@ class LocalObjects(Objects):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store: Store = LocalStore(root)
+        self._files = DurableFiles(root)
 
     @property
     @override
@@ -61,11 +64,11 @@ class LocalObjects(Objects):
 
     @override
     def get(self, name: str) -> bytes | None:
-        if not self.root.is_dir():
-            return None  # LocalStore would make it
         with self.errors(name):
-            buffer = sync(self.store.get(name, default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
+            try:
+                return (self.root / name).read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
 
     @override
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
@@ -74,7 +77,7 @@ class LocalObjects(Objects):
     @override
     def exists(self, name: str) -> bool:
         with self.errors(name):
-            return sync(self.store.exists(name))
+            return (self.root / name).exists()
 
     @override
     def lost(self, names: Sequence[str]) -> list[str]:
@@ -82,13 +85,15 @@ class LocalObjects(Objects):
 
     def _is_lost(self, name: str) -> bool:
         with self.errors(name):
-            return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
+            try:
+                return (self.root / name).stat().st_size == 0
+            except FileNotFoundError:
+                return True
 
     @override
-    def put(self, name: str, content: bytes | memoryview) -> None:
+    def put(self, name: str, content: Content) -> None:
         with self.errors(name):
-            sync(self.store.set(name, default_buffer_prototype().buffer.from_array_like(np.frombuffer(content, "B"))))
-        self.make_durable(name)
+            self._files.write(self.root / name, parts_of(content))
 
     @override
     def put_new(self, name: str, content: bytes) -> bool:
@@ -100,14 +105,15 @@ class LocalObjects(Objects):
 
     @override
     def put_many(self, contents: Mapping[str, bytes]) -> None:
-        for name, content in contents.items():
-            self.put(name, content)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put") as pool:
+            for _ in pool.map(self.put, contents.keys(), contents.values()):
+                pass
 
     @override
     def commit(
         self,
         shard: str,
-        content: bytes | memoryview,
+        content: Content,
         record: str,
         document: bytes,
         *,
@@ -147,22 +153,10 @@ class LocalObjects(Objects):
         with self.errors(folder):
             sync(self.store.delete_dir(folder))
 
-    def make_durable(self, name: str) -> None:
-        """Return once the object and the folders above it are on the disk, so that no later write precedes it."""
-        path = self.root / name
-        with storage_errors(path):
-            for part in (path, *(folder for folder in path.parents if folder.is_relative_to(self.root))):
-                handle = os.open(part, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-
     @override
     def delete_leftovers(self, folder: str) -> None:
-        # Zarr's LocalStore writes to ``*.partial`` and then renames.
         with self.errors(folder):
-            for path in (self.root / folder).rglob("*.partial"):
+            for path in (self.root / folder).rglob(f"*{PARTIAL}"):
                 path.unlink()
 
     @override

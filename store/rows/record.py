@@ -33,9 +33,6 @@ class CommitRecord:
     num_rows: int
     """Number of rows in the shard; without any there is no shard."""
 
-    features_checksum: str
-    """Checksum of the features in the shard, empty without any."""
-
     contents_R3: NDArray[np.uint64]
     """Content digest of each sample, as ``store.format.contents`` has it."""
 
@@ -57,6 +54,11 @@ class CommitRecord:
     seconds: float
     """Seconds from the first of the new rows to the last."""
 
+    def refers_only_to(self, rows: range) -> bool:
+        """Return whether all own rows that it refers to are among ``rows``."""
+        own = self.row_R[self.source_R == OWN]
+        return bool(((own >= rows.start) & (own < rows.stop)).all())
+
     def content(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold; arrays are compressed and in base64."""
         return {
@@ -64,7 +66,6 @@ class CommitRecord:
             "blocks": [self.blocks.start, self.blocks.stop],
             "samples": [self.samples.start, self.samples.stop],
             "num_rows": self.num_rows,
-            "features": self.features_checksum,
             "content": _packed(self.contents_R3, "<u8"),
             "sources": list(self.sources),
             "source": _packed(self.source_R, "<i4"),
@@ -82,7 +83,6 @@ class CommitRecord:
             blocks=range(*content["blocks"]),
             samples=range(*content["samples"]),
             num_rows=content["num_rows"],
-            features_checksum=content["features"],
             contents_R3=_unpacked(content["content"], "<u8").reshape(-1, 3),
             sources=tuple(content["sources"]),
             source_R=_unpacked(content["source"], "<i4"),

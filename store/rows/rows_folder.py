@@ -7,12 +7,14 @@ record; the set, then the closing record. Each write is durable before the next 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
+import xxhash
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, StoreBusyError
 from penultimate.store.format import layout
-from penultimate.store.format.arrays import ShardEncoder
+from penultimate.store.format.arrays import features_metadata
 from penultimate.store.format.documents import CLOSED, COMMIT, PLAN, plain_group_document
+from penultimate.store.format.shard_codec import ShardCodec
 from penultimate.store.objects.claim import EVERYTHING, Claim
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
@@ -65,13 +67,13 @@ class RowsFolder:
                 + "; remove it with `penultimate store rm` to start it anew"
             )
 
-    def set_up(self, plan: Plan, encoder: ShardEncoder, *, provenance: Mapping[str, Any]) -> None:
+    def set_up(self, plan: Plan, *, provenance: Mapping[str, Any]) -> None:
         """Write the groups and the array's metadata, then the plan, which says that they are there."""
-        for group in _groups(self.path):
-            if self._objects.get(f"{group}/{layout.METADATA}") is None:
-                self._objects.put(f"{group}/{layout.METADATA}", plain_group_document())
-        self._objects.put(f"{self.path}/{layout.FEATURES}/{layout.METADATA}", encoder.metadata)
-        about = {"array_metadata": layout.bytes_checksum(encoder.metadata), "provenance": dict(provenance)}
+        metadata = features_metadata(plan.num_samples, plan.codec)
+        groups = [f"{group}/{layout.METADATA}" for group in _groups(self.path)]
+        objects = {name: plain_group_document() for name in groups if not self._objects.exists(name)}
+        self._objects.put_many(objects | {f"{self.path}/{layout.FEATURES}/{layout.METADATA}": metadata})
+        about = {"array_metadata": layout.bytes_checksum(metadata), "provenance": dict(provenance)}
         document = PLAN.document(plan.content() | about)
         if not self._objects.put_new(f"{self.path}/{layout.PLAN_OBJECT}", document):
             raise StoreBusyError(f"{self._objects.where(self.path)} was set up by another writer meanwhile; run again")
@@ -102,18 +104,24 @@ class RowsFolder:
         found = (self._valid(document or b"") for document in self._objects.get_many(names))
         return [record for record in found if record is not None]
 
-    def commit(self, record: CommitRecord, features_RD: NDArray[Any], encoder: ShardEncoder) -> None:
-        """Write a shard, if it has rows, then its record; raises StoreBusyError if another writer took it over."""
+    def commit(self, record: CommitRecord, features_RD: NDArray[Any], codec: ShardCodec) -> None:
+        """Write a shard, if it has rows, then its record; several threads may do so at once.
+
+        Raises StoreBusyError if another writer took the shard over.
+        """
         number = record.blocks.start
-        name, document = f"{self.path}/{layout.commit_object(number)}", COMMIT.document(record.content())
+        name = f"{self.path}/{layout.commit_object(number)}"
         if not record.num_rows:
-            self._put_record(name, document)
+            self._put_record(name, COMMIT.document(record.content() | {"features": ""}))
             return
+        checksum = xxhash.xxh3_128()
+        # While a chunk is encoded the processor's cache holds it: another pass over the shard would take as long again.
+        parts = codec.encode(features_RD, lambda rows_BD: checksum.update(rows_BD.data))
         self._objects.commit(
             f"{self.path}/{layout.shard_object(number)}",
-            encoder.encode(number, features_RD),
+            parts,
             name,
-            document,
+            COMMIT.document(record.content() | {"features": checksum.hexdigest()}),
             is_record=lambda document: self._valid(document) is not None,
         )
 

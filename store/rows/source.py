@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.format import layout
-from penultimate.store.format.arrays import default_pipeline, open_features
 from penultimate.store.format.documents import PLAN
-from penultimate.store.format.reading import read_errors
+from penultimate.store.format.feature_rows import ZarrRows, open_rows
+from penultimate.store.format.shard_reader import ShardReader, on_threads
+from penultimate.store.not_finite import not_finite_rows
 from penultimate.store.objects.objects import Objects
+from penultimate.store.slices import slice_if_contiguous
 
 # Shapes: R rows of a source, B rows wanted, D feature dimensions.
 
@@ -21,7 +23,6 @@ class RowSource:
 
     def __init__(self, objects: Objects, path: str, *, num_rows: int, shard_rows: int) -> None:
         self._objects = objects
-        self._array: Any = None
         self.path = path
         self.num_rows = num_rows
         """R; shards that were not needed do not exist, and no set refers to their rows."""
@@ -44,44 +45,39 @@ class RowSource:
         """Return what a set's attributes tell about this source."""
         return {"path": self.path, "num_rows": self.num_rows, "shard_rows": self.shard_rows}
 
-    def read(self, rows: slice) -> NDArray[Any]:
-        """Return some consecutive rows, (B, D).
+    def read_into(self, out_ND: NDArray[Any], positions_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> None:
+        """Write row ``rows_B[i]`` into ``out_ND[positions_B[i]]``; each shard is read once, from first to last row.
 
         A wrong checksum or a lost shard raises CorruptFeaturesError, which names the rows.
         """
-        start, stop, _ = rows.indices(self.num_rows)
-        self._refuse_if_lost(range(start // self.shard_rows, layout.num_shards(stop, self.shard_rows)))
-        if self._array is None:
-            # From an object store zarrs would read by itself, without our retries.
-            pipeline = default_pipeline() if self._objects.is_local else "zarr"
-            self._array = open_features(self._objects, self.path, pipeline=pipeline)
-        with read_errors(self._objects, f"{self.path}/{layout.FEATURES}", slice(start, stop)):
-            return np.asarray(self._array[start:stop])
-
-    def read_into(self, out_ND: NDArray[Any], positions_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> None:
-        """Write row ``rows_B[i]`` into ``out_ND[positions_B[i]]``; each shard is read once, from first to last row."""
+        positions, rows = slice_if_contiguous(positions_B), slice_if_contiguous(rows_B)
+        if isinstance(positions, slice) and isinstance(rows, slice):
+            self._rows.read_into(range(rows.start, rows.stop), out_ND[positions])
+            return
         order_B = np.argsort(rows_B, kind="stable")
-        sorted_B = rows_B[order_B]
-        cuts = np.flatnonzero(np.diff(sorted_B // self.shard_rows)) + 1
-        for part in np.split(order_B, cuts):
+        cuts = np.flatnonzero(np.diff(rows_B[order_B] // self.shard_rows)) + 1
+
+        def read(part: NDArray[np.int64]) -> None:
             first, last = int(rows_B[part[0]]), int(rows_B[part[-1]])
-            values_RD = self.read(slice(first, last + 1))
-            out_ND[_slice_if_contiguous(positions_B[part])] = values_RD[_slice_if_contiguous(rows_B[part] - first)]
+            values_RD = np.empty((last + 1 - first, out_ND.shape[1]), out_ND.dtype)
+            self._rows.read_into(range(first, last + 1), values_RD)
+            out_ND[positions_B[part]] = values_RD[slice_if_contiguous(rows_B[part] - first)]
+
+        on_threads(read, np.split(order_B, cuts), self._objects)
 
     def not_finite(self, shard: int) -> NDArray[np.bool_]:
-        """Read a whole shard and return which of its rows hold NaN or infinity; raises CorruptFeaturesError."""
-        first = shard * self.shard_rows
-        not_finite_B: NDArray[np.bool_] = ~np.isfinite(self.read(slice(first, first + self.shard_rows))).all(axis=1)
-        return not_finite_B
+        """Read all that a shard holds and return which of its rows are NaN or infinite; raises as ``read_into`` does.
 
-    def _refuse_if_lost(self, shards: range) -> None:
-        """Raise CorruptFeaturesError for an absent or empty shard, whose rows Zarr would fill with the fill value."""
-        shard_of = {f"{self.path}/{layout.shard_object(shard)}": shard for shard in shards}
-        for name in self._objects.lost(list(shard_of)):
-            first = shard_of[name] * self.shard_rows
-            rows = slice(first, min(first + self.shard_rows, self.num_rows))
-            with read_errors(self._objects, f"{self.path}/{layout.FEATURES}", rows):
-                raise ValueError(f"{layout.shard_object(shard_of[name])} is missing or empty")
+        Rows that fill up its last chunk count as infinite; no set refers to them.
+        """
+        rows = self._rows.stored_rows(shard)
+        values_RD = np.empty((len(rows), self._rows.shape[1]), self._rows.dtype)
+        self._rows.read_into(rows, values_RD)
+        return not_finite_rows(values_RD)
+
+    @cached_property
+    def _rows(self) -> ShardReader | ZarrRows:
+        return open_rows(self._objects, self.path, shard_rows=self.shard_rows)
 
 
 class GatheredRows:
@@ -115,10 +111,3 @@ class GatheredRows:
             positions = np.flatnonzero(source_B == number)
             self._sources[number].read_into(out_BD, positions, row_B[positions] - self._first_S[number])
         return out_BD
-
-
-def _slice_if_contiguous(indices: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Return an equivalent slice if the indices increase one by one: then indexing copies nothing."""
-    if len(indices) and indices[-1] - indices[0] == len(indices) - 1 and (np.diff(indices) == 1).all():
-        return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices

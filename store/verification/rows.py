@@ -31,7 +31,7 @@ class _RowsInspection(Inspection):
             if record is not None and record.num_rows:
                 first = number * plan["shard_rows"]
                 if read:
-                    self.shard(number, range(first, first + record.num_rows), record.features_checksum)
+                    self.shard(number, range(first, first + record.num_rows), str(content["features"]))
         for shard in sorted(folder.shards() - set(committed)):
             if folder.is_closed:
                 self.add(layout.commit_object(shard), "is missing, and so nothing says what its shard held")

@@ -6,18 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Shapes: B batch, R samples of one block, D feature dimensions.
+from penultimate.store.plan import Plan
+from penultimate.store.slices import slice_if_contiguous
+
+# Shapes: B batch, R samples of one block, of which N have new features, D feature dimensions.
 
 
 class BlockBuffer:
     """Collect the new features of a block's samples in any order, and which of its samples are still to come."""
 
-    def __init__(self, samples: range) -> None:
-        """Begin a block of ``samples``, all of which are to come."""
-        self.samples = samples
-        self._missing_R = np.ones(len(samples), np.bool_)
-        self._samples: list[NDArray[np.int64]] = []
-        self._parts: list[NDArray[Any]] = []
+    def __init__(self, plan: Plan, block: int) -> None:
+        """Begin a block of which all samples are to come; memory for features is taken when the first come."""
+        self.samples = plan.samples(range(block, block + 1))
+        self._shape, self._dtype = (len(self.samples), plan.feature_dim), plan.embedding.dtype
+        self._features_RD: NDArray[Any] | None = None
+        self._missing_R = np.ones(len(self.samples), np.bool_)
+        self._new_R = np.zeros(len(self.samples), np.bool_)
         self._started = time.perf_counter()
 
     @property
@@ -28,11 +32,11 @@ class BlockBuffer:
     @property
     def num_new(self) -> int:
         """Return the number of samples that have come with features."""
-        return sum(map(len, self._parts))
+        return int(self._new_R.sum())
 
     @property
     def seconds(self) -> float:
-        """Return the seconds since the first sample was asked for."""
+        """Return the seconds since the block was begun."""
         return time.perf_counter() - self._started
 
     @property
@@ -40,26 +44,33 @@ class BlockBuffer:
         """Return the samples still to come, increasing."""
         return np.flatnonzero(self._missing_R) + self.samples.start
 
-    def misses(self, sample: int) -> bool:
-        """Return whether this sample has not come yet."""
-        return bool(self._missing_R[sample - self.samples.start])
+    @property
+    def new_samples(self) -> NDArray[np.int64]:
+        """Return the N samples that have come with features, increasing."""
+        return np.flatnonzero(self._new_R) + self.samples.start
+
+    @property
+    def new_features(self) -> NDArray[Any]:
+        """Return the features (N, D) of ``new_samples``."""
+        if self._features_RD is None:
+            return np.empty((0, self._shape[1]), self._dtype)
+        return self._features_RD if self._new_R.all() else self._features_RD[self._new_R]
+
+    def misses(self, samples_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether each of these samples is of this block and has not come, (B,)."""
+        indices_B = samples_B - self.samples.start
+        inside_B = (indices_B >= 0) & (indices_B < len(self.samples))
+        return inside_B & self._missing_R[np.where(inside_B, indices_B, 0)]
 
     def fill(self, samples_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
         """Take the features of some samples."""
-        self._samples.append(samples_B)
-        self._parts.append(features_BD)
-        self.settle(samples_B)
+        if self._features_RD is None:
+            self._features_RD = np.empty(self._shape, self._dtype)
+        indices = slice_if_contiguous(samples_B - self.samples.start)
+        self._features_RD[indices] = features_BD
+        self._new_R[indices] = True
+        self._missing_R[indices] = False
 
     def settle(self, samples_B: NDArray[np.int64]) -> None:
         """Take note that some samples need no features: they failed, or their row is elsewhere."""
         self._missing_R[samples_B - self.samples.start] = False
-
-    @property
-    def new_samples(self) -> NDArray[np.int64]:
-        """Return the samples that have come with features, increasing."""
-        return np.sort(np.concatenate([np.empty(0, np.int64), *self._samples]))
-
-    def features(self) -> NDArray[Any]:
-        """Return the features of ``new_samples``; at least one has come."""
-        order = np.argsort(np.concatenate(self._samples))
-        return np.concatenate(self._parts)[order]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,8 @@ from penultimate.store.rows.source import RowSource
 # Shapes: M samples of the ImageSet.
 
 
-class Completed(NamedTuple):
-    """A set of which all blocks are committed."""
-
-    key: FeatureKey
-
-    num_embedded: int
-    """Number of rows that this extraction embedded; all others were in the store."""
-
-
-def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any]) -> Completed | None:
-    """Make the set of an extraction visible if all its blocks are committed; returns None if they are not.
+def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any]) -> FeatureKey | None:
+    """Make the set of an extraction visible if all its blocks are committed; returns its key, else None.
 
     A set that is there already stays as it is, unless the plan was to try its failed samples again. Raises DecodeError
     if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able.
@@ -46,13 +37,13 @@ def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mappi
     outcome = _Outcome(objects, plan, folder, records)
     key = plan.key(outcome.contents_M3)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:
-        return Completed(key, outcome.num_embedded)
+        return key
     outcome.refuse_if_all_failed()
     objects.delete(f"{key.path}/{layout.METADATA}")
     _write_set(objects, key, outcome, provenance)
     if outcome.num_embedded:
         folder.close(key.path)
-    return Completed(key, outcome.num_embedded)
+    return key
 
 
 class _Outcome:
@@ -134,6 +125,7 @@ def _write_set(objects: Objects, key: FeatureKey, outcome: _Outcome, provenance:
     objects.put_many(
         {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )
+    objects.delete_leftovers(key.path)
     documents = {name: columns[name][layout.METADATA] for name in layout.COLUMNS}
     content = outcome.content(key) | {
         "checksums": {name: layout.values_checksum(values_M) for name, values_M in outcome.columns().items()},

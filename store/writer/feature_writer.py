@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, StoreBusyError
-from penultimate.store.format import layout
-from penultimate.store.format.arrays import ShardEncoder
 from penultimate.store.key import FeatureKey
-from penultimate.store.not_finite import not_finite_advice
+from penultimate.store.not_finite import not_finite_advice, not_finite_rows
 from penultimate.store.objects.claim import WHOLE_KEY, Claim
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.waiting import claim_when_free
@@ -22,9 +21,11 @@ from penultimate.store.removal import free
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.slices import slice_if_contiguous
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import Completed, complete
+from penultimate.store.writer.completion import complete
 from penultimate.store.writer.sample_states import SampleStates
+from penultimate.store.writer.shard_committer import ShardCommitter
 
 # Shapes: M samples of the ImageSet, R samples or rows of some blocks, D feature dimensions, B batch.
 
@@ -39,7 +40,8 @@ class FeatureWriter:
     its way there, is not needed. Those that are needed are appended. A context manager: leaving it completes the set
     if every block is committed, by this writer or others, and otherwise leaves it to be resumed; samples of blocks
     that are not full are dropped then. A set of which every sample failed raises DecodeError instead of becoming
-    complete. One thread may offer while another appends.
+    complete. One thread may offer while another appends. Shards are written in the background; what goes wrong there is
+    raised by the next ``append``, at the latest by ``close``.
     """
 
     provenance: dict[str, Any]
@@ -48,8 +50,11 @@ class FeatureWriter:
     plan: Plan
     """The samples, and what embeds them."""
 
-    completed: Completed | None = None
-    """The complete set, once this writer was closed and every block is committed."""
+    key: FeatureKey | None = None
+    """The key of the complete set, once this writer was closed and every block is committed."""
+
+    num_embedded: int = 0
+    """Number of rows that the extraction embedded, by this writer, others and earlier runs; known with ``key``."""
 
     def __init__(
         self,
@@ -67,7 +72,6 @@ class FeatureWriter:
         if not self._blocks or self._blocks.start < 0 or self._blocks.stop > plan.num_blocks or self._blocks.step != 1:
             raise InputError(f"expected a range of blocks within 0 to {plan.num_blocks}, got {self._blocks}")
         self.provenance = dict(provenance)
-        self._encoder = ShardEncoder(plan)
         self._guard = threading.RLock()
         self._folder = RowsFolder.of(objects, plan)
         self._known = KnownRows(objects, plan.embedding, self._folder, log=log)
@@ -80,15 +84,9 @@ class FeatureWriter:
         except BaseException:
             self._release()
             raise
+        self._committer = ShardCommitter()
         self._began_empty = not covered
-        self._buffers = {
-            block: BlockBuffer(plan.samples(range(block, block + 1))) for block in self._blocks if block not in covered
-        }
-
-    @property
-    def key(self) -> FeatureKey | None:
-        """Return the key of the complete set, once this writer was closed and every block is committed."""
-        return None if self.completed is None else self.completed.key
+        self._buffers = {block: BlockBuffer(plan, block) for block in self._blocks if block not in covered}
 
     @property
     def missing_blocks(self) -> tuple[int, ...]:
@@ -120,16 +118,18 @@ class FeatureWriter:
         """Take the features of some needed samples, and the reasons of samples that have none.
 
         Each must come exactly once, here or in ``failed``. A shape or dtype other than planned, a sample that comes
-        twice or is not missing raises InputError, and then nothing of the call is taken.
+        twice or is not missing raises InputError, and then nothing of the call is taken. Raises StoreError if a shard
+        that became full in an earlier call could not be written.
         """
         samples = np.asarray(samples_B, dtype=np.int64)
         failed = dict(failed or {})
         with self._guard:
+            self._committer.check()
             self._check_shape(samples, features_BD)
             self._check_missing(np.concatenate([samples, np.fromiter(failed, dtype=np.int64)]))
             if not all(failed.values()):
                 raise InputError("a failed sample needs a reason, got an empty one")
-            self._states.not_finite_M[samples] = ~np.isfinite(features_BD).all(axis=1)
+            self._states.not_finite_M[samples] = not_finite_rows(features_BD)
             for block, of_block in self._by_block(samples):
                 self._buffers[block].fill(samples[of_block], features_BD[of_block])
             self._states.fail(failed)
@@ -139,11 +139,12 @@ class FeatureWriter:
     def close(self) -> None:
         """Complete the set if every block of it is committed, then release the claim on the blocks."""
         try:
-            with self._guard:
+            with self._guard, self._committer:
                 self._commit_full_blocks(last=True)
             if not self._buffers:
                 with self._whole_folder():
-                    self.completed = complete(self._objects, self.plan, self._folder, self.provenance)
+                    self.key = complete(self._objects, self.plan, self._folder, self.provenance)
+                    self.num_embedded = sum(record.num_rows for record in self._folder.records())
         finally:
             self._release()
 
@@ -155,7 +156,10 @@ class FeatureWriter:
     ) -> None:
         if error is None:
             self.close()
-        else:
+            return
+        try:
+            self._committer.close()
+        finally:
             self._release()
 
     def _set_up(self) -> None:
@@ -163,7 +167,7 @@ class FeatureWriter:
         if self._folder.plan_content() is None:
             with self._whole_folder():
                 if self._folder.plan_content() is None:
-                    self._folder.set_up(self.plan, self._encoder, provenance=self.provenance)
+                    self._folder.set_up(self.plan, provenance=self.provenance)
         self._folder.check_plan(self.plan)
 
     def _release(self) -> None:
@@ -189,26 +193,33 @@ class FeatureWriter:
             )
 
     def _check_missing(self, samples: NDArray[np.int64]) -> None:
-        values, counts = np.unique(samples, return_counts=True)
-        if (counts > 1).any():
-            raise InputError(f"samples {values[counts > 1][:10].tolist()} came more than once")
-        if unexpected := [sample for sample in values.tolist() if not self._is_missing(sample)]:
+        samples = np.sort(samples)
+        if len(repeated := samples[1:][samples[1:] == samples[:-1]]):
+            raise InputError(f"samples {np.unique(repeated)[:10].tolist()} came more than once")
+        unexpected = [
+            samples[of_block][self._not_missing(block, samples[of_block])]
+            for block, of_block in self._by_block(samples)
+        ]
+        if len(found := np.concatenate([samples[:0], *unexpected])):
             raise InputError(
-                f"samples {unexpected[:10]} were not missing: expected samples of the blocks "
+                f"samples {found[:10].tolist()} were not missing: expected samples of the blocks "
                 f"{list(self._buffers)[:10]} ({self.plan.shard_rows} samples each) that have not come yet"
             )
 
-    def _is_missing(self, sample: int) -> bool:
-        buffer = self._buffers.get(sample // self.plan.shard_rows)
-        return buffer is not None and sample in buffer.samples and buffer.misses(sample)
+    def _not_missing(self, block: int, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of some samples of one block are not expected, or not any more."""
+        buffer = self._buffers.get(block)
+        return np.ones(len(samples), np.bool_) if buffer is None else ~buffer.misses(samples)
 
     def _settle(self, samples: NDArray[np.int64]) -> None:
         for block, of_block in self._by_block(samples):
             self._buffers[block].settle(samples[of_block])
 
-    def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:
+        """Yield each block that some samples are of, and the positions of these among them."""
         blocks = samples // self.plan.shard_rows
-        return ((block, blocks == block) for block in np.unique(blocks).tolist())
+        for block in np.unique(blocks).tolist():
+            yield block, slice_if_contiguous(np.flatnonzero(blocks == block))
 
     def _commit_full_blocks(self, *, last: bool = False) -> None:
         """Commit full blocks in their order, those with few new rows together; at the last also fewer than usual.
@@ -237,35 +248,34 @@ class FeatureWriter:
     def _can_commit(self, block: int, *, with_blocks: Sequence[int]) -> bool:
         """Return whether all is known of a block's samples, if those of ``with_blocks`` are committed before."""
         samples = self._buffers[block].samples
-        settled = range(
-            self.plan.samples(range(with_blocks[0], block)).start if with_blocks else samples.start, samples.stop
-        )
+        settled = self.plan.samples(range(with_blocks[0] if with_blocks else block, block + 1))
         return self._buffers[block].is_full and not self._states.waits(samples, settled=settled)
 
     def _num_new(self, blocks: Sequence[int]) -> int:
         return sum(self._buffers[block].num_new for block in blocks)
 
     def _commit(self, run: Sequence[int]) -> None:
-        """Write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
+        """Begin to write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
         if not run:
             return
-        buffers = [self._buffers[block] for block in run]
+        buffers = [self._buffers.pop(block) for block in run]
         new = np.concatenate([buffer.new_samples for buffer in buffers])
-        features_RD = np.concatenate(
-            [np.empty((0, self.plan.feature_dim), self.plan.embedding.dtype)]
-            + [buffer.features() for buffer in buffers if buffer.num_new]
-        )
+        features = [buffer.new_features for buffer in buffers if buffer.num_new]
+        features_RD = features[0] if len(features) == 1 else np.concatenate([buffers[0].new_features[:0], *features])
         self._refuse_if_none_finite(new)
-        samples = self.plan.samples(range(run[0], run[-1] + 1))
-        self._states.place(new, run[0] * self.plan.shard_rows, within=samples)
-        self._claim.check()
-        seconds = max(buffer.seconds for buffer in buffers)
-        self._folder.commit(self._record(run, samples, features_RD, seconds), features_RD, self._encoder)
+        first_row, samples = run[0] * self.plan.shard_rows, self.plan.samples(range(run[0], run[-1] + 1))
+        self._states.place(new, first_row, within=samples)
+        record = self._record(run, samples, len(new), max(buffer.seconds for buffer in buffers))
+        if not record.refers_only_to(range(first_row, first_row + len(new))):
+            self._committer.finish()  # the rows of equal samples are in shards that may be on their way still
+        self._committer.submit(partial(self._write, record, features_RD))
         self._states.publish(new, within=samples)
-        for block in run:
-            del self._buffers[block]
 
-    def _record(self, run: Sequence[int], samples: range, features_RD: NDArray[Any], seconds: float) -> CommitRecord:
+    def _write(self, record: CommitRecord, features_RD: NDArray[Any]) -> None:
+        self._claim.check()
+        self._folder.commit(record, features_RD, self.plan.codec)
+
+    def _record(self, run: Sequence[int], samples: range, num_rows: int, seconds: float) -> CommitRecord:
         states, within = self._states, slice(samples.start, samples.stop)
         numbers, index_R = np.unique(states.source_M[within], return_inverse=True)
         elsewhere = [number for number in numbers.tolist() if number > OWN]
@@ -274,8 +284,7 @@ class FeatureWriter:
             job=self.plan.job,
             blocks=range(run[0], run[-1] + 1),
             samples=samples,
-            num_rows=len(features_RD),
-            features_checksum=layout.values_checksum(features_RD) if len(features_RD) else "",
+            num_rows=num_rows,
             contents_R3=states.contents_M3[within],
             sources=tuple(self._known.path(number) for number in elsewhere),
             source_R=local[index_R].astype(np.int32),

@@ -11,6 +11,7 @@ from penultimate.cli.main import run
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import parity
 from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 
@@ -42,6 +43,22 @@ def test_parity_passes_the_reference_itself(photos: Path, capsys: pytest.Capture
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["passed"], row["num_images"], row["pixel_distance"]) == (True, 4, 0.0)
     assert row["machine"] == machine()
+
+
+def test_bench_and_parity_read_no_image_but_their_sample(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[str] = set()
+    original = FileSource.read
+
+    def noted(source: FileSource, index: int) -> bytes:
+        read.add(source.paths[index])
+        return original(source, index)
+
+    monkeypatch.setattr(FileSource, "read", noted)
+    assert run(["bench", str(photos), *TINY, "--images", "8", "--rounds", "1"]) == 0
+    assert len(read) == 8
+    read.clear()
+    assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4"]) == 0
+    assert len(read) == 4
 
 
 def test_parity_past_its_tolerance_says_so_and_leaves_with_1(

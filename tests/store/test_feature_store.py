@@ -408,11 +408,11 @@ def test_a_full_disk_is_one_line_and_the_key_resumable(store: FeatureStore, job:
     writer = job.writer(store)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
+        job.append(writer, np.arange(20))
         with pytest.raises(StoreError, match="free some space and run again to resume") as caught:
-            job.append(writer, np.arange(20))
+            writer.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        writer.close()
     assert "\n" not in str(caught.value)
     job.write(store)
     np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[DECODED])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, is_of_an_array, small_job
+from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, is_of_an_array, small_job, wait_until
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
@@ -110,10 +110,11 @@ def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_re
     proxy.plan = healthy
     proxy.seen.clear()
     with job.writer(store) as writer:
-        assert writer.missing_blocks == (2, 3)
+        missing = writer.missing_blocks
+        assert missing in [(2,), (2, 3)]  # 3 may have been on its way as well
         job.append(writer, writer.missing_samples)
     written = {path.partition("/features/c/")[2] for method, path in proxy.seen if method == "PUT"} - {""}
-    assert written == {"2/0", "3/0"}  # nothing was done twice
+    assert written == {f"{block}/0" for block in missing}  # nothing was done twice
     assert array_objects(store) == expected
     assert verify(store) == []
 
@@ -153,6 +154,7 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
             assert process.stdout.readline().startswith("done")
             process.stdin.write("\n")
             process.stdin.flush()
+        wait_until(lambda: store.incomplete()[0].done_rows >= SHARD_ROWS)  # shards are written in the background
         process.kill()
     (begun,) = store.incomplete()
     assert SHARD_ROWS <= begun.done_rows < begun.num_rows

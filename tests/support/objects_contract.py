@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ class ObjectsContract:
         assert objects.get("folder/a") == b"second"
         assert objects.exists("folder/a")
 
+    def test_a_content_may_come_in_parts(self, objects: Objects) -> None:
+        objects.prepare()
+        rows = np.arange(200, dtype=np.uint8)
+        objects.put("parts", [b"first ", memoryview(b"second "), b"", rows.data])
+        objects.put("none", [])
+        assert objects.get("parts") == b"first second " + rows.tobytes()
+        assert objects.get("none") == b""
+
     def test_what_was_never_written_is_absent_and_not_an_error(self, objects: Objects) -> None:
         assert objects.get("a") is None
         assert objects.names("nowhere") == objects.folders("nowhere") == objects.records("nowhere") == []
@@ -105,6 +114,20 @@ class ObjectsContract:
         objects.commit("k/c/0", memoryview(b"shard"), "k/commits/0.json", RECORD, is_record=_is_record)
         assert (objects.get("k/c/0"), objects.get("k/commits/0.json")) == (b"shard", RECORD)
         assert objects.records("k/commits") == ["0.json"]
+
+    def test_shards_in_parts_are_committed_by_several_threads_at_once(self, objects: Objects) -> None:
+        objects.prepare()
+
+        def commit(shard: int) -> None:
+            parts = [str(shard).encode(), memoryview(b" shard")]
+            objects.commit(f"k/c/{shard}/0", parts, f"k/commits/{shard}.json", RECORD, is_record=_is_record)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(commit, range(24)))
+        assert objects.get_many([f"k/c/{shard}/0" for shard in range(24)]) == [
+            f"{shard} shard".encode() for shard in range(24)
+        ]
+        assert sorted(objects.records("k/commits")) == sorted(f"{shard}.json" for shard in range(24))
 
     def test_a_shard_whose_record_is_damaged_is_committed_again(self, objects: Objects) -> None:
         objects.prepare()

@@ -1,6 +1,7 @@
 """A small job: 50 samples, 8 features, 4 shards, two samples that failed."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -122,6 +123,14 @@ def rows_path(store: FeatureStore) -> str:
 def files(store: FeatureStore) -> dict[str, bytes]:
     """Return the content of every file of a local store, by its path below the store."""
     return {str(path.relative_to(store.path)): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Return once the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
+        time.sleep(0.01)
 
 
 def array_files(store: FeatureStore) -> dict[str, bytes]:

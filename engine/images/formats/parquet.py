@@ -24,6 +24,7 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
+from penultimate.engine.images.formats.indexed_file import IndexedFile
 from penultimate.engine.images.formats.labels import (
     DEFAULT_RANDOM_SPLIT,
     Labelling,
@@ -111,7 +112,7 @@ def load_parquet_images(
 class _Table:
     """One Parquet file with images in it."""
 
-    path: Path
+    file: IndexedFile
     column: str
     metadata: parquet.FileMetaData
 
@@ -123,9 +124,14 @@ class _Table:
         """Read the metadata of a file; raise InputError if it holds no images."""
         if (column := image_column(path)) is None:
             raise InputError(f"{str(path)!r} holds no images: expected a column of structs of bytes and path")
+        file = IndexedFile.of(path)
         metadata = _metadata(path)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        return cls(path, column, metadata, np.cumsum([0, *sizes]))
+        return cls(file, column, metadata, np.cumsum([0, *sizes]))
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     @property
     def num_rows(self) -> int:
@@ -138,12 +144,15 @@ class _Table:
         return f"{self.column}.bytes" if struct else self.column
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Read some columns of a row group; raise OSError if that fails."""
+        """Read some columns of a row group; raise OSError if that fails, VanishedImageError of another file."""
         try:
             with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
-                return file.read_row_group(group, columns=list(columns))
-        except ValueError as error:  # Arrow's errors are ValueErrors
+                found = file.read_row_group(group, columns=list(columns))
+        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+            self.file.check()
             raise OSError(f"{self.path} is damaged: {error}") from error
+        self.file.check()
+        return found
 
 
 class ParquetSource(ImageSource):

@@ -1,4 +1,4 @@
-"""The codec pipeline changes nothing but speed."""
+"""What reads an array, we or Zarr with either codec pipeline, changes nothing but speed."""
 
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -10,17 +10,18 @@ from support.store_cases import Job, rows_path, small_job
 
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format import arrays
+from penultimate.store.format import arrays, feature_rows
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
-from penultimate.store.rows import source
 
 
-@pytest.fixture(params=["zarr", "zarrs"])
-def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CodecPipeline:
-    """Return the pipeline that reads."""
-    name: CodecPipeline = request.param
-    pytest.importorskip(name)
-    monkeypatch.setattr(source, "default_pipeline", lambda: name)
+@pytest.fixture(params=["ours", "zarr", "zarrs"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what reads: ShardReader, or Zarr with a pipeline, as arrays of another form are read."""
+    name: str = request.param
+    if name != "ours":
+        pytest.importorskip(name)
+        monkeypatch.setattr(feature_rows.ShardCodec, "of", lambda metadata: None)
+        monkeypatch.setattr(feature_rows, "default_pipeline", lambda: name)
     return name
 
 
@@ -29,7 +30,7 @@ def job() -> Job:
     return small_job()
 
 
-def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, tmp_path: Path) -> None:
+def test_every_row_is_read_as_it_was_written(reader: str, job: Job, tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
     features = store.read(job.key)
@@ -40,7 +41,7 @@ def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, 
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "removed"])
-def test_a_damaged_shard_is_noticed(pipeline: CodecPipeline, job: Job, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_shard_is_noticed(reader: str, job: Job, tmp_path: Path, damage: str) -> None:
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
     path = store.path / rows_path(store) / "features" / "c" / "1" / "0"
