@@ -198,12 +198,9 @@ class FeatureStore:
 
     def _all(self) -> list[FeatureKey | Incomplete | Damaged]:
         """Return the complete keys, the incomplete extractions, and what is too damaged to be either."""
-        found: list[FeatureKey | Incomplete | Damaged | None] = []
-        for path in self.catalog.complete_paths():
-            found.append(_or_damaged(path, self.catalog.key_at))
-        for folder in self._unfinished():
-            found.append(_or_damaged(folder.path, lambda path: _incomplete(RowsFolder(self.objects, path))))
-        return [each for each in found if each is not None]
+        complete = (_or_damaged(path, partial(self.catalog.key_at, path)) for path in self.catalog.complete_paths())
+        unfinished = (_or_damaged(folder.path, partial(_incomplete, folder)) for folder in self._unfinished())
+        return [each for each in chain(complete, unfinished) if each is not None]
 
     def _unfinished(self) -> Iterator[RowsFolder]:
         of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
@@ -227,11 +224,11 @@ class FeatureStore:
 
 
 def _or_damaged(
-    path: str, read: Callable[[str], FeatureKey | Incomplete | None]
+    path: str, read: Callable[[], FeatureKey | Incomplete | None]
 ) -> FeatureKey | Incomplete | Damaged | None:
     """Return what ``read`` finds at a path, Damaged where it raises CorruptFeaturesError."""
     try:
-        return read(path)
+        return read()
     except CorruptFeaturesError:
         return Damaged(path=path, digest=path.rpartition("/")[2])
 

@@ -178,7 +178,14 @@ class KnownRows:
         number = self._number_of(
             {"path": folder.path, "num_rows": plan["num_samples"], "shard_rows": plan["shard_rows"]}
         )
-        for record in folder.records():
+        committed, records = folder.committed(), folder.records()
+        if damaged := set(committed) - {record.blocks.start for record in records}:
+            names = ", ".join(layout.commit_object(number) for number in sorted(damaged)[:3])
+            self._log(
+                f"warning: {len(damaged)} commit records of {self._objects.where(folder.path)} are damaged, and what "
+                f"they tell of is not used again: {names}"
+            )
+        for record in records:
             here_R = record.source_R == OWN
             if number is not None:
                 rows = record.row_R[here_R]
