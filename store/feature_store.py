@@ -144,8 +144,10 @@ class FeatureStore:
         known = KnownRows(self.objects, embedding)
         try:
             known.gather(failures=failures)
-            failed = sum((size, high, low) in known.index.failed for size, high, low in contents_N3.tolist())
-            return int((known.index.find(contents_N3)[1] >= 0).sum()) + failed
+            found_N = known.index.find(contents_N3)[1] >= 0
+            there = known.index.failed
+            failed = sum(tuple(content) in there for content in (contents_N3[~found_N].tolist() if there else []))
+            return int(found_N.sum()) + failed
         finally:
             known.release()
 
@@ -198,12 +200,12 @@ class FeatureStore:
 
     def _all(self) -> list[FeatureKey | Incomplete | Damaged]:
         """Return the complete keys, the incomplete extractions, and what is too damaged to be either."""
-        found: list[FeatureKey | Incomplete | Damaged | None] = []
-        for path in self.catalog.complete_paths():
-            found.append(_or_damaged(path, self.catalog.key_at))
-        for folder in self._unfinished():
-            found.append(_or_damaged(folder.path, lambda path: _incomplete(RowsFolder(self.objects, path))))
-        return [each for each in found if each is not None]
+        complete = (_or_damaged(path, self.catalog.key_at) for path in self.catalog.complete_paths())
+        begun = (_or_damaged(folder.path, self._incomplete_at) for folder in self._unfinished())
+        return [found for found in (*complete, *begun) if found is not None]
+
+    def _incomplete_at(self, path: str) -> Incomplete | None:
+        return _incomplete(RowsFolder(self.objects, path))
 
     def _unfinished(self) -> Iterator[RowsFolder]:
         of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
