@@ -77,7 +77,7 @@ def extract_on(
 
     Raises TasksFailedError, once all others have ended, if a part failed each time it was tried.
     """
-    assert images.digest  # read what is unknown once, here, and send it, rather than in every worker
+    _ = images.digest  # read what is unknown once, here, and send it, rather than in every worker
     put = PutImages(name=images.name, reference=cluster.put(images))
     check = CheckCell(images=put, job=job, store=store.address)
     ((checks, keys),) = _values(cluster, [check], resources, log)
