@@ -7,7 +7,7 @@ from typing import Any
 
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
-from penultimate.store.format.documents import ATTRIBUTE, FEATURE_SET, PLAN
+from penultimate.store.format.documents import ATTRIBUTE, FEATURE_SET
 from penultimate.store.format.reading import array_documents
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
@@ -52,10 +52,12 @@ class Catalog:
         return content
 
     def begun_format_1(self, path: str) -> dict[str, Any] | None:
-        """Return the plan of a key of format 1, or None where there is none; raises CorruptFeaturesError."""
-        name = f"{path}/{layout.PLAN_OBJECT}"
-        document = self._objects.get(name)
-        return None if document is None else PLAN.read(document, self._objects.where(name))
+        """Return the plan of an incomplete key of format 1, or None where there is none; raises CorruptFeaturesError.
+
+        Of one that was removed, or upgraded, only the rows are left, for sets that refer to them.
+        """
+        folder = RowsFolder(self._objects, path)
+        return None if folder.is_closed else folder.plan_content()
 
     def key_at(self, path: str) -> FeatureKey:
         """Return the key of a complete set, also of one whose group is damaged elsewhere: its path proves it.

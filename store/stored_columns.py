@@ -39,7 +39,7 @@ def gathered_rows(objects: Objects, key: FeatureKey, content: Mapping[str, Any])
     """Return the features of a set of either format, (M, D), given what its group says; they are read when sliced."""
     shape = content["num_rows"], content["feature_dim"]
     if content["format"] == 1:
-        sources = [RowSource.of(objects, content | {"path": key.path})]
+        sources = [RowSource.of(objects, {**content, "path": key.path})]
         return GatheredRows(sources, partial(np.arange, shape[0]), shape=shape, dtype=key.dtype)
     sources = [RowSource.of(objects, about) for about in content["sources"]]
     read_row = partial(read_column, objects, key.path, layout.ROW, content["checksums"])

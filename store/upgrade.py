@@ -5,18 +5,21 @@ at once, so that a kill leaves the key in one format or the other.
 """
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.catalog import Catalog
+from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
 from penultimate.store.format.arrays import column_objects
 from penultimate.store.format.contents import set_digest
 from penultimate.store.format.documents import FEATURE_SET, STORE
 from penultimate.store.format.layout import Strings
 from penultimate.store.format.reading import array_documents, read_array
-from penultimate.store.key import FeatureKey
+from penultimate.store.key import Embedding, FeatureKey
 from penultimate.store.objects.objects import Objects
 
 # Shapes: M samples of the ImageSet.
@@ -26,6 +29,16 @@ def format_1_paths(objects: Objects) -> list[str]:
     """Return the paths of the complete keys of format 1."""
     catalog = Catalog(objects)
     return [path for path in catalog.complete_paths() if catalog.set_content(path)["format"] == 1]
+
+
+def ids_in_format_1(objects: Objects, embeddings: Sequence[Embedding]) -> Iterator[Strings]:
+    """Yield the ids, (M,), of every key of format 1 of these embeddings, complete or begun, that is not damaged."""
+    catalog, digests = Catalog(objects), {embedding.digest for embedding in embeddings}
+    for path in catalog.set_paths():
+        with suppress(CorruptFeaturesError):  # which a writer says
+            content = catalog.set_content(path) if catalog.is_complete(path) else catalog.begun_format_1(path)
+            if content and content["format"] == 1 and FeatureKey(**content["key"]).embedding.digest in digests:
+                yield ids_of(objects, path)
 
 
 def ids_of(objects: Objects, path: str) -> Strings:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch import Fetched, FetchedSource
-from penultimate.engine.extract.upgrade import contents_by_id
+from penultimate.engine.extract.upgrade import contents_by_id, read_for_format_1
 from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.image_set import ImageSet
@@ -76,6 +76,7 @@ def embed_images(
     it was before, and OSError if the disk is full; run again to resume.
     """
     plans = extractor.plans(images)
+    read_for_format_1(images, [plan.embedding for plan in plans], store)
     there = complete_keys(images, extractor, store)
     lacking = {plan: backbone for plan, backbone in zip(plans, extractor.backbones, strict=True) if plan not in there}
     try:

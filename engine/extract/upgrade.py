@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.subset import subset
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.contents import no_contents
+from penultimate.store.format.contents import is_unknown, no_contents
 from penultimate.store.format.layout import Strings
-from penultimate.store.upgrade import format_1_paths, ids_of, upgrade
+from penultimate.store.key import Embedding
+from penultimate.store.upgrade import format_1_paths, ids_in_format_1, ids_of, upgrade
 
 # Shapes: M samples of a key.
 
@@ -24,6 +26,22 @@ def contents_by_id(images: ImageSet, ids_M: Strings) -> NDArray[np.uint64]:
     index_of = {id_: index for index, id_ in enumerate(images.ids_N.tolist())}
     indices_M = np.array([index_of.get(id_, -1) for id_ in ids_M.tolist()], np.int64)
     return np.concatenate([images.contents.known(), no_contents(1)])[indices_M]
+
+
+def read_for_format_1(images: ImageSet, embeddings: Sequence[Embedding], store: FeatureStore) -> None:
+    """Read those of ``images`` whose contents prove what the rows of format 1 are of, as far as they are not known.
+
+    Such keys hold one digest of all their images; nothing is read where the store has none of these ``embeddings``, or
+    where not all of its images are here.
+    """
+    if not is_unknown(images.contents.known()).any():
+        return
+    index_of = {id_: index for index, id_ in enumerate(images.ids_N.tolist())}
+    for ids_M in ids_in_format_1(store.objects, embeddings):
+        indices = sorted(index_of.get(id_, -1) for id_ in ids_M.tolist())
+        if indices[0] >= 0:
+            chosen = subset(images, np.array(indices, np.int64))
+            chosen.contents.complete(chosen.source)
 
 
 def upgrade_store(

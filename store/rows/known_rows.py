@@ -71,7 +71,7 @@ class KnownRows:
                 if self._catalog.is_complete(path):
                     self._take_set(path, contents_of, failures=failures)
                 elif (plan := self._catalog.begun_format_1(path)) is not None:
-                    self._take_format_1(path, plan, contents_of)
+                    self._take_format_1(path, plan, contents_of, failures=failures)
         for folder in self._catalog.rows_folders():
             if not folder.is_closed:
                 with self._passing_over(folder.path):
@@ -122,7 +122,7 @@ class KnownRows:
         if FeatureKey(**content["key"]).embedding.digest != self._embedding.digest:
             return
         if content["format"] == 1:
-            self._take_format_1(path, content, contents_of)
+            self._take_format_1(path, content, contents_of, failures=failures)
             return
         contents_M3, row_M = (
             read_column(self._objects, path, name, content["checksums"]) for name in (layout.CONTENT, layout.ROW)
@@ -136,7 +136,9 @@ class KnownRows:
             failed = np.flatnonzero((failed_M != "") & is_known(contents_M3))
             self._take_failures(contents_M3[failed], failed_M[failed].tolist())
 
-    def _take_format_1(self, path: str, content: Mapping[str, Any], contents_of: ContentsOfIds | None) -> None:
+    def _take_format_1(
+        self, path: str, content: Mapping[str, Any], contents_of: ContentsOfIds | None, *, failures: bool
+    ) -> None:
         """Take a key of format 1, complete or begun, if the contents by id are all known and make its digest."""
         key = FeatureKey(**content["key"])
         if contents_of is None or key.embedding.digest != self._embedding.digest:
@@ -152,22 +154,24 @@ class KnownRows:
             class_names=content["class_names"],
             contents_N3=contents_M3,
         )
-        number = self._number_of(content | {"path": path}) if digest == key.images else None
+        number = self._number_of({**content, "path": path}) if digest == key.images else None
         if number is None:
             return
         row_M = np.arange(len(ids_M))
-        failed: set[int] = set()
+        failed: dict[int, str] = {}
         committed = layout.committed_shards(self._objects.records(f"{path}/{layout.COMMITS}"))
         for shard in committed:
             failed |= self._failed_of_format_1(path, shard)
+        if failures:
+            self._take_failures(contents_M3[list(failed)], list(failed.values()))
         there_M = np.isin(row_M // content["shard_rows"], committed) & ~np.isin(row_M, list(failed))
         self.index.add_many(contents_M3[there_M], np.full(there_M.sum(), number, np.int32), row_M[there_M])
 
-    def _failed_of_format_1(self, path: str, shard: int) -> set[int]:
+    def _failed_of_format_1(self, path: str, shard: int) -> dict[int, str]:
         record = COMMIT.read(
             self._objects.get(f"{path}/{layout.commit_object(shard)}") or b"", self._objects.where(path)
         )
-        return {int(row) for row in record["failed"]}
+        return {int(row): reason for row, reason in record["failed"].items()}
 
     def _take_unfinished(self, folder: RowsFolder, *, failures: bool) -> None:
         """Take the rows that lie in ``folder`` itself; those it refers to are found where they are."""

@@ -285,7 +285,7 @@ def test_features_that_are_not_finite_are_kept_and_counted(store: FeatureStore, 
     ],
 )
 def test_resuming_with_another_plan_says_what_differs(
-    store: FeatureStore, job: Job, option: str, value: object, says: str
+    store: FeatureStore, job: Job, option: str, value: Any, says: str
 ) -> None:
     with job.writer(store) as writer:
         job.append(writer, np.arange(20))
@@ -316,7 +316,7 @@ def test_an_extraction_of_other_ids_is_another_one_and_takes_what_is_committed(s
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_written(
-    store: FeatureStore, job: Job, option: str, value: object, says: str
+    store: FeatureStore, job: Job, option: str, value: Any, says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
         job.writer(store, **{option: value})
