@@ -28,6 +28,11 @@ class Catalog:
         """Yield the path of every complete set."""
         return (path for path in self.set_paths() if self.is_complete(path))
 
+    def remains(self) -> Iterator[str]:
+        """Yield the path of every set that has columns, but not what makes it a set: its removal was interrupted."""
+        incomplete = (path for path in self.set_paths() if not self.is_complete(path))
+        return (path for path in incomplete if not self._objects.exists(f"{path}/{layout.PLAN_OBJECT}"))
+
     def rows_folders(self) -> Iterator[RowsFolder]:
         """Yield every folder of rows, closed or not."""
         found = (path for path in self._paths() if layout.rows_folder_parts(path.rpartition("/")[2]))

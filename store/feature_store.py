@@ -47,7 +47,7 @@ class Incomplete:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damaged:
-    """A set or the rows of an extraction of which a damaged document does not tell any more what they are."""
+    """A set, or the rows of an extraction, that does not tell any more what it is: it was damaged, or half removed."""
 
     path: str
 
@@ -144,8 +144,10 @@ class FeatureStore:
         known = KnownRows(self.objects, embedding)
         try:
             known.gather(failures=failures)
-            failed = sum((size, high, low) in known.index.failed for size, high, low in contents_N3.tolist())
-            return int((known.index.find(contents_N3)[1] >= 0).sum()) + failed
+            found_N = known.index.find(contents_N3)[1] >= 0
+            there = known.index.failed
+            failed = sum(tuple(content) in there for content in (contents_N3[~found_N].tolist() if there else []))
+            return int(found_N.sum()) + failed
         finally:
             known.release()
 
@@ -192,15 +194,19 @@ class FeatureStore:
         """
         if isinstance(what, FeatureKey) and not self.contains(what):
             raise self._unknown(what)
-        if layout.is_digest(what.path.rpartition("/")[2]) and self.catalog.is_complete(what.path):
+        if layout.is_digest(what.path.rpartition("/")[2]) and not isinstance(what, Incomplete):
             return remove_set(self.objects, what.path)
         return remove_rows(self.objects, RowsFolder(self.objects, what.path))
 
     def _all(self) -> list[FeatureKey | Incomplete | Damaged]:
         """Return the complete keys, the incomplete extractions, and what is too damaged to be either."""
-        complete = (_or_damaged(path, partial(self.catalog.key_at, path)) for path in self.catalog.complete_paths())
-        unfinished = (_or_damaged(folder.path, partial(_incomplete, folder)) for folder in self._unfinished())
-        return [each for each in chain(complete, unfinished) if each is not None]
+        complete = (_or_damaged(path, self.catalog.key_at) for path in self.catalog.complete_paths())
+        begun = (_or_damaged(folder.path, self._incomplete_at) for folder in self._unfinished())
+        left = (Damaged(path=path, digest=path.rpartition("/")[2]) for path in self.catalog.remains())
+        return [found for found in (*complete, *begun, *left) if found is not None]
+
+    def _incomplete_at(self, path: str) -> Incomplete | None:
+        return _incomplete(RowsFolder(self.objects, path))
 
     def _unfinished(self) -> Iterator[RowsFolder]:
         of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
@@ -224,11 +230,11 @@ class FeatureStore:
 
 
 def _or_damaged(
-    path: str, read: Callable[[], FeatureKey | Incomplete | None]
+    path: str, read: Callable[[str], FeatureKey | Incomplete | None]
 ) -> FeatureKey | Incomplete | Damaged | None:
     """Return what ``read`` finds at a path, Damaged where it raises CorruptFeaturesError."""
     try:
-        return read()
+        return read(path)
     except CorruptFeaturesError:
         return Damaged(path=path, digest=path.rpartition("/")[2])
 

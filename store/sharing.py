@@ -38,7 +38,7 @@ def _rows(store: FeatureStore, key: FeatureKey) -> dict[str, NDArray[np.int64]]:
     content = store.info(key)
     if content["format"] == 1:
         return {key.path: np.arange(content["num_rows"] - content["num_failed"])}
-    row_M = read_column(store.objects, key, layout.ROW, content["checksums"])
+    row_M = read_column(store.objects, key.path, layout.ROW, content["checksums"])
     return {found.source["path"]: np.unique(found.rows_R) for found in references(content["sources"], row_M)}
 
 

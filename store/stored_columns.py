@@ -17,7 +17,7 @@ from penultimate.store.rows.source import GatheredRows, RowSource
 
 def read_columns(objects: Objects, key: FeatureKey, checksums: Mapping[str, str]) -> Columns:
     """Return the columns of a key; raises CorruptFeaturesError if one differs from its checksum."""
-    columns = {name: read_column(objects, key, name, checksums) for name in layout.FORMAT1_COLUMNS}
+    columns = {name: read_column(objects, key.path, name, checksums) for name in layout.FORMAT1_COLUMNS}
     return Columns(
         labels_M=columns[layout.LABELS],
         ids_M=columns[layout.IDS],
@@ -26,10 +26,10 @@ def read_columns(objects: Objects, key: FeatureKey, checksums: Mapping[str, str]
     )
 
 
-def read_column(objects: Objects, key: FeatureKey, name: str, checksums: Mapping[str, str]) -> NDArray[Any]:
-    """Return one column; it is checked as a whole, because Zarr would fill a chunk that is absent."""
-    values = read_array(objects, f"{key.path}/{name}")
-    with read_errors(objects, f"{key.path}/{name}"):
+def read_column(objects: Objects, path: str, name: str, checksums: Mapping[str, str]) -> NDArray[Any]:
+    """Return one column of the set at ``path``, checked as a whole, because Zarr would fill a chunk that is absent."""
+    values = read_array(objects, f"{path}/{name}")
+    with read_errors(objects, f"{path}/{name}"):
         if layout.values_checksum(values) != checksums[name]:
             raise ValueError("values differ from their checksum")
     return values
@@ -42,5 +42,5 @@ def gathered_rows(objects: Objects, key: FeatureKey, content: Mapping[str, Any])
         sources = [RowSource.of(objects, {**content, "path": key.path})]
         return GatheredRows(sources, partial(np.arange, shape[0]), shape=shape, dtype=key.dtype)
     sources = [RowSource.of(objects, about) for about in content["sources"]]
-    read_row = partial(read_column, objects, key, layout.ROW, content["checksums"])
+    read_row = partial(read_column, objects, key.path, layout.ROW, content["checksums"])
     return GatheredRows(sources, read_row, shape=shape, dtype=key.dtype)

@@ -46,8 +46,8 @@ def _changed(store: FeatureStore, key: FeatureKey, images: ImageSet) -> Iterator
     info = store.info(key)
     if info["format"] == 1:  # it holds the contents in one digest only
         return
-    ids_M = read_column(store.objects, key, layout.IDS, info["checksums"])
-    then_M3 = read_column(store.objects, key, layout.CONTENT, info["checksums"])
+    ids_M = read_column(store.objects, key.path, layout.IDS, info["checksums"])
+    then_M3 = read_column(store.objects, key.path, layout.CONTENT, info["checksums"])
     now_M3 = contents_by_id(images, ids_M)
     if not (now_M3 != 0).any():
         return

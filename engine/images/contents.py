@@ -37,6 +37,9 @@ class _Memory:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.contents_N3 = np.require(self.contents_N3, requirements="W")  # Ray sends arrays that cannot be written
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Send what is known; who sends it also saves it."""
         return _Memory, (self.ids, self.location, self.cache, self.contents_N3)

@@ -90,6 +90,7 @@ class DigestCache:
         path = self.path(location)
         try:
             table = parquet.read_table(path, schema=_SCHEMA)
+            contents_N3 = _contents(table["content"])
         except FileNotFoundError:
             return entries
         except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
@@ -101,7 +102,7 @@ class DigestCache:
         rows = row_N[known]
         for field, name in enumerate(FileFingerprint._fields):
             entries.fingerprints_NF[known, field] = table[name].to_numpy()[rows]
-        entries.contents_N3[known] = _contents(table["content"])[rows]
+        entries.contents_N3[known] = contents_N3[rows]
         return entries
 
     def save(self, location: str, ids: Sequence[str], entries: Entries) -> None:

@@ -56,10 +56,10 @@ def load_images(
 ) -> ImageSet:
     """List a set of images: their ids, labels and splits. No image is read before its pixels are needed.
 
-    Read are folders, tables, the headers of tars and the metadata of Parquet files, and whole the arrays of a
-    ``.npz``, CIFAR's pickles and what single images need to be told from lists. The digest of the set is made of what
-    its images contain: ``ImageSet.digest`` reads each one that ``cache`` does not remember, unless it was read before,
-    as by decoding. A later read that finds other bytes raises VanishedImageError.
+    Listing reads folders, tables, the headers of tars and the metadata of Parquet files; the arrays of a ``.npz`` and
+    CIFAR's pickles are loaded as a whole. ``ImageSet.digest`` depends on what the images contain: it reads each one
+    that ``cache`` does not remember and that was not read before, as by decoding. A later read that finds other bytes
+    raises VanishedImageError.
 
     Parameters
     ----------

@@ -77,7 +77,6 @@ def extract_on(
 
     Raises TasksFailedError, once all others have ended, if a part failed each time it was tried.
     """
-    assert images.digest  # read what is unknown once, here, and send it, rather than in every worker
     put = PutImages(name=images.name, reference=cluster.put(images))
     check = CheckCell(images=put, job=job, store=store.address)
     ((checks, keys),) = _values(cluster, [check], resources, log)
@@ -92,6 +91,11 @@ def extract_on(
         counts = [min(part.stop * shard_rows, len(images)) - part.start * shard_rows for part in of_parts]
         for complete in _values(cluster, cells, resources, log, progress=progress, num_images=counts):
             found |= {key: Extracted(features=store.read(key), num_embedded=number) for key, number in complete}
+    if len(found) < len(keys):  # a worker died after it had completed a set, before it could say so
+        raise TasksFailedError(
+            f"{len(keys) - len(found)} of {len(keys)} sets of features were not reported as complete; run the same "
+            "command again to complete them or find them complete"
+        )
     log_not_finite(store, [each.features for each in found.values()], log)
     return list(found.values())
 

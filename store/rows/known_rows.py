@@ -26,6 +26,7 @@ from penultimate.store.rows.references import references
 from penultimate.store.rows.row_index import RowIndex
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.rows.source import RowSource
+from penultimate.store.stored_columns import read_column
 
 # Shapes: B samples looked up, M samples of a set.
 
@@ -123,7 +124,9 @@ class KnownRows:
         if content["format"] == 1:
             self._take_format_1(path, content, contents_of, failures=failures)
             return
-        contents_M3, row_M = (read_array(self._objects, f"{path}/{name}") for name in (layout.CONTENT, layout.ROW))
+        contents_M3, row_M = (
+            read_column(self._objects, path, name, content["checksums"]) for name in (layout.CONTENT, layout.ROW)
+        )
         for found in references(content["sources"], row_M):
             if (number := self._number_of(found.source)) is not None:
                 numbers = np.full(len(found.rows_R), number, np.int32)

@@ -1,6 +1,5 @@
 """IndexedFile is a file of many samples whose positions in it were listed once, and that must stay as it was."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ class IndexedFile:
         try:
             now = FileFingerprint.of(self.path if descriptor is None else descriptor)
         except OSError as error:
-            raise gone(str(self.path), os.strerror(error.errno or 0)) from error
+            raise gone(str(self.path), error.strerror or str(error)) from error
         if now[:3] != self.fingerprint[:3]:
             raise changed(str(self.path))
 

@@ -148,7 +148,10 @@ class _Table:
         try:
             with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
                 found = file.read_row_group(group, columns=list(columns))
-        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+        except OSError:
+            self.file.check()
+            raise
+        except ValueError as error:  # Arrow's errors are ValueErrors
             self.file.check()
             raise OSError(f"{self.path} is damaged: {error}") from error
         self.file.check()

@@ -7,7 +7,7 @@ from typing import BinaryIO, Protocol
 from typing_extensions import override
 
 from penultimate.engine.images.digest_cache import FileFingerprint
-from penultimate.engine.images.formats.indexed_file import IndexedFile
+from penultimate.engine.images.formats.indexed_file import IndexedFile, gone
 
 
 class Tar(Protocol):
@@ -57,13 +57,13 @@ class LocalTar(Tar):
     def read(self, offset: int, size: int) -> bytes:
         assert self._opened is not None, "a tar is indexed before its samples are read"
         try:
-            with self._path.open("rb", buffering=0) as file:
-                content = os.pread(file.fileno(), size, offset)
-                self._opened.check(file.fileno())
-        except FileNotFoundError:
-            self._opened.check()
-            raise
-        return content
+            file = self._path.open("rb", buffering=0)
+        except OSError as error:
+            raise gone(str(self), error.strerror or str(error)) from error
+        with file:
+            content = os.pread(file.fileno(), size, offset)
+            self._opened.check(file.fileno())
+            return content
 
     @override
     def fingerprint(self) -> FileFingerprint:

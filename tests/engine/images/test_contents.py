@@ -168,6 +168,16 @@ def test_a_copy_in_another_process_begins_with_what_is_known_and_saves_what_it_l
     assert load_images(photos, cache=cache).contents.known()[:, 0].astype(bool).tolist() == [True] * 2 + [False] * 22
 
 
+def test_a_copy_whose_arrays_cannot_be_written_learns_all_the_same(tmp_path: Path) -> None:
+    images = load_images(str(write_photos(tmp_path / "photos")))
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(images, protocol=5, buffer_callback=buffers.append)
+    copy = pickle.loads(content, buffers=[bytes(buffer.raw()) for buffer in buffers])  # as Ray sends them
+    assert buffers
+    assert copy.source.read(3) == images.source.read(3)
+    assert copy.digest == images.digest
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_sample_that_was_known_must_stay_what_it_was(tmp_path: Path, cached: bool) -> None:
     photos, cache = write_photos(tmp_path / "photos"), DigestCache(tmp_path / "cache")

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -137,6 +138,8 @@ def test_contents_are_kept_as_texts_as_they_always_were_whatever_their_words(tmp
     loaded = cache.load("here", ["0", *ids])
     np.testing.assert_array_equal(loaded.contents_N3, [[0, 0, 0], *contents_N3.tolist()])
     np.testing.assert_array_equal(loaded.fingerprints_NF, [[-1] * 4, *fingerprints_NF.tolist()])
+    cache.save("empty", ids, Entries(np.full((3, 4), -1), contents_N3))
+    assert not cache.load("empty", ids).contents_N3.any()
 
 
 def test_a_damaged_cache_and_one_that_cannot_be_written_are_said(pets: Path, tmp_path: Path) -> None:
@@ -144,6 +147,10 @@ def test_a_damaged_cache_and_one_that_cannot_be_written_are_said(pets: Path, tmp
     assert load_images(str(pets), cache=cache).digest
     (file,) = cache.folder.iterdir()
     file.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"cannot be read.*delete it, or use --no-cache"):
+        load_images(str(pets), cache=cache)
+    table = pa.table({name: [1] for name in ("number", "size", "modified_ns", "changed_ns")})
+    parquet.write_table(table.append_column("id", [["cat/000.jpg"]]).append_column("content", [[b"5:xyz"]]), file)
     with pytest.raises(InputError, match=r"cannot be read.*delete it, or use --no-cache"):
         load_images(str(pets), cache=cache)
     (tmp_path / "a_file").write_bytes(b"")
