@@ -68,9 +68,7 @@ class ShardCodec:
             array = json.loads(metadata)
             shard_rows, feature_dim = array["chunk_grid"]["configuration"]["chunk_shape"]
             chunk_rows = array["codecs"][0]["configuration"]["chunk_shape"][0]
-            codec = cls(
-                shard_rows=shard_rows, chunk_rows=chunk_rows, feature_dim=feature_dim, dtype=array["data_type"]
-            )
+            codec = cls(shard_rows=shard_rows, chunk_rows=chunk_rows, feature_dim=feature_dim, dtype=array["data_type"])
             same = all(array[name] == value for name, value in codec._metadata().items())
             return codec if same and array["shape"][1:] == [feature_dim] else None
         except (ValueError, TypeError, LookupError):
@@ -136,7 +134,9 @@ class ShardCodec:
         for block in self._blocks(chunks, offsets_C):
             parts = [self._destinations(chunk, rows, out, unwanted) for chunk in block]
             crcs = np.empty((len(block), CRC_BYTES), np.uint8)
-            read([buffer for part, crc in zip(parts, crcs, strict=True) for buffer in (*part, crc)], offsets_C[block[0]])
+            read(
+                [buffer for part, crc in zip(parts, crcs, strict=True) for buffer in (*part, crc)], offsets_C[block[0]]
+            )
             for chunk, part, stored in zip(block, parts, crcs.view("<u4")[:, 0].tolist(), strict=True):
                 if _crc(*part) != stored:
                     raise ValueError(f"{self._rows(chunk)} differ from their CRC-32C")

@@ -19,7 +19,7 @@ from penultimate.store.plan import Plan
 from penultimate.store.slices import slice_if_contiguous
 from penultimate.store.writer.key_group import KeyGroup
 from penultimate.store.writer.shard_buffer import ShardBuffer
-from penultimate.store.writer.shard_committer import ShardCommitter
+from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
 
 # Shapes: D feature dimensions, B batch.
 
@@ -47,6 +47,7 @@ class FeatureWriter:
             raise InputError(f"expected a range of shards within 0 to {plan.num_shards}, got {self._shards}")
         self.provenance = dict(provenance)
         self._buffers: dict[int, ShardBuffer] = {}
+        self._free_memory: list[NDArray[Any]] = []
         self._group = KeyGroup(objects, plan)
         self._claim = objects.claim(self._lock, self._shards)
         try:
@@ -57,7 +58,7 @@ class FeatureWriter:
             raise
         self._missing = dict.fromkeys(shard for shard in self._shards if shard not in committed)
         self._failed = {int(row): why for record in committed.values() for row, why in record["failed"].items()}
-        self._committer = ShardCommitter()
+        self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
 
     @property
     def missing_shards(self) -> tuple[int, ...]:
@@ -104,10 +105,8 @@ class FeatureWriter:
         self._check_rows(np.concatenate([rows, np.fromiter(failed, dtype=np.int64)]))
         if not all(failed.values()):
             raise InputError("a failed row needs a reason, got an empty one")
-        shards = rows // self._plan.shard_rows
-        for shard in np.unique(shards).tolist():
-            of_shard = slice_if_contiguous(np.flatnonzero(shards == shard))
-            self._buffer(shard).fill(rows[of_shard], features_BD[of_shard])
+        for shard, part in self._by_shard(rows):
+            self._buffer(shard).fill(rows[part], features_BD[part])
         for row, reason in failed.items():
             self._buffer(row // self._plan.shard_rows).fail(row, reason)
         self._failed |= failed
@@ -174,15 +173,20 @@ class FeatureWriter:
         rows = np.sort(rows)
         if len(repeated := rows[1:][rows[1:] == rows[:-1]]):
             raise InputError(f"rows {np.unique(repeated)[:10].tolist()} came more than once")
-        shards = rows // self._plan.shard_rows
-        unexpected = [
-            row for shard in np.unique(shards).tolist() for row in self._not_missing(shard, rows[shards == shard])
-        ]
-        if unexpected:
+        if unexpected := [row for shard, part in self._by_shard(rows) for row in self._not_missing(shard, rows[part])]:
             raise InputError(
                 f"rows {unexpected[:10]} were not missing: expected rows of the shards {list(self._missing)[:10]} "
                 f"({self._plan.shard_rows} rows each) that have not come yet"
             )
+
+    def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
+        """Yield the shards that some rows are of, increasing, and which of the rows these are."""
+        shards = rows // self._plan.shard_rows
+        if len(rows) and (shards == shards[0]).all():
+            yield int(shards[0]), slice(None)
+            return
+        for shard in np.unique(shards).tolist():
+            yield shard, slice_if_contiguous(np.flatnonzero(shards == shard))
 
     def _not_missing(self, shard: int, rows: NDArray[np.int64]) -> list[int]:
         """Return those of some rows of one shard that are not expected, or not any more."""
@@ -194,7 +198,8 @@ class FeatureWriter:
 
     def _buffer(self, shard: int) -> ShardBuffer:
         if shard not in self._buffers:
-            self._buffers[shard] = ShardBuffer(self._plan, shard)
+            memory = self._free_memory.pop() if self._free_memory else None
+            self._buffers[shard] = ShardBuffer(self._plan, shard, memory=memory)
         return self._buffers[shard]
 
     def _commit(self, shard: int) -> None:
@@ -209,6 +214,7 @@ class FeatureWriter:
     def _write(self, shard: int, buffer: ShardBuffer, seconds: float) -> None:
         self._claim.check()
         self._group.commit(shard, buffer, seconds)
+        self._free_memory.append(buffer.memory)
 
     def _refuse_if_none_finite(self, buffer: ShardBuffer) -> None:
         """Raise InputError if no row of this writer's first shard is finite; the others would hardly be better."""

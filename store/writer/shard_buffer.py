@@ -17,9 +17,15 @@ from penultimate.store.writer.row_summary import num_not_finite
 class ShardBuffer:
     """Collect the features of one shard in any order; rows that failed hold NaN."""
 
-    def __init__(self, plan: Plan, shard: int) -> None:
+    def __init__(self, plan: Plan, shard: int, *, memory: NDArray[Any] | None = None) -> None:
+        """``memory`` is that of a buffer that is no longer needed, to be used again: of other memory, the kernel has to
+        map and clear every page first.
+        """
+        if memory is None:
+            memory = np.empty((plan.shard_rows, plan.feature_dim), dtype=plan.key.dtype)
+        self.memory = memory
         self.rows = plan.rows(shard)
-        self.features_RD: NDArray[Any] = np.empty((len(self.rows), plan.feature_dim), dtype=plan.key.dtype)
+        self.features_RD: NDArray[Any] = memory[: len(self.rows)]
         self.failed: dict[int, str] = {}
         """Reason for each row, counted from the first of the key, that has no features."""
         self._missing_R = np.ones(len(self.rows), dtype=np.bool_)
