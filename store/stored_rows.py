@@ -1,4 +1,4 @@
-"""Open the arrays of one complete key as a FeatureSet reads them: ``open_rows`` the features, ``read_columns`` the rest."""
+"""The arrays of one complete key as a FeatureSet reads them: ``open_rows`` the features, ``read_columns`` the rest."""
 
 import json
 from collections.abc import Mapping

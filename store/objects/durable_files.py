@@ -60,7 +60,7 @@ class DurableFiles:
         self._known_folders.update(new)
 
     def _make_folders(self, folder: Path) -> list[Path]:
-        """Make a folder and those above it, up to ``root``; returns those that this process did not know, deepest first.
+        """Make a folder and those above it, up to ``root``; returns those this process did not know, deepest first.
 
         Their own entries are still to be put on the disk, also where the folders were there already: whoever made them
         may have been killed before that.

@@ -1,4 +1,4 @@
-"""LocalObjects: objects that are files of a local folder, written durably, read by Zarr's LocalStore, with POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably and claimed with POSIX locks."""
 
 import errno
 import os

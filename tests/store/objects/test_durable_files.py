@@ -1,4 +1,4 @@
-"""DurableFiles sync in an order in which a power cut leaves a file whole or absent, and no more often than that takes."""
+"""DurableFiles sync in an order in which a power cut leaves a file whole or absent, and no more than that takes."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ def test_many_parts_and_empty_ones_are_written_in_order(root: Path) -> None:
 
 def test_writing_goes_on_where_the_kernel_took_less_than_was_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "writev", lambda handle, parts: os.write(handle, bytes(parts[0])[:2]))
-    parts = [b"abc", b"", memoryview(b"defghi"), b"j"]
+    parts: list[bytes | memoryview] = [b"abc", b"", memoryview(b"defghi"), b"j"]
     DurableFiles(root).write(root / "a", parts)
     assert (root / "a").read_bytes() == b"abcdefghij"
 

@@ -85,9 +85,13 @@ def test_an_error_that_leaves_is_not_replaced_by_that_of_a_commit_and_waits_for_
         assert go.wait(LONG)
         done.set()
 
+    def interrupted() -> None:
+        with ShardCommitter(in_flight=4) as committer:
+            committer.submit(commit)
+            committer.submit(fail)
+            raise KeyboardInterrupt
+
     threading.Timer(0.1, go.set).start()
-    with pytest.raises(KeyboardInterrupt), ShardCommitter(in_flight=4) as committer:
-        committer.submit(commit)
-        committer.submit(fail)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done.is_set()
