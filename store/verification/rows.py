@@ -27,11 +27,11 @@ class _RowsInspection(Inspection):
         read = self.metadata_holds(layout.FEATURES, plan["array_metadata"])
         for number in committed:
             content = self.document(layout.commit_object(number), COMMIT)
-            record = None if content is None else self._record(number, content, plan["job"])
-            if record is not None and record.num_rows:
-                first = number * plan["shard_rows"]
-                if read:
-                    self.shard(number, range(first, first + record.num_rows), str(content["features"]))
+            if content is None or (record := self._record(number, content, plan["job"])) is None:
+                continue
+            first = number * plan["shard_rows"]
+            if read and record.num_rows:
+                self.shard(number, range(first, first + record.num_rows), content["features"])
         for shard in sorted(folder.shards() - set(committed)):
             if folder.is_closed:
                 self.add(layout.commit_object(shard), "is missing, and so nothing says what its shard held")

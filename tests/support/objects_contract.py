@@ -119,7 +119,7 @@ class ObjectsContract:
         objects.prepare()
 
         def commit(shard: int) -> None:
-            parts = [str(shard).encode(), memoryview(b" shard")]
+            parts: list[bytes | memoryview] = [str(shard).encode(), memoryview(b" shard")]
             objects.commit(f"k/c/{shard}/0", parts, f"k/commits/{shard}.json", RECORD, is_record=_is_record)
 
         with ThreadPoolExecutor(8) as pool:
