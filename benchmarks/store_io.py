@@ -50,6 +50,7 @@ PIPELINES = {"Zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "
 LAYOUTS = ((1024, 256), (1024, 64), (4096, 64), (8192, 64))
 """Rows of a shard and of a chunk; an earlier commit is measured with the first."""
 
+
 def pooled(num_rows: int, dim: int) -> NDArray[np.float32]:
     """Draw (N, D) like pooled activations: not negative, a third of them zero. No codec depends on the values."""
     values_ND = np.random.default_rng(0).normal(0.4, 1.0, size=(num_rows, dim)).astype(np.float32)

@@ -17,11 +17,11 @@ from penultimate.store.objects.claim import WHOLE_KEY, Claim
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.waiting import claim_when_free
 from penultimate.store.plan import Plan
-from penultimate.store.removal import free
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.slices import slice_if_contiguous
+from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
 from penultimate.store.writer.completion import complete
 from penultimate.store.writer.sample_states import SampleStates

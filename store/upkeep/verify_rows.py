@@ -5,7 +5,7 @@ from penultimate.store.format.documents import CLOSED, COMMIT, PLAN
 from penultimate.store.objects.objects import Objects
 from penultimate.store.rows.record import CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.verification.inspection import Finding, Inspection
+from penultimate.store.upkeep.inspection import Finding, Inspection
 
 
 def verify_rows(objects: Objects, folder: RowsFolder) -> list[Finding]:
