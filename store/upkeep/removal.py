@@ -62,27 +62,32 @@ def free(objects: Objects, folder: RowsFolder) -> int:
     The caller has claimed everything of it. Returns how many bytes that freed.
     """
     before = folder.size()
-    used = _references(objects, folder.path)[folder.path]
+    used = shards_in_use(objects, folder.path)[folder.path]
     if not used:
         folder.delete()
         return before
     if not folder.is_closed:
         folder.close("")
     folder.delete_shards(folder.shards() - used)
+    objects.delete(folder.lock)
     return before - folder.size()
 
 
 def _free_unused(objects: Objects) -> tuple[int, tuple[str, ...]]:
     """Free the shards of closed folders that nothing refers to; returns the bytes, and why any were left alone."""
-    freed, kept = 0, []
     try:
-        used = _references(objects)
-        for folder in Catalog(objects).closed_folders():
-            if not folder.shards() <= used[folder.path] or not used[folder.path]:
-                with folder.claim_everything():
-                    freed += free(objects, folder)
-    except (CorruptFeaturesError, StoreBusyError) as error:
-        kept.append(str(error))
+        used = shards_in_use(objects)
+    except CorruptFeaturesError as error:
+        return 0, (str(error),)
+    freed, kept = 0, []
+    for folder in Catalog(objects).closed_folders():
+        if used[folder.path] and folder.shards() <= used[folder.path]:
+            continue
+        try:
+            with folder.claim_everything():
+                freed += free(objects, folder)
+        except (CorruptFeaturesError, StoreBusyError) as error:
+            kept.append(str(error))
     return freed, tuple(kept)
 
 
@@ -95,7 +100,7 @@ def _source_paths(objects: Objects, path: str) -> list[str]:
     return [path] if content["format"] == 1 else [about["path"] for about in content["sources"]]
 
 
-def _references(objects: Objects, wanted: str | None = None) -> defaultdict[str, set[int]]:
+def shards_in_use(objects: Objects, wanted: str | None = None) -> defaultdict[str, set[int]]:
     """Return the shards, by folder, to whose rows sets and unfinished extractions refer; only of ``wanted`` if given.
 
     Raises CorruptFeaturesError where it cannot be told of a set.

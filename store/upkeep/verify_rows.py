@@ -1,11 +1,13 @@
 """Verify the rows of an extraction: plan, commit records and every shard."""
 
+from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
 from penultimate.store.format.documents import CLOSED, COMMIT, PLAN
 from penultimate.store.objects.objects import Objects
 from penultimate.store.rows.record import CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.upkeep.inspection import Finding, Inspection
+from penultimate.store.upkeep.removal import shards_in_use
 
 
 def verify_rows(objects: Objects, folder: RowsFolder) -> list[Finding]:
@@ -32,9 +34,17 @@ class _RowsInspection(Inspection):
             first = number * plan["shard_rows"]
             if read and record.num_rows:
                 self.shard(number, range(first, first + record.num_rows), content["features"])
-        for shard in sorted(folder.shards() - set(committed)):
-            if folder.is_closed:
+        unknown = folder.shards() - set(committed)
+        if unknown and folder.is_closed:  # others are left of a removal that was interrupted
+            for shard in sorted(unknown & self._in_use(folder)):
                 self.add(layout.commit_object(shard), "is missing, and so nothing says what its shard held")
+
+    def _in_use(self, folder: RowsFolder) -> set[int]:
+        """Return the shards to which sets refer; all, if a set is too damaged to tell."""
+        try:
+            return shards_in_use(self.objects, self.path)[self.path]
+        except CorruptFeaturesError:
+            return folder.shards()
 
     def _record(self, number: int, content: dict[str, object], job: str) -> CommitRecord | None:
         try:

@@ -146,6 +146,20 @@ def test_what_was_left_alone_is_freed_by_the_next_removal(store: FeatureStore, j
     assert (removed.kept, size(store)) == ((), 0)
 
 
+def test_rows_that_are_in_use_hold_up_no_others(store: FeatureStore, job: Job) -> None:
+    other = replace(job, embedding=replace(job.embedding, backbone="zzz", weights="other"))
+    job.write(store)
+    other.write(store)
+    grown = replace(job, split_M=["train"] * NUM_ROWS)
+    with grown.writer(store) as writer:
+        assert len(store.delete(job.key).kept) == 1
+        removed = store.delete(other.key)
+        assert len(removed.kept) == 1
+        assert [name for name in files(store) if "/zzz/" in name] == ["insects%2F2024/zzz/zarr.json"]
+        grown.append(writer, writer.missing_samples)
+    check(store, grown)
+
+
 def test_a_damaged_set_keeps_all_rows_until_it_is_removed_itself(store: FeatureStore, job: Job) -> None:
     job.write(store)
     part = job.part(range(20))
