@@ -1,4 +1,4 @@
-"""The codec pipeline changes nothing but speed."""
+"""What reads an array, ShardCodec or Zarr with either codec pipeline, changes nothing but speed."""
 
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -13,15 +13,20 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import arrays
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
+from penultimate.store.format.shard_codec import ShardCodec
+from penultimate.store.format.shard_reader import ShardReader
+from penultimate.store.stored_rows import ZarrRows
 
 
-@pytest.fixture(params=["zarr", "zarrs"])
-def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CodecPipeline:
-    """Return the pipeline that reads."""
-    name: CodecPipeline = request.param
-    pytest.importorskip(name)
-    monkeypatch.setattr(stored_rows, "default_pipeline", lambda: name)
-    return name
+@pytest.fixture(params=["ours", "zarr", "zarrs"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
+    """Return the class that reads; Zarr reads as it does an array that ShardCodec does not know."""
+    if request.param == "ours":
+        return ShardReader
+    pytest.importorskip(request.param)
+    monkeypatch.setattr(stored_rows, "default_pipeline", lambda: request.param)
+    monkeypatch.setattr(ShardCodec, "of", lambda metadata: None)
+    return ZarrRows
 
 
 @pytest.fixture
@@ -29,10 +34,11 @@ def job() -> Job:
     return small_job()
 
 
-def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, tmp_path: Path) -> None:
+def test_every_row_is_read_as_it_was_written(reader: type, job: Job, tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
     features = store.read(job.key)
+    assert type(features.array) is reader
     decoded = [job.ids_M.index(id_) for id_ in features.ids.tolist()]
     np.testing.assert_array_equal(features.features, job.features_MD[decoded])
     streamed = np.concatenate([features_BD for _, features_BD in features.batches(7)])
@@ -40,7 +46,7 @@ def test_every_row_is_read_as_it_was_written(pipeline: CodecPipeline, job: Job, 
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "removed"])
-def test_a_damaged_shard_is_noticed(pipeline: CodecPipeline, job: Job, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_shard_is_noticed(reader: type, job: Job, tmp_path: Path, damage: str) -> None:
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
     path = store.path / job.key.path / "features" / "c" / "1" / "0"
@@ -49,8 +55,10 @@ def test_a_damaged_shard_is_noticed(pipeline: CodecPipeline, job: Job, tmp_path:
     path.write_bytes({"flipped": content, "cut": content[:200]}.get(damage, b""))
     if damage == "removed":
         path.unlink()
+    features = store.read(job.key)
+    assert type(features.array) is reader
     with pytest.raises(CorruptFeaturesError, match="rows 16 to 32"):
-        list(store.read(job.key).batches(16))
+        list(features.batches(16))
 
 
 def test_zarrs_configuration_is_left_as_it_was(job: Job, tmp_path: Path) -> None:
