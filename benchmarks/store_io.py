@@ -217,6 +217,7 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path, before: Path | No
     """Return the whole report as Markdown."""
     values_ND = pooled(num_rows, dim)
     megabytes = values_ND.nbytes / 1e6
+    load = os.getloadavg()[0]
     checkouts = {"": Path(__file__).parents[1], **({} if before is None else {"before: ": before})}
     with TemporaryDirectory(dir=folder) as work, processes(checkouts, num_rows, dim) as stores:
         folder = Path(work)
@@ -244,7 +245,13 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path, before: Path | No
         for shard_rows, among in writes.items():
             seconds = rounds_of(among, rounds, partial(make_way, written))
             parts.append(table(f"Writing, {shard_rows:,} rows a file", seconds, megabytes))
-    return "\n\n".join([_head(num_rows, dim, rounds, megabytes), *parts]) + "\n"
+    head = _head(num_rows, dim, rounds, megabytes)
+    busy = (
+        f"The machine's load was {load:.1f} before and {os.getloadavg()[0]:.1f} after, which includes this script's own "
+        "two processes. More than the cores' number means that others took part of them: the store needs the processor, "
+        "plain files hardly do."
+    )
+    return "\n\n".join([head, busy, *parts]) + "\n"
 
 
 def _head(num_rows: int, dim: int, rounds: int, megabytes: float) -> str:
