@@ -247,9 +247,9 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path, before: Path | No
             parts.append(table(f"Writing, {shard_rows:,} rows a file", seconds, megabytes))
     head = _head(num_rows, dim, rounds, megabytes)
     busy = (
-        f"The machine's load was {load:.1f} before and {os.getloadavg()[0]:.1f} after, which includes this script's own "
-        "two processes. More than the cores' number means that others took part of them: the store needs the processor, "
-        "plain files hardly do."
+        f"The machine's load was {load:.1f} before and {os.getloadavg()[0]:.1f} after, which includes this script's "
+        "own two processes. More than the number of cores means that others took part of them: the store needs the "
+        "processor, plain files hardly do."
     )
     return "\n\n".join([head, busy, *parts]) + "\n"
 
