@@ -195,18 +195,22 @@ def rounds_of(
 
 
 def table(title: str, seconds: Mapping[str, list[float]], megabytes: float) -> str:
-    """Return a table of median rates, their ranges over the rounds, and ratios to the first, round by round."""
+    """Return a table of median rates, their ranges over the rounds, and ratios to the first.
+
+    Ratios are those of each round, and that of the fastest rounds, which other processes disturb least.
+    """
     first = np.array(next(iter(seconds.values())))
     lines = [
         f"## {title}",
         "",
-        "| what | MB/s, median | least to most | ratio to the first, median |",
-        "|---|---:|---:|---:|",
+        "| what | MB/s, median | least to most | ratio to the first, median | of the fastest |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name, values in seconds.items():
         rates, ratios = megabytes / np.array(values), first / np.array(values)
         lines.append(
-            f"| {name} | {np.median(rates):,.0f} | {rates.min():,.0f} to {rates.max():,.0f} | {np.median(ratios):.2f} |"
+            f"| {name} | {np.median(rates):,.0f} | {rates.min():,.0f} to {rates.max():,.0f} | "
+            f"{np.median(ratios):.2f} | {first.min() / min(values):.2f} |"
         )
     return "\n".join(lines)
 
@@ -215,6 +219,7 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path, before: Path | No
     """Return the whole report as Markdown."""
     values_ND = pooled(num_rows, dim)
     megabytes = values_ND.nbytes / 1e6
+    load = os.getloadavg()[0]
     checkouts = {"": Path(__file__).parents[1], **({} if before is None else {"before: ": before})}
     with TemporaryDirectory(dir=folder) as work, processes(checkouts, num_rows, dim) as stores:
         folder = Path(work)
@@ -242,7 +247,13 @@ def report(num_rows: int, dim: int, rounds: int, folder: Path, before: Path | No
         for shard_rows, among in writes.items():
             seconds = rounds_of(among, rounds, partial(make_way, written))
             parts.append(table(f"Writing, {shard_rows:,} rows a file", seconds, megabytes))
-    return "\n\n".join([_head(num_rows, dim, rounds, megabytes), *parts]) + "\n"
+    head = _head(num_rows, dim, rounds, megabytes)
+    busy = (
+        f"The machine's load was {load:.1f} before and {os.getloadavg()[0]:.1f} after, which includes this script's "
+        "own two processes. More than the number of cores means that others took part of them: the store needs the "
+        "processor, plain files hardly do."
+    )
+    return "\n\n".join([head, busy, *parts]) + "\n"
 
 
 def _head(num_rows: int, dim: int, rounds: int, megabytes: float) -> str:

@@ -16,8 +16,8 @@ from penultimate.store.objects.objects import Objects
 # Shapes: N rows of the array, B of them that are wanted, D feature dimensions.
 
 _LOCAL_THREADS = 2
-"""Shards of a folder that are read at once: copying out of the page cache keeps a processor busy, and more than two
-did not help where a disk was the limit ."""
+"""Shards of a folder that are read at once: one is copied out of the page cache while another is checked. Of 252 MB,
+one thread took 97 ms, two took 74, three 74 and four 80 (2 cores; numpy.load took 70)."""
 
 _REMOTE_THREADS = 8
 """Shards of an object store that are fetched at once; each is one request, and in memory until it is decoded."""

@@ -84,7 +84,7 @@ class LocalObjects(Objects):
         with self.errors(name):
             try:
                 return (self.root / name).stat().st_size == 0
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return True
 
     @override

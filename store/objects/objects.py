@@ -98,8 +98,7 @@ class Objects(Protocol):
         """Write a shard, then its commit record, so that a record always describes the bytes of its shard.
 
         ``is_record`` tells whether bytes are a valid record. Several threads may commit different shards at the same
-        time. Raises StoreBusyError if another writer has committed the
-        shard or is about to.
+        time. Raises StoreBusyError if another writer has committed the shard or is about to.
         """
 
     def records(self, folder: str) -> list[str]:

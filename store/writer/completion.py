@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,17 @@ from penultimate.store.rows.source import RowSource
 # Shapes: M samples of the ImageSet.
 
 
-def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any]) -> FeatureKey | None:
-    """Make the set of an extraction visible if all its blocks are committed; returns its key, else None.
+class Completed(NamedTuple):
+    """A set that is complete now."""
+
+    key: FeatureKey
+
+    num_embedded: int
+    """Number of rows that the extraction embedded."""
+
+
+def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any]) -> Completed | None:
+    """Make the set of an extraction visible if all its blocks are committed; else do nothing and return None.
 
     A set that is there already stays as it is, unless the plan was to try its failed samples again. Raises DecodeError
     if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able.
@@ -36,14 +45,15 @@ def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mappi
         return None
     outcome = _Outcome(objects, plan, folder, records)
     key = plan.key(outcome.contents_M3)
+    completed = Completed(key, outcome.num_embedded)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:
-        return key
+        return completed
     outcome.refuse_if_all_failed()
     objects.delete(f"{key.path}/{layout.METADATA}")
     _write_set(objects, key, outcome, provenance)
     if outcome.num_embedded:
         folder.close(key.path)
-    return key
+    return completed
 
 
 class _Outcome:

@@ -146,8 +146,9 @@ class FeatureWriter:
                 self._commit_full_blocks(last=True)
             if not self._buffers:
                 with self._whole_folder():
-                    self.key = complete(self._objects, self.plan, self._folder, self.provenance)
-                    self.num_embedded = sum(record.num_rows for record in self._folder.records())
+                    completed = complete(self._objects, self.plan, self._folder, self.provenance)
+                if completed is not None:
+                    self.key, self.num_embedded = completed
         finally:
             self._release()
 

@@ -35,6 +35,7 @@ def test_every_row_is_read_as_it_was_written(reader: str, job: Job, tmp_path: Pa
     store = FeatureStore.create(tmp_path / "store")
     job.write(store)
     features = store.read(job.key)
+    assert type(features.array) is reader
     decoded = [job.ids_M.index(id_) for id_ in features.ids.tolist()]
     np.testing.assert_array_equal(features.features, job.features_MD[decoded])
     streamed = np.concatenate([features_BD for _, features_BD in features.batches(7)])
@@ -51,8 +52,10 @@ def test_a_damaged_shard_is_noticed(reader: str, job: Job, tmp_path: Path, damag
     path.write_bytes({"flipped": content, "cut": content[:200]}.get(damage, b""))
     if damage == "removed":
         path.unlink()
+    features = store.read(job.key)
+    assert type(features.array) is reader
     with pytest.raises(CorruptFeaturesError, match="rows 16 to 32"):
-        list(store.read(job.key).batches(16))
+        list(features.batches(16))
 
 
 def test_zarrs_configuration_is_left_as_it_was(job: Job, tmp_path: Path) -> None:
