@@ -34,9 +34,12 @@ import zarr
 from numpy.typing import NDArray
 
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
-from penultimate.store.key import FeatureKey
+from penultimate.store.format.layout import variable_width
+from penultimate.store.key import Embedding
+from penultimate.store.plan import Plan
 from penultimate.store.provenance import source_commit
 
 Contender = Callable[[], object]
@@ -46,17 +49,6 @@ PIPELINES = {"Zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "
 
 LAYOUTS = ((1024, 256), (1024, 64), (4096, 64), (8192, 64))
 """Rows of a shard and of a chunk; an earlier commit is measured with the first."""
-
-KEY = FeatureKey(
-    dataset="bench",
-    images="0" * 16,
-    backbone="random",
-    weights="0" * 16,
-    preprocess="0" * 16,
-    decoder="none",
-    precision="float32",
-    dtype="float32",
-)
 
 
 def pooled(num_rows: int, dim: int) -> NDArray[np.float32]:
@@ -69,23 +61,25 @@ def write_store(folder: Path, values_ND: NDArray[np.float32], *, shard_rows: int
     """Write a store with one key as extraction does: checksums, commit records and what makes a kill harmless."""
     store = FeatureStore.create(folder)
     num_rows, dim = values_ND.shape
-    with (
-        mock.patch.object(layout, "CHUNK_ROWS", chunk_rows),
-        store.writer(
-            KEY,
-            ids=[f"{row:07d}" for row in range(num_rows)],
-            labels=np.zeros(num_rows, np.int64),
-            split=["train"] * num_rows,
-            class_names=["one"],
+    embedding = Embedding(
+        backbone="random", weights="0" * 16, preprocess="0" * 16, decoder="none", precision="float32", dtype="float32"
+    )
+    with mock.patch.object(layout, "CHUNK_ROWS", chunk_rows):
+        plan = Plan(
+            dataset="bench",
+            embedding=embedding,
+            ids_M=variable_width([f"{row:07d}" for row in range(num_rows)]),
+            labels_M=np.zeros(num_rows, np.int64),
+            split_M=variable_width(["train"] * num_rows),
+            class_names=("one",),
             metric="top1",
             feature_dim=dim,
-            provenance={},
             shard_rows=shard_rows,
-        ) as writer,
-    ):
-        for start in range(0, num_rows, 256):
-            rows = np.arange(start, min(start + 256, num_rows))
-            writer.append(rows, values_ND[rows[0] : rows[-1] + 1])
+        )
+        with store.writer(plan, provenance={}) as writer:
+            for start in range(0, num_rows, 256):
+                rows = np.arange(start, min(start + 256, num_rows))
+                writer.append(rows, values_ND[rows[0] : rows[-1] + 1])
     return store
 
 
@@ -98,18 +92,25 @@ def write_plain(folder: Path, values_ND: NDArray[np.float32], *, file_rows: int)
             os.fsync(file.fileno())
 
 
+def the_set(folder: Path) -> FeatureSet:
+    store = FeatureStore(folder)
+    (key,) = store.keys()
+    return store.read(key)
+
+
 def read_all(folder: Path) -> NDArray[Any]:
-    return FeatureStore(folder).read(KEY).features
+    return the_set(folder).features
 
 
 def stream(folder: Path) -> float:
-    return float(sum(features_BD[0, 0] for _, features_BD in FeatureStore(folder).read(KEY).batches(4096)))
+    return float(sum(features_BD[0, 0] for _, features_BD in the_set(folder).batches(4096)))
 
 
 def read_through(pipeline: str, folder: Path) -> NDArray[Any]:
     """Read the same array as anybody does who has Zarr and not this project."""
+    (path,) = folder.glob("*/*/*/features")
     with zarr.config.set({"codec_pipeline.path": PIPELINES[pipeline]}):
-        return np.asarray(zarr.open_array(folder / KEY.path / layout.FEATURES, mode="r")[:])
+        return np.asarray(zarr.open_array(path, mode="r")[:])
 
 
 def serve(num_rows: int, dim: int) -> None:
@@ -132,7 +133,8 @@ class StoreProcess:
     """The store of one checkout, in a process that waits for calls."""
 
     def __init__(self, checkout: Path, num_rows: int, dim: int) -> None:
-        command = [sys.executable, __file__, "--serve", "--rows", str(num_rows), "--dim", str(dim)]
+        script = checkout / "benchmarks" / Path(__file__).name  # of that commit, which knows its store
+        command = [sys.executable, str(script), "--serve", "--rows", str(num_rows), "--dim", str(dim)]
         environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
         pipe: Any = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)

@@ -11,12 +11,12 @@ from penultimate.cli import options
 from penultimate.cli.options import StoreLocation
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.store.errors import CorruptFeaturesError, VanishedImageError
-from penultimate.store.export import export_csv, export_numpy
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.interop.export import export_csv, export_numpy
 from penultimate.store.key import FeatureKey
-from penultimate.store.sharing import shared_rows, sources_of
-from penultimate.store.verification.inspection import Finding
-from penultimate.store.verify import verify as verify_store
+from penultimate.store.upkeep.inspection import Finding
+from penultimate.store.upkeep.sharing import shared_rows, sources_of
+from penultimate.store.upkeep.verify import verify as verify_store
 
 if TYPE_CHECKING:  # the verbs here that need no images do without what reads them
     from penultimate.engine.extract.changed_images import ChangedImage

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.store.export import new_file
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.interop.export import new_file
 
 # Shapes: N rows, D feature dimensions, B batch.
 

@@ -212,7 +212,7 @@ class FeatureSet:
         Features are read from the store when they are computed or loaded, and then kept by xarray. Raises
         UnavailableError where xarray is not installed.
         """
-        from penultimate.store.xarray_dataset import dataset_of
+        from penultimate.store.interop.xarray_dataset import dataset_of
 
         return dataset_of(self)
 

@@ -20,10 +20,10 @@ from penultimate.store.key import Embedding, FeatureKey, folder_of
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
-from penultimate.store.removal import Removed, remove_rows, remove_set
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.stored_columns import gathered_rows, read_columns
+from penultimate.store.upkeep.removal import Removed, remove_rows, remove_set
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 

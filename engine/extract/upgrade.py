@@ -16,7 +16,7 @@ from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.contents import is_unknown, no_contents
 from penultimate.store.format.layout import Strings
 from penultimate.store.key import Embedding
-from penultimate.store.upgrade import format_1_paths, ids_in_format_1, ids_of, upgrade
+from penultimate.store.upkeep.upgrade import format_1_paths, ids_in_format_1, ids_of, upgrade
 
 # Shapes: M samples of a key.
 

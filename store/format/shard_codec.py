@@ -138,9 +138,8 @@ class ShardCodec:
         for block in self._blocks(chunks, offsets_C):
             parts = [self._destinations(chunk, rows, out, unwanted) for chunk in block]
             crcs = np.empty((len(block), CRC_BYTES), np.uint8)
-            read(
-                [buffer for part, crc in zip(parts, crcs, strict=True) for buffer in (*part, crc)], offsets_C[block[0]]
-            )
+            buffers = [buffer for part, crc in zip(parts, crcs, strict=True) for buffer in (*part, crc)]
+            read(buffers, offsets_C[block[0]])
             for chunk, part, stored in zip(block, parts, crcs.view("<u4")[:, 0].tolist(), strict=True):
                 if _crc(*part) != stored:
                     raise ValueError(f"{self._rows(chunk)} differ from their CRC-32C")
@@ -185,8 +184,7 @@ class ShardCodec:
         index_C2 = np.full((self.shard_rows // self.chunk_rows, 2), _ABSENT, "<u8")
         index_C2[:num_chunks, 0] = np.arange(num_chunks) * self._chunk_bytes
         index_C2[:num_chunks, 1] = self._chunk_bytes
-        content = index_C2.tobytes()
-        return content + google_crc32c.value(content).to_bytes(CRC_BYTES, "little")
+        return index_C2.tobytes() + _crc(_bytes_of(index_C2)).to_bytes(CRC_BYTES, "little")
 
     def _metadata(self) -> dict[str, Any]:
         """Return all that decides, in an array's ``zarr.json``, about the bytes of its shards."""
@@ -244,12 +242,12 @@ def _crc(*parts: _Bytes) -> int:
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, part)
-    return crc
+    return int(crc)
 
 
 def _read_file(handle: int, buffers: Sequence[_Bytes], offset: int) -> None:
     """Fill the buffers from a file, from ``offset`` on; raises ValueError where it ends before."""
-    left = [buffer for buffer in buffers if len(buffer)]
+    left = [buffer.data for buffer in buffers if len(buffer)]
     while left:
         if (count := os.preadv(handle, left, offset)) == 0:
             raise ValueError("the shard ends early; it was cut")

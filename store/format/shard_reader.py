@@ -17,7 +17,7 @@ from penultimate.store.objects.objects import Objects
 
 _LOCAL_THREADS = 2
 """Shards of a folder that are read at once: copying out of the page cache keeps a processor busy, and more than two
-did not help where a disk was the limit (benchmarks/results/store_io_202611.md)."""
+did not help where a disk was the limit ."""
 
 _REMOTE_THREADS = 8
 """Shards of an object store that are fetched at once; each is one request, and in memory until it is decoded."""

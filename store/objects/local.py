@@ -1,23 +1,20 @@
-"""LocalObjects: objects that are files of a local folder, written durably, claimed by POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably and claimed with POSIX locks."""
 
 import errno
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from typing_extensions import override
 from zarr.abc.store import Store
-from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import LocalStore
 
 from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.claim import Claim, LockClaim
 from penultimate.store.objects.durable_files import PARTIAL, DurableFiles
 from penultimate.store.objects.objects import Content, Objects, parts_of
-
-_AT_ONCE = 4
-"""Files of ``put_many`` that are written at once: nearly all of the time goes to syncs, which a journal joins."""
 
 
 class LocalObjects(Objects):
@@ -105,9 +102,8 @@ class LocalObjects(Objects):
 
     @override
     def put_many(self, contents: Mapping[str, bytes]) -> None:
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put") as pool:
-            for _ in pool.map(self.put, contents.keys(), contents.values()):
-                pass
+        with self.errors(""):
+            self._files.write_many({self.root / name: [content] for name, content in contents.items()})
 
     @override
     def commit(
@@ -130,7 +126,10 @@ class LocalObjects(Objects):
     @override
     def names(self, folder: str) -> list[str]:
         with self.errors(folder):
-            return sorted(collect_aiterator(self.store.list_dir(folder)))
+            try:
+                return sorted(os.listdir(self.root / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     @override
     def folders(self, parent: str) -> list[str]:
@@ -146,12 +145,13 @@ class LocalObjects(Objects):
     @override
     def delete(self, name: str) -> None:
         with self.errors(name):
-            sync(self.store.delete(name))
+            (self.root / name).unlink(missing_ok=True)
 
     @override
     def delete_folder(self, folder: str) -> None:
         with self.errors(folder):
-            sync(self.store.delete_dir(folder))
+            if (self.root / folder).is_dir():
+                shutil.rmtree(self.root / folder)
 
     @override
     def delete_leftovers(self, folder: str) -> None:

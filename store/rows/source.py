@@ -80,8 +80,19 @@ class RowSource:
         return open_rows(self._objects, self.path, shard_rows=self.shard_rows)
 
 
+_WINDOW_BYTES = 2**30
+"""Most bytes of features that are gathered at once and kept for the next slices."""
+
+_REREADS = 2
+"""How often a shard may be read, on average, while a set is read slice by slice in its order."""
+
+
 class GatheredRows:
-    """The features of a set's M samples, (M, D), gathered from its sources; NaN where a sample failed."""
+    """The features of a set's M samples, (M, D), gathered from its sources; NaN where a sample failed.
+
+    Where the samples' rows lie far apart, as after every file got another name, a slice would touch nearly every shard.
+    Then more samples than were asked for are gathered at once, and the next slices are taken from them.
+    """
 
     def __init__(
         self,
@@ -95,7 +106,8 @@ class GatheredRows:
         self._sources = sources
         self._first_S = np.cumsum([0, *(source.num_rows for source in sources)])
         self._read_row = read_row
-        self._dtype = dtype
+        self._dtype = np.dtype(dtype)
+        self._window: tuple[range, NDArray[Any]] | None = None
         self.shape: tuple[int, ...] = shape
 
     @cached_property
@@ -103,6 +115,34 @@ class GatheredRows:
         return self._read_row()
 
     def __getitem__(self, samples: slice, /) -> NDArray[Any]:
+        start, stop, _ = samples.indices(self.shape[0])
+        if stop - start >= self._window_samples:
+            return self._gather(slice(start, stop))
+        window = self._window
+        if window is None or start < window[0].start or stop > window[0].stop:
+            there = range(start, min(start + self._window_samples, self.shape[0]))
+            window = self._window = there, self._gather(slice(there.start, there.stop))
+        return window[1][start - window[0].start : stop - window[0].start]
+
+    @cached_property
+    def _window_samples(self) -> int:
+        """Number of samples to gather at once, so that shards are read ``_REREADS`` times at most; 1 if any will do."""
+        there = self._row_M >= 0
+        source_M = np.searchsorted(self._first_S, self._row_M, side="right") - 1
+        shard_rows_S = np.array([source.shard_rows for source in self._sources])
+        first_M = self._first_S[source_M]
+        shard_M = first_M + (self._row_M - first_M) // shard_rows_S[source_M]  # shards of two sources differ
+        num_shards = len(np.unique(shard_M[there]))
+        most = max(1, _WINDOW_BYTES // (self.shape[1] * self._dtype.itemsize))
+        window = min(source.shard_rows for source in self._sources)
+        while window < min(most, self.shape[0]):
+            touched = np.unique(np.arange(self.shape[0])[there] // window * (self._first_S[-1] + 1) + shard_M[there])
+            if len(touched) <= _REREADS * num_shards + -(-self.shape[0] // window):
+                break
+            window *= 2
+        return 1 if window == min(source.shard_rows for source in self._sources) else min(window, most)
+
+    def _gather(self, samples: slice) -> NDArray[Any]:
         row_B = self._row_M[samples]
         out_BD = np.empty((len(row_B), self.shape[1]), self._dtype)
         out_BD[row_B < 0] = np.nan

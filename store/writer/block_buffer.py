@@ -15,11 +15,16 @@ from penultimate.store.slices import slice_if_contiguous
 class BlockBuffer:
     """Collect the new features of a block's samples in any order, and which of its samples are still to come."""
 
-    def __init__(self, plan: Plan, block: int) -> None:
-        """Begin a block of which all samples are to come; memory for features is taken when the first come."""
+    def __init__(self, plan: Plan, block: int, free_memory: list[NDArray[Any]]) -> None:
+        """Begin a block of which all samples are to come.
+
+        Memory for features is taken when the first come, from ``free_memory`` where that has some: of other memory the
+        kernel must map and clear every page first.
+        """
         self.samples = plan.samples(range(block, block + 1))
-        self._shape, self._dtype = (len(self.samples), plan.feature_dim), plan.embedding.dtype
-        self._features_RD: NDArray[Any] | None = None
+        self._shape, self._dtype = (plan.shard_rows, plan.feature_dim), plan.embedding.dtype
+        self._free_memory = free_memory
+        self._memory: NDArray[Any] | None = None
         self._missing_R = np.ones(len(self.samples), np.bool_)
         self._new_R = np.zeros(len(self.samples), np.bool_)
         self._started = time.perf_counter()
@@ -50,11 +55,19 @@ class BlockBuffer:
         return np.flatnonzero(self._new_R) + self.samples.start
 
     @property
+    def memory(self) -> NDArray[Any]:
+        """Return the memory of the features, to be used again once the block is written."""
+        if self._memory is None:
+            self._memory = self._free_memory.pop() if self._free_memory else np.empty(self._shape, self._dtype)
+        return self._memory
+
+    @property
     def new_features(self) -> NDArray[Any]:
         """Return the features (N, D) of ``new_samples``."""
-        if self._features_RD is None:
+        if not self.num_new:
             return np.empty((0, self._shape[1]), self._dtype)
-        return self._features_RD if self._new_R.all() else self._features_RD[self._new_R]
+        features_RD = self.memory[: len(self.samples)]
+        return features_RD if self._new_R.all() else features_RD[self._new_R]
 
     def misses(self, samples_B: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether each of these samples is of this block and has not come, (B,)."""
@@ -64,10 +77,10 @@ class BlockBuffer:
 
     def fill(self, samples_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
         """Take the features of some samples."""
-        if self._features_RD is None:
-            self._features_RD = np.empty(self._shape, self._dtype)
+        if not len(samples_B):
+            return
         indices = slice_if_contiguous(samples_B - self.samples.start)
-        self._features_RD[indices] = features_BD
+        self.memory[indices] = features_BD
         self._new_R[indices] = True
         self._missing_R[indices] = False
 

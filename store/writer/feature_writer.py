@@ -17,15 +17,15 @@ from penultimate.store.objects.claim import WHOLE_KEY, Claim
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.waiting import claim_when_free
 from penultimate.store.plan import Plan
-from penultimate.store.removal import free
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.slices import slice_if_contiguous
+from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
 from penultimate.store.writer.completion import complete
 from penultimate.store.writer.sample_states import SampleStates
-from penultimate.store.writer.shard_committer import ShardCommitter
+from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
 
 # Shapes: M samples of the ImageSet, R samples or rows of some blocks, D feature dimensions, B batch.
 
@@ -84,9 +84,12 @@ class FeatureWriter:
         except BaseException:
             self._release()
             raise
-        self._committer = ShardCommitter()
+        self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
         self._began_empty = not covered
-        self._buffers = {block: BlockBuffer(plan, block) for block in self._blocks if block not in covered}
+        self._free_memory: list[NDArray[Any]] = []
+        self._buffers = {
+            block: BlockBuffer(plan, block, self._free_memory) for block in self._blocks if block not in covered
+        }
 
     @property
     def missing_blocks(self) -> tuple[int, ...]:
@@ -218,6 +221,9 @@ class FeatureWriter:
     def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:
         """Yield each block that some samples are of, and the positions of these among them."""
         blocks = samples // self.plan.shard_rows
+        if len(samples) and (blocks == blocks[0]).all():
+            yield int(blocks[0]), slice(None)
+            return
         for block in np.unique(blocks).tolist():
             yield block, slice_if_contiguous(np.flatnonzero(blocks == block))
 
@@ -268,12 +274,13 @@ class FeatureWriter:
         record = self._record(run, samples, len(new), max(buffer.seconds for buffer in buffers))
         if not record.refers_only_to(range(first_row, first_row + len(new))):
             self._committer.finish()  # the rows of equal samples are in shards that may be on their way still
-        self._committer.submit(partial(self._write, record, features_RD))
+        self._committer.submit(partial(self._write, record, features_RD, buffers))
         self._states.publish(new, within=samples)
 
-    def _write(self, record: CommitRecord, features_RD: NDArray[Any]) -> None:
+    def _write(self, record: CommitRecord, features_RD: NDArray[Any], buffers: Sequence[BlockBuffer]) -> None:
         self._claim.check()
         self._folder.commit(record, features_RD, self.plan.codec)
+        self._free_memory += [buffer.memory for buffer in buffers if buffer.num_new]
 
     def _record(self, run: Sequence[int], samples: range, num_rows: int, seconds: float) -> CommitRecord:
         states, within = self._states, slice(samples.start, samples.stop)

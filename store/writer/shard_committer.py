@@ -6,9 +6,21 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
-IN_FLIGHT = 4
-"""Number of shards that are committed at once. A disk writes while another shard is being synced, and an object store
-answers several requests at a time; benchmarks/results/store_io_202611.md compares numbers of them."""
+_MOST_IN_FLIGHT = 8
+"""Shards that are committed at once at most: a disk writes one while it syncs another, an object store answers several
+requests at a time, and neither gains by more."""
+
+_MEMORY_BYTES = 2**28
+"""Memory that shards in flight may take, unless two of them take more."""
+
+
+def shards_in_flight(shard_bytes: int) -> int:
+    """Return the number of shards of a size that may be committed at once.
+
+    >>> [shards_in_flight(megabytes * 2**20) for megabytes in (5, 40, 200)]
+    [8, 6, 2]
+    """
+    return max(2, min(_MOST_IN_FLIGHT, _MEMORY_BYTES // shard_bytes))
 
 
 class ShardCommitter:
@@ -19,7 +31,7 @@ class ShardCommitter:
     manager, which waits for all commits that were begun, also where an error leaves it. Used by one thread.
     """
 
-    def __init__(self, *, in_flight: int = IN_FLIGHT) -> None:
+    def __init__(self, *, in_flight: int) -> None:
         self._threads = ThreadPoolExecutor(in_flight, thread_name_prefix="commit")
         self._in_flight = in_flight
         self._running: deque[Future[None]] = deque()

@@ -17,7 +17,7 @@ from support.command import finish, start
 from support.store_cases import array_files
 
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from penultimate.store.key import FeatureKey
 from penultimate.store.objects.local import LocalObjects
 from penultimate.store.plan import Plan
 from penultimate.store.trials.trial_log import TrialLog
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"

@@ -13,8 +13,8 @@ from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
 from penultimate.store.format.contents import UNREADABLE, content_of
 from penultimate.store.key import FeatureKey
-from penultimate.store.sharing import shared_rows, sources_of
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.sharing import shared_rows, sources_of
+from penultimate.store.upkeep.verify import verify
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from support.dying_objects import DyingObjects, Killed
 from support.store_cases import Job, array_files, small_job, wait_until
 
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 

@@ -19,7 +19,7 @@ from support.s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, e
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.objects.remote import RemoteObjects
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 NUMBERS = itertools.count()

@@ -12,7 +12,7 @@ from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, files, s
 
 from penultimate.store.errors import StoreBusyError, UnknownNameError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 
 @pytest.fixture

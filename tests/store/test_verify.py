@@ -10,7 +10,7 @@ from support.store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, half_precisio
 from penultimate.store.errors import CorruptFeaturesError, UnknownNameError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 OF_ROWS = [
     "zarr.json",

@@ -11,7 +11,7 @@ from support.store_cases import FAILED, NUM_ROWS, Job, rows_path, small_job
 
 from penultimate.store.errors import CorruptFeaturesError, NotAStoreError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 """Zarr's own warning of what users do all the same."""

@@ -19,7 +19,7 @@ from penultimate.store.format.documents import STORE
 from penultimate.store.format.reading import read_array
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 RECORD = b'{"a commit record": "is longer than a pending one ever is, so that they are told apart"}'
 
@@ -119,7 +119,7 @@ class ObjectsContract:
         objects.prepare()
 
         def commit(shard: int) -> None:
-            parts = [str(shard).encode(), memoryview(b" shard")]
+            parts: list[bytes | memoryview] = [str(shard).encode(), memoryview(b" shard")]
             objects.commit(f"k/c/{shard}/0", parts, f"k/commits/{shard}.json", RECORD, is_record=_is_record)
 
         with ThreadPoolExecutor(8) as pool:

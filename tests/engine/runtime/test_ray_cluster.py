@@ -29,7 +29,7 @@ from penultimate.engine.study.distributed import probe_on, under_torchrun
 from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trials.trial_log import TrialLog
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import arrays, feature_rows
 from penultimate.store.format.arrays import CodecPipeline, default_pipeline, open_features
+from penultimate.store.format.shard_codec import ShardCodec
 
 
 @pytest.fixture(params=["ours", "zarr", "zarrs"])
@@ -20,7 +21,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     name: str = request.param
     if name != "ours":
         pytest.importorskip(name)
-        monkeypatch.setattr(feature_rows.ShardCodec, "of", lambda metadata: None)
+        monkeypatch.setattr(ShardCodec, "of", lambda metadata: None)
         monkeypatch.setattr(feature_rows, "default_pipeline", lambda: name)
     return name
 

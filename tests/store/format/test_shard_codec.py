@@ -123,7 +123,7 @@ def test_reading_goes_on_where_the_kernel_gave_less_than_was_asked_for(
 
     def miserly(handle: int, buffers: Any, offset: int) -> int:
         first = np.asarray(buffers[0])
-        return real(handle, [first[: max(1, len(first) // 3)]], offset)
+        return real(handle, [first[: max(1, len(first) // 3)].data], offset)
 
     monkeypatch.setattr(os, "preadv", miserly)
     features_RD, out_RD = values(64), np.empty((60, 5), np.float32)
@@ -139,7 +139,8 @@ def test_encoding_copies_no_row_of_a_whole_chunk() -> None:
 
 
 def test_each_chunk_is_shown_as_it_is_encoded_without_what_fills_it_up() -> None:
-    features_RD, seen = values(40), []
+    features_RD = values(40)
+    seen: list[NDArray[Any]] = []
     CODEC.encode(features_RD, seen.append)
     np.testing.assert_array_equal(np.concatenate(seen), features_RD, strict=True)
 

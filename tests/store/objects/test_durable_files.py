@@ -1,4 +1,4 @@
-"""DurableFiles sync so that a power cut leaves a file whole or absent, and no more often than that takes."""
+"""DurableFiles sync in an order in which a power cut leaves a file whole or absent, and no more than that takes."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ def test_many_parts_and_empty_ones_are_written_in_order(root: Path) -> None:
 
 def test_writing_goes_on_where_the_kernel_took_less_than_was_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "writev", lambda handle, parts: os.write(handle, bytes(parts[0])[:2]))
-    parts = [b"abc", b"", memoryview(b"defghi"), b"j"]
+    parts: list[bytes | memoryview] = [b"abc", b"", memoryview(b"defghi"), b"j"]
     DurableFiles(root).write(root / "a", parts)
     assert (root / "a").read_bytes() == b"abcdefghij"
 
@@ -122,3 +122,37 @@ def test_threads_that_need_the_same_new_folders_get_in_nobodys_way(root: Path) -
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: files.write(root / name, [name.encode()]), names))
     assert {name: (root / name).read_bytes() for name in names} == {name: name.encode() for name in names}
+
+
+def test_many_files_are_all_on_the_disk_before_one_gets_its_name_and_then_each_folder_is_synced_once(
+    root: Path, events: Events
+) -> None:
+    names = ["k/a", "k/b", "k/deep/a", "a"]
+    DurableFiles(root).write_many({root / name: [name.encode()] for name in names})
+    assert {name: (root / name).read_bytes() for name in names} == {name: name.encode() for name in names}
+    assert sorted(events[:4]) == sorted(("sync", f"{name} (partial)") for name in names)
+    assert events[4:8] == [("rename", name) for name in names]
+    assert sorted(events[8:]) == [("sync", "."), ("sync", "k"), ("sync", "k/deep")]
+
+
+def test_of_many_files_none_is_there_if_one_fails(root: Path) -> None:
+    resource = pytest.importorskip("resource")
+    objects = LocalObjects(root)
+    objects.put("a", b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StoreError, match="free some space and run again"):
+            objects.put_many({"a": b"small", "b": b"x" * 200, "c": b"small"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert objects.names("") == ["a"]
+    assert objects.get("a") == b"before"
+
+
+def test_a_folder_that_was_removed_is_made_again_for_many_files(root: Path) -> None:
+    objects = LocalObjects(root)
+    objects.put_many({"k/deep/a": b"1"})
+    objects.delete_folder("k")
+    objects.put_many({"k/deep/a": b"2", "k/b": b"3"})
+    assert objects.get_many(["k/deep/a", "k/b"]) == [b"2", b"3"]

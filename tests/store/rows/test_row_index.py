@@ -62,7 +62,7 @@ def test_the_newest_entries_are_found_beside_the_sorted_ones(monkeypatch: pytest
     index = filled(there[:40])
     for number in range(40, 100, 3):
         batch = {tuple(content): (OWN, row) for row, content in enumerate(there[number : number + 3].tolist(), number)}
-        index.add(batch)  # type: ignore[arg-type]  # tuples of three
+        index.add(batch)
         source_B, row_B = index.find(there)
         assert row_B[: number + 3].tolist() == [*range(min(number + 3, 100))]
         assert (row_B[number + 3 :] == -1).all()

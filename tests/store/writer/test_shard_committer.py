@@ -66,7 +66,7 @@ def test_a_failure_is_raised_by_the_next_call_and_no_further_commit_is_begun() -
 
 
 def test_a_failure_of_the_last_commit_is_raised_by_finish() -> None:
-    committer = ShardCommitter()
+    committer = ShardCommitter(in_flight=4)
     committer.submit(fail)
     with pytest.raises(StoreError, match="no space"):
         committer.finish()
@@ -74,7 +74,7 @@ def test_a_failure_of_the_last_commit_is_raised_by_finish() -> None:
 
 
 def test_a_failure_is_raised_on_leaving() -> None:
-    with pytest.raises(StoreError, match="no space"), ShardCommitter() as committer:
+    with pytest.raises(StoreError, match="no space"), ShardCommitter(in_flight=4) as committer:
         committer.submit(fail)
 
 
@@ -85,9 +85,13 @@ def test_an_error_that_leaves_is_not_replaced_by_that_of_a_commit_and_waits_for_
         assert go.wait(LONG)
         done.set()
 
+    def interrupted() -> None:
+        with ShardCommitter(in_flight=4) as committer:
+            committer.submit(commit)
+            committer.submit(fail)
+            raise KeyboardInterrupt
+
     threading.Timer(0.1, go.set).start()
-    with pytest.raises(KeyboardInterrupt), ShardCommitter() as committer:
-        committer.submit(commit)
-        committer.submit(fail)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done.is_set()

@@ -9,10 +9,10 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.verification.feature_set import verify_set
-from penultimate.store.verification.format1 import verify_format_1, verify_format_1_rows
-from penultimate.store.verification.inspection import Finding
-from penultimate.store.verification.rows import verify_rows
+from penultimate.store.upkeep.inspection import Finding
+from penultimate.store.upkeep.verify_format1 import verify_format_1, verify_format_1_rows
+from penultimate.store.upkeep.verify_rows import verify_rows
+from penultimate.store.upkeep.verify_set import verify_set
 
 
 def verify(store: FeatureStore) -> list[Finding]:

@@ -4,10 +4,10 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format import layout
 from penultimate.store.format.documents import CLOSED, COMMIT, PLAN
 from penultimate.store.objects.objects import Objects
-from penultimate.store.removal import shards_in_use
 from penultimate.store.rows.record import CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.verification.inspection import Finding, Inspection
+from penultimate.store.upkeep.inspection import Finding, Inspection
+from penultimate.store.upkeep.removal import shards_in_use
 
 
 def verify_rows(objects: Objects, folder: RowsFolder) -> list[Finding]:
@@ -29,11 +29,11 @@ class _RowsInspection(Inspection):
         read = self.metadata_holds(layout.FEATURES, plan["array_metadata"])
         for number in committed:
             content = self.document(layout.commit_object(number), COMMIT)
-            record = None if content is None else self._record(number, content, plan["job"])
-            if record is not None and record.num_rows:
-                first = number * plan["shard_rows"]
-                if read:
-                    self.shard(number, range(first, first + record.num_rows), str(content["features"]))
+            if content is None or (record := self._record(number, content, plan["job"])) is None:
+                continue
+            first = number * plan["shard_rows"]
+            if read and record.num_rows:
+                self.shard(number, range(first, first + record.num_rows), content["features"])
         unknown = folder.shards() - set(committed)
         if unknown and folder.is_closed:  # others are left of a removal that was interrupted
             for shard in sorted(unknown & self._in_use(folder)):

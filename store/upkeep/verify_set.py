@@ -10,7 +10,7 @@ from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
 from penultimate.store.rows.references import references
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.verification.inspection import Finding, Inspection
+from penultimate.store.upkeep.inspection import Finding, Inspection
 
 
 def verify_set(objects: Objects, path: str) -> list[Finding]:

@@ -6,7 +6,7 @@ from penultimate.store.format import layout
 from penultimate.store.format.documents import COMMIT, FEATURE_SET, PLAN
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.objects import Objects
-from penultimate.store.verification.inspection import Finding, Inspection
+from penultimate.store.upkeep.inspection import Finding, Inspection
 
 
 def verify_format_1(objects: Objects, path: str) -> list[Finding]:
