@@ -297,7 +297,7 @@ def _disk_bytes(folder: Path) -> int:
 def main() -> None:
     inner = {"--extract": extract_once, "--look-up": look_up_once}
     if len(sys.argv) > 1 and sys.argv[1] in inner:
-        inner[sys.argv[1]](*sys.argv[2:])
+        inner[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]  # functions of texts
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)

@@ -25,7 +25,7 @@ from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
-    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction", "reader"),
+    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction"),
     options.HOW: (
         "preprocess",
         "decoder",

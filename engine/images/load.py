@@ -279,7 +279,7 @@ def _class_names(path: Path) -> list[str]:
 
 def _only_for_folders(spec: str, options: _Options) -> None:
     if options.reader is not None or not options.splits:
-        option = "--reader" if options.reader is not None else "--set splits=false"
+        option = "--set reader=NAME" if options.reader is not None else "--set splits=false"
         raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
 
 

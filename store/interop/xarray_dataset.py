@@ -1,21 +1,49 @@
 """Open a FeatureSet as an xarray Dataset: features, labels, ids and splits side by side, features read lazily."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import UnavailableError
+from penultimate.store.key import FeatureKey
 
-if TYPE_CHECKING:  # an optional package; FeatureSet.to_xarray imports this module
+if TYPE_CHECKING:  # an optional package
     import xarray
 
-    from penultimate.store.feature_set import FeatureSet
-
-# Shapes: N samples, D feature dimensions.
+# Shapes: N samples, B of them that are wanted, D feature dimensions.
 
 
-def dataset_of(features: "FeatureSet") -> "xarray.Dataset":
+class _Features(Protocol):
+    """A FeatureSet, as far as it is needed here; its ``to_xarray`` imports this module."""
+
+    key: FeatureKey
+    class_names: tuple[str, ...]
+    metric: str
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def feature_dim(self) -> int: ...
+
+    @property
+    def labels(self) -> NDArray[Any]: ...
+
+    @property
+    def split(self) -> NDArray[Any]: ...
+
+    @property
+    def ids(self) -> NDArray[Any]: ...
+
+    @property
+    def failed(self) -> Mapping[str, str]: ...
+
+    def rows_at(self, rows_B: NDArray[np.int64], /) -> NDArray[Any]: ...
+
+
+def dataset_of(features: _Features) -> "xarray.Dataset":
     """Return the Dataset of a FeatureSet, whose ``features`` are read when they are computed or loaded.
 
     Raises UnavailableError where xarray is not installed.
