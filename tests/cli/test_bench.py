@@ -12,7 +12,6 @@ from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import parity
 from penultimate.engine.images import digest_cache
 from penultimate.engine.images.decode.decoded_batch import Pixels
-from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.sources import FileSource
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
@@ -100,14 +99,8 @@ def test_extract_keeps_its_gate_and_says_where_it_fails(
 def test_extracting_what_is_complete_neither_compiles_nor_checks(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-<<<<<<< HEAD
-    """What is complete is known to be where the digest cache knows all images."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(FileFingerprint, "is_settled", lambda fingerprint: True)  # as after 2 s
-=======
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(digest_cache, "_SETTLED_NS", 0)  # the photographs are only just written
->>>>>>> grow
     arguments = ["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--precision", "float32"]
     assert run(arguments) == 0
     capsys.readouterr()
