@@ -18,9 +18,14 @@ if TYPE_CHECKING:  # an optional package
 class _Features(Protocol):
     """A FeatureSet, as far as it is needed here; its ``to_xarray`` imports this module."""
 
-    key: FeatureKey
-    class_names: tuple[str, ...]
-    metric: str
+    @property
+    def key(self) -> FeatureKey: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def metric(self) -> str: ...
 
     @property
     def num_rows(self) -> int: ...
