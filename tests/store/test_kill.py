@@ -1,14 +1,17 @@
 """Killed at any moment and run again, a store holds what an uninterrupted run holds."""
 
 import itertools
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.dying_objects import DyingObjects, Killed
-from support.store_cases import Job, array_files, small_job, wait_until
+from support.store_cases import NUM_ROWS, Job, array_files, small_job, wait_until
 
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.upkeep.verify import verify
@@ -62,8 +65,8 @@ def test_dying_while_a_key_is_deleted_never_leaves_one_that_looks_complete(job: 
         assert verify(survivor) == []
 
 
-def start(store: FeatureStore, first: int = 0, stop: int = 4) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(SCRIPT), str(store.path), str(first), str(stop)]
+def start(store: FeatureStore, first: int = 0, stop: int = 4, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(SCRIPT), str(store.path), str(first), str(stop), *more]
     pipe: Any = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
@@ -134,3 +137,46 @@ def test_two_processes_on_disjoint_blocks_make_the_store_of_one(
     assert array_files(store) == expected
     assert store.keys() == [job.key]
     assert not list(store.path.rglob("writer.lock"))
+
+
+def needed(out: str) -> int:
+    """Return the sum of what a process said it needed."""
+    return sum(int(line.split()[1]) for line in out.splitlines() if line.startswith("done"))
+
+
+def test_two_processes_carry_over_the_rows_of_other_sets(job: Job, tmp_path: Path) -> None:
+    """Each does one half of a set that overlaps with two others; a third set needs nothing then."""
+    store = FeatureStore.create(tmp_path / "store")
+    job.part(range(10)).write(store)
+    job.part(range(30, 40)).write(store)
+    otherwise = replace(job, features_MD=job.features_MD + 1)
+    (tmp_path / "job").write_bytes(pickle.dumps(otherwise))
+    with start(store, 0, 2, str(tmp_path / "job")) as first, start(store, 2, 4, str(tmp_path / "job")) as second:
+        said = "".join([*lines(first, 2), *lines(second, 2)])
+        (code, out, err), (other_code, other_out, other_err) = finish(first), finish(second)
+    assert (code, other_code, err, other_err) == (0, 0, "", "")
+    assert needed(said + out + other_out) == NUM_ROWS - 20
+    expected = job.features_MD + 1
+    carried = [*range(10), *range(30, 40)]
+    expected[carried] = job.features_MD[carried]
+    decoded = [sample for sample in range(NUM_ROWS) if sample not in job.failed]
+    np.testing.assert_array_equal(store.read(job.key).features, expected[decoded])
+    assert store.info(job.key)["num_embedded"] == NUM_ROWS - 20 - 1
+    assert job.part(range(NUM_ROWS)[::-1]).write(store) == 0
+    assert verify(store) == []
+    assert not list(store.path.rglob("writer.lock"))
+
+
+def test_sigkill_of_one_who_carries_rows_over_leaves_them_and_lets_go_of_them(job: Job, tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    base = job.part(range(30))
+    base.write(store)
+    with start(store) as process:
+        lines(process, 11)  # 40 of 50 samples were offered, and what is new among them is not committed yet
+        assert store.delete(base.key).kept  # the process refers to the rows
+        process.kill()
+    assert process.returncode == -9
+    assert store.keys() == []
+    assert job.write(store) >= NUM_ROWS - 30
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[[*range(3), *range(4, 49)]])
+    assert verify(store) == []

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,6 +163,72 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
         assert writer.missing_blocks[0] == begun.done_rows // SHARD_ROWS
         job.append(writer, writer.missing_samples)
     assert array_objects(store) == expected
+    assert verify(store) == []
+
+
+def test_two_processes_with_halves_share_the_rows_of_other_sets(location: str, job: Job, tmp_path: Path) -> None:
+    store = FeatureStore.create(location)
+    job.part(range(10)).write(store)
+    job.part(range(30, 40)).write(store)
+    otherwise = replace(job, features_MD=job.features_MD + 1)
+    (tmp_path / "job").write_bytes(pickle.dumps(otherwise))
+    pipe: Any = subprocess.PIPE
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), location, first, stop, str(tmp_path / "job")],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment(),
+            text=True,
+        )
+        for first, stop in (("0", "2"), ("2", "4"))
+    ]
+    said = [process.communicate("\n" * 100, timeout=120) for process in processes]
+    assert [(process.returncode, err) for process, (_, err) in zip(processes, said, strict=True)] == [(0, "")] * 2
+    done = [int(line.split()[1]) for out, _ in said for line in out.splitlines() if line.startswith("done")]
+    assert sum(done) == NUM_ROWS - 20
+    expected = job.features_MD + 1
+    carried = [*range(10), *range(30, 40)]
+    expected[carried] = job.features_MD[carried]
+    decoded = [sample for sample in range(NUM_ROWS) if sample not in job.failed]
+    np.testing.assert_array_equal(store.read(job.key).features, expected[decoded])
+    assert job.part(range(NUM_ROWS)[::-1]).write(store) == 0
+    assert verify(store) == []
+    assert isinstance(store.objects, RemoteObjects)
+    assert not [name for name in store.objects.walk("") if "writer.lock" in name]
+
+
+def test_rows_are_freed_in_a_bucket_unless_somebody_refers_to_them(location: str, job: Job) -> None:
+    store = FeatureStore.create(location)
+    base, grown = job.part(range(40)), replace(job, split_M=["train"] * NUM_ROWS)
+    base.write(store)
+    with grown.writer(store) as writer:
+        grown.append(writer, writer.missing_samples[:20])
+        removed = store.delete(base.key)
+        assert "is being written by process" in removed.kept[0]
+        assert grown.append(writer, writer.missing_samples) == NUM_ROWS - 40
+    np.testing.assert_array_equal(store.read(grown.key).features, job.features_MD[[*range(3), *range(4, 49)]])
+    before = store.objects.size("")
+    removed = store.delete(grown.key)
+    assert (removed.freed_bytes, removed.kept) == (before - store.objects.size(""), ())
+    assert isinstance(store.objects, RemoteObjects)
+    assert all(name.endswith("zarr.json") and name.count("/") < 3 for name in store.objects.walk(""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "methods"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_faults_on_the_way_to_rows_of_other_sets_change_nothing(
+    proxy: Proxy, location: str, job: Job, fault: str, methods: tuple[str, ...]
+) -> None:
+    store = FeatureStore.create(location)
+    base = job.part(range(40))
+    base.write(store)
+    proxy.plan = every(3, fault, *methods)
+    assert job.write(store) == 10
+    store.delete(base.key)
+    proxy.plan = healthy
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[[*range(3), *range(4, 49)]])
     assert verify(store) == []
 
 
