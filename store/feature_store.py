@@ -132,6 +132,7 @@ class FeatureStore:
             array=gathered_rows(self.objects, key, content),
             read_columns=partial(read_columns, self.objects, key, content["checksums"]),
             shard_rows=content["sources"][0]["shard_rows"] if content["format"] > 1 else content["shard_rows"],
+            num_failed=content["num_failed"],
         )
 
     def num_known(self, embedding: Embedding, contents_N3: NDArray[np.uint64], *, failures: bool) -> int:
