@@ -42,6 +42,7 @@ from penultimate.store.objects.retry import Retry
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import source_commit
 from penultimate.store.writer.feature_writer import FeatureWriter
+from penultimate.store.writer.waiting_blocks import WaitingBlocks
 
 # Shapes: B images of a batch, D feature dimensions.
 
@@ -90,7 +91,9 @@ def _counted(*, shards: int) -> dict[str, Counter[str]]:
         _append(second, second.missing_samples[: 16 * 4])
         second._committer.finish()
         step("4 shards")
-        with mock.patch.object(second, "_buffers", {}):  # as of a part that is done, in a set that is not
+        with mock.patch.object(
+            second, "_waiting", WaitingBlocks(plan, ())
+        ):  # as of a part that is done, in a set that is not
             second.close()
         step("close")
         rest = store.writer(plan, provenance={}, blocks=range(shards // 2, shards))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
+from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import FeatureKey
-from penultimate.store.slices import slice_if_contiguous
 
 if TYPE_CHECKING:
     import xarray

@@ -1,21 +1,20 @@
 """FeatureStore: many FeatureSets at one location, found by their FeatureKey."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.catalog import Catalog
-from penultimate.store.errors import CorruptFeaturesError, IncompleteFeaturesError, NotAStoreError, UnknownNameError
+from penultimate.store.errors import IncompleteFeaturesError, NotAStoreError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format import layout
 from penultimate.store.format.contents import is_known
 from penultimate.store.format.documents import STORE
+from penultimate.store.inventory import Damaged, Incomplete, Inventory, the_one
 from penultimate.store.key import Embedding, FeatureKey, folder_of
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
@@ -27,37 +26,6 @@ from penultimate.store.upkeep.removal import Removed, remove_rows, remove_set
 from penultimate.store.writer.feature_writer import FeatureWriter
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Incomplete:
-    """An extraction that is not complete."""
-
-    dataset: str
-    embedding: Embedding
-    path: str
-
-    digest: str
-    """16 hex digits, by which ``FeatureStore.find_any`` finds it."""
-
-    num_rows: int
-    """Number of samples."""
-
-    done_rows: int
-    """Number of samples in committed blocks, of which nothing is computed again."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Damaged:
-    """A set, or the rows of an extraction, that does not tell any more what it is: it was damaged, or half removed."""
-
-    path: str
-
-    digest: str
-    """The last part of the path."""
-
-
-_Named = TypeVar("_Named", FeatureKey, FeatureKey | Incomplete | Damaged)
-
-
 class FeatureStore:
     """The store at ``location``, a folder or an ``s3://``, ``gs://`` or ``az://`` address.
 
@@ -67,7 +35,6 @@ class FeatureStore:
 
     def __init__(self, location: str | Path) -> None:
         self.objects = open_objects(location)
-        self.catalog = Catalog(self.objects)
         self._format = _format_of(self.objects)
 
     @classmethod
@@ -84,6 +51,11 @@ class FeatureStore:
         return cls(location)
 
     @property
+    def catalog(self) -> Catalog:
+        """Return what lies where in this store."""
+        return Catalog(self.objects)
+
+    @property
     def address(self) -> str:
         """Return the text with which ``FeatureStore`` opens this store again, also in another process."""
         return self.objects.address
@@ -95,19 +67,19 @@ class FeatureStore:
 
     def keys(self) -> list[FeatureKey]:
         """Return the complete keys, in the order of their paths."""
-        return [self.catalog.key_at(path) for path in self.catalog.complete_paths()]
+        return Inventory(self.objects).keys()
 
     def incomplete(self) -> list[Incomplete]:
         """Return the extractions that are not complete."""
-        return [found for folder in self._unfinished() if (found := _incomplete(folder)) is not None]
+        return Inventory(self.objects).incomplete()
 
     def find(self, name: str) -> FeatureKey:
         """Return the one key whose digest or path begins with ``name``; raises UnknownNameError if there is not one."""
-        return _the_one(name, self.keys())
+        return the_one(name, self.keys())
 
     def find_any(self, name: str) -> FeatureKey | Incomplete | Damaged:
         """Return what ``find`` does, also among what is not complete, or so damaged that nothing else tells of it."""
-        return _the_one(name, self._all())
+        return the_one(name, Inventory(self.objects).everything())
 
     def contains(self, key: FeatureKey) -> bool:
         """Return whether ``key`` is complete."""
@@ -199,21 +171,6 @@ class FeatureStore:
             return remove_set(self.objects, what.path)
         return remove_rows(self.objects, RowsFolder(self.objects, what.path))
 
-    def _all(self) -> list[FeatureKey | Incomplete | Damaged]:
-        """Return the complete keys, the incomplete extractions, and what is too damaged to be either."""
-        complete = (_or_damaged(path, self.catalog.key_at) for path in self.catalog.complete_paths())
-        begun = (_or_damaged(folder.path, self._incomplete_at) for folder in self._unfinished())
-        left = (Damaged(path=path, digest=path.rpartition("/")[2]) for path in self.catalog.remains())
-        return [found for found in (*complete, *begun, *left) if found is not None]
-
-    def _incomplete_at(self, path: str) -> Incomplete | None:
-        return _incomplete(RowsFolder(self.objects, path))
-
-    def _unfinished(self) -> Iterator[RowsFolder]:
-        of_format_1 = (path for path in self.catalog.set_paths() if not self.catalog.is_complete(path))
-        folders = chain(self.catalog.rows_folders(), (RowsFolder(self.objects, path) for path in of_format_1))
-        return (folder for folder in folders if not folder.is_closed)
-
     def _check_complete(self, key: FeatureKey) -> None:
         if self.contains(key):
             return
@@ -228,50 +185,6 @@ class FeatureStore:
 
     def _unknown(self, key: FeatureKey) -> UnknownNameError:
         return UnknownNameError(f"key in {self.objects.where()}", key.path, [known.path for known in self.keys()])
-
-
-def _or_damaged(
-    path: str, read: Callable[[str], FeatureKey | Incomplete | None]
-) -> FeatureKey | Incomplete | Damaged | None:
-    """Return what ``read`` finds at a path, Damaged where it raises CorruptFeaturesError."""
-    try:
-        return read(path)
-    except CorruptFeaturesError:
-        return Damaged(path=path, digest=path.rpartition("/")[2])
-
-
-def _incomplete(folder: RowsFolder) -> Incomplete | None:
-    """Return what an unfinished folder's plan and records say of it, None if it was not set up."""
-    if (plan := folder.plan_content()) is None:
-        return None
-    shard_rows = plan["shard_rows"]
-    if plan["format"] == 1:
-        key = FeatureKey(**plan["key"])
-        done = sum(min(shard_rows, plan["num_rows"] - shard * shard_rows) for shard in folder.committed())
-        return Incomplete(
-            dataset=key.dataset,
-            embedding=key.embedding,
-            path=folder.path,
-            digest=key.digest,
-            num_rows=plan["num_rows"],
-            done_rows=done,
-        )
-    return Incomplete(
-        dataset=plan["dataset"],
-        embedding=Embedding(**plan["embedding"]),
-        path=folder.path,
-        digest=plan["job"],
-        num_rows=plan["num_samples"],
-        done_rows=sum(len(record.samples) for record in folder.records()),
-    )
-
-
-def _the_one(name: str, known: Sequence[_Named]) -> _Named:
-    """Return the one of ``known`` whose digest or path begins with ``name``; raises UnknownNameError."""
-    found = [each for each in known if each.digest.startswith(name) or each.path.startswith(name)]
-    if len(found) != 1 or not name:
-        raise UnknownNameError("key", name, [text for each in found or known for text in (each.path, each.digest)])
-    return found[0]
 
 
 def _format_of(objects: Objects) -> int:

@@ -11,9 +11,9 @@ from penultimate.store.format import layout
 from penultimate.store.format.documents import PLAN
 from penultimate.store.format.feature_rows import ZarrRows, open_rows
 from penultimate.store.format.shard_reader import ShardReader, on_threads
+from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.not_finite import not_finite_rows
 from penultimate.store.objects.objects import Objects
-from penultimate.store.slices import slice_if_contiguous
 
 # Shapes: R rows of a source, B rows wanted, D feature dimensions.
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.plan import Plan
-from penultimate.store.slices import slice_if_contiguous
 
 # Shapes: B batch, R samples of one block, of which N have new features, D feature dimensions.
 

@@ -1,7 +1,7 @@
 """FeatureWriter: features of samples in, committed rows out; the set becomes visible only when it is complete."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -20,17 +20,14 @@ from penultimate.store.plan import Plan
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.slices import slice_if_contiguous
 from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
 from penultimate.store.writer.completion import complete
 from penultimate.store.writer.sample_states import SampleStates
 from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
+from penultimate.store.writer.waiting_blocks import WaitingBlocks
 
 # Shapes: M samples of the ImageSet, R samples or rows of some blocks, D feature dimensions, B batch.
-
-_BLOCKS_A_RECORD = 64
-"""Largest number of blocks that one commit record tells of, where hardly any sample is new."""
 
 
 class FeatureWriter:
@@ -86,20 +83,17 @@ class FeatureWriter:
             raise
         self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
         self._began_empty = not covered
-        self._free_memory: list[NDArray[Any]] = []
-        self._buffers = {
-            block: BlockBuffer(plan, block, self._free_memory) for block in self._blocks if block not in covered
-        }
+        self._waiting = WaitingBlocks(plan, (block for block in self._blocks if block not in covered))
 
     @property
     def missing_blocks(self) -> tuple[int, ...]:
         """Return the blocks of this writer's range that are not committed yet."""
-        return tuple(self._buffers)
+        return self._waiting.numbers
 
     @property
     def missing_samples(self) -> NDArray[np.int64]:
         """Return the samples still to come, increasing."""
-        return np.concatenate([np.empty(0, np.int64), *(buffer.missing for buffer in self._buffers.values())])
+        return self._waiting.missing_samples
 
     def offer(self, samples_B: NDArray[np.int64], contents_B3: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return which of these missing samples are needed, (B,), given their contents.
@@ -109,7 +103,7 @@ class FeatureWriter:
         """
         with self._guard:
             done_B = self._states.offer(samples_B, contents_B3)
-            self._settle(samples_B[done_B])
+            self._waiting.settle(samples_B[done_B])
             return ~done_B
 
     def append(
@@ -129,14 +123,13 @@ class FeatureWriter:
         with self._guard:
             self._committer.check()
             self._check_shape(samples, features_BD)
-            self._check_missing(np.concatenate([samples, np.fromiter(failed, dtype=np.int64)]))
+            self._waiting.check_missing(np.concatenate([samples, np.fromiter(failed, dtype=np.int64)]))
             if not all(failed.values()):
                 raise InputError("a failed sample needs a reason, got an empty one")
             self._states.not_finite_M[samples] = not_finite_rows(features_BD)
-            for block, of_block in self._by_block(samples):
-                self._buffers[block].fill(samples[of_block], features_BD[of_block])
+            self._waiting.fill(samples, features_BD)
             self._states.fail(failed)
-            self._settle(np.fromiter(failed, dtype=np.int64))
+            self._waiting.settle(np.fromiter(failed, dtype=np.int64))
             self._commit_full_blocks()
 
     def close(self) -> None:
@@ -144,7 +137,7 @@ class FeatureWriter:
         try:
             with self._guard, self._committer:
                 self._commit_full_blocks(last=True)
-            if not self._buffers:
+            if not self._waiting.numbers:
                 with self._whole_folder():
                     completed = complete(self._objects, self.plan, self._folder, self.provenance)
                 if completed is not None:
@@ -196,76 +189,13 @@ class FeatureWriter:
                 f"got {features_BD.shape} and {features_BD.dtype}"
             )
 
-    def _check_missing(self, samples: NDArray[np.int64]) -> None:
-        samples = np.sort(samples)
-        if len(repeated := samples[1:][samples[1:] == samples[:-1]]):
-            raise InputError(f"samples {np.unique(repeated)[:10].tolist()} came more than once")
-        unexpected = [
-            samples[of_block][self._not_missing(block, samples[of_block])]
-            for block, of_block in self._by_block(samples)
-        ]
-        if len(found := np.concatenate([samples[:0], *unexpected])):
-            raise InputError(
-                f"samples {found[:10].tolist()} were not missing: expected samples of the blocks "
-                f"{list(self._buffers)[:10]} ({self.plan.shard_rows} samples each) that have not come yet"
-            )
-
-    def _not_missing(self, block: int, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of some samples of one block are not expected, or not any more."""
-        buffer = self._buffers.get(block)
-        return np.ones(len(samples), np.bool_) if buffer is None else ~buffer.misses(samples)
-
-    def _settle(self, samples: NDArray[np.int64]) -> None:
-        for block, of_block in self._by_block(samples):
-            self._buffers[block].settle(samples[of_block])
-
-    def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:
-        """Yield each block that some samples are of, and the positions of these among them."""
-        blocks = samples // self.plan.shard_rows
-        if len(samples) and (blocks == blocks[0]).all():
-            yield int(blocks[0]), slice(None)
-            return
-        for block in np.unique(blocks).tolist():
-            yield block, slice_if_contiguous(np.flatnonzero(blocks == block))
-
     def _commit_full_blocks(self, *, last: bool = False) -> None:
-        """Commit full blocks in their order, those with few new rows together; at the last also fewer than usual.
-
-        A block waits for those before it: together they may fill a shard, and samples of theirs may be equal to some of
-        its own. At the last it waits for the latter alone.
-        """
-        run: list[int] = []
-        for block in sorted(self._buffers):
-            if not self._can_commit(block, with_blocks=run):
-                if not last:
-                    break
-                self._commit(run)
-                run = []
-                continue
-            if run and (block != run[-1] + 1 or self._num_new([*run, block]) > self.plan.shard_rows):
-                self._commit(run)
-                run = []
-            run.append(block)
-            if 2 * self._num_new(run) > self.plan.shard_rows or len(run) == _BLOCKS_A_RECORD:
-                self._commit(run)
-                run = []
-        if last:
+        for run in self._waiting.full_runs(self._states.waits, last=last):
             self._commit(run)
-
-    def _can_commit(self, block: int, *, with_blocks: Sequence[int]) -> bool:
-        """Return whether all is known of a block's samples, if those of ``with_blocks`` are committed before."""
-        samples = self._buffers[block].samples
-        settled = self.plan.samples(range(with_blocks[0] if with_blocks else block, block + 1))
-        return self._buffers[block].is_full and not self._states.waits(samples, settled=settled)
-
-    def _num_new(self, blocks: Sequence[int]) -> int:
-        return sum(self._buffers[block].num_new for block in blocks)
 
     def _commit(self, run: Sequence[int]) -> None:
         """Begin to write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
-        if not run:
-            return
-        buffers = [self._buffers.pop(block) for block in run]
+        buffers = self._waiting.take(run)
         new = np.concatenate([buffer.new_samples for buffer in buffers])
         features = [buffer.new_features for buffer in buffers if buffer.num_new]
         features_RD = features[0] if len(features) == 1 else np.concatenate([buffers[0].new_features[:0], *features])
@@ -281,7 +211,7 @@ class FeatureWriter:
     def _write(self, record: CommitRecord, features_RD: NDArray[Any], buffers: Sequence[BlockBuffer]) -> None:
         self._claim.check()
         self._folder.commit(record, features_RD, self.plan.codec)
-        self._free_memory += [buffer.memory for buffer in buffers if buffer.num_new]
+        self._waiting.give_back(buffers)
 
     def _record(self, run: Sequence[int], samples: range, num_rows: int, seconds: float) -> CommitRecord:
         states, within = self._states, slice(samples.start, samples.stop)

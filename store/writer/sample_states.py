@@ -69,7 +69,7 @@ class SampleStates:
                 self._known.index.failed[size, high, low] = self.failed[sample]
                 self._first_of.pop((size, high, low), None)
 
-    def waits(self, samples: range, *, settled: range) -> bool:
+    def waits(self, samples: range, settled: range) -> bool:
         """Return whether a sample of a range is to have the row of one outside ``settled`` of which none is known."""
         firsts = (first for twin, first in self._twin_of.items() if twin in samples and first not in settled)
         return any(self.row_M[first] < 0 and first not in self.failed for first in firsts)

@@ -10,7 +10,6 @@ import zarr
 from support.store_cases import Job, half_precision_job, small_job
 from zarr.storage import MemoryStore
 
-from penultimate.store.catalog import Catalog
 from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
@@ -34,7 +33,6 @@ def _opened(objects: Objects) -> FeatureStore:
     objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
     store = FeatureStore.__new__(FeatureStore)
     store.objects = objects
-    store.catalog = Catalog(objects)
     store._format = layout.FORMAT_VERSION
     return store
 
