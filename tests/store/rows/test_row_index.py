@@ -84,13 +84,13 @@ def test_of_a_content_with_several_rows_the_first_is_found_until_it_is_dropped()
 
 @pytest.mark.slow
 def test_a_million_rows_are_looked_up_in_little_time_and_memory() -> None:
-    """The goal is 2 s and 200 MB; a loaded machine gets thrice the time."""
+    """The goal is 2 s and 200 MB; of the processor's time thrice as much is allowed, for slower ones."""
     there = contents(1_000_000)
     order = np.random.default_rng(2).permutation(len(there))
-    began = time.perf_counter()
+    began = time.process_time()
     index = filled(there)
     row_B = np.concatenate([index.find(there[order[start : start + 256]])[1] for start in range(0, 1_000_000, 256)])
-    assert time.perf_counter() - began < 6
+    assert time.process_time() - began < 6
     np.testing.assert_array_equal(row_B, order)
     tracemalloc.start()
     try:
