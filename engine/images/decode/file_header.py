@@ -9,6 +9,7 @@ from typing import NamedTuple
 _BASELINE_EXTENDED_PROGRESSIVE = (0xC0, 0xC1, 0xC2)  # Huffman-coded, not lossless
 _OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # lossless, hierarchical, arithmetic
 _START_OF_SCAN = 0xDA
+_ADOBE = 0xEE  # APP14, whose twelfth byte is 0 for components that are RGB (Adobe Technical Note 5116, section 18)
 _END_OF_IMAGE = b"\xff\xd9"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xae\x42\x60\x82"
@@ -25,9 +26,11 @@ class Size(NamedTuple):
 def jpeg_png_size(data: bytes) -> Size | None:
     """Return the size of a *plain* JPEG or PNG file, one that every decoder decodes alike, and None for anything else.
 
-    Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, of one or three components,
-    and complete 8-bit PNG files, grayscale or RGB, with or without alpha, not interlaced. CMYK, arithmetic-coded,
-    12-bit, palette, 16-bit and truncated files, other formats, and data that is no image are not plain.
+    Plain are complete 8-bit JPEG files, Huffman-coded baseline, extended or progressive, grayscale or YCbCr, and
+    complete 8-bit PNG files, grayscale or RGB, with or without alpha, not interlaced. RGB and CMYK JPEG files,
+    arithmetic-coded, 12-bit, palette, 16-bit and truncated files, other formats, and data that is no image are not
+    plain. RGB is what Adobe's marker or the names of the components say: libjpeg goes by them, nvImageCodec may
+    not.
     """
     if data.startswith(b"\xff\xd8"):
         return _jpeg_size(data)
@@ -38,6 +41,7 @@ def jpeg_png_size(data: bytes) -> Size | None:
 
 def _jpeg_size(data: bytes) -> Size | None:
     size, position = None, 2
+    components, is_rgb = 0, False
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte (B.1.1.2)
@@ -53,10 +57,14 @@ def _jpeg_size(data: bytes) -> Size | None:
             if precision != 8 or components not in (1, 3) or not height or not width:
                 return None
             size = Size(height, width)
+            is_rgb = is_rgb or data[position + 10 : position + 18 : 3] == b"RGB"
+        elif marker == _ADOBE:
+            is_rgb = is_rgb or data[position + 4 : position + 9] + data[position + 15 : position + 16] == b"Adobe\0"
         # Inside a scan 0xFF is followed by 0x00 or a restart marker, so this end is the image's (B.1.1.5). An
         # embedded thumbnail's lies before the scan.
         if marker == _START_OF_SCAN:
-            return size if data.rfind(_END_OF_IMAGE, position) != -1 else None
+            is_plain = data.rfind(_END_OF_IMAGE, position) != -1 and not (components == 3 and is_rgb)
+            return size if is_plain else None
         position += 2 + length
     return None
 
