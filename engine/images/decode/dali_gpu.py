@@ -1,7 +1,8 @@
 """DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -73,9 +74,11 @@ class DaliGpuDecoder(Decoder):
         self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         upright = any(view.exif_orientation for view in views)
+        crops_of = lru_cache(maxsize=4096)(partial(_crops_of, views))  # images of a set share a few sizes
 
         def read(group: Sequence[int]) -> list[_Read]:
-            return [self._prepared(sample, views) for sample in read_samples(images.source, group, upright=upright)]
+            samples = read_samples(images.source, group, upright=upright)
+            return [self._prepared(sample, views, crops_of) for sample in samples]
 
         def decode(batch: list[_Read]) -> DecodedBatch:
             return self._decode(pipeline, batch, views)
@@ -94,15 +97,16 @@ class DaliGpuDecoder(Decoder):
             batches = iter(lambda: list(islice(samples, batch_size)), [])
             yield from prefetch_map(runner, decode, batches, depth=2)
 
-    def _prepared(self, sample: Sample, views: Sequence[Preprocess]) -> _Read:
-        if isinstance(sample.content, str):
-            return _Read(sample.row, sample.content)
-        if sample.plain is not None and isinstance(sample.content, bytes):
-            crops = tuple(view.crop_geometry(*sample.plain) for view in views)
-            if all(_fits(sample.plain, crop) for crop in crops):
-                num_pixels = sample.plain.height * sample.plain.width
-                return _Read(sample.row, Encoded(sample.row, sample.content, num_pixels, crops))
-        return self._with_pillow(sample.row, sample.content, views)
+    def _prepared(
+        self, sample: Sample, views: Sequence[Preprocess], crops_of: Callable[[Size], tuple[CropGeometry, ...] | None]
+    ) -> _Read:
+        row, content, plain = sample
+        if isinstance(content, str):
+            return _Read(row, content)
+        crops = plain and crops_of(plain)
+        if plain and crops and isinstance(content, bytes):
+            return _Read(row, Encoded(row, content, plain.height * plain.width, crops))
+        return self._with_pillow(row, content, views)
 
     def _with_pillow(self, row: int, content: bytes | NDArray[np.uint8], views: Sequence[Preprocess]) -> _Read:
         self.counts.add(pillow=isinstance(content, bytes))
@@ -163,10 +167,14 @@ class DaliGpuDecoder(Decoder):
         view_BHWC[torch.tensor(positions, dtype=torch.int64, device=self._device)] = pixels.to(self._device)
 
 
-def _fits(size: Size, crop: CropGeometry) -> bool:
-    """Return whether DALI resizes the image as Pillow does.
+def _crops_of(views: Sequence[Preprocess], size: Size) -> tuple[CropGeometry, ...] | None:
+    """Return size and crop for each view of an image that DALI resizes as Pillow does, and None for any other.
 
     It does not where a side is much enlarged: the filter overshoots, and Pillow clips between its passes.
     """
-    enlarged = max(crop.height / size.height, crop.width / size.width)
-    return crop.height * crop.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
+    crops = tuple(view.crop_geometry(*size) for view in views)
+    for crop in crops:
+        enlarged = max(crop.height / size.height, crop.width / size.width)
+        if crop.height * crop.width > STRIP_PIXELS or enlarged > _LARGEST_SCALE:
+            return None
+    return crops
