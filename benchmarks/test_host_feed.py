@@ -11,6 +11,8 @@ pytest.importorskip("nvidia.dali")
 
 import host_feed
 
+from penultimate.engine.runtime.partition import WHOLE
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -24,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("resize", ["whole", "crop"])
 def test_every_stage_does_every_image(folder: Path, resize: str) -> None:
     work = host_feed.Work(folder=folder, workers=2, batch_size=4, resize=resize, feature_dim=3)
-    bench = host_feed.Bench(work, host_feed.Partition(index=0, count=1))
+    bench = host_feed.Bench(work, WHOLE)
     for stage in host_feed.STAGES:
         found = bench.timed(stage)
         assert found["images"] == 10
@@ -34,12 +36,12 @@ def test_every_stage_does_every_image(folder: Path, resize: str) -> None:
 
 def test_the_decoder_does_nothing_within_the_context_alone(folder: Path) -> None:
     work = host_feed.Work(folder=folder, workers=1, batch_size=16)
-    bench = host_feed.Bench(work, host_feed.Partition(index=0, count=1))
+    bench = host_feed.Bench(work, WHOLE)
     with host_feed.doing_nothing():
         (batch,) = bench.decoder.batches(bench.images, np.arange(10), [work.view], batch_size=16)
     assert batch.views[0].shape == (10, 8, 8, 3)
     assert not np.asarray(batch.views[0]).any()
-    again = host_feed.Bench(work, host_feed.Partition(index=0, count=1))
+    again = host_feed.Bench(work, WHOLE)
     (batch,) = again.decoder.batches(again.images, np.arange(10), [work.view], batch_size=16)
     assert np.asarray(batch.views[0]).any()
 
