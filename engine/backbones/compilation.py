@@ -16,7 +16,7 @@ ResNet-50 on 2 cores, a quarter where torch still has the kernels from before. C
 
 SAVED_FRACTION = {
     "cpu": {"float32": 0.3, "bfloat16": 0.35, "float16": 0.2},
-    "cuda": {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12},
+    "cuda": {"float32": 0.3, "tf32": 0.12, "bfloat16": 0.12, "float16": 0.12},
 }
 """Kind of device -> precision -> fraction of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of
 processor time in float32, 0.38 in bfloat16, 0.20 in float16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: an

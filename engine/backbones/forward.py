@@ -10,6 +10,7 @@ from torch import Tensor
 from penultimate.engine.backbones.architectures.network import Network, to_channels_last
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import has_compiler, has_onednn
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.errors import UnavailableError
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions.
@@ -18,16 +19,21 @@ from penultimate.store.errors import UnavailableError
 class Forward:
     """A function from uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
 
-    The network runs channels-last, and under autocast below float32. Once it is compiled, every pass has the same
+    The network runs channels-last, and under autocast below float32; float32 is IEEE float32 whatever torch's settings
+    are, unless ``tf32`` was asked for. Once it is compiled, every pass has the same
     number of rows: smaller batches are filled up with black images whose features are dropped, so that one graph serves
     all and an image's features do not depend on how many others came with it.
     """
 
-    def __init__(self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype, tf32: bool = False
+    ) -> None:
+        """Move ``model`` to ``device``; ``tf32`` lets its float32 convolutions and products be TF32."""
         self.model = model.eval().requires_grad_(False).to(device)
         to_channels_last(self.model)
         self._device = device
         self._dtype = dtype
+        self._tf32 = tf32
         # Scale and shift of a channel take a byte to its normalised value in one pass: x * scale + shift.
         mean_C, std_C = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
         self._scale_C = 1.0 / (255.0 * std_C)
@@ -45,7 +51,7 @@ class Forward:
             filled = pixels_BHWC.new_zeros((self.fixed_rows, *self._size))
             filled[:rows] = pixels_BHWC
             pixels_BHWC = filled
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_arithmetic(tf32=self._tf32):
             return self._run(pixels_BHWC)[:rows]
 
     def compile(self, rows: int) -> float:
@@ -88,7 +94,8 @@ class Forward:
     @torch.inference_mode()
     def with_logits(self, pixels_BHWC: Tensor) -> Tensor:
         """Return features and the network's own class scores, (B, D + K), of one uncompiled pass."""
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+        autocast = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
+        with autocast, float32_arithmetic(tf32=self._tf32):
             maps = self.model.forward_features(self._normalised(pixels_BHWC))
             features_BD = self.model.forward_head(maps, pre_logits=True)
             return torch.cat([features_BD.float(), self.model.forward_head(maps).float()], dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.architectures.network import to_channels_last
 from penultimate.engine.runtime.capabilities import has_compiler
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
@@ -66,6 +67,10 @@ class Learner:
 
     def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
         """Do update ``step``, counted from 0, on one batch. Returns its loss, a scalar on the device."""
+        with float32_arithmetic(tf32=self._recipe.precision == "tf32"):
+            return self._update(step, images_BHWC, targets)
+
+    def _update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
         self._scheduler.step_update(step)
         self._seed(step)
         self._forward.train()
