@@ -39,8 +39,9 @@ def decide_compile(
 ) -> CompileDecision:
     """Decide as ``requested``, or if that is None, by an estimate of whether compiling pays for ``num_images``.
 
-    The estimate times one eager batch of ``batch_size`` (after one that is not counted), assumes that all replicas run
-    at that speed, and compares the seconds that compiling would save with those it takes.
+    The estimate times one eager batch of ``batch_size`` (after one that is not counted) and compares the seconds that
+    compiling would save with those it takes. On a CPU all replicas run at that speed side by side; on a GPU, which one
+    batch fills, they take turns.
     """
     if num_images == 0:
         return CompileDecision(compile=False, reason=f"{backbone.name}: nothing to compute")
@@ -50,8 +51,8 @@ def decide_compile(
         )
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
-    eager = num_images * _eager_seconds(backbone, batch_size) / replicas
     kind = backbone.device.type
+    eager = num_images * _eager_seconds(backbone, batch_size) / (replicas if kind == "cpu" else 1)
     saved, cost = SAVED_FRACTION[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
     pays = saved > cost
     return CompileDecision(

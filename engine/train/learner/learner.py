@@ -76,10 +76,10 @@ class Learner:
         self._forward.train()
         if images_BHWC.is_cuda:  # the augmenter's stream must not reuse their memory before this one is done
             images_BHWC.record_stream(torch.cuda.current_stream())
-        pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
+        pixels_BCHW = self._normalise(self._on_device(images_BHWC))
         with autocast(self._recipe, self._world.device):
             outputs = self._forward(pixels_BCHW)
-        loss = self._loss_of(outputs, targets.to(self._world.device, non_blocking=True))
+        loss = self._loss_of(outputs, self._on_device(targets))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimizer)
@@ -87,6 +87,12 @@ class Learner:
         if self._average is not None:
             self._average.update(self._network, step=step + 1)
         return loss.detach()
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device, from pinned memory: a copy from other memory waits for all queued updates."""
+        if self._world.device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()
+        return tensor.to(self._world.device, non_blocking=True)
 
     def _loss_of(self, outputs: Any, targets: Tensor) -> Tensor:
         if isinstance(self._trained, AuxiliaryNetwork):

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from support.simulated_cuda import SimulatedCuda, simulated_cuda
 
+from penultimate.engine.backbones import compilation
+from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.runtime.devices import PrecisionName
 
@@ -118,3 +120,16 @@ def test_the_reference_is_on_the_cpu(cuda: SimulatedCuda, monkeypatch: pytest.Mo
     reference = backbone.reference()
     assert not any(parameter.is_cuda for parameter in reference.model.parameters())
     np.testing.assert_array_equal(reference.embed(images), load_backbone("test_resnet", weights="random").embed(images))
+
+
+def test_replicas_of_a_gpu_take_turns_when_compiling_is_decided(
+    cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch fills a GPU: two streams hide the copies, and do not compute twice as much."""
+    monkeypatch.setattr(compilation, "has_compiler", lambda: True)
+    monkeypatch.setattr(compilation, "_eager_seconds", lambda backbone, batch_size: 0.001)
+    backbone = on_gpu()
+    decisions = [decide_compile(backbone, 210_000, batch_size=256, replicas=n, requested=None) for n in (1, 2)]
+    assert decisions[0] == decisions[1]
+    assert decisions[0].compile  # 0.3 of 210 s is more than 60 s
+    assert "210,000 images take about 210 s" in decisions[0].reason
