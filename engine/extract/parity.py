@@ -122,13 +122,18 @@ def check_parity(
 ) -> ParityReport:
     """Embed ``num_images`` images, evenly spaced in the set, as given and by the reference, and compare.
 
+    The reference has all threads to itself. What is given keeps its own, which it may be compiled for.
+
     Raises DecodeError if not one of them can be decoded by both decoders.
     """
     rows = sample_rows(len(images), num_images)
     reference = backbone.reference()
     ours, theirs = (
-        _through(images, rows, one, by, batch_size, threads)
-        for one, by in ((backbone, decoder), (reference, PillowDecoder(num_workers=threads.decode)))
+        _through(images, rows, one, by, batch_size, budget)
+        for one, by, budget in (
+            (backbone, decoder, threads),
+            (reference, PillowDecoder(num_workers=threads.decode), threads.alone),
+        )
     )
     both = sorted(ours.keys() & theirs.keys())
     if not both:
