@@ -97,6 +97,22 @@ def test_a_pass_waits_once_and_copies_only_pixels_in_and_features_back(
     assert cuda.pageable.total() == 0, cuda.pageable.table()
 
 
+def test_frozen_weights_are_cast_once_and_not_in_every_pass(cuda: SimulatedCuda) -> None:
+    """A Vision Transformer's pass has two casts of weights a linear layer, and every one reads and writes them all."""
+    backbone = on_gpu("test_vit", "bfloat16")
+    weights = [parameter for parameter in backbone.model.parameters() if parameter.ndim > 1]
+    assert all(parameter.dtype == torch.float32 for parameter in weights)  # the reference is made of these
+    images = torch.from_numpy(noise(backbone, 1)).cuda()
+    before = cuda.launches.of("_to_copy")
+    backbone.embed(images)
+    once = cuda.launches.of("_to_copy") - before
+    backbone._forward._network = backbone.model
+    backbone.embed(images)
+    every_pass = cuda.launches.of("_to_copy") - before - once
+    layers = sum(type(layer) in (torch.nn.Conv2d, torch.nn.Linear) for layer in backbone.model.modules())
+    assert every_pass - once >= 2 * (layers - 1)  # all but the classifier's weight and bias
+
+
 def test_weights_are_in_place_before_any_stream_reads_them(cuda: SimulatedCuda) -> None:
     """They are laid out on the loading thread's stream, which those of the passes do not wait for."""
     on_gpu()

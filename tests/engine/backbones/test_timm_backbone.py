@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from support.processors import pretend
 
 from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.backbones.cast_once import with_weights_cast_once
 from penultimate.engine.backbones.timm_backbone import BATCH_TOLERANCE, TimmBackbone, load_backbone, preprocess_of
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import computes_natively
@@ -77,6 +79,38 @@ def test_lower_precision_stays_near_float32(precision: PrecisionName) -> None:
     assert not np.array_equal(features, expected)
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); a few dozen layers of roundings stay under 3 % in norm.
     assert np.linalg.norm(features - expected) < 0.03 * np.linalg.norm(expected)
+
+
+@pytest.mark.capability
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_nfnet"])
+def test_weights_cast_once_give_the_features_of_weights_cast_in_every_pass(name: str, precision: PrecisionName) -> None:
+    if not computes_natively(precision, torch.device("cpu")):
+        pytest.skip(f"this processor has no {precision} units")
+    backbone = load_backbone(name, weights="random", precision=precision)
+    forward, images = backbone._forward, noise(backbone, 5)
+    assert forward._network is not backbone.model
+    once = backbone.embed(images), backbone.logits(images)
+    forward._network = backbone.model
+    for found, expected in zip(once, (backbone.embed(images), backbone.logits(images)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_network_that_minds_gets_its_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx512_bf16")
+
+    class Minds(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input)
+
+    backbone = load_backbone("test_vit", weights="random", precision="bfloat16")
+    plain = with_weights_cast_once(backbone.model, torch.bfloat16)
+    assert any(parameter.dtype == torch.bfloat16 for parameter in plain.parameters())
+    for layer in backbone.model.modules():
+        if type(layer) is torch.nn.Linear:
+            layer.__class__ = Minds
+    kept = with_weights_cast_once(backbone.model, torch.bfloat16)
+    assert sum(p.dtype == torch.bfloat16 for p in kept.parameters()) == 2  # of the convolution that makes the tokens
 
 
 def test_what_cannot_be_is_refused_before_anything_is_built() -> None:
