@@ -20,10 +20,10 @@ from penultimate.store.errors import UnavailableError
 class Forward:
     """A function from uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
 
-    The network runs channels-last, and under autocast below float32; float32 is IEEE float32 whatever torch's settings
-    are, unless ``tf32`` was asked for. Once it is compiled, every pass has the same
-    number of rows: smaller batches are filled up with black images whose features are dropped, so that one graph serves
-    all and an image's features do not depend on how many others came with it.
+    The network runs channels-last, and under autocast below float32. float32 is IEEE float32 whatever torch's settings
+    are, unless ``tf32`` was asked for. Once it is compiled, every pass has the same number of rows: smaller batches are
+    filled up with black images whose features are dropped, so that one graph serves all and an image's features do not
+    depend on how many others came with it.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from nvidia.dali import Pipeline
 from PIL import Image
 from typing_extensions import override
 
-from penultimate.engine.images.decode.dali_runs import MAX_THREADS, DecodeCounts, IdlePipelines, run_or_halve
+from penultimate.engine.images.decode.dali_runs import DecodeCounts, IdlePipelines, run_or_halve
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pillow import STRIP_PIXELS, reason_of, resize_with_pillow, views_of
@@ -110,7 +110,7 @@ class _Pipeline:
     """A DALI pipeline that decodes plain files to RGB pixels, one run a call; it is rebuilt after a failed run."""
 
     def __init__(self, *, num_threads: int) -> None:
-        self._num_threads = min(num_threads, MAX_THREADS)
+        self._num_threads = num_threads
         self._pipeline: Pipeline | None = None
 
     def run(self, files: Sequence[tuple[int, bytes]]) -> list[NDArray[np.uint8]]:

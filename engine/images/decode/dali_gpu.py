@@ -53,9 +53,9 @@ class DaliGpuDecoder(Decoder):
     that intermediate rows are not rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet
     photographs), so the decoder's name, and with it the key of the features, is another than ``dali``.
 
-    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches are
-    being read, one is decoded and one is with the caller; DALI decodes at most ``RUN_PIXELS`` at once. The pipeline is
-    kept for the next call with the same views and batch size.
+    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches, or two
+    groups of files a thread, are being read, one batch is decoded and one is with the caller; DALI decodes at most
+    ``RUN_PIXELS`` at once. The pipeline is kept for the next call with the same views and batch size.
     """
 
     name = "dali-gpu"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
 
-from penultimate.engine.images.decode.dali_runs import MAX_THREADS
+from penultimate.engine.images.decode.dali_runs import MAX_GPU_THREADS
 from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 
 # Shapes: B images of a run, h x w of a view.
@@ -26,10 +26,10 @@ JPEG_OPTIONS: dict[str, Any] = {
 """Options of every decoder of DALI whose pixels end on a GPU, here and in training.
 
 The hardware JPEG engine (A100, H100) and the CUDA decoder differ slightly. ``hw_decoder_load`` is the fraction of a
-run's images that the engine is given, and with a fraction between 0 and 1 nvImageCodec decides by the other images of
-the run which ones those are. At 1.0 it goes by the file alone: the engine decodes all that it can, as it is or not,
-and DALI's default, 0.65, would make an image's pixels depend on its neighbours. What that costs is not measured: DALI's
-documentation gives 0.65 to 0.9 as fastest. On a GPU without the engine it changes nothing.
+run's images that the engine is given. Between 0 and 1 nvImageCodec decides which ones those are by the other images of
+the run, so that an image's pixels would depend on its neighbours; at 1.0 the engine is given all that it can decode,
+which depends on the file alone. What that costs is not measured: DALI's documentation gives 0.65 to 0.9 as fastest. On
+a GPU without the engine it changes nothing.
 """
 
 _INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
@@ -59,7 +59,7 @@ class GpuPipeline:
         """Build nothing yet; a run is of at most ``batch_size`` files."""
         self._views = views
         self._batch_size = batch_size
-        self._num_threads = min(num_threads, MAX_THREADS)
+        self._num_threads = min(num_threads, MAX_GPU_THREADS)
         self._device = device
         self._pipeline: Pipeline | None = None
         self._fed: list[NDArray[np.uint8]] = []

@@ -12,9 +12,9 @@ Item = TypeVar("Item")
 Output = TypeVar("Output")
 Built = TypeVar("Built")
 
-MAX_THREADS = 16
-"""Largest number of threads of one pipeline. They share its queue, and NVIDIA's own examples use at most as many; cores
-beyond that serve to read files and to run Pillow."""
+MAX_GPU_THREADS = 16
+"""Largest number of threads of a pipeline whose decoder is on a GPU. They parse and launch, and share one queue; further
+cores serve to read files and to run Pillow. Not measured."""
 
 RUN_PIXELS = 2**29
 """Largest number of decoded pixels in one run on a GPU (1.5 GiB), so that large photographs do not fill it: a batch of
@@ -89,8 +89,24 @@ def run_or_halve(
     """
     if not items:
         return
+    output = _run(run, items)
+    if output is not None:
+        counts.add(dali=len(items))
+        yield items, output
+        return
+    counts.add(refused_runs=1)
+    if len(items) == 1:
+        yield items, None
+        return
+    half = len(items) // 2
+    yield from run_or_halve(run, items[:half], counts)
+    yield from run_or_halve(run, items[half:], counts)
+
+
+def _run(run: Callable[[Sequence[Item]], Output], items: Sequence[Item]) -> Output | None:
+    """Return the output of ``run``, or None if DALI cannot decode one of the items."""
     try:
-        output = run(items)
+        return run(items)
     except RuntimeError as error:
         if any(part in str(error) for part in _OUT_OF_MEMORY):
             raise MemoryLimitError(
@@ -99,16 +115,7 @@ def run_or_halve(
             ) from error
         if not is_undecodable(error):
             raise
-        counts.add(refused_runs=1)
-        if len(items) == 1:
-            yield items, None
-            return
-        half = len(items) // 2
-        yield from run_or_halve(run, items[:half], counts)
-        yield from run_or_halve(run, items[half:], counts)
-        return
-    counts.add(dali=len(items))
-    yield items, output
+        return None
 
 
 def refuse_if_dali_is_broken(*, num_run: int, num_by_dali: int, num_by_pillow: int) -> None:

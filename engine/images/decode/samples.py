@@ -14,7 +14,7 @@ from penultimate.store.errors import PenultimateError
 # Shapes: H x W pixels of the image as stored.
 
 GROUP = 16
-"""Largest number of samples that one task reads. Handing over a task takes as long as reading some four small files."""
+"""Largest number of samples that one task reads. Handing over a task takes about as long as reading a small file."""
 
 LARGEST_PIXELS = 32 * 2**20
 """Number of pixels (96 MiB) above which an image is decoded by Pillow, alone: in a run of DALI it would set the size of

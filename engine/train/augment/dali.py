@@ -19,7 +19,7 @@ from torch import Tensor
 
 from penultimate.engine.images.decode.dali_gpu_pipeline import JPEG_OPTIONS
 from penultimate.engine.images.decode.dali_runs import (
-    MAX_THREADS,
+    MAX_GPU_THREADS,
     DecodeCounts,
     refuse_if_dali_is_broken,
     run_or_halve,
@@ -151,7 +151,7 @@ class DaliAugmenter:
         on_gpu = self._device.type == "cuda"
         pipeline = Pipeline(
             batch_size=size,
-            num_threads=min(self._num_workers, MAX_THREADS),
+            num_threads=min(self._num_workers, MAX_GPU_THREADS) if on_gpu else self._num_workers,
             device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=1,  # ``augmented`` prefetches; an error here must belong to its batch
         )

@@ -19,7 +19,7 @@ from penultimate.engine.images.decode.dali import DaliDecoder
 from penultimate.engine.images.decode.dali_gpu import DaliGpuDecoder
 from penultimate.engine.images.decode.dali_gpu_pipeline import JPEG_OPTIONS, GpuPipeline
 from penultimate.engine.images.decode.dali_runs import (
-    MAX_THREADS,
+    MAX_GPU_THREADS,
     RUN_PIXELS,
     DecodeCounts,
     IdlePipelines,
@@ -286,9 +286,12 @@ def test_every_decoder_of_a_gpu_makes_chroma_and_colours_alike(monkeypatch: pyte
         assert given["image"][name] == given["image_slice"][name] == value
 
 
-def test_a_pipeline_has_no_more_threads_than_serve_it() -> None:
+def test_a_pipeline_of_a_gpu_has_no_more_threads_than_serve_it() -> None:
     import torch
 
+    from penultimate.engine.images.decode import dali
+
     device = torch.device("cpu")
-    assert GpuPipeline([WHOLE], batch_size=1, num_threads=128, device=device)._num_threads == MAX_THREADS
+    assert GpuPipeline([WHOLE], batch_size=1, num_threads=128, device=device)._num_threads == MAX_GPU_THREADS
     assert GpuPipeline([WHOLE], batch_size=1, num_threads=3, device=device)._num_threads == 3
+    assert dali._Pipeline(num_threads=128)._num_threads == 128  # on a CPU each decodes
