@@ -13,7 +13,7 @@ Output = TypeVar("Output")
 Built = TypeVar("Built")
 
 MAX_GPU_THREADS = 16
-"""Largest number of threads of a pipeline whose decoder is on a GPU. They parse and launch, and share one queue; further
+"""Largest number of threads of a pipeline whose decoder is on a GPU. They parse files and launch kernels; further
 cores serve to read files and to run Pillow. Not measured."""
 
 RUN_PIXELS = 2**29
