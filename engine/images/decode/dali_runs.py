@@ -28,7 +28,7 @@ _OUT_OF_MEMORY = ("Can't allocate", "out of memory", "bad_alloc", "nvImageCodec 
 """Parts of the errors that DALI, CUDA, C++ and nvImageCodec (``_ALLOCATOR_FAILURE``) raise where memory is short."""
 
 _SUSPICIOUS = 4
-"""Number of images from which on it is no accident if DALI decodes none of them and Pillow all."""
+"""Number of images from which on it is no accident if DALI decodes none of them and Pillow most."""
 
 
 @dataclass(slots=True)
