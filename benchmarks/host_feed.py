@@ -36,7 +36,8 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from numpy.typing import NDArray
 
-from penultimate.engine.extract.embed import Extractor, embed_images
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.decode import dali_gpu_pipeline
 from penultimate.engine.images.decode.dali_gpu import DaliGpuDecoder
 from penultimate.engine.images.decode.decoded_batch import Pixels
@@ -144,8 +145,8 @@ class Bench:
             threads=ThreadBudget(decode=self.work.workers, replicas=2, per_replica=1),
         )
         with tempfile.TemporaryDirectory() as folder:
-            (features,) = embed_images(self.images, extractor, FeatureStore.create(Path(folder) / "store"))
-            return features.num_rows
+            (extracted,) = embed_images(self.images, extractor, FeatureStore.create(Path(folder) / "store"))
+            return extracted.features.num_rows
 
     def timed(self, stage: str) -> dict[str, float]:
         """Run a stage; return the images it did, its wall-clock seconds and its CPU seconds."""

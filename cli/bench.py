@@ -1,5 +1,6 @@
 """``penultimate bench``: measure each part of an extraction on the user's images and name the bottleneck."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -32,7 +33,6 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -79,11 +79,13 @@ def bench(
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(whole))
-    sample = subset(whole, sample_rows(len(whole), num_images or default_num_images(how.device)))
+    rows = sample_rows(len(whole), num_images or default_num_images(how.device))
+    # Under the digest of the sample alone, for which the rest of the set need not be read.
+    sample = replace(subset(whole, rows), subset_of=None)
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     backbones, _ = prepared_backbones(job.requests, job.settings, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []
-    rows = [
+    measured = [
         measure(
             sample,
             job.extractor(chosen),
@@ -95,10 +97,10 @@ def bench(
         for chosen in [*([backbone] for backbone in backbones), *together]
     ]
     if json:
-        print_json(rows)
+        print_json(measured)
     else:
         print_table(
-            rows,
+            measured,
             _COLUMNS,
             title=f"{len(sample):,} images of {sample.name}, batch {how.rows_per_batch}, {how.threads}",
         )

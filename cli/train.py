@@ -31,7 +31,6 @@ _FLAGS = {
         "multi_label",
         "val_fraction",
         "test_fraction",
-        "reader",
     ),
     options.HOW: (
         "grid",

@@ -61,12 +61,12 @@ class DaliDecoder(Decoder):
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         upright = any(view.exif_orientation for view in views)
 
-        def read(indices: Sequence[int]) -> list[Sample]:
-            return read_samples(images.source, indices, upright=upright)
+        def read(group: Sequence[int]) -> list[Sample]:
+            return read_samples(images.source, group, upright=upright)
 
         def finish(sample: Sample) -> Row:
             return self._finish(sample, views)
@@ -74,7 +74,7 @@ class DaliDecoder(Decoder):
         def decode(chunk: list[Sample]) -> list[Sample]:
             return self._decode(pipeline, chunk)
 
-        groups = groups_of(indices.tolist(), batch_size=_READ_GROUP)
+        groups = groups_of(indices, batch_size=_READ_GROUP)
         with (
             self._pipelines.borrowed(None, lambda: _Pipeline(num_threads=self.num_workers)) as pipeline,
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,

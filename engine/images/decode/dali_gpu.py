@@ -1,6 +1,6 @@
 """DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import chain, islice
@@ -31,6 +31,9 @@ from penultimate.engine.runtime.prefetch import prefetch_map
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
+_AHEAD = 192
+"""Largest number of images that are read ahead where that is more than two batches, to keep all threads busy."""
+
 _LARGEST_SCALE = 8.0
 """Largest factor by which DALI enlarges a side. Beyond it, as in a strip two pixels high, Pillow resizes: DALI's pixels
 were up to 10 of 255 off there."""
@@ -53,9 +56,9 @@ class DaliGpuDecoder(Decoder):
     that intermediate rows are not rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet
     photographs), so the decoder's name, and with it the key of the features, is another than ``dali``.
 
-    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches, or two
-    groups of files a thread, are being read, one batch is decoded and one is with the caller; DALI decodes at most
-    ``RUN_PIXELS`` at once. The pipeline is kept for the next call with the same views and batch size.
+    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches, or
+    192 images, are being read, one batch is decoded and one is with the caller; DALI decodes at most ``RUN_PIXELS`` at
+    once. The pipeline is kept for the next call with the same views and batch size.
     """
 
     name = "dali-gpu"
@@ -71,7 +74,7 @@ class DaliGpuDecoder(Decoder):
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         upright = any(view.exif_orientation for view in views)
         crops_of = lru_cache(maxsize=4096)(partial(_crops_of, views))  # images of a set share a few sizes
@@ -86,13 +89,14 @@ class DaliGpuDecoder(Decoder):
         def build() -> GpuPipeline:
             return GpuPipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
 
-        depth = max(-(-2 * batch_size // min(batch_size, GROUP)), 2 * self.num_workers)
+        group_size = min(batch_size, GROUP)
+        depth = max(-(-2 * batch_size // group_size), min(2 * self.num_workers, _AHEAD // group_size))
         with (
             self._pipelines.borrowed((tuple(views), batch_size), build) as pipeline,
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-gpu") as runner,
         ):
-            groups = prefetch_map(pool, read, groups_of(indices.tolist(), batch_size=batch_size), depth=depth)
+            groups = prefetch_map(pool, read, groups_of(indices, batch_size=batch_size), depth=depth)
             samples = chain.from_iterable(groups)
             batches = iter(lambda: list(islice(samples, batch_size)), [])
             yield from prefetch_map(runner, decode, batches, depth=2)

@@ -1,6 +1,7 @@
 """Read samples for DALI in groups: one task of a thread reads several files and parses their headers, once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
 from penultimate.engine.images.decode.pillow import is_turned, reason_of
-from penultimate.engine.images.image_set import ImageSource
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored.
@@ -34,11 +35,15 @@ class Sample(NamedTuple):
     """Size of an image that DALI is to decode; None for any other."""
 
 
-def groups_of(rows: Sequence[int], *, batch_size: int) -> Iterator[Sequence[int]]:
-    """Yield ``rows`` in groups of at most ``GROUP``, none of which spans two batches of ``batch_size``."""
-    for first in range(0, len(rows), batch_size):
-        batch = rows[first : first + batch_size]
-        yield from (batch[start : start + GROUP] for start in range(0, len(batch), GROUP))
+def groups_of(rows: Iterable[int], *, batch_size: int) -> Iterator[Sequence[int]]:
+    """Yield ``rows`` in groups of at most ``GROUP``, none of which spans two batches of ``batch_size``.
+
+    Rows are taken as groups are.
+    """
+    remaining, in_batch = map(int, rows), 0
+    while group := list(islice(remaining, min(GROUP, batch_size - in_batch))):
+        in_batch = (in_batch + len(group)) % batch_size
+        yield group
 
 
 def read_samples(source: ImageSource, rows: Sequence[int], *, upright: bool) -> list[Sample]:

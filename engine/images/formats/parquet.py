@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,6 +24,7 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
 from penultimate.engine.images.formats.file_patterns import stems
+from penultimate.engine.images.formats.indexed_file import IndexedFile
 from penultimate.engine.images.formats.labels import (
     DEFAULT_RANDOM_SPLIT,
     Labelling,
@@ -32,7 +34,8 @@ from penultimate.engine.images.formats.labels import (
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -109,7 +112,7 @@ def load_parquet_images(
 class _Table:
     """One Parquet file with images in it."""
 
-    path: Path
+    file: IndexedFile
     column: str
     metadata: parquet.FileMetaData
 
@@ -121,9 +124,14 @@ class _Table:
         """Read the metadata of a file; raise InputError if it holds no images."""
         if (column := image_column(path)) is None:
             raise InputError(f"{str(path)!r} holds no images: expected a column of structs of bytes and path")
+        file = IndexedFile.of(path)
         metadata = _metadata(path)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        return cls(path, column, metadata, np.cumsum([0, *sizes]))
+        return cls(file, column, metadata, np.cumsum([0, *sizes]))
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     @property
     def num_rows(self) -> int:
@@ -136,12 +144,18 @@ class _Table:
         return f"{self.column}.bytes" if struct else self.column
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Read some columns of a row group; raise OSError if that fails."""
+        """Read some columns of a row group; raise OSError if that fails, VanishedImageError of another file."""
         try:
             with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
-                return file.read_row_group(group, columns=list(columns))
+                found = file.read_row_group(group, columns=list(columns))
+        except OSError:
+            self.file.check()
+            raise
         except ValueError as error:  # Arrow's errors are ValueErrors
+            self.file.check()
             raise OSError(f"{self.path} is damaged: {error}") from error
+        self.file.check()
+        return found
 
 
 class ParquetSource(ImageSource):
@@ -158,6 +172,10 @@ class ParquetSource(ImageSource):
         self._of_thread = threading.local()
         self._groups: WeakValueDictionary[tuple[int, int], pa.ChunkedArray] = WeakValueDictionary()
         self._locks = [threading.Lock() for _ in range(64)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the tables' metadata, without the row groups in memory."""
+        return partial(ParquetSource, location=self._location), (self._tables,)
 
     @property
     @override

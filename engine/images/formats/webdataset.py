@@ -33,15 +33,20 @@ from penultimate.engine.images.formats.labels import (
     ordered_classes,
     splits_by_name,
 )
+from penultimate.engine.images.formats.remote_tars import RemoteTar
 from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns, several_of
-from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
-from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
+from penultimate.engine.images.formats.tars import LocalTar, Tar
+from penultimate.engine.images.image_set import SPLITS, ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 
 # Shapes: N samples.
 
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_LABELS = ("cls", "json")
+"""Extensions of the members that hold labels, the first that has one."""
+
 _BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
 
 
@@ -183,14 +188,17 @@ def _index(source: Tar, label_column: str | None) -> _Index:
     try:
         with source.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+            texts: dict[str, dict[str, bytes]] = {}
             for key, extension, member in _members(tar):
                 if groups.setdefault(key, {}).setdefault(extension, member) is not member:
                     raise InputError(f"{path!r} has {key}.{extension} twice")
+                if label_column is not None and extension in _LABELS:  # now, as its bytes follow the header
+                    texts.setdefault(key, {})[extension] = _content(tar, member)
             _check_end(path, source.read(tar.offset, _BLOCK), tar.offset)
             samples = []
             for key, members in groups.items():
                 if (image := _image(path, key, members)) is not None:
-                    label = None if label_column is None else _label(path, tar, members, label_column)
+                    label = None if label_column is None else _label(path, members, texts.get(key, {}), label_column)
                     samples.append((key, _Sample(image.offset_data, image.size, label)))
     except PenultimateError:
         raise
@@ -224,13 +232,19 @@ def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.
     return images[0] if images else None
 
 
-def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> str | list[str] | None:
-    for extension in ("cls", "json"):
-        if extension not in members:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "it is a regular file"
+    return file.read()
+
+
+def _label(
+    path: str, members: dict[str, tarfile.TarInfo], texts: dict[str, bytes], column: str
+) -> str | list[str] | None:
+    for extension in _LABELS:
+        if extension not in texts:
             continue
-        file = tar.extractfile(members[extension])
-        assert file is not None, "it is a regular file"
-        text = file.read()
+        text = texts[extension]
         try:
             value = json.loads(text).get(column) if extension == "json" else text.decode().strip()
         except (ValueError, AttributeError) as error:

@@ -1,17 +1,17 @@
 """An extraction on a simulated GPU, from a decoder whose batches are there: the CPU's features, and one wait a pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from support.simulated_cuda import SimulatedCuda, simulated_cuda
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
-from penultimate.engine.extract.embed import Extractor, embed_images
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.parity import parity_check
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.pillow import PillowDecoder
@@ -29,7 +29,7 @@ class DecoderOnGpu(PillowDecoder):
     """A decoder whose pixels are on the GPU, as DaliGpuDecoder's are."""
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         for batch in super().batches(images, indices, views, batch_size=batch_size):
             pinned = (torch.from_numpy(np.asarray(view)).pin_memory() for view in batch.views)
@@ -56,7 +56,7 @@ def extracted(images: ImageSet, store: Path, *, device: str, decoder: PillowDeco
         shard_rows=8,
         threads=ThreadBudget.of(device, decode=1, cores=1),
     )
-    return embed_images(images, extractor, FeatureStore.create(store))
+    return [each.features for each in embed_images(images, extractor, FeatureStore.create(store))]
 
 
 @pytest.mark.parametrize("decoder", [PillowDecoder(), DecoderOnGpu()], ids=["host", "device"])

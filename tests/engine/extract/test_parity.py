@@ -1,6 +1,6 @@
 """Features like the reference's pass the parity check, and any others are reported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class NearestDecoder(PillowDecoder):
     name = "nearest"
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         large = [replace(view, height=4 * view.height, width=4 * view.width) for view in views]
         for batch in super().batches(images, indices, large, batch_size=batch_size):

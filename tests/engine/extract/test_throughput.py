@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.embed import Extractor
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.throughput import Rates, Throughput, default_num_images, measure
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder

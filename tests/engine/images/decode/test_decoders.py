@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,25 @@ class DecoderContract:
         other = sum(str(images.ids_N[index]).endswith("webp") for index in order)
         self.check_decoded_by(decoder, plain=53 - other, other=other)
 
+    def test_indices_are_taken_only_as_they_are_needed(
+        self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
+    ) -> None:
+        images = write(tmp_path, files)
+        taken = 0
+
+        def endless() -> Iterator[int]:
+            nonlocal taken
+            for index in cycle(range(70)):
+                taken += 1
+                assert taken < 1000, "nobody has asked for so many"
+                yield index
+
+        batches = decoder.batches(images, endless(), [WHOLE], batch_size=8)
+        for number in range(5):
+            assert next(batches).indices_B.tolist() == list(range(8 * number, 8 * number + 8))
+            assert taken <= 8 * (number + 5) + 200
+        batches.close()  # type: ignore[attr-defined]  # a generator, which Iterator does not say
+
     def test_pixels_are_those_of_pillow(self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]) -> None:
         _, rows, failed = everything(decoder, write(tmp_path, files), WHOLE, BILINEAR)
         assert not failed
@@ -244,6 +264,7 @@ class DecoderContract:
         self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
     ) -> None:
         images = write(tmp_path, files)
+        assert images.digest
         content = (tmp_path / "005.jpeg").read_bytes()
         (tmp_path / "005.jpeg").unlink()
         with pytest.raises(VanishedImageError, match=r"005\.jpeg in .* cannot be read now: no such file.*to resume"):
