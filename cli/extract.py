@@ -134,11 +134,12 @@ def _extract_on(
     store: FeatureStore,
     task_cpus: int | None,
 ) -> list[Extracted]:
-    from penultimate.engine.study.distributed import extract_on
+    from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
     with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
         resources = resources_of(cluster, device=job.settings.device, task_cpus=task_cpus)
-        job = job.for_workers(cluster.slots(resources), cores=resources.cpus)
+        parts = PARTS_PER_SLOT if resources.gpus else 1  # a process on a GPU does one part, and compiles for it alone
+        job = job.for_workers(parts * cluster.slots(resources), cores=resources.cpus)
         return extract_on(cluster, images, job, store, resources=resources, log=log, progress=progress.update)
 
 

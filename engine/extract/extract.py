@@ -57,7 +57,7 @@ def extract(
     **settings
         Any field of ``ExtractionSettings``, which ``penultimate settings extract`` lists with its type, range,
         default and meaning. Used most: ``device`` ("cpu" or "cuda"), ``precision`` ("float32", "bfloat16",
-        "float16"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
+        "float16", on a GPU "tf32"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
 
     Returns
     -------

@@ -28,7 +28,8 @@ class ExtractionJob:
     settings: ExtractionSettings = field(default_factory=ExtractionSettings)
 
     num_workers: int = 1
-    """Number of processes that divide the images; whether compiling pays depends on what one of them embeds."""
+    """Number of processes, at once or one after the other, that divide the images; whether compiling pays depends on
+    what one of them embeds."""
 
     @property
     def shard_rows(self) -> int | None:

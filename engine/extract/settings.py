@@ -35,7 +35,8 @@ class ExtractionOptions(PassOptions):
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units
-    for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."""
+    for it and cost no accuracy on Caltech-101 and CIFAR-10. tf32, on GPUs alone, is float32 with coarser products.
+    `penultimate parity` tells what each changes on IMAGES."""
 
     dtype: Literal["float32", "float16"] = "float32"
     """Dtype in which features are stored."""

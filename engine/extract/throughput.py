@@ -1,7 +1,8 @@
 """Measure the throughput of each stage of an extraction alone and of all together, and the ceiling they imply.
 
 Rates are images a second. Stages run with the threads they have in an extraction. The ceiling of stages that run on
-separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate).
+separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate). What a decoder
+builds, it builds in the first round and keeps.
 """
 
 import tempfile
@@ -112,6 +113,11 @@ class Throughput:
             "bottleneck": warm.bottleneck,
             "rounds": len(self.rounds),
         }
+
+
+def default_num_images(device: str) -> int:
+    """Return the default number of images of a measurement on ``device``: enough for seconds on a fast one."""
+    return 16_384 if device.startswith("cuda") else 1024
 
 
 def measure(
