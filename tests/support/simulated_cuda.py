@@ -24,7 +24,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,6 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 import penultimate
 
@@ -52,9 +51,15 @@ _VIEWS = {
     "_reshape_alias", "narrow", "unfold", "view_as_real", "movedim", "chunk", "lift_fresh", "is_pinned", "set_",
     "resize_", "record_stream",
 }  # fmt: skip
+_SHAPES_IN_PLACE = {
+    "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_",
+}  # fmt: skip
 _ALLOCATIONS = {
     "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
 }  # fmt: skip
+_FREE = _VIEWS | _SHAPES_IN_PLACE | _ALLOCATIONS
+"""Operations that launch no kernel."""
+
 _SYNCS = {
     "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2", "_unique2", "unique_dim",
     "unique_consecutive", "bincount", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_eig",
@@ -193,14 +198,14 @@ class SimulatedCuda:
             with _Dispatch(self):
                 return func.decompose(*args, **kwargs)
         name = func.overloadpacket.__name__
-        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+        tensors = [value for value in _flat(args, kwargs) if isinstance(value, torch.Tensor)]
         ours = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
         device = kwargs.get("device")
         # Where C++ copies the options of a tensor that says "meta" inside, it means the device.
         wanted = None if device is None else "cuda" if torch.device(device).type in ("cuda", "meta") else "cpu"
         if not ours and wanted != "cuda":
             return func(*args, **kwargs)
-        plain_args, plain_kwargs = tree_map(_inner, (tuple(args), kwargs))
+        plain_args, plain_kwargs = _each(_inner, args), {name: _each(_inner, value) for name, value in kwargs.items()}
         if "device" in plain_kwargs:
             plain_kwargs["device"] = "cpu"
         pin = bool(plain_kwargs.get("pin_memory")) and plain_kwargs.pop("pin_memory")
@@ -214,9 +219,12 @@ class SimulatedCuda:
         self._refuse_mixed(name, args, tensors)
         if name in _SYNCS or (name.startswith(("index", "_index")) and _has_mask(args)):
             self.synchronized(name)
-        if name not in _VIEWS and name not in _ALLOCATIONS:
+        if name not in _FREE:
             self._count(self.launches, name)
         out = _compute(func, name, plain_args, plain_kwargs)
+        if name in _SHAPES_IN_PLACE:
+            with torch._C._DisableTorchDispatch():
+                func(*args, **kwargs)  # on the tensor that says "meta" inside, whose shape is read
         return self._wrapped(out, ours)
 
     def _wrapped(self, out: Any, ours: Sequence["CudaTensor"]) -> Any:
@@ -224,11 +232,11 @@ class SimulatedCuda:
         given = {id(tensor.memory): tensor for tensor in ours}
 
         def wrap(value: Any) -> Any:
-            return given.get(id(value)) or self.tensor(value) if isinstance(value, torch.Tensor) else value
+            if not isinstance(value, torch.Tensor):
+                return value
+            return given[id(value)] if id(value) in given else self.tensor(value)
 
-        if isinstance(out, torch.Tensor):
-            return given[id(out)] if id(out) in given else self.tensor(out)
-        return tree_map(lambda v: given[id(v)] if id(v) in given else wrap(v), out)
+        return _each(wrap, out)
 
     def _to_copy(self, func: Any, source: torch.Tensor, wanted: str | None, args: Any, kwargs: dict[str, Any]) -> Any:
         from_cuda = isinstance(source, CudaTensor)
@@ -295,8 +303,7 @@ class CudaTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # torch declares it to take anything
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        flat, _ = tree_flatten((args, kwargs or {}))
-        (simulated, *_) = [value.simulated for value in flat if isinstance(value, CudaTensor)]
+        (simulated, *_) = [value.simulated for value in _flat(args, kwargs or {}) if isinstance(value, CudaTensor)]
         return simulated.run(func, args, kwargs or {})
 
     device = property(lambda self: CUDA)
@@ -330,7 +337,8 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.device:
             return func(*args, **kwargs)
-        args, kwargs = tree_map(_with_index, (tuple(args), kwargs))  # without an index, C++ asks the driver for it
+        args = tuple(map(_with_index, args))  # without an index, C++ asks the driver for it
+        kwargs = {key: _with_index(value) for key, value in kwargs.items()}
         name = getattr(func, "__name__", "")
         first = args[0] if args else None
         if func in (torch.tensor, torch.as_tensor, torch.asarray) or name == "new_tensor":
@@ -354,7 +362,8 @@ class _Functions(TorchFunctionMode):
             return self.simulated._pin(func(*args, **{**kwargs, "pin_memory": False}))
         if torch.is_autocast_enabled("cuda") and name in (_AUTOCAST | _AUTOCAST_FLOAT32):
             dtype = torch.get_autocast_dtype("cuda") if name in _AUTOCAST else torch.float32
-            args, kwargs = tree_map(lambda value: _cast(value, dtype), (args, kwargs))
+            args = _each(lambda value: _cast(value, dtype), args)
+            kwargs = {key: _each(lambda value: _cast(value, dtype), value) for key, value in kwargs.items()}
         return func(*args, **kwargs)
 
     def _from_data(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -489,6 +498,23 @@ def _with_index(value: Any) -> Any:
     return CUDA if isinstance(value, str) and value in ("cuda", "cuda:0") else value
 
 
+def _flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the arguments of an operation, those of lists among them one by one."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to a value, or to each of a list or tuple, of whatever depth."""
+    if isinstance(value, (list, tuple)):
+        made = [_each(function, item) for item in value]
+        return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+    return function(value)
+
+
 def _inner(value: Any) -> Any:
     return value.memory if isinstance(value, CudaTensor) else value
 
@@ -510,7 +536,7 @@ def _compute(func: Any, name: str, args: Any, kwargs: Any) -> Any:
         name in ("convolution", "_convolution") and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     )
     if tf32:
-        args = tree_map(_to_tf32, args)
+        args = _each(_to_tf32, args)
     if name in _PRODUCTS and func._overloadname == "dtype":  # sums that stay float32, which CUDA alone has kernels for
         *operands, out_dtype = args
         return getattr(torch, name)(*(operand.to(out_dtype) for operand in operands))
