@@ -24,7 +24,7 @@ from penultimate.engine.probe.objective.make_design import choose_precision
 from penultimate.engine.probe.objective.problem import Point
 from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.preconditioners import block_diagonal, choose, support_vectors
+from penultimate.engine.probe.preconditioners import choose, support_vectors
 from penultimate.engine.probe.preconditioners.block_diagonal import BlockDiagonal
 from penultimate.engine.probe.preconditioners.low_rank import LowRank
 from penultimate.engine.probe.preconditioners.support_vectors import SupportVectors
@@ -241,12 +241,11 @@ that N x D, N x K and K x D x D are a thousandth."""
 
 @pytest.fixture
 def thousandth(monkeypatch: pytest.MonkeyPatch, float32: None) -> None:
-    """Scale what is counted in numbers to a thousandth, in rows to a hundredth, and in columns to a tenth."""
+    """Scale what is counted in numbers to a thousandth, and let every fit be short."""
     monkeypatch.setattr(pieces, "GPU_NUMBERS", pieces.GPU_NUMBERS // SCALE)
     monkeypatch.setattr(device_memory, "GPU_NUMBERS", pieces.GPU_NUMBERS)
     monkeypatch.setattr(continuation, "LARGE", continuation.LARGE // SCALE)
-    monkeypatch.setattr(torch_design, "ROWS", torch_design.ROWS // 100)
-    monkeypatch.setattr(block_diagonal, "ROWS", torch_design.ROWS)
+    monkeypatch.setattr(torch_design, "ROWS", torch_design.ROWS // 10)
     monkeypatch.setattr(rotated_features, "TILE", 16)  # 208 columns, as 2,080 are padded to
     monkeypatch.setattr(newton, "STEP_LIMIT", 2)  # what is alive does not depend on how often
     monkeypatch.setattr(conjugate_gradient, "MAX_ITERATIONS", 2)
