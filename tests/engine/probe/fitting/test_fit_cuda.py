@@ -334,7 +334,7 @@ def test_streamed_features_are_read_once_or_from_pinned_memory(held: bool, cuda:
 
     memory_bytes = 4 * features_ND.nbytes if held else int(1.5 * features_ND.nbytes)
     source = RowSource(num_rows=3000, feature_dim=16, batches=batches)
-    settings = FitSettings(num_classes=K, path=FEW, device="cuda")
+    settings = FitSettings(num_classes=K, path=RegularizationPath(l2=(1000.0,)), tol=1e-3, device="cuda")
     probes = fit_streamed(source, labels_N, settings, memory_bytes=memory_bytes)
     assert (len(read) == 1) == held
     agree_streamed = fit_path(features_ND, labels_N, replace(settings, device="cpu"))
