@@ -107,6 +107,7 @@ def test_fits_agree_in_float32_and_bfloat16(case: str, cuda: SimulatedCuda, floa
     agree(fitted(loss, "cuda", **options), fitted(loss, "cpu", **options))
 
 
+@pytest.mark.slow
 def test_cut_into_pieces_a_fit_is_the_same(cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [fitted(loss, "cuda", weighted=weighted) for loss in ("softmax", "logistic") for weighted in (False, True)]
     monkeypatch.setattr(pieces, "GPU_NUMBERS", 500)
