@@ -35,6 +35,7 @@ import penultimate  # before numpy, so that PENULTIMATE_CPU reaches its OpenBLAS
 # isort: split
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -43,7 +44,7 @@ from sklearn.svm import LinearSVC
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.fitting.solvers import measure
+from penultimate.engine.probe.fitting.other_solvers import softmax_objective
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
@@ -92,9 +93,14 @@ def objective(
     features_ND: NDArray[Any], labels_N: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any], l2: float
 ) -> float:
     """Return the softmax objective of any solution, float64."""
-    weight_N = np.full(len(labels_N), 1 / len(labels_N))
-    return measure(
-        features_ND, labels_N, weight_N, weight.astype(np.float64), bias.astype(np.float64), l2 / len(labels_N)
+    weight_N = torch.full((len(labels_N),), 1 / len(labels_N), dtype=torch.float64)
+    return softmax_objective(
+        torch.from_numpy(features_ND),
+        torch.from_numpy(labels_N),
+        weight_N,
+        torch.from_numpy(weight),
+        torch.from_numpy(bias),
+        l2 / len(labels_N),
     )[0]
 
 

@@ -19,6 +19,8 @@ def test_results_are_the_cpu_s_and_say_cuda() -> None:
         assert device.new_tensor([1.0]).is_cuda
         assert torch.zeros_like(device).is_cuda
         assert not torch.zeros_like(device, device="cpu").is_cuda
+        torch.testing.assert_close((device[:, 0] @ device).cpu(), host[:, 0] @ host)  # takes an axis away in place
+        assert torch.zeros(1, 3, device="cuda").squeeze_(0).shape == (3,)
         back = product.cpu()
         assert not back.is_cuda
     torch.testing.assert_close(back, host @ host.T)

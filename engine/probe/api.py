@@ -92,7 +92,7 @@ def probe_sets(
 ) -> list[Trial]:
     """Return the trial of every set with every setting of ``job``, read from ``trials`` or fitted and added to them."""
     return [
-        run_probe(features, settings, resources=job.resources, seed=seed).trial
+        run_probe(features, settings, resources=job.resources, seed=seed, log=log).trial
         if trials is None
         else get_or_fit(features, settings, trials, seed=seed, resources=job.resources, log=log)
         for features in sets

@@ -31,7 +31,7 @@ def get_or_fit(
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
     name = f"{features.key.dataset}, {features.key.backbone}{few}"
     log(f"{name}: {len(settings.path)} strengths")
-    run = run_probe(features, settings, resources=resources, seed=seed)
+    run = run_probe(features, settings, resources=resources, seed=seed, log=log)
     head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
     trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)

@@ -13,7 +13,7 @@ from penultimate.engine.metrics import METRICS, applicable, metric_named
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
-from penultimate.engine.probe.settings import ON_CPU, ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
@@ -48,6 +48,7 @@ def run_probe(
     *,
     resources: ProbeResources = ON_CPU,
     seed: int = 0,
+    log: Log = lambda line: None,
 ) -> ProbeRun:
     """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
 
@@ -61,7 +62,7 @@ def run_probe(
     train, val, test = (features.labelled_rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
-    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources)
+    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources, log=log)
     probes = reader.fit(train, settings.path)
     val_scores = reader.scores(val, probes)
     values_L = [metric(scores_NK, features.labels[val]) for scores_NK in val_scores]
@@ -96,7 +97,7 @@ def run_probe(
         commit=source_commit(),
         created=utc_now(),
         wall_seconds=time.perf_counter() - began,
-        notes=notes(features, probes, final, best),
+        notes=reader.notes + notes(features, probes, final, best),
     )
     return ProbeRun(trial=trial, probe=final)
 

@@ -51,9 +51,15 @@ _VIEWS = {
     "_reshape_alias", "narrow", "unfold", "view_as_real", "movedim", "chunk", "lift_fresh", "is_pinned", "set_",
     "resize_", "record_stream",
 }  # fmt: skip
+_SHAPES_IN_PLACE = {
+    "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_",
+}  # fmt: skip
 _ALLOCATIONS = {
     "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
 }  # fmt: skip
+_FREE = _VIEWS | _SHAPES_IN_PLACE | _ALLOCATIONS
+"""Operations that launch no kernel."""
+
 _SYNCS = {
     "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2", "_unique2", "unique_dim",
     "unique_consecutive", "bincount", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_eig",
@@ -213,9 +219,12 @@ class SimulatedCuda:
         self._refuse_mixed(name, args, tensors)
         if name in _SYNCS or (name.startswith(("index", "_index")) and _has_mask(args)):
             self.synchronized(name)
-        if name not in _VIEWS and name not in _ALLOCATIONS:
+        if name not in _FREE:
             self._count(self.launches, name)
         out = _compute(func, name, plain_args, plain_kwargs)
+        if name in _SHAPES_IN_PLACE:
+            with torch._C._DisableTorchDispatch():
+                func(*args, **kwargs)  # on the tensor that says "meta" inside, whose shape is read
         return self._wrapped(out, ours)
 
     def _wrapped(self, out: Any, ours: Sequence["CudaTensor"]) -> Any:

@@ -8,12 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Continuation
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
@@ -34,8 +36,8 @@ def fit_path(
     each strength, strongest first.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
-    Raises ``InputError`` for data that cannot be fitted, naming rows, and ``UnavailableError`` for a device that is not
-    here.
+    Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory
+    (``fit_streamed`` and the solver ``torch`` stream it), and ``UnavailableError`` for a device that is not here.
     """
     loss = LOSSES[settings.loss]
     check_features(features_ND)
@@ -47,13 +49,17 @@ def fit_path(
     count_K = class_counts(labels, settings.num_classes)
     active_A = active_classes(count_K, len(labels), loss)
     device = torch_device(settings.device)
-    with torch.no_grad():
+    memory = DeviceMemory.planned(
+        features_ND.shape, len(active_A), loss=settings.loss, weighted=weight_N is not None, device=device
+    )
+    if not memory.fits:
+        raise InputError(f"{memory.sentence()}; stream the features with fit_streamed")
+    with torch.no_grad(), float32_arithmetic():
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
-        features = torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(device)
-        design = make_design(features, sample_weight_N=weight, precision=precision)
+        design = make_design(on_device(features_ND, device), sample_weight_N=weight, precision=precision)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
-        problem = InMemoryProblem(design, loss, targets)
+        problem = InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
         l2 = settings.path.l2
         continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=settings.tol)
         probes = {
@@ -61,6 +67,11 @@ def fit_path(
             for index, weight_KR, report in continuation.solve(len(active_A))
         }
         return [expand(probes[index], active_A, count_K, loss) for index in range(len(l2))]
+
+
+def on_device(features_ND: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
+    """Return the features as a tensor: on a CPU it shares their memory, if that may be written to."""
+    return torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(device)
 
 
 def make_probe(weight_KD: Tensor, bias_K: Tensor, loss: Loss, l2: float, report: SolveReport) -> Probe:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit import (
     active_classes,
     check_features,
@@ -28,11 +29,12 @@ from penultimate.engine.probe.fitting.fit import (
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.objective.rotated_features import Basis
-from penultimate.engine.probe.objective.streamed import RowSource, StreamedProblem
+from penultimate.engine.probe.objective.streamed import HeldRows, RowSource, StreamedProblem
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solver.newton import Newton
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, B of them in a block, n of them in the sample, D feature dimensions, K classes, A classes that have
@@ -76,6 +78,18 @@ class _MemoryPlan:
             block_strengths=together,
         )
 
+    def with_sample_that_fits(
+        self, dims: int, classes: int, *, loss: str, memory_bytes: int, device: torch.device
+    ) -> Self:
+        """Return the plan with a sample halved until its path fits in a GPU's memory."""
+        rows = self.sample_rows
+        while rows > MIN_BLOCK_ROWS:
+            needed = DeviceMemory.planned((rows, dims), classes, loss=loss, weighted=False, device=device).needed_bytes
+            if needed <= memory_bytes:
+                break
+            rows //= 2
+        return replace(self, sample_rows=rows)
+
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
@@ -89,6 +103,8 @@ class _Survey:
     """Row numbers of the sample."""
 
     sample_nD: NDArray[np.float32]
+    held: HeldRows | None
+    """All features, where the device holds them."""
 
 
 def fit_streamed(
@@ -101,23 +117,30 @@ def fit_streamed(
 ) -> list[Probe]:
     """Fit every strength of the path as ``fit_path`` does, with about ``memory_bytes`` besides what libraries take.
 
-    Labels are held in memory. With ``start`` every strength begins there, else at the solution on a sample of rows.
-    Raises ``InputError`` for data that cannot be fitted, and where the limit is too little, saying what is enough.
+    Labels are held in memory. A GPU holds the features too where they take at most half of ``memory_bytes``: then they
+    are read once, else in every pass. With ``start`` every strength begins there, else at the solution on a sample of
+    rows. Raises ``InputError`` for data that cannot be fitted, and where the limit is too little, saying what is
+    enough.
     """
     loss, device, path = LOSSES[settings.loss], torch_device(settings.device), settings.path
     check_labels(labels, source.num_rows, settings.num_classes, multi_label=settings.loss != "softmax")
     count_K = class_counts(labels, settings.num_classes)
     active_A = active_classes(count_K, source.num_rows, loss)
+    held_bytes = _held_bytes(source, memory_bytes, device)
+    memory_bytes -= held_bytes
     plan = _MemoryPlan.of(source, classes=len(active_A), strengths=len(path), memory_bytes=memory_bytes)
-    with torch.no_grad():
-        survey = _survey(source, plan, device)
+    plan = plan.with_sample_that_fits(
+        source.feature_dim, len(active_A), loss=loss.name, memory_bytes=memory_bytes, device=device
+    )
+    with torch.no_grad(), float32_arithmetic():
+        survey = _survey(source, plan, device, hold=held_bytes > 0)
         starts: Sequence[Probe | None] = [start] * len(path)
         if start is None:
             starts = _sample_path(survey, labels[survey.rows_n], source.num_rows, settings)
-        basis, mean_square_R = survey.basis, survey.mean_square_R
+        basis, mean_square_R, rows = survey.basis, survey.mean_square_R, survey.held or source
         del survey  # its sample is as large as a block
         targets = make_targets(labels, active_A, loss, dtype=torch.float32, device=device)
-        problem = StreamedProblem(source, plan.block_rows, basis, mean_square_R, loss, targets)
+        problem = StreamedProblem(rows, plan.block_rows, basis, mean_square_R, loss, targets)
         probes: list[Probe] = []
         for first in range(0, len(path), plan.block_strengths):
             l2_S = path.l2[first : first + plan.block_strengths]
@@ -164,9 +187,19 @@ def _start_weight(basis: Basis, start: Probe | None, active_A: NDArray[np.int64]
     return weight_KR
 
 
-def _survey(source: RowSource, plan: _MemoryPlan, device: torch.device) -> _Survey:
-    """Find the basis, the mean squares of its columns and an evenly spaced sample of rows in one pass."""
+def _held_bytes(source: RowSource, memory_bytes: int, device: torch.device) -> int:
+    """Return the memory of all features, float32, where a GPU is to hold them, else 0."""
+    num_bytes = 4 * source.num_rows * source.feature_dim
+    return num_bytes if device.type == "cuda" and 2 * num_bytes <= memory_bytes else 0
+
+
+def _survey(source: RowSource, plan: _MemoryPlan, device: torch.device, *, hold: bool) -> _Survey:
+    """Find the basis, the mean squares of its columns and an evenly spaced sample of rows in one pass.
+
+    ``hold`` all rows on the device as well.
+    """
     dims = source.feature_dim
+    held_ND = torch.empty(source.num_rows if hold else 0, dims, device=device)
     stride = -(-source.num_rows // plan.sample_rows)
     total_D = torch.zeros(dims, dtype=torch.float64, device=device)
     moment_DD = torch.zeros(dims, dims, dtype=torch.float64, device=device)
@@ -176,6 +209,8 @@ def _survey(source: RowSource, plan: _MemoryPlan, device: torch.device) -> _Surv
         check_features(batch_BD, first_row=seen)
         block_BD = torch.from_numpy(batch_BD.astype(np.float32)).to(device)
         origin_D = block_BD.mean(0) if origin_D is None else origin_D  # sums about it do not cancel
+        if hold:
+            held_ND[seen : seen + len(block_BD)] = block_BD
         moved_BD = block_BD - origin_D
         total_D += moved_BD.sum(0, dtype=torch.float64)
         moment_DD += moved_BD.T @ moved_BD
@@ -188,4 +223,5 @@ def _survey(source: RowSource, plan: _MemoryPlan, device: torch.device) -> _Surv
     variance_R, rotation_DR = torch.linalg.eigh(moment_DD / seen - torch.outer(shift_D, shift_D))
     mean_square_R = torch.cat([variance_R.flip(0).clamp_min(0), variance_R.new_ones(1)])
     basis = Basis((origin_D + shift_D).float(), rotation_DR.flip(1))
-    return _Survey(basis, mean_square_R, np.concatenate(rows), np.concatenate(pieces))
+    held = HeldRows(held_ND) if hold else None
+    return _Survey(basis, mean_square_R, np.concatenate(rows), np.concatenate(pieces), held)

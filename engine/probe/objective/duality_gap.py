@@ -141,7 +141,9 @@ def _simplex_shift(joint_SKK: Tensor, bias_SK: Tensor) -> Tensor:
     root_SK = laplacian.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-150)
     null_SK = root_SK / root_SK.norm(dim=1, keepdim=True)
     scaled = laplacian / root_SK[:, :, None] / root_SK[:, None, :] + null_SK[:, :, None] * null_SK[:, None, :]
-    shift_SK: Tensor = -torch.linalg.solve(scaled, bias_SK / root_SK) / root_SK
+    # Unchecked, for which a GPU would wait: a singular matrix gives numbers that are no usable shift.
+    solution_SK, _ = torch.linalg.solve_ex(scaled, bias_SK / root_SK)
+    shift_SK: Tensor = -solution_SK / root_SK
     return shift_SK
 
 

@@ -70,6 +70,9 @@ class Problem(Protocol):
     precision: str
     """Precision of gradients and of Hessian products, as a SolveReport prints it."""
 
+    operations_per_column: float
+    """Multiplications and additions of a Hessian product for each strength and class."""
+
     loss: Loss
     passes: float
     """Number of passes so far at full precision; half a pass is one product with the features."""
@@ -81,8 +84,12 @@ class Problem(Protocol):
         """Evaluate weights."""
         ...
 
-    def gradients(self, point: Point, resolution: float) -> Gradients:
-        """Return the gradients for a step and for a certificate; rounding stays below a norm of ``resolution``."""
+    def rounding_error(self, point: Point) -> Tensor:
+        """Return the norm that rounding alone may give the gradients, unless they are ``exact``; float64, ()."""
+        ...
+
+    def gradients(self, point: Point, *, exact: bool) -> Gradients:
+        """Return the gradients for a step and for a certificate; ``exact`` multiplies in float64."""
         ...
 
     def hessian_product(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:

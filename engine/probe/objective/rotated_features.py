@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from penultimate.engine.probe.objective.pieces import pieces, wide_product
+
 # Shapes: N samples, D feature dimensions, R columns of the rotated features, M columns of scores (strengths x classes),
 # X any leading axes.
 
@@ -23,6 +25,41 @@ SQUARED_ROWS = 256
 
 LOW_ROWS = 20_000
 """Number of rows from which the covariance is taken from bfloat16 products: it only chooses a basis."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMean:
+    """Weighted means over all samples, or the part of them that some samples make."""
+
+    num_rows: int
+    """Number of all samples, N."""
+
+    sample_weight_N: Tensor | None
+    """Weights of the samples at hand, float64, which sum to 1 over all; None where all samples count alike."""
+
+    def rows(self, rows: slice) -> "SampleMean":
+        """Return the part that some samples make."""
+        return SampleMean(self.num_rows, None if self.sample_weight_N is None else self.sample_weight_N[rows])
+
+    def mean(self, values_XN: Tensor) -> Tensor:
+        """Return the sum over the samples at hand (the last axis) of weight times value, float64."""
+        if self.sample_weight_N is not None:
+            return (values_XN.double() * self.sample_weight_N).sum(-1)
+        if values_XN.shape[-1] == self.num_rows:
+            return values_XN.mean(-1, dtype=torch.float64)
+        return values_XN.sum(-1, dtype=torch.float64) / self.num_rows
+
+    def weighted(self, values_XN: Tensor) -> tuple[Tensor, float]:
+        """Return values and a factor whose product is the values times the weight of their sample."""
+        if self.sample_weight_N is None:
+            return values_XN, 1 / self.num_rows
+        return self.times_weight(values_XN), 1.0
+
+    def times_weight(self, values_XN: Tensor) -> Tensor:
+        """Return the values times the weight of their sample."""
+        if self.sample_weight_N is None:
+            return values_XN / self.num_rows
+        return values_XN * self.sample_weight_N.to(values_XN.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +102,7 @@ class RotatedFeatures:
         self.sample_weight_N = sample_weight_N
         self.basis, centred_ND = principal_axes(features_ND.to(dtype), sample_weight_N)
         rows, rank = len(features_ND), self.basis.rank
-        columns = -(-(rank + 1) // TILE) * TILE
+        columns = padded_columns(rank)
         self.matrix_NR = torch.empty(rows, columns, dtype=dtype, device=features_ND.device)
         torch.mm(centred_ND, self.basis.rotation_DR, out=self.matrix_NR[:, :rank])
         self.matrix_NR[:, rank] = 1
@@ -90,29 +127,34 @@ class RotatedFeatures:
         """Return weight @ features.T, (M, N), at full precision."""
         return weight_MR.to(self.dtype) @ self.matrix_NR.T
 
+    @property
+    def sample_mean(self) -> SampleMean:
+        """Return the weighted mean over the samples."""
+        return SampleMean(self.num_rows, self.sample_weight_N)
+
     def mean(self, values_XN: Tensor) -> Tensor:
         """Return the weighted mean over samples (the last axis), float64."""
-        if self.sample_weight_N is None:
-            return values_XN.mean(-1, dtype=torch.float64)
-        return (values_XN.double() * self.sample_weight_N).sum(-1)
+        return self.sample_mean.mean(values_XN)
 
     def weighted(self, values_XN: Tensor) -> tuple[Tensor, float]:
         """Return values and a factor whose product is the values times the weight of their sample."""
-        if self.sample_weight_N is None:
-            return values_XN, 1 / self.num_rows
-        return self.times_sample_weight(values_XN), 1.0
+        return self.sample_mean.weighted(values_XN)
 
     def times_sample_weight(self, values_XN: Tensor) -> Tensor:
         """Return the values times the weight of their sample."""
-        if self.sample_weight_N is None:
-            return values_XN / self.num_rows
-        return values_XN * self.sample_weight_N.to(values_XN.dtype)
+        return self.sample_mean.times_weight(values_XN)
 
-    def residual_size(self, residual_SKN: Tensor) -> float:
-        """Return the root mean square over samples of the residual's norm, the largest of the strengths."""
+    def residual_size(self, residual_SKN: Tensor) -> Tensor:
+        """Return the root mean square over samples of the residual's norm, the largest of the strengths, float64."""
         if self.sample_weight_N is None:
-            return float(torch.linalg.vector_norm(residual_SKN, dim=(1, 2)).max()) / math.sqrt(self.num_rows)
-        return float(self.mean(residual_SKN.square().sum(1)).sqrt().max())
+            norm_S: Tensor = torch.linalg.vector_norm(residual_SKN, dim=(1, 2))
+            return norm_S.max().double() / math.sqrt(self.num_rows)
+        strengths, classes, rows = residual_SKN.shape
+        squares = [
+            self.sample_mean.rows(some).mean(residual_SKN[:, :, some].square().sum(1))
+            for some in pieces(rows, strengths * classes, residual_SKN.device)
+        ]
+        return torch.stack(squares).sum(0).sqrt().max()
 
     def _mean_squares(self) -> Tensor:
         total_R = torch.zeros(self.matrix_NR.shape[1], dtype=torch.float64, device=self.matrix_NR.device)
@@ -124,6 +166,11 @@ class RotatedFeatures:
             else:
                 total_R += self.sample_weight_N[rows].to(squares_BR.dtype) @ squares_BR
         return total_R.to(self.dtype)
+
+
+def padded_columns(rank: int) -> int:
+    """Return the number of rotated columns, R, with the bias and padding."""
+    return -(-(rank + 1) // TILE) * TILE
 
 
 def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis, Tensor]:
@@ -152,6 +199,6 @@ def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:
     low = len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32
     right_NR = centred_NR.bfloat16() if low else centred_NR
     left_NR = right_NR if sample_weight_N is None else right_NR * sample_weight_N.to(right_NR.dtype)[:, None]
-    covariance_RR = (left_NR.T @ right_NR).to(centred_NR.dtype)
+    covariance_RR = wide_product(left_NR.T, right_NR).to(centred_NR.dtype)
     vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]
     return vectors_RR.flip(1)

@@ -6,8 +6,10 @@ as float32 high and low parts, block sums are float64.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,24 +20,87 @@ from penultimate.engine.probe.objective.duality_gap import Moments, moments, rep
 from penultimate.engine.probe.objective.losses import Loss, Targets
 from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes
 from penultimate.engine.probe.objective.rotated_features import Basis
+from penultimate.engine.runtime.prefetch import prefetch_map
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, S strengths, R = D + 1 rotated columns,
 # M = S x K columns of scores, X any leading axes.
 
 
+class RowBlocks(Protocol):
+    """Features that can be gone through again and again, in the same order."""
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows, N."""
+        ...
+
+    @property
+    def feature_dim(self) -> int:
+        """Return the number of dimensions, D."""
+        ...
+
+    def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield float32 blocks (B, D) of at most so many rows on ``device``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RowSource:
-    """Features that can be read again and again, in the same order."""
+    """Features that are read again for every pass."""
 
     num_rows: int
     feature_dim: int
     batches: Callable[[int], Iterator[NDArray[Any]]]
     """Function from a number of rows to an iterator over blocks (B, D) of at most as many rows."""
 
+    @classmethod
+    def of(cls, features_ND: NDArray[Any]) -> Self:
+        """Return the rows of an array in the host's memory."""
+        rows, dims = features_ND.shape
+        return cls(
+            num_rows=rows,
+            feature_dim=dims,
+            batches=lambda count: (features_ND[first : first + count] for first in range(0, rows, count)),
+        )
+
     def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield float32 blocks (B, D) on ``device``."""
-        for batch_BD in self.batches(rows):
-            yield torch.from_numpy(batch_BD.astype(np.float32)).to(device)
+        """Yield float32 blocks (B, D) on ``device``: to a GPU from pinned memory, the next being read meanwhile."""
+        if device.type != "cuda":
+            for batch_BD in self.batches(rows):
+                yield torch.from_numpy(batch_BD.astype(np.float32))
+            return
+        batches = self.batches(rows)
+        with ThreadPoolExecutor(1) as executor:  # one: the batches come from one iterator
+            for pinned_BD in prefetch_map(executor, lambda _: _pinned(next(batches, None)), count(), depth=2):
+                if pinned_BD is None:
+                    return
+                yield pinned_BD.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """Features that a device holds, float32, so that a pass reads nothing from elsewhere."""
+
+    matrix_ND: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows, N."""
+        return self.matrix_ND.shape[0]
+
+    @property
+    def feature_dim(self) -> int:
+        """Return the number of dimensions, D."""
+        return self.matrix_ND.shape[1]
+
+    def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield views (B, D) of at most so many rows; ``device`` is the one that holds them."""
+        yield from self.matrix_ND.split(rows)  # type: ignore[no-untyped-call]  # torch does not type it
+
+
+def _pinned(batch_BD: NDArray[Any] | None) -> Tensor | None:
+    """Return a batch as float32 in pinned memory, from which it is copied while the host goes on."""
+    return None if batch_BD is None else torch.from_numpy(batch_BD.astype(np.float32)).pin_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +134,7 @@ class StreamedProblem:
     """A problem of which every evaluation, gradient and Hessian product is one pass over the rows."""
 
     def __init__(
-        self, source: RowSource, block_rows: int, basis: Basis, mean_square_R: Tensor, loss: Loss, targets: Targets
+        self, source: RowBlocks, block_rows: int, basis: Basis, mean_square_R: Tensor, loss: Loss, targets: Targets
     ) -> None:
         self.source, self.block_rows, self.basis = source, block_rows, basis
         self.loss, self.targets, self.mean_square_R = loss, targets, mean_square_R
@@ -77,6 +142,7 @@ class StreamedProblem:
         self.penalised_R = torch.ones_like(mean_square_R)
         self.penalised_R[self.bias_column] = 0
         self.rounding, self.precision = torch.finfo(torch.float32).eps, "float32/float32"
+        self.operations_per_column = 4.0 * source.num_rows * len(mean_square_R)
         self.passes = 0.0
         self.curvature_passes = 0
 
@@ -84,8 +150,12 @@ class StreamedProblem:
         """Evaluate weights; one pass."""
         return self._evaluate_on_line(weight_SKR, torch.zeros_like(weight_SKR))[0]
 
-    def gradients(self, point: Point, resolution: float) -> Gradients:
-        """Return both gradients; one pass. ``resolution`` changes nothing: block sums are float64 anyway."""
+    def rounding_error(self, point: Point) -> Tensor:
+        """Return zero: sums over blocks are float64 anyway."""
+        return point.loss_S.new_zeros(())
+
+    def gradients(self, point: Point, *, exact: bool) -> Gradients:
+        """Return both gradients; one pass. ``exact`` changes nothing."""
         self.passes += 1
         found = repair(self.loss, point.moments)
         dual = _GradientSum(point.weight_SKR, self.source.feature_dim)

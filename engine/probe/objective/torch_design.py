@@ -4,6 +4,8 @@ Products at full precision run in the features' dtype and sum in it over blocks 
 products for the Hessian run at a lower precision where the machine is faster in it.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from penultimate.engine.probe.objective.design import Design, ScoreSpace
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair, moments
 from penultimate.engine.probe.objective.losses import Loss, Targets
+from penultimate.engine.probe.objective.pieces import pieces, wide_product
 from penultimate.engine.probe.objective.problem import center_over_classes
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
@@ -79,16 +82,26 @@ class TorchLinearLoss:
 
     def evaluate(self, scores_SKN: Tensor) -> tuple[Tensor, Tensor]:
         """Return losses (S, N) and residuals (S, K, N)."""
-        residual_SKN = torch.empty_like(scores_SKN, dtype=self.features.dtype)
-        loss_SN = residual_SKN.new_empty(scores_SKN.shape[0], scores_SKN.shape[2])
-        for rows in _cached_rows(scores_SKN):
-            written_SKB = residual_SKN[:, :, rows].copy_(scores_SKN[:, :, rows])
-            loss_SN[:, rows], _ = self.loss.evaluate(written_SKB, self.targets.rows(rows))
-        return loss_SN, residual_SKN
+        return self._evaluate_rows(scores_SKN, slice(None))
+
+    def _evaluate_rows(self, scores_SKB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return losses (S, B) and residuals (S, K, B) of some rows."""
+        targets = self.targets.rows(rows)
+        residual_SKB = torch.empty_like(scores_SKB, dtype=self.features.dtype)
+        loss_SB = residual_SKB.new_empty(scores_SKB.shape[0], scores_SKB.shape[2])
+        for some in _pieces(scores_SKB, cpu_cached=True):
+            written_SKC = residual_SKB[:, :, some].copy_(scores_SKB[:, :, some])
+            loss_SB[:, some], _ = self.loss.evaluate(written_SKC, targets.rows(some))
+        return loss_SB, residual_SKB
 
     def moments(self, residual_SKN: Tensor) -> Moments:
         """Return the sums over samples that a certificate is made from."""
-        return moments(self.features, self.loss, self.targets, residual_SKN)
+        mean = self.features.sample_mean
+        parts = [
+            moments(mean.rows(rows), self.loss, self.targets.rows(rows), residual_SKN[:, :, rows])
+            for rows in _pieces(residual_SKN)
+        ]
+        return functools.reduce(operator.add, parts)
 
     def step_scores(self, weight_SKR: Tensor, step_SKR: Tensor) -> Tensor:
         """Return the change of scores (M, N) by a step, at full precision."""
@@ -96,7 +109,13 @@ class TorchLinearLoss:
 
     def dual_gradient(self, residual_SKN: Tensor, repair: Repair, *, exact: bool) -> Tensor:
         """Return the gradient by the weights at the repaired dual point, (S, K, R) float64."""
-        dual_SKN = repair.apply(self.loss, self.targets, residual_SKN)
+        rows_of_pieces = _pieces(residual_SKN)
+        if len(rows_of_pieces) == 1:
+            dual_SKN = repair.apply(self.loss, self.targets, residual_SKN)
+        else:
+            dual_SKN = torch.empty_like(residual_SKN)
+            for rows in rows_of_pieces:
+                dual_SKN[:, :, rows] = repair.apply(self.loss, self.targets.rows(rows), residual_SKN[:, :, rows])
         return self.design.gather(dual_SKN.flatten(0, 1), exact=exact).view(*residual_SKN.shape[:2], -1)
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKR: Tensor) -> Tensor:
@@ -104,7 +123,7 @@ class TorchLinearLoss:
         low_NR = self.design.low_NR
         direction_MR = direction_SKR.flatten(0, 1).to(low_NR.dtype)
         total_MR = torch.zeros_like(direction_MR, dtype=torch.float32 if direction_MR.dtype == torch.bfloat16 else None)
-        for rows in _cached_rows(residual_SKN):
+        for rows in _pieces(residual_SKN, cpu_cached=True):
             residual_SKB = residual_SKN[:, :, rows]
             scores_MB = self._low_scores(direction_MR, low_NR[rows])
             change_SKB = self.loss.hessian_product(
@@ -115,20 +134,41 @@ class TorchLinearLoss:
 
     def score_space(self, first_KN: Tensor, others: Sequence[Tensor]) -> ScoreSpace:
         """Return the loss on the affine space of scores through these points."""
-        step_MKN = torch.stack([other_KN - first_KN for other_KN in others])
-        step_MX = step_MKN.flatten(1)
+        rows_of_pieces = _pieces(first_KN.expand(len(others), -1, -1))
+        # On a GPU the steps of a piece are made where they are used: of all samples they are what does not fit.
+        kept = (
+            [self._score_steps(first_KN, others, rows) for rows in rows_of_pieces] if len(rows_of_pieces) == 1 else []
+        )
 
         def evaluate(coordinates: Sequence[float]) -> tuple[float, Tensor, Tensor]:
-            moved_KN = torch.tensordot(step_MKN.new_tensor(coordinates), step_MKN, 1)
-            loss_1N, residual_1KN = self.evaluate((first_KN + moved_KN)[None])
-            weighted_1KN, scale = self.features.weighted(residual_1KN)
-            gradient_M = step_MX @ weighted_1KN.flatten()
-            change_MKN = self.loss.hessian_product(residual_1KN.expand_as(step_MKN), step_MKN.clone(), self.targets)
-            hessian_MM = self.features.weighted(change_MKN)[0].flatten(1) @ step_MX.T
-            loss = float(self.features.mean(loss_1N))
-            return loss, gradient_M.double().cpu() * scale, hessian_MM.double().cpu() * scale
+            total_X: Tensor | None = None
+            for rows in rows_of_pieces:
+                step_MKB = kept[0] if kept else self._score_steps(first_KN, others, rows)
+                part_X = self._evaluate_space(first_KN, step_MKB, coordinates, rows)
+                total_X = part_X if total_X is None else total_X + part_X
+            assert total_X is not None
+            total_X, count = total_X.cpu(), len(others)  # one copy for all three
+            return float(total_X[0]), total_X[1 : count + 1], total_X[count + 1 :].view(count, count)
 
         return evaluate
+
+    def _score_steps(self, first_KN: Tensor, others: Sequence[Tensor], rows: slice) -> Tensor:
+        """Return the differences (M, K, B) of other scores from the first, of some rows."""
+        return torch.stack([other_KN[:, rows] - first_KN[:, rows] for other_KN in others])
+
+    def _evaluate_space(self, first_KN: Tensor, step_MKB: Tensor, coordinates: Sequence[float], rows: slice) -> Tensor:
+        """Return the parts of loss, gradient and Hessian by the coordinates that some rows make, in a row, float64."""
+        mean, targets, step_MX = self.features.sample_mean.rows(rows), self.targets.rows(rows), step_MKB.flatten(1)
+        coordinate_M = step_MKB.new_empty(len(coordinates))
+        for number, coordinate in zip(coordinate_M, coordinates, strict=True):
+            number.fill_(coordinate)  # not copied, for which a GPU would wait
+        moved_KB = torch.tensordot(coordinate_M, step_MKB, 1)
+        loss_1B, residual_1KB = self._evaluate_rows((first_KN[:, rows] + moved_KB)[None], rows)
+        weighted_1KB, scale = mean.weighted(residual_1KB)
+        gradient_M = step_MX @ weighted_1KB.flatten()
+        change_MKB = self.loss.hessian_product(residual_1KB.expand_as(step_MKB), step_MKB.clone(), targets)
+        hessian_MM = mean.weighted(change_MKB)[0].flatten(1) @ step_MX.T
+        return torch.cat([mean.mean(loss_1B), gradient_M.double() * scale, hessian_MM.double().flatten() * scale])
 
     def class_rows(self, index_KX: Tensor, inverse_KR: Tensor) -> "TorchClassRows":
         """Return the rows at ``index_KX`` of each class, with the inverse of a diagonal."""
@@ -137,15 +177,18 @@ class TorchLinearLoss:
 
     def _low_scores(self, direction_MR: Tensor, low_BR: Tensor) -> Tensor:
         """Return scores (M, B) of some rows, multiplied at low precision, in the main dtype."""
-        scores_MB = (low_BR @ direction_MR.T).T if len(direction_MR) < NARROW else direction_MR @ low_BR.T
+        if len(direction_MR) < NARROW:
+            scores_MB = wide_product(low_BR, direction_MR.T).T
+        else:
+            scores_MB = wide_product(direction_MR, low_BR.T)
         return scores_MB.contiguous().to(self.features.dtype)
 
     def _low_gather(self, change_MB: Tensor, rows: slice) -> Tensor:
         """Return the part of a weighted mean that comes from some rows, (M, R), at low precision."""
         low_BR, weight_N = self.design.low_NR[rows], self.features.sample_weight_N
         if weight_N is None:
-            return (change_MB.to(low_BR.dtype) @ low_BR) / self.features.num_rows
-        return (change_MB * weight_N[rows].to(change_MB.dtype)).to(low_BR.dtype) @ low_BR
+            return wide_product(change_MB.to(low_BR.dtype), low_BR) / self.features.num_rows
+        return wide_product((change_MB * weight_N[rows].to(change_MB.dtype)).to(low_BR.dtype), low_BR)
 
 
 class TorchClassRows:
@@ -202,8 +245,9 @@ def _zeros(values_MN: Tensor, matrix_NR: Tensor) -> Tensor:
     return torch.zeros(len(values_MN), matrix_NR.shape[1], dtype=torch.float64, device=values_MN.device)
 
 
-def _cached_rows(scores_SKN: Tensor) -> list[slice]:
-    """Return rows in pieces whose scores stay in a core's cache between operations; all at once on a GPU."""
-    rows, columns = scores_SKN.shape[2], scores_SKN.shape[0] * scores_SKN.shape[1]
-    piece = rows if scores_SKN.device.type == "cuda" else max(2048, CACHED // columns)
-    return [slice(start, start + piece) for start in range(0, rows, piece)]
+def _pieces(values_XN: Tensor, *, cpu_cached: bool = False) -> list[slice]:
+    """Return the samples in pieces that fit a GPU's memory, on a CPU all at once or, ``cpu_cached``, a core's cache."""
+    rows = values_XN.shape[-1]
+    columns = values_XN.numel() // max(1, rows)
+    cpu_piece = max(2048, CACHED // columns) if cpu_cached else None
+    return pieces(rows, columns, values_XN.device, cpu_piece=cpu_piece)

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
+from penultimate.engine.probe.objective.pieces import pieces, wide_product
 from penultimate.engine.probe.objective.torch_design import ROWS, WIDE
 from penultimate.engine.probe.preconditioners.ridged_inverse import ridged_inverse
 
-# Shapes: N samples, K classes, S strengths, R columns of the rotated features.
+# Shapes: N samples, K classes, C of them at once, S strengths, R columns of the rotated features.
 
 STALE = 16.0
 """Factor by which l2 may fall before the matrices are inverted again."""
@@ -28,45 +29,84 @@ Measured with K >= 64.
 """
 
 
-class BlockDiagonal:
-    """The inverse of mean_i c_ik z_i z_i' + mu for each class k, c the curvature of the loss, from some of the rows."""
+GPU_INVERSION = 30.0
+"""How much slower a GPU inverts than it multiplies for the Hessian, for each operation: a fifteenth of its peak in
+float32 instead of bfloat16 (67 and 989 TFLOP/s of an H100), of which factorisations reach half at best. Not measured.
+"""
 
-    def __init__(self, problem: InMemoryProblem, curvature_KN: Tensor, mu: float) -> None:
-        self.penalised_R = problem.penalised_R
-        self.hessian_KRR = torch.stack(
-            [_weighted_moment(problem.design.low_NR, curvature_N) for curvature_N in curvature_KN]
-        )
-        self._invert(mu)
+
+class BlockDiagonal:
+    """The inverse of mean_i c_ik z_i z_i' + mu for each class k, c the curvature of the loss, from some of the rows.
+
+    On a CPU the matrices are kept beside their inverses; on a GPU, whose memory they would take twice, they are made
+    again when ``mu`` has fallen far.
+    """
+
+    def __init__(self, problem: InMemoryProblem, residual_KN: Tensor, mu: float) -> None:
+        self.problem = problem
+        self.hessian_KRR = None if residual_KN.device.type == "cuda" else self._hessians(residual_KN)
+        self.inverse_KRR = self._inverses(residual_KN, mu)
+        self.mu = mu
 
     @staticmethod
     def suits(problem: InMemoryProblem, classes: int) -> bool:
-        """Return whether applying it takes less than half of a Hessian product; samples must count alike."""
+        """Return whether it fits and applying it takes less than half of a Hessian product.
+
+        Samples must count alike.
+        """
         rows, columns = problem.design.low_NR.shape
-        return problem.features.sample_weight_N is None and READING * columns * min(1.0, classes / WIDE) < rows / 2
+        fast = READING * columns * min(1.0, classes / WIDE) < rows / 2
+        fits = BlockDiagonal.num_bytes(columns, classes) <= problem.spare_bytes
+        return problem.features.sample_weight_N is None and fast and fits
 
     @staticmethod
     def cost(problem: InMemoryProblem, classes: int) -> float:
-        """Return the number of Hessian products that take as long as making it, all counted at full speed."""
-        rows, columns = problem.design.low_NR.shape
-        return columns / 2 * min(1.0, classes / WIDE) * min(1.0, ROWS_PER_COLUMN * columns / rows)
+        """Return the number of Hessian products that take as long as making it.
 
-    def update(self, mu: float) -> None:
+        On a CPU all are counted at full speed.
+        """
+        rows, columns = problem.design.low_NR.shape
+        moments = columns / 2 * min(1.0, classes / WIDE) * min(1.0, ROWS_PER_COLUMN * columns / rows)
+        if problem.design.low_NR.device.type != "cuda":
+            return moments
+        return moments + GPU_INVERSION * columns * columns / (4 * rows)
+
+    @staticmethod
+    def num_bytes(columns: int, classes: int) -> int:
+        """Return the memory that it takes on a GPU: one float32 matrix a class."""
+        return 4 * classes * columns * columns
+
+    def update(self, residual_KN: Tensor, mu: float) -> None:
         """Invert again for ``mu`` if l2 has fallen far since the last time."""
         if mu * STALE < self.mu:
-            self._invert(mu)
+            del self.inverse_KRR  # frees its memory for the new one
+            self.inverse_KRR = self._inverses(residual_KN, mu)
+            self.mu = mu
 
     def __call__(self, residual_SKR: Tensor) -> Tensor:
         """Return the approximate inverse of the Hessian times the residual."""
         inverse_KRR = self.inverse_KRR.to(residual_SKR.dtype)
         return torch.bmm(inverse_KRR, residual_SKR.permute(1, 2, 0)).permute(2, 0, 1)
 
-    def _invert(self, mu: float) -> None:
-        inverses = []
-        for hessian_RR in self.hessian_KRR:
-            symmetric_RR = (hessian_RR + hessian_RR.T) / 2
-            inverses.append(ridged_inverse(symmetric_RR + torch.diag(mu * self.penalised_R).to(hessian_RR), RIDGE))
-        self.inverse_KRR = torch.stack(inverses)
-        self.mu = mu
+    def _hessians(self, residual_CN: Tensor) -> Tensor:
+        """Return mean_i c_ik z_i z_i' of some classes, (C, R, R)."""
+        loss, targets, low_NR = self.problem.loss, self.problem.targets, self.problem.design.low_NR
+        curvatures = (loss.curvature(residual_N[None, None], targets)[0, 0] for residual_N in residual_CN)
+        return torch.stack([_weighted_moment(low_NR, curvature_N) for curvature_N in curvatures])
+
+    def _inverses(self, residual_KN: Tensor, mu: float) -> Tensor:
+        """Return the inverses of all classes, (K, R, R); on a GPU, whose host waits for each piece, many at once."""
+        classes, columns = len(residual_KN), self.problem.design.low_NR.shape[1]
+        penalty_RR = torch.diag(mu * self.problem.penalised_R)
+        inverse_KRR = torch.empty(0)
+        for some in pieces(classes, columns * columns, residual_KN.device, cpu_piece=1):
+            kept = self.hessian_KRR
+            hessian_CRR = self._hessians(residual_KN[some]) if kept is None else kept[some]
+            symmetric_CRR = (hessian_CRR + hessian_CRR.transpose(1, 2)) / 2
+            if not len(inverse_KRR):
+                inverse_KRR = hessian_CRR.new_empty(classes, columns, columns)
+            inverse_KRR[some] = ridged_inverse(symmetric_CRR + penalty_RR.to(hessian_CRR), RIDGE)
+        return inverse_KRR
 
 
 def _weighted_moment(low_NR: Tensor, weight_N: Tensor) -> Tensor:
@@ -82,7 +122,7 @@ def _weighted_moment(low_NR: Tensor, weight_N: Tensor) -> Tensor:
     sum_N = weight_N.double().cumsum(0)
     levels = (torch.arange(drawn, device=sum_N.device) + 0.5) * (sum_N[-1] / drawn)
     chosen_MR = low_NR[torch.searchsorted(sum_N, levels).clamp_max(rows - 1)]
-    return _moment(chosen_MR, chosen_MR) * float(sum_N[-1] / rows / drawn)
+    return _moment(chosen_MR, chosen_MR) * (sum_N[-1] / rows / drawn)
 
 
 def _moment(left_MR: Tensor, right_MR: Tensor) -> Tensor:
@@ -91,5 +131,5 @@ def _moment(left_MR: Tensor, right_MR: Tensor) -> Tensor:
     total_RR = torch.zeros(left_MR.shape[1], right_MR.shape[1], dtype=dtype, device=left_MR.device)
     for start in range(0, len(left_MR), ROWS):
         rows = slice(start, start + ROWS)
-        total_RR += left_MR[rows].T @ right_MR[rows]
+        total_RR += wide_product(left_MR[rows].T, right_MR[rows])
     return total_RR

@@ -48,6 +48,9 @@ class PreconditionerChoice:
         self.error_ratio = math.inf
         """Ratio of true error to preconditioned residual of the last solutions, set by their solver."""
 
+        self.reduction = math.nan
+        """Factor by which an iteration changed the squared residual, in the last solution that found it."""
+
     def at(self, point: Point, mu_S: Tensor) -> Preconditioner:
         """Return the preconditioner for this point."""
         if self.current is not None:
@@ -81,13 +84,11 @@ class PreconditionerChoice:
             self.current = None
         if not isinstance(problem, InMemoryProblem) or not problem.loss.smooth:
             return
-        classes = point.weight_SKR.shape[1]
+        assert point.residual_SKN is not None
+        classes, middle_KN = point.weight_SKR.shape[1], point.residual_SKN[len(point.residual_SKN) // 2]
         kind = BlockDiagonal if BlockDiagonal.suits(problem, classes) else LowRank
         if products > max(MIN_PRODUCTS, kind.cost(problem, classes)):
-            assert point.residual_SKN is not None
-            middle_1KN = point.residual_SKN[len(point.residual_SKN) // 2][None]
-            curvature_KN = problem.loss.curvature(middle_1KN, problem.targets)[0]
             self.current = None  # frees its memory for the new one
-            self.current = kind(problem, curvature_KN, mu)
+            self.current = kind(problem, middle_KN, mu)
         elif isinstance(self.current, BlockDiagonal):
-            self.current.update(mu)
+            self.current.update(middle_KN, mu)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
+from penultimate.engine.probe.objective.pieces import pieces
 from penultimate.engine.probe.objective.torch_design import WIDE
 from penultimate.engine.probe.preconditioners.ridged_inverse import ridged_inverse
 
-# Shapes: N samples, K classes, S strengths, R columns of the rotated features, X rows of a class.
+# Shapes: N samples, K classes, C of them at once, S strengths, R columns of the rotated features, X rows of a class.
 
 ROW_FRACTION = 1 / 3
 """Number of rows of all classes together, as a fraction of the samples.
@@ -39,10 +40,14 @@ RIDGE = 1e-10
 class LowRank:
     """A diagonal and X rows for each class, inverted by Woodbury's formula."""
 
-    def __init__(self, problem: InMemoryProblem, curvature_KN: Tensor, mu: float) -> None:
-        weighted_KN = problem.features.times_sample_weight(curvature_KN)
-        top_KX, index_KX = weighted_KN.topk(num_class_rows(problem, len(weighted_KN)), dim=1)
-        all_K = weighted_KN.sum(1, dtype=torch.float64)
+    def __init__(self, problem: InMemoryProblem, residual_KN: Tensor, mu: float) -> None:
+        count, found = class_rows(problem.features.num_rows, len(residual_KN)), []
+        for some in pieces(len(residual_KN), residual_KN.shape[1], residual_KN.device):
+            curvature_CN = problem.loss.curvature(residual_KN[some][None], problem.targets)[0]
+            weighted_CN = problem.features.times_sample_weight(curvature_CN)
+            found.append((*weighted_CN.topk(count, dim=1), weighted_CN.sum(1, dtype=torch.float64)))
+            del curvature_CN, weighted_CN
+        top_KX, index_KX, all_K = (torch.cat(parts) for parts in zip(*found, strict=True))
         rest_K = (all_K - top_KX.sum(1, dtype=torch.float64)).maximum(MIN_REST * all_K)
         diagonal_KR = rest_K[:, None] * problem.mean_square_R + mu * problem.penalised_R
         inverse_KR = 1 / torch.maximum(diagonal_KR, 1e-12 * diagonal_KR.amax(1, keepdim=True))
@@ -57,14 +62,13 @@ class LowRank:
         Its Gram matrices are multiplied at a seventh of the speed.
         """
         rows = problem.features.num_rows
-        return 7 * num_class_rows(problem, classes) ** 2 / rows * min(1.0, classes / WIDE)
+        return 7 * class_rows(rows, classes) ** 2 / rows * min(1.0, classes / WIDE)
 
     def __call__(self, residual_SKR: Tensor) -> Tensor:
         """Return the approximate inverse of the Hessian times the residual."""
         return self.rows.solve(self.inner_KXX, residual_SKR)
 
 
-def num_class_rows(problem: InMemoryProblem, classes: int) -> int:
-    """Return the number of rows for each class, X."""
-    rows = problem.features.num_rows
+def class_rows(rows: int, classes: int) -> int:
+    """Return the number of rows for each class, X, of a problem of so many rows."""
     return min(rows, MAX_ROWS, max(MIN_ROWS, int(ROW_FRACTION * rows / classes)))

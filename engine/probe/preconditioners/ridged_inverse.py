@@ -14,7 +14,7 @@ def ridged_inverse(matrix_RR: Tensor, ridge: float) -> Tensor:
     root_R = matrix_RR.diagonal(dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
     scale_RR = root_R[..., :, None] * root_R[..., None, :]
     unit_RR = matrix_RR / scale_RR
-    ridges = torch.full(unit_RR.shape[:-2], ridge).to(unit_RR)
+    ridges = unit_RR.new_full(unit_RR.shape[:-2], ridge)
     while True:
         factor_RR, failed = torch.linalg.cholesky_ex(unit_RR + torch.diag_embed(ridges[..., None].expand_as(root_R)))
         if not failed.any():

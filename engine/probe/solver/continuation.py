@@ -81,21 +81,30 @@ class Continuation:
         zero = self.problem.start(self.problem.mean_square_R.new_zeros(1, classes, columns, dtype=torch.float64))
         assert zero.scores_SKN is not None
         self._schedule(zero)
-        width = min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // classes))
-        large, smooth = zero.scores_SKN.numel() >= LARGE, self.problem.loss.smooth
+        width = block_strengths(classes)
+        large, smooth = is_large(classes, zero.scores_SKN.shape[2]), self.problem.loss.smooth
         # Under the squared hinge each strength is a node and begins at the one before, whose support vectors it keeps.
         self.span = 1 if not smooth else 2 if large else SPAN
         distance = NEAR if smooth and not large else 0.0
-        yield from self._solve_nodes([0], zero)
+        start = [zero]
+        del zero
+        yield from self._solve_nodes([0], start)
         while self.pending:
             if indices := self._next_nodes(width, distance):
-                yield from self._solve_nodes(indices, self._extrapolate(indices))
+                start = [self._extrapolate(indices)]
+                if not distance:  # nothing lies between nodes: the oldest have served
+                    self._forget(max(1, self.span - len(indices)))
+                yield from self._solve_nodes(indices, start)
             for gap in self._gaps(width):
-                solved = list(self._solve(gap, self._interpolate(gap)))
+                solved = list(self._solve(gap, [self._interpolate(gap)]))
                 distance = NEAR if any(report.steps for _, _, report in solved) else FAR
                 yield from solved
-            for index in sorted(self.nodes)[: -self.span - width + 1]:
-                del self.nodes[index]
+            self._forget(self.span + width - 1)
+
+    def _forget(self, keep: int) -> None:
+        """Drop all but the last nodes."""
+        for index in sorted(self.nodes)[:-keep]:
+            del self.nodes[index]
 
     def _schedule(self, zero: Point) -> None:
         """Put the strengths in order, with intermediate ones before a weak first one and wherever two are far apart.
@@ -126,20 +135,25 @@ class Continuation:
             indices.append(max(within, default=last + 1))
         return indices[1:]
 
-    def _solve_nodes(self, indices: Sequence[int], start: Point) -> Iterator[tuple[int, Tensor, SolveReport]]:
+    def _solve_nodes(self, indices: Sequence[int], start: list[Point]) -> Iterator[tuple[int, Tensor, SolveReport]]:
         middle = sum(self.log_mus[index] for index in indices) / len(indices)
-        self.preconditioner.renew(start, math.exp(middle), products=self.products)
+        self.preconditioner.renew(start[0], math.exp(middle), products=self.products)
         return self._solve(indices, start, nodes=True)
 
     def _solve(
-        self, indices: Sequence[int], start: Point, *, nodes: bool = False
+        self, indices: Sequence[int], start: list[Point], *, nodes: bool = False
     ) -> Iterator[tuple[int, Tensor, SolveReport]]:
-        """Solve these strengths side by side and yield those that were requested."""
-        l2_S = torch.tensor([self.l2[index] for index in indices], dtype=torch.float64, device=start.weight_SKR.device)
+        """Solve these strengths side by side and yield those that were requested.
+
+        ``start`` holds one point and is emptied: kept while its successors are found, its scores and residuals would
+        take a sixth of the memory of ImageNet's size.
+        """
+        device = start[0].weight_SKR.device
+        l2_S = torch.tensor([self.l2[index] for index in indices], dtype=torch.float64, device=device)
         requested = [(s, index) for s, index in enumerate(indices) if index in self.pending]
         tol = self.tol if requested or not self.problem.loss.smooth else INTERMEDIATE_SLACK * self.tol
         newton = Newton(self.problem, self.preconditioner, l2_S=l2_S, total_weight=self.total_weight, tol=tol)
-        point, reports = newton.solve(start)
+        point, reports = newton.solve(start.pop())
         assert point.scores_SKN is not None
         if nodes:
             self.products = reports[0].curvature_passes
@@ -201,6 +215,16 @@ class Continuation:
         # Scores are not summed like weights: the sizes of coordinates add up to 4 to 90, and by as much would rounding
         # grow from node to node.
         return self.problem.step(first.weight_KR, first.scores_KN, step_SKR)
+
+
+def block_strengths(classes: int) -> int:
+    """Return the number of strengths that are solved side by side."""
+    return min(BLOCK_STRENGTHS, max(1, BLOCK_COLUMNS // classes))
+
+
+def is_large(classes: int, rows: int) -> bool:
+    """Return whether the scores of a node are too many to keep several nodes."""
+    return classes * rows >= LARGE
 
 
 def lagrange_coefficients(log_mus: Sequence[float], at: float) -> list[float]:

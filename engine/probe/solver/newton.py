@@ -30,7 +30,7 @@ from penultimate.engine.probe.objective.problem import Point, Problem, center_ov
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.preconditioners.diagonal import Preconditioner
 from penultimate.engine.probe.result import SolveReport
-from penultimate.engine.probe.solver.conjugate_gradient import Solution, conjugate_gradients
+from penultimate.engine.probe.solver.conjugate_gradient import Checks, Solution, conjugate_gradients
 
 # Shapes: N samples, K classes, S strengths, R columns of the rotated features.
 
@@ -48,6 +48,9 @@ NONSMOOTH_FORCING = 0.1
 
 Its gap is mostly the bias's: without this, up to 88 steps.
 """
+
+MAX_ATTEMPTS = 30
+"""Number of lengths of one step that are tried."""
 
 STEP_LIMIT = 200
 STALLED_STEPS = 8
@@ -87,12 +90,20 @@ class _Check:
     stalled_S: Tensor
     finished_S: Tensor
 
-    def status(self) -> list[str]:
-        """Return the status of each strength, as a SolveReport has it."""
-        return [
-            "certified" if certified else "stalled" if stalled else "step_limit"
-            for certified, stalled in zip(self.certified_S.tolist(), self.stalled_S.tolist(), strict=True)
-        ]
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """A point with its objective."""
+
+    point: Point
+    penalty_S: Tensor
+    objective_S: Tensor
+    hidden: Tensor
+    """Whether float32 rounding may hide a gradient as small as the stopping rule asks for, bool, ()."""
+
+    def without_residuals(self) -> "_Position":
+        """Return the position without the residuals of its point."""
+        return replace(self, point=replace(self.point, residual_SKN=None))
 
 
 class Newton:
@@ -108,47 +119,61 @@ class Newton:
         self.working_mu_SKR = self.mu_SKR.to(preconditioner.dtype)
 
     def solve(self, point: Point) -> tuple[Point, list[SolveReport]]:
-        """Iterate until every strength meets the stopping rule, stalls, or is out of steps."""
+        """Iterate until every strength meets the stopping rule, stalls, or is out of steps.
+
+        The residuals of the point that is returned are not kept.
+        """
         began = time.perf_counter()
         passes, products = self.problem.passes, self.problem.curvature_passes
         progress = _Progress(self.mu_S, self.problem.rounding)
         error_ratio_S = torch.full_like(self.mu_S, self.preconditioner.error_ratio)
         products_of_step = 0
+        at = self._position(point)
+        del point  # whose residuals a step does not need once its direction is found
+        exact = bool(at.hidden)
         for step in range(STEP_LIMIT + 1):
-            penalty_S = self._penalty(point)
-            objective_S = point.loss_S + penalty_S
-            state = self._gradient_state(point, objective_S)
-            check = self._check(penalty_S, objective_S, state, error_ratio_S, progress)
+            state = self._gradient_state(at, exact=exact)
+            check = self._check(at, state, error_ratio_S, progress)
             if check.finished_S.all() or step == STEP_LIMIT:
                 break
-            if self.preconditioner.use_support_vectors(point, self.mu_S, products=products_of_step):
-                state = self._with_new_preconditioner(state, point)
-            solution = self._direction(point, state, check)
+            if self.preconditioner.use_support_vectors(at.point, self.mu_S, products=products_of_step):
+                state = self._with_new_preconditioner(state, at.point)
+            solution = self._direction(at.point, state, check)
             error_ratio_S = torch.where(check.finished_S, error_ratio_S, solution.error_ratio_S)
             products_of_step = solution.products
-            point = self._advance(point, objective_S, state, solution.direction_SKR)
-        self.preconditioner.error_ratio = float(error_ratio_S.max())
-        status = check.status()
+            at = at.without_residuals()
+            at, exact = self._advance(at, state, solution.direction_SKR)
+        norm_S = torch.stack([gradient_KR.double().norm() for gradient_KR in state.gradient_SKR])
+        reported = torch.stack(
+            [check.certified_S, check.stalled_S, at.objective_S, norm_S, state.gap_S, error_ratio_S]
+        ).tolist()  # all numbers at once: each alone is a wait for a GPU
+        self.preconditioner.error_ratio = max(reported[-1])
+        seconds = (time.perf_counter() - began) / len(norm_S)
         reports = [
             SolveReport(
-                status=status[s],
+                status="certified" if certified else "stalled" if stalled else "step_limit",
                 steps=step,
                 passes=self.problem.passes - passes,
                 curvature_passes=self.problem.curvature_passes - products,
-                objective=float(objective_S[s]),
-                gradient_norm=float(state.gradient_SKR[s].double().norm()),
-                gap=float(state.gap_S[s]),
-                seconds=(time.perf_counter() - began) / len(status),
+                objective=objective,
+                gradient_norm=norm,
+                gap=gap,
+                seconds=seconds,
                 precision=self.problem.precision,
             )
-            for s in range(len(status))
+            for certified, stalled, objective, norm, gap, _ in zip(*reported, strict=True)
         ]
-        return point, reports
+        return at.without_residuals().point, reports
 
-    def _check(
-        self, penalty_S: Tensor, objective_S: Tensor, state: GradientState, error_ratio_S: Tensor, progress: "_Progress"
-    ) -> _Check:
+    def _position(self, point: Point) -> "_Position":
+        penalty_S = self._penalty(point)
+        objective_S = point.loss_S + penalty_S
+        resolution = (2 * self.mu_S * self.tol * objective_S).sqrt().min()
+        return _Position(point, penalty_S, objective_S, self.problem.rounding_error(point) > resolution)
+
+    def _check(self, at: "_Position", state: GradientState, error_ratio_S: Tensor, progress: "_Progress") -> _Check:
         """Apply the stopping rule to every strength."""
+        penalty_S, objective_S = at.penalty_S, at.objective_S
         allowed_S = self.tol * objective_S
         expected_S = torch.inf if self.exact else SAFETY * state.model_S * error_ratio_S
         error_S = state.gap_S.clamp_max(expected_S)
@@ -165,10 +190,10 @@ class Newton:
         """Return the squared norm for each strength, float64, without the bias."""
         return values_SKR.square().sum(1).double() @ self.problem.penalised_R.double()
 
-    def _gradient_state(self, point: Point, objective_S: Tensor) -> GradientState:
+    def _gradient_state(self, at: _Position, *, exact: bool) -> GradientState:
         """Return the gradient, for smooth losses once the bias has moved to its best; the gap at the dual point."""
-        resolution = float((2 * self.mu_S * self.tol * objective_S).sqrt().min())
-        found = self.problem.gradients(point, resolution)
+        point = at.point
+        found = self.problem.gradients(point, exact=exact)
         gradient = self._penalised(found.step_SKR, point)
         dual = gradient if found.dual_SKR is found.step_SKR else self._penalised(found.dual_SKR, point)
         precondition = self._preconditioner(point)
@@ -211,6 +236,7 @@ class Newton:
             return torch.addcmul(product_SKR, self.working_mu_SKR, direction_SKR)
 
         exact, frozen_S = self.preconditioner.wants_exact_products, check.finished_S
+        strengths, classes, _ = state.gradient_SKR.shape
         solution = conjugate_gradients(
             multiply,
             state.precondition,
@@ -218,35 +244,49 @@ class Newton:
             -state.scaled_SKR,
             converged=converged,
             frozen_S=frozen_S,
+            checks=Checks.planned(
+                strengths * classes * self.problem.operations_per_column,
+                frozen_S.device,
+                forcing=self.problem.loss.forcing,
+                reduction=self.preconditioner.reduction,
+            ),
         )
+        self.preconditioner.reduction = solution.reduction
         direction_SKR = solution.direction_SKR.double()
         direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, state.shift_SK)
         return replace(solution, direction_SKR=direction_SKR)
 
-    def _advance(self, point: Point, objective_S: Tensor, state: GradientState, direction_SKR: Tensor) -> Point:
+    def _advance(self, at: _Position, state: GradientState, direction_SKR: Tensor) -> tuple[_Position, bool]:
         """Take full steps, shortened where the objective has not fallen enough (Armijo, 1e-4) or rises steeply again.
 
         The squared hinge needs the second part: its Hessian jumps, and a full step may land as far beyond the valley.
+        Return the position, and whether its gradients have to be exact.
         """
-        line = self.problem.line(point, direction_SKR)
+        line = self.problem.line(at.point, direction_SKR)
+        objective_S = at.objective_S
         # The bias's own part of the slope, -q, is left out: the test is stricter by less than it is worth computing.
         slope_S = (state.gradient_SKR * direction_SKR).sum((1, 2))
         length_S = torch.ones_like(self.mu_S)
-        for _ in range(30):
-            reached, slope_there_S = line(length_S)
+        attempts = 0
+        while True:
+            attempts += 1
+            there, slope_there_S = line(length_S)
+            reached = self._position(there)
+            del there
             allowed_S = objective_S + 1e-4 * length_S * slope_S + 10 * self.problem.rounding * objective_S.abs()
-            shorten_S = reached.loss_S + self._penalty(reached) > allowed_S
+            shorten_S = reached.objective_S > allowed_S
             factor_S = torch.full_like(slope_S, 0.4)
             if slope_there_S is not None:
-                slope_there_S = slope_there_S + (self.mu_SKR * reached.weight_SKR * direction_SKR).sum((1, 2))
+                slope_there_S = slope_there_S + (self.mu_SKR * reached.point.weight_SKR * direction_SKR).sum((1, 2))
                 overshot_S = (slope_there_S > -0.5 * slope_S) & (slope_S < 0)
                 secant_S = slope_S / (slope_S - slope_there_S)
                 factor_S = torch.where(overshot_S, secant_S, factor_S).clamp(0.1, 0.9)
                 shorten_S |= overshot_S
-            if not shorten_S.any():
-                break
+            found = int(2 * shorten_S.any() + reached.hidden)  # both answers in one wait for a GPU
+            if found < 2 or attempts == MAX_ATTEMPTS:
+                return reached, found % 2 == 1
+            del reached  # before the next takes as much memory
             length_S = torch.where(shorten_S, length_S * factor_S, length_S)
-        return reached
 
 
 class _Progress:

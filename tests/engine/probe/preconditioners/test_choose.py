@@ -35,14 +35,18 @@ def class_hessian(problem: InMemoryProblem, weight_N: torch.Tensor) -> torch.Ten
     return (matrix_NR * weight_N[:, None]).T @ matrix_NR + MU * torch.diag(problem.penalised_R)
 
 
-def curvature(problem: InMemoryProblem, point: Point) -> torch.Tensor:
+def residuals(point: Point) -> torch.Tensor:
     assert point.residual_SKN is not None
-    return problem.loss.curvature(point.residual_SKN, problem.targets)[0]
+    return point.residual_SKN[0]
+
+
+def curvature(problem: InMemoryProblem, point: Point) -> torch.Tensor:
+    return problem.loss.curvature(residuals(point)[None], problem.targets)[0]
 
 
 def test_block_diagonal_inverts_the_blocks() -> None:
     problem, point = solved_problem(120, 10)
-    inverse = BlockDiagonal(problem, curvature(problem, point), MU)
+    inverse = BlockDiagonal(problem, residuals(point), MU)
     residual_SKR = torch.randn(2, 4, problem.features.matrix_NR.shape[1], dtype=torch.float64)
     applied_SKR = inverse(residual_SKR)
     for k, weight_N in enumerate(problem.features.times_sample_weight(curvature(problem, point))):
@@ -55,7 +59,7 @@ def test_block_diagonal_inverts_the_blocks() -> None:
 def test_low_rank_inverts_a_diagonal_and_the_curvature_of_its_rows(weighted: bool) -> None:
     sample_weight_N = torch.arange(1, 401, dtype=torch.float64) / (200 * 401) if weighted else None
     problem, point = solved_problem(400, 10, sample_weight_N)
-    inverse = LowRank(problem, curvature(problem, point), MU)
+    inverse = LowRank(problem, residuals(point), MU)
     residual_SKR = torch.randn(2, 4, problem.features.matrix_NR.shape[1], dtype=torch.float64)
     applied_SKR = inverse(residual_SKR)
     count = inverse.inner_KXX.shape[1]
@@ -103,7 +107,7 @@ def hinge_problem(*, weighted: bool) -> tuple[InMemoryProblem, Point]:
 def test_the_squared_hinge_s_step_gradient_is_that_of_its_loss() -> None:
     """Newton's method uses the gradient at the point, not at the repaired dual point, on which it came to a halt."""
     problem, point = hinge_problem(weighted=True)
-    step_SKR = problem.gradients(point, resolution=0.0).step_SKR
+    step_SKR = problem.gradients(point, exact=True).step_SKR
     for index in [(0, 1, 0), (1, 2, 5), (0, 0, problem.bias_column)]:
         ends = []
         for sign in (1, -1):
