@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from penultimate.store.catalog import Catalog
 from penultimate.store.errors import CorruptFeaturesError, StoreBusyError
 from penultimate.store.format import layout
-from penultimate.store.format.reading import read_array
 from penultimate.store.objects.objects import Objects
 from penultimate.store.rows.references import references
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.rows.source import RowSource
+from penultimate.store.stored_columns import read_column
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ def remove_set(objects: Objects, path: str) -> Removed:
     # In this order a kill in between leaves what the next removal frees, and never a set that only looks complete.
     objects.delete(f"{path}/{layout.METADATA}")
     if objects.exists(f"{path}/{layout.PLAN_OBJECT}"):  # of format 1: other sets may refer to its features
-        for column in layout.FORMAT1_COLUMNS:
+        for column in layout.COLUMNS:
             objects.delete_folder(f"{path}/{column}")
         RowsFolder(objects, path).close("")
     else:
@@ -129,7 +129,8 @@ def _shards_of_set(
         return
     if wanted is not None and all(about["path"] != wanted for about in content["sources"]):
         return
-    for found in references(content["sources"], read_array(objects, f"{path}/{layout.ROW}")):
+    row_M = read_column(objects, path, layout.ROW, content["checksums"])  # a chunk that is lost would read as rows 0
+    for found in references(content["sources"], row_M):
         yield found.source["path"], found.shards
 
 

@@ -1,6 +1,7 @@
 """Removing a set frees what nothing else needs, and nothing that somebody does."""
 
 import itertools
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from support.dying_objects import DyingObjects, Killed
 from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, files, small_job
 
+from penultimate.engine.extract.upgrade import contents_by_id
+from penultimate.engine.images.load import load_images
 from penultimate.store.errors import StoreBusyError, UnknownNameError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.upkeep import upgrade
 from penultimate.store.upkeep.verify import verify
 
 
@@ -232,3 +236,33 @@ def test_dying_while_the_last_set_is_removed_never_leaves_one_that_looks_complet
                 name: content for name, content in columns.items() if "/row/" not in name
             }
     assert at >= 5
+
+
+def test_nothing_is_freed_while_it_cannot_be_told_what_a_set_refers_to(store: FeatureStore, job: Job) -> None:
+    """A lost chunk of ``row`` reads as rows 0, which would free all other shards."""
+    job.write(store)
+    part = replace(job.part(range(SHARD_ROWS + 2, 2 * SHARD_ROWS)), split_M=["test"] * 14)
+    part.write(store)
+    (store.path / part.key.path / "row" / "c" / "0").unlink()
+    removed = store.delete(job.key)
+    assert shards(store) == ["0/0", "1/0", "2/0", "3/0"]
+    assert len(removed.kept) == 1
+    assert "row" in removed.kept[0]
+    store.delete(part.key)
+    assert shards(store) == []
+
+
+def test_an_upgraded_key_leaves_no_column_behind(tmp_path: Path) -> None:
+    work = shutil.copytree(Path(__file__).parents[1] / "data" / "format1", tmp_path / "format1")
+    store = FeatureStore(work / "features.zarr")
+    key = next(key for key in store.keys() if key.dataset == "images")  # noqa: SIM118  (a method of ours)
+    images = load_images(work / "images")
+    images.contents.complete(images.source)
+    ids_M = upgrade.ids_of(store.objects, key.path)
+    assert upgrade.upgrade(store.objects, key.path, contents_by_id(images, ids_M))
+    assert store.info(key)["format"] == 2
+    features_ND = store.read(key).features
+    assert features_ND.shape == (24, 1024)
+    assert verify(store) == []
+    store.delete(key)
+    assert not (store.path / key.path).exists()
