@@ -15,7 +15,8 @@ from penultimate.engine.images.formats.file_patterns import named_files, shared_
 from penultimate.engine.images.formats.folder import read_folder, root_name
 from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
-from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.parquet import load_parquet_images
+from penultimate.engine.images.formats.parquet_tables import image_column
 from penultimate.engine.images.formats.single_files import load_files
 from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
 from penultimate.engine.images.formats.tars import remote_tars
@@ -202,17 +203,17 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
             left_out=found.left_out,
             cache=cache,
         )
-    _one_label(f"a sample of {str(root)!r}", columns)
     if found.reader == "parquet":
         return load_parquet_images(
             files,
             name=name,
             labels=labels,
-            label_column=columns.label or "label",
+            columns=columns,
             random_split=random_split,
             left_out=found.left_out,
             cache=cache,
         )
+    _one_label(f"a sample of {str(root)!r}", columns)
     return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
 
 
@@ -228,14 +229,11 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
     if suffixes == {".tar"}:
         return load_webdataset(paths, name=name, columns=columns, labels=labels, random_split=random_split, cache=cache)
     if suffixes == {".parquet"} and (len(paths) > 1 or image_column(paths[0]) is not None):
-        _one_label(f"a row of {specs[0]!r}", columns)
-        label_column = columns.label or "label"
         return load_parquet_images(
-            paths, name=name, labels=labels, label_column=label_column, random_split=random_split, cache=cache
+            paths, name=name, labels=labels, columns=columns, random_split=random_split, cache=cache
         )
     if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
-        _one_label(f"an image of {specs[0]!r}", columns)
-        return load_arrays(paths[0], labels=labels, random_split=random_split)
+        return load_arrays(paths[0], labels=labels, multi_label=columns.multi_label, random_split=random_split)
     if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
         return load_manifest(
             paths[0],
@@ -279,7 +277,9 @@ def _only_for_folders(spec: str, options: _Options) -> None:
 
 def _one_label(what: str, columns: Columns) -> None:
     if columns.multi_label and columns.label is not None:
-        raise InputError(f"{what} has one label; --multi-label goes with manifests and tars")
+        raise InputError(
+            f"{what} has one label, its folder's; --multi-label goes with tables, tars, Parquet files and arrays"
+        )
 
 
 def _no_paths(what: str, columns: Columns) -> None:

@@ -1,4 +1,4 @@
-"""Find which folders are splits and which are classes, and the label and split of each image (rules 4 to 9).
+"""Find which folders are splits and which are classes, and the label and split of each image (rules 4 to 10).
 
 The rules are those of ``layout``.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from penultimate.engine.images.folders.file_kinds import IMAGE
 from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_assignments, last_of, parent_of
+from penultimate.engine.images.folders.img2dataset import are_shards
 from penultimate.engine.images.image_set import SPLIT_NAMES
 from penultimate.engine.images.splits import UNLABELLED, check_known, splits_in_name
 from penultimate.store.errors import InputError
@@ -27,6 +28,7 @@ class ClassFolders:
     """Folder -> the split that it holds, or UNLABELLED; empty where no folder is a split."""
 
     class_names: Sequence[str]
+    """Names of the classes, sorted; none where the folders are img2dataset's shards."""
 
     assigned: Mapping[str, tuple[int, str]]
     """Folder -> label and split (or empty text) of the images in it, at any depth unless a folder below has its own."""
@@ -55,6 +57,8 @@ def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFol
     if found := _split_folders(tree, base, where) if splits else {}:
         return _in_splits(tree, base, found, where)
     classes = [] if tree.flat(base) else tree.classes(base)
+    if are_shards(tree, classes):
+        return ClassFolders(base=base, split_folders={}, class_names=(), assigned={})
     if not classes or not any(folder in tree.with_images for folder in classes):
         raise InputError(_no_classes(tree, base, where))
     names = sorted(map(last_of, classes))
@@ -125,8 +129,11 @@ def _mixed(tree: FolderTree, split_of: Mapping[str, str]) -> bool:
 
 def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:
     train = next(folder for folder, split in splits.items() if split == "train")
-    names = sorted(map(last_of, _classes_of_split(tree, train, known=())))
-    if not any(folder in tree.with_images for folder in _classes_of_split(tree, train, known=())):
+    in_train = _classes_of_split(tree, train, known=())
+    if are_shards(tree, in_train):
+        return _shards_in_splits(tree, base, splits, where)
+    names = sorted(map(last_of, in_train))
+    if not any(folder in tree.with_images for folder in in_train):
         raise InputError(_no_classes(tree, train, f"{where}/{last_of(train)}"))
     label_of = {class_name: label for label, class_name in enumerate(names)}
     assigned = {}
@@ -137,6 +144,19 @@ def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: st
         assigned[folder] = (NO_LABEL, given)
         assigned |= {child: (label_of[last_of(child)], given) for child in classes}
     return ClassFolders(base=base, split_folders=splits, class_names=names, assigned=assigned)
+
+
+def _shards_in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:
+    """Assign splits alone, if no other split has classes either."""
+    for folder in splits:
+        classes = _classes_of_split(tree, folder, known=())
+        if classes and not are_shards(tree, classes):
+            raise InputError(
+                f"{where!r} has img2dataset's shards in train and classes such as {last_of(classes[0])!r} in "
+                f"{last_of(folder)}; take the images without labels (--no-labels)"
+            )
+    assigned = {folder: (NO_LABEL, "" if split == UNLABELLED else split) for folder, split in splits.items()}
+    return ClassFolders(base=base, split_folders=splits, class_names=(), assigned=assigned)
 
 
 def _classes_of_split(tree: FolderTree, folder: str, *, known: Sequence[str]) -> list[str]:
