@@ -167,7 +167,8 @@ def _images(tree: FolderTree, name: str, *, labels: bool, splits: bool) -> Inter
     files, label_of, split_of, twice = labelled_images(tree, found)
     if not files:
         raise InputError(_nothing(tree, name))
-    left_out = Counter(kind for _, kind in tree.index.files if kind != IMAGE)
+    left_out = tree.kinds.copy()
+    del left_out[IMAGE]
     if twice:
         left_out[REACHED_TWICE] = twice
     return Interpretation(

@@ -187,10 +187,13 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
         options.random_split,
         options.cache,
     )
-    files = [root / file for file in found.files]
     if found.reader == "table":
         return load_image_folder(root, found, name=name, columns=columns, random_split=random_split, cache=cache)
     _no_paths(f"the folder {str(root)!r}", columns)
+    if found.reader == "images":
+        _one_label(f"a sample of {str(root)!r}", columns)
+        return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
+    files = [root / file for file in found.files]
     if found.reader == "tars":
         names = None if found.names_file is None else _class_names(root / found.names_file)
         return load_webdataset(
@@ -203,18 +206,15 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
             left_out=found.left_out,
             cache=cache,
         )
-    if found.reader == "parquet":
-        return load_parquet_images(
-            files,
-            name=name,
-            labels=labels,
-            columns=columns,
-            random_split=random_split,
-            left_out=found.left_out,
-            cache=cache,
-        )
-    _one_label(f"a sample of {str(root)!r}", columns)
-    return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
+    return load_parquet_images(
+        files,
+        name=name,
+        labels=labels,
+        columns=columns,
+        random_split=random_split,
+        left_out=found.left_out,
+        cache=cache,
+    )
 
 
 def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:

@@ -37,14 +37,15 @@ class ClassFolders:
 def labelled_images(tree: FolderTree, found: ClassFolders) -> tuple[list[str], list[int], list[str], int]:
     """Return paths, labels and splits of the images, and how many are left out because links lead to them twice."""
     inherited = inherited_assignments(tree.index, found.assigned, (NO_LABEL, ""))
-    rows = [(path, inherited[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
-    kept = [(path, own) for path, own in rows if own is not None]
-    return (
-        [path for path, _ in kept],
-        [label for _, (label, _) in kept],
-        [split for _, (_, split) in kept],
-        len(rows) - len(kept),
-    )
+    paths, labels, splits, twice = [], [], [], 0
+    for path in tree.of_kind(IMAGE):
+        if (own := inherited[parent_of(path)]) is None:
+            twice += 1
+            continue
+        paths.append(path)
+        labels.append(own[0])
+        splits.append(own[1])
+    return paths, labels, splits, twice
 
 
 def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFolders:

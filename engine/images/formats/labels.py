@@ -198,7 +198,7 @@ def _check_matrix(several_NK: NDArray[np.uint8], class_names: Sequence[str], giv
 def _check_classes(
     labels_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.str_], split: str
 ) -> None:
-    in_split_K, in_train_K = (set(labels_N[split_N == one].tolist()) - {-1} for one in (split, "train"))
+    in_split_K, in_train_K = (set(np.unique(labels_N[split_N == one]).tolist()) - {-1} for one in (split, "train"))
     if in_split_K and not in_train_K:
         raise InputError(
             f"all labels are of {split}, and none of train, which everything is learned from; leave the split away "
