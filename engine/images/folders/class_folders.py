@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from penultimate.engine.images.folders.file_kinds import IMAGE
+from penultimate.engine.images.folders.file_kinds import IMAGE, remedy_for
 from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_assignments, last_of, parent_of
 from penultimate.engine.images.folders.img2dataset import are_shards
 from penultimate.engine.images.image_set import SPLIT_NAMES
@@ -190,6 +190,8 @@ def nothing_found(tree: FolderTree, where: str) -> str:
     """Return the error message for a folder without anything to read."""
     there = ", ".join(f"{count:,} {kind}" for kind, count in tree.kinds.most_common(5))
     return (
-        f"no images in {where!r}" + (f", only {there}" if there else "") + "; expected root/class/*.jpg, "
+        f"no images in {where!r}"
+        + (f", only {there}{remedy_for(tree.kinds)}" if there else "")
+        + "; expected root/class/*.jpg, "
         "root/train/class/*.jpg, WebDataset tars or Parquet files with images in them"
     )

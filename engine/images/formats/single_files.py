@@ -30,7 +30,9 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
     ids = sorted({os.path.normpath(path).replace(os.sep, "/") for one in paths for path in _images(one, left_out)})
     if not ids:
         there = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left_out.items()))
-        raise InputError(f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}")
+        raise InputError(
+            f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}{file_kinds.remedy_for(left_out)}"
+        )
     labelling = Labelling.unlabelled(len(ids))
     return build_image_set(
         name=_name(paths),
