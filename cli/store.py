@@ -9,6 +9,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.options import StoreLocation
 from penultimate.cli.output import print_json, print_table
+from penultimate.engine.analysis.dataset_names import names_apart
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.export import export_csv, export_numpy
 from penultimate.store.feature_store import FeatureStore
@@ -40,7 +41,9 @@ def list_keys(store: StoreLocation, json: options.Json = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_table(rows, {column: column for column in _COLUMNS})
+        names = names_apart((row["dataset"], row["images"]) for row in rows)
+        apart = [row | {"dataset": name} for row, name in zip(rows, names, strict=True)]
+        print_table(apart, {column: column for column in _COLUMNS})
 
 
 @app.command()

@@ -10,12 +10,21 @@ from penultimate.store.trials.trial import Trial
 def told_apart(trials: Iterable[Trial]) -> list[Trial]:
     """The trials, their dataset's name followed by eight digits of its images' digest where others share the name."""
     known = list(trials)
-    images_of: defaultdict[str, set[str]] = defaultdict(set)
-    for trial in known:
-        images_of[trial.dataset].add(trial.features["images"])
+    names = names_apart((trial.dataset, trial.features["images"]) for trial in known)
     return [
-        replace(trial, dataset=f"{trial.dataset} ({trial.features['images'][:8]})")
-        if len(images_of[trial.dataset]) > 1
-        else trial
-        for trial in known
+        trial if trial.dataset == name else replace(trial, dataset=name)
+        for trial, name in zip(known, names, strict=True)
     ]
+
+
+def names_apart(datasets: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the name of each dataset of (name, digest of its images), with eight digits where others share the name.
+
+    >>> names_apart([("images", "aaaaaaaa11"), ("images", "bbbbbbbb22"), ("pets", "cccccccc33")])
+    ['images (aaaaaaaa)', 'images (bbbbbbbb)', 'pets']
+    """
+    known = list(datasets)
+    images_of: defaultdict[str, set[str]] = defaultdict(set)
+    for name, images in known:
+        images_of[name].add(images)
+    return [f"{name} ({images[:8]})" if len(images_of[name]) > 1 else name for name, images in known]

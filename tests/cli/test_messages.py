@@ -34,12 +34,29 @@ def test_two_datasets_of_one_name_are_told_apart_in_every_table(
     assert told_apart(apart) == apart
 
 
+def test_two_folders_of_one_name_are_told_apart_in_a_store(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "s.zarr")
+    command = ["--store", store, "--model", "test_resnet", *TINY, "--no-parity"]
+    assert run(["extract", str(photos), *command]) == 0
+    (photos / "cat" / "00.jpg").unlink()
+    assert run(["extract", str(photos), *command]) == 0
+    capsys.readouterr()
+    assert run(["store", "ls", store]) == 0
+    out = capsys.readouterr().out
+    assert all(f"photos ({key.images[:8]})" in out for key in FeatureStore(store).keys())  # noqa: SIM118
+
+
 def test_a_dataset_is_called_what_people_call_it(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "s.zarr")
     for name in ([], ["--name", "cats & owls"]):
         assert run(["extract", str(photos), "--store", store, "--model", "test_resnet", *TINY, *name]) == 0
+    capsys.readouterr()
+    assert run(["store", "ls", store]) == 0
+    assert "photos (" not in capsys.readouterr().out  # other names and one digest
     keys = FeatureStore(store).keys()
     assert sorted(key.dataset for key in keys) == ["cats & owls", "photos"]
     assert len({key.images for key in keys}) == 1
@@ -52,9 +69,17 @@ def test_the_name_of_a_model_and_its_weights_are_checked_before_the_images(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outputs = {"extract": ["--store", str(tmp_path / "s")], "train": ["--out", str(tmp_path / "runs")]}.get(verb, [])
+    pointer, page, folder = tmp_path / "pointer.safetensors", tmp_path / "page.pth", tmp_path / "transformers"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    page.write_text("<!DOCTYPE html><html></html>")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
     for given, says in (
         (["--model", "resnet5o"], "resnet50"),
         (["--model", "resnet18", "--weights", "absent.pth"], "no weights file absent.pth"),
+        (["--model", "resnet18", "--weights", str(pointer)], "git lfs pull"),
+        (["--model", "resnet18", "--weights", str(page)], "a web page"),
+        (["--model", "resnet18", "--weights", str(folder)], "a model of transformers (vit)"),
     ):
         assert run([verb, str(tmp_path / "nowhere"), *given, *outputs]) == 2
         assert says in capsys.readouterr().err

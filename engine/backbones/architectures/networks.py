@@ -113,8 +113,9 @@ def check_name(name: str) -> None:
     arch, _, tag = name.partition(".")
     if arch not in OUR_CONFIGS and not timm.is_model(arch):
         known = [*timm.list_models(), *OUR_CONFIGS]
-        tagged = timm.list_models(pretrained=True) if "." in name else []
-        raise UnknownNameError("model", name, known, nearest=suggested_names(name, [*known, *tagged]))
+        tagged = timm.list_models(pretrained=True)
+        nearest = suggested_names(name, [*known, *tagged] if "." in name else known) or suggested_names(name, tagged)
+        raise UnknownNameError("model", name, known, nearest=nearest)
     tags = weight_tags(arch)
     if tag and tag not in tags:
         raise UnknownNameError(f"weights tag of {arch}", tag, tags or ["none: use --weights random or a file"])
