@@ -170,7 +170,7 @@ def _from_glob(pattern: str) -> list[str]:
     names: list[str] = timm.list_models(pattern, pretrained=with_tag)
     names += [name for name in own if fnmatchcase(name, pattern)]
     if not names:
-        raise UnknownNameError("model like", pattern, timm.list_models())
+        raise InputError(f"no model's name matches {pattern!r}; `penultimate models` lists them all")
     return names
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.metrics import METRICS
+from penultimate.store.errors import InputError
 
 # Shapes: N samples, K classes.
 
@@ -26,6 +27,15 @@ SPLIT_NAMES = (
 
 SPLIT_DTYPE = np.dtype("<U5")
 """Dtype of ``split_N``, wide enough for each of SPLITS."""
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise InputError for a name that no group of a store can have: nothing but spaces, ``.`` or ``..``.
+
+    In a path, ``..`` would lead out of the store, and no name at all to the root of the file system.
+    """
+    if not name.strip() or name in (".", ".."):
+        raise InputError(f"images cannot be called {name!r}; expected a name such as 'pets'")
 
 
 class ImageSource(Protocol):
@@ -76,6 +86,7 @@ class ImageSet:
     """Origin of the images, and how and with which seed they were split, as values that JSON can hold."""
 
     def __post_init__(self) -> None:
+        check_dataset_name(self.name)
         n = len(self.ids_N)
         if len(self.labels_N) != n or len(self.split_N) != n:
             raise ValueError(f"{n} ids need as many labels and splits, got {len(self.labels_N)}, {len(self.split_N)}")

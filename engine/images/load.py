@@ -18,7 +18,7 @@ from penultimate.engine.images.formats.manifest import load_image_folder, load_m
 from penultimate.engine.images.formats.parquet import load_parquet_images
 from penultimate.engine.images.formats.parquet_tables import image_column
 from penultimate.engine.images.formats.single_files import load_files
-from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
+from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
 from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
@@ -192,6 +192,7 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
     _no_paths(f"the folder {str(root)!r}", columns)
     if found.reader == "images":
         _one_label(f"a sample of {str(root)!r}", columns)
+        _no_label_column(f"the folder {str(root)!r}", columns)
         return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
     files = [root / file for file in found.files]
     if found.reader == "tars":
@@ -233,6 +234,7 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
             paths, name=name, labels=labels, columns=columns, random_split=random_split, cache=cache
         )
     if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
+        _no_label_column(repr(specs[0]), columns)
         return load_arrays(paths[0], labels=labels, multi_label=columns.multi_label, random_split=random_split)
     if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
         return load_manifest(
@@ -273,6 +275,11 @@ def _only_for_folders(spec: str, options: _Options) -> None:
     if options.reader is not None or not options.splits:
         option = "--reader" if options.reader is not None else "--set splits=false"
         raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
+
+
+def _no_label_column(what: str, columns: Columns) -> None:
+    if columns.label not in (None, DEFAULT_COLUMNS.label):
+        raise InputError(f"--label-column goes with tables, tars and Parquet files, and {what} has no columns")
 
 
 def _one_label(what: str, columns: Columns) -> None:

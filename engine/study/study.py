@@ -21,7 +21,7 @@ from penultimate.engine.images.load import DATASETS, load_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
-from penultimate.engine.runtime.strict import Strict
+from penultimate.engine.runtime.strict import Seed, Strict
 from penultimate.engine.study.settings import PretrainSection, ProbeSection, TrainSection
 
 
@@ -78,7 +78,7 @@ class BackboneEntry(Strict):
     """``timm`` (which None is), ``package``, ``random``, a .safetensors or .pth file, or the folder of a run of
     ``penultimate train``; files and folders below the study's ``data``."""
 
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of random weights; by default the study's."""
 
     name: str | None = None
@@ -122,7 +122,7 @@ class Study(Strict):
     workers: Count | None = None
     """Number of decoding threads; by default one for each core."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of splits that are not given, random weights, subsets and training."""
 
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]

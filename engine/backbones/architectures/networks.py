@@ -115,7 +115,9 @@ def check_name(name: str) -> None:
         known = [*timm.list_models(), *OUR_CONFIGS]
         tagged = timm.list_models(pretrained=True)
         nearest = suggested_names(name, [*known, *tagged] if "." in name else known) or suggested_names(name, tagged)
-        raise UnknownNameError("model", name, known, nearest=nearest)
+        raise UnknownNameError(
+            "model", name, known if nearest else ["`penultimate models` lists them all"], nearest=nearest
+        )
     tags = weight_tags(arch)
     if tag and tag not in tags:
         raise UnknownNameError(f"weights tag of {arch}", tag, tags or ["none: use --weights random or a file"])

@@ -30,6 +30,7 @@ from penultimate.engine.backbones.loading.weight_files import (
     read_tensors,
     run_config,
 )
+from penultimate.engine.runtime.seeds import check_seed
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
 
@@ -85,6 +86,7 @@ def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     not available, and InputError for a file that cannot be read or does not fit.
     """
     check_source(weights)
+    check_seed(seed)
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
     return _from_run(name, Path(weights)) if Path(weights).is_dir() else _from_file(name, Path(weights))
@@ -104,6 +106,12 @@ def check_source(weights: str) -> None:
     if not path.exists() and not weights.endswith(SUFFIXES) and os.sep not in weights:
         raise UnknownNameError("weights source", weights, [*_SOURCES, "the path of a .safetensors or .pth file"])
     check_weights_file(path)
+
+
+def check_package(name: str, *, weights: str) -> None:
+    """Raise UnknownNameError if ``weights`` come from a package and none has those of the network ``name``."""
+    if weights == "package" and arch_of(name) not in PACKAGES:
+        raise UnknownNameError("network with a weight package", name, PACKAGES)
 
 
 def digest_of_weights(model: Network) -> str:
@@ -196,10 +204,8 @@ def _downloaded(name: str) -> tuple[Network, str]:
 
 
 def _from_package(name: str, seed: int) -> LoadedNetwork:
-    arch = arch_of(name)
-    if arch not in PACKAGES:
-        raise UnknownNameError("weight package for", name, PACKAGES)
-    package = PACKAGES[arch]
+    check_package(name, weights="package")
+    package = PACKAGES[arch_of(name)]
     model = create_network(name)
     try:
         module = import_module(package.module)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import SPLIT_DTYPE
 from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_in_name
+from penultimate.engine.runtime.seeds import check_seed
 from penultimate.store.errors import InputError
 from penultimate.store.labels import PRESENT
 
@@ -85,6 +86,9 @@ class RandomSplit:
     """Fraction of each class held out for test, in [0, 1)."""
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 DEFAULT_RANDOM_SPLIT = RandomSplit()
