@@ -13,7 +13,7 @@ from penultimate.store.trials.trial_log import TrialLog
 RANDOM = ("--model", "test_resnet", "--weights", "random")
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run a command that must be refused in one line; return that line."""
     capsys.readouterr()
     assert run([str(each) for each in arguments]) == 2
