@@ -1,4 +1,4 @@
-"""Seeds of random numbers: whole numbers that NumPy, torch and DALI all take."""
+"""Seeds of random numbers: whole numbers that both NumPy and torch take."""
 
 from penultimate.store.errors import InputError
 

@@ -37,7 +37,7 @@ def _is_sample(image: str) -> bool:
 
 
 def _is_number(name: str, *, more_than: int) -> bool:
-    """Return whether a name is made of ASCII digits, ``more_than`` so many."""
+    """Return whether a name is made of ASCII digits, of more than ``more_than``."""
     return len(name) > more_than and name.isascii() and name.isdigit()
 
 
