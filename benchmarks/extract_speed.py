@@ -49,7 +49,8 @@ def runner(contender: str, images: Path, arch: str, peers: Path | None) -> Calla
 
 def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: bool) -> Callable[[], int]:
     from penultimate.engine.backbones.timm_backbone import load_backbone
-    from penultimate.engine.extract.embed import Extractor, embed_images
+    from penultimate.engine.extract.embed import embed_images
+    from penultimate.engine.extract.extractor import Extractor
     from penultimate.engine.images.decode.factory import default_decoder, make_decoder
     from penultimate.engine.images.formats.folder import load_folder
     from penultimate.engine.runtime.malloc import keep_freed_memory
@@ -69,12 +70,12 @@ def penultimate_runner(images: Path, arch: str, *, precision: Any, compiled: boo
         with tempfile.TemporaryDirectory() as folder:
             decoder = make_decoder(default_decoder(), num_workers=threads.decode)
             store = FeatureStore.create(Path(folder) / "store")
-            (features,) = embed_images(
+            (extracted,) = embed_images(
                 image_set,
                 Extractor(backbones=[backbone], decoder=decoder, batch_size=batch_size, threads=threads),
                 store,
             )
-            return features.num_rows
+            return extracted.features.num_rows
 
     return run
 

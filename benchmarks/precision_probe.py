@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.embed import Extractor, embed_images
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
@@ -43,8 +44,8 @@ def features_of(images: ImageSet, store: FeatureStore, model: str, weights: str,
     threads = ThreadBudget.of("cpu")
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=threads.decode)
-    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=decoder, threads=threads), store)
-    return features
+    (extracted,) = embed_images(images, Extractor(backbones=[backbone], decoder=decoder, threads=threads), store)
+    return extracted.features
 
 
 def distances(features_ND: NDArray[np.float32], exact_ND: NDArray[np.float32]) -> str:

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.embed import Extractor, embed_images
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
 from penultimate.engine.images.digest_cache import FileFingerprint
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
@@ -146,7 +148,8 @@ def features_of(folders: Sequence[Path], images: ImageSet, experiment: Experimen
     """Extract features of ``images`` by each network; an image is decoded once for all of them."""
     networks = [load_backbone(experiment.network, weights=str(folder)) for folder in folders]
     decoder = make_decoder(default_decoder(), num_workers=1)
-    return embed_images(images, Extractor(backbones=networks, decoder=decoder), FeatureStore.create(store))
+    extracted = embed_images(images, Extractor(backbones=networks, decoder=decoder), FeatureStore.create(store))
+    return [each.features for each in extracted]
 
 
 def correct_N(trial: Trial) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -29,16 +29,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scaling_simulation import Constants, tables
 
+from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import variable_width
-from penultimate.store.key import FeatureKey
+from penultimate.store.format.layout import commit_object, shard_object, variable_width
+from penultimate.store.key import Embedding
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry
+from penultimate.store.plan import Plan
 from penultimate.store.provenance import source_commit
+from penultimate.store.writer.feature_writer import FeatureWriter
+from penultimate.store.writer.waiting_blocks import WaitingBlocks
 
 # Shapes: B images of a batch, D feature dimensions.
 
@@ -68,7 +72,7 @@ def measure(rounds: int) -> Constants:
 
 
 def _counted(*, shards: int) -> dict[str, Counter[str]]:
-    """Count the requests of each step of two writers of one key, in memory."""
+    """Count the requests of each step of two writers of one set, in memory."""
     counts: Counter[str] = Counter()
     steps: dict[str, Counter[str]] = {}
 
@@ -78,18 +82,23 @@ def _counted(*, shards: int) -> dict[str, Counter[str]]:
 
     with _in_memory(counts) as store:
         plan = _plan(rows=shards * 16)
-        first = store.writer(KEY, **plan, shard_range=range(shards // 2))
-        _append(first, first.missing_rows)
+        first = store.writer(plan, provenance={}, blocks=range(shards // 2))
+        _append(first, first.missing_samples)
+        first._committer.finish()
         counts.clear()
-        second = store.writer(KEY, **plan, shard_range=range(shards // 2, shards))
+        second = store.writer(plan, provenance={}, blocks=range(shards // 2, shards))
         step("open")
-        _append(second, second.missing_rows[: 16 * 4])
+        _append(second, second.missing_samples[: 16 * 4])
+        second._committer.finish()
         step("4 shards")
-        with mock.patch.object(second, "_missing", {}):  # as of a part that is done, in a key that is not
+        with mock.patch.object(
+            second, "_waiting", WaitingBlocks(plan, ())
+        ):  # as of a part that is done, in a set that is not
             second.close()
         step("close")
-        rest = store.writer(KEY, **plan, shard_range=range(shards // 2, shards))
-        _append(rest, rest.missing_rows)
+        rest = store.writer(plan, provenance={}, blocks=range(shards // 2, shards))
+        _append(rest, rest.missing_samples)
+        rest._committer.finish()
         counts.clear()
         rest.close()
         step("close last")
@@ -97,33 +106,34 @@ def _counted(*, shards: int) -> dict[str, Counter[str]]:
     return steps
 
 
-KEY = FeatureKey(
-    dataset="scaling",
-    images="0",
-    backbone="sleeper",
-    weights="0",
-    preprocess="0",
-    decoder="none",
-    precision="float32",
-    dtype="float32",
+EMBEDDING = Embedding(
+    backbone="sleeper", weights="0", preprocess="0", decoder="none", precision="float32", dtype="float32"
 )
 
 
-def _plan(*, rows: int, dim: int = 8, shard_rows: int = 16) -> dict[str, Any]:
-    return {
-        "ids": variable_width([f"shard-{row // 10_000:06d}/{row:09d}" for row in range(rows)]),
-        "labels": np.zeros(rows, np.int64),
-        "split": np.full(rows, "test"),
-        "class_names": ["one"],
-        "metric": "top1",
-        "feature_dim": dim,
-        "provenance": {},
-        "shard_rows": shard_rows,
-    }
+def _ids(rows: int) -> list[str]:
+    return [f"shard-{row // 10_000:06d}/{row:09d}" for row in range(rows)]
 
 
-def _append(writer: Any, rows: NDArray[np.int64], dim: int = 8) -> None:
-    writer.append(rows, np.ones((len(rows), dim), np.float32))
+def _plan(*, rows: int, dim: int = 8, shard_rows: int = 16) -> Plan:
+    return Plan(
+        dataset="scaling",
+        embedding=EMBEDDING,
+        ids_M=variable_width(_ids(rows)),
+        labels_M=np.zeros(rows, np.int64),
+        split_M=variable_width(["test"] * rows),
+        class_names=("one",),
+        metric="top1",
+        feature_dim=dim,
+        shard_rows=shard_rows,
+    )
+
+
+def _append(writer: FeatureWriter, samples: NDArray[np.int64], dim: int = 8) -> None:
+    """Offer samples, each of a content of its own, and append them all."""
+    contents_B3 = np.random.default_rng(samples).integers(1, 2**63, (len(samples), 3)).astype(np.uint64)
+    assert writer.offer(samples, contents_B3).all()
+    writer.append(samples, np.ones((len(samples), dim), np.float32))
 
 
 class _in_memory:  # noqa: N801 (used as a function)
@@ -164,20 +174,24 @@ class _in_memory:  # noqa: N801 (used as a function)
 def _sizes() -> dict[str, float]:
     with _in_memory(Counter()) as store:
         rows = 1024
-        with store.writer(KEY, **_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=rows)) as writer:
-            _append(writer, writer.missing_rows, _FEATURE_DIM)
+        with store.writer(_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=rows), provenance={}) as writer:
+            _append(writer, writer.missing_samples, _FEATURE_DIM)
         objects: Any = store.objects
-        shard, record = objects.head(f"{KEY.path}/features/c/0/0"), objects.head(f"{KEY.path}/features/commits/0.json")
+        (folder,) = store.catalog.rows_folders()
+        shard, record = (objects.head(f"{folder.path}/{name}") for name in (shard_object(0), commit_object(0)))
     return {"bytes_a_row": shard["size"] / rows, "bytes_a_record": float(record["size"])}
 
 
 def _write_seconds(rows: int = 16_384) -> float:
     with _in_memory(Counter()) as store:
-        writer = store.writer(KEY, **_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=1024))
+        writer = store.writer(_plan(rows=rows, dim=_FEATURE_DIM, shard_rows=1024), provenance={})
+        contents_M3 = np.random.default_rng(1).integers(1, 2**63, (rows, 3)).astype(np.uint64)
         features_BD = np.random.default_rng(0).normal(size=(rows, _FEATURE_DIM)).astype(np.float32)
         began = time.perf_counter()
         for start in range(0, rows, 256):
-            writer.append(np.arange(start, start + 256), features_BD[start : start + 256])
+            samples = np.arange(start, start + 256)
+            writer.offer(samples, contents_M3[samples])
+            writer.append(samples, features_BD[samples])
         seconds = time.perf_counter() - began
         writer.close()
     return seconds / rows
@@ -185,36 +199,36 @@ def _write_seconds(rows: int = 16_384) -> float:
 
 def _plan_seconds(rows: int = 200_000) -> float:
     with _in_memory(Counter()) as store:
-        plan = _plan(rows=rows, shard_rows=1024)
-        store.writer(KEY, **plan, shard_range=range(1)).close()
+        with store.writer(_plan(rows=rows, shard_rows=1024), provenance={}, blocks=range(1)) as writer:
+            _append(writer, writer.missing_samples)
         began = time.perf_counter()
-        store.writer(KEY, **plan, shard_range=range(1, 2)).close()
+        store.writer(_plan(rows=rows, shard_rows=1024), provenance={}, blocks=range(1, 2)).close()
         return (time.perf_counter() - began) / rows
 
 
 def _image_bytes(rows: int = 100_000) -> float:
     from penultimate.engine.images.formats.tars import LocalTar
     from penultimate.engine.images.formats.webdataset import TarSource
-    from penultimate.engine.images.sources import VerifiedSource
 
-    ids = _plan(rows=rows)["ids"].tolist()
+    ids = _ids(rows)
     offsets = np.arange(rows, dtype=np.int64)
     source = TarSource([LocalTar(Path("a.tar"))], np.zeros(rows, np.int32), offsets, offsets, location="/")
-    contents_N = np.full(rows, b"123456:" + b"0" * 32, "S64")
-    images = _set_of(ids, VerifiedSource(source, ids, contents_N))
+    images = _set_of(ids, source)
+    rng = np.random.default_rng(0)
+    for row, (size, *halves) in enumerate(rng.integers(1, 2**63, (rows, 3)).tolist()):
+        images.contents.remember(row, (size, *halves))
     return len(pickle.dumps(images)) / rows
 
 
 def _set_of(ids: Sequence[str], source: Any) -> ImageSet:
-    return ImageSet(
+    return build_image_set(
         name="scaling",
-        ids_N=np.array(ids, dtype=np.dtypes.StringDType()),  # type: ignore[arg-type]  # NumPy says dtype[Any]
+        ids=ids,
         labels_N=np.full(len(ids), -1, np.int64),
         split_N=np.full(len(ids), "test"),
         class_names=(),
         metric="top1",
         source=source,
-        digest="0",
         provenance={},
     )
 
@@ -284,7 +298,7 @@ class Sleeping:
     shard_rows: int = 128
 
     def prepare(self, images: ImageSet, store: FeatureStore, log: Any) -> Any:
-        from penultimate.engine.extract.embed import Extractor
+        from penultimate.engine.extract.extractor import Extractor
         from penultimate.engine.images.decode.pillow import PillowDecoder
         from penultimate.engine.runtime.threads import ThreadBudget
 
@@ -303,8 +317,7 @@ class Sleeping:
 
 def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -> dict[int, list[float]]:
     """Measure images/s of an extraction by so many workers in each round; the store is checked each time."""
-    from penultimate.engine.images.digests import content_digest
-    from penultimate.engine.images.sources import ArraySource, VerifiedSource
+    from penultimate.engine.images.sources import ArraySource
     from penultimate.engine.runtime.ray_cluster import Cluster, TaskResources
     from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
@@ -312,9 +325,8 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
     if images % whole:
         raise SystemExit(f"--images must be a multiple of {whole}: else some worker has a part more than the others")
     pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
-    ids = _plan(rows=images)["ids"].tolist()
-    contents_N = np.array([content_digest(image) for image in pixels], "S64")
-    image_set = _set_of(ids, VerifiedSource(ArraySource(pixels, "memory"), ids, contents_N))
+    ids = _ids(images)
+    image_set = _set_of(ids, ArraySource(pixels, "memory"))
     found: dict[int, list[float]] = {count: [] for count in workers}
     for number in range(rounds):
         for count in workers[number % len(workers) :] + workers[: number % len(workers)]:  # type: ignore[operator]
@@ -323,7 +335,7 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
                 def run(name: str, images: ImageSet, count: int = count, folder: str = folder) -> float:
                     store = FeatureStore.create(Path(folder) / name)
                     began = time.perf_counter()
-                    (features,) = extract_on(
+                    (extracted,) = extract_on(
                         Cluster(),
                         images,
                         Sleeping(seconds),
@@ -334,22 +346,21 @@ def rates(*, workers: Sequence[int], images: int, seconds: float, rounds: int) -
                     )
                     took = time.perf_counter() - began
                     expected_B3 = pixels[:5].astype(np.float32).mean(axis=(1, 2))
-                    np.testing.assert_allclose(features.features[:5, :3], expected_B3, rtol=1e-6)  # float32 sums
+                    np.testing.assert_allclose(
+                        extracted.features.features[:5, :3], expected_B3, rtol=1e-6
+                    )  # float32 sums
                     return took
 
-                run("warm", image_set if len(image_set) <= 512 else _head(image_set, pixels, contents_N))
+                run("warm", image_set if len(image_set) <= 512 else _head(image_set, pixels))
                 found[count].append(images / run("timed", image_set))
     return found
 
 
-def _head(images: ImageSet, pixels: NDArray[np.uint8], contents_N: NDArray[np.bytes_]) -> ImageSet:
+def _head(images: ImageSet, pixels: NDArray[np.uint8]) -> ImageSet:
     """The first 512 images: every worker is begun and has imported what it needs."""
-    from penultimate.engine.images.sources import ArraySource, VerifiedSource
+    from penultimate.engine.images.sources import ArraySource
 
-    ids = images.ids_N[:512].tolist()
-    return replace(
-        _set_of(ids, VerifiedSource(ArraySource(pixels[:512], "memory"), ids, contents_N[:512])), digest="head"
-    )
+    return _set_of(images.ids_N[:512].tolist(), ArraySource(pixels[:512], "memory"))
 
 
 def _efficiencies(found: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:

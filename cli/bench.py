@@ -1,5 +1,6 @@
 """``penultimate bench``: measure each part of an extraction on the user's images and name the bottleneck."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.prepare import ExtractionJob, prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings
-from penultimate.engine.extract.throughput import measure
+from penultimate.engine.extract.throughput import default_num_images, measure
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.options import SourceOptions
 from penultimate.engine.images.subset import sample_rows, subset
@@ -32,7 +33,6 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -50,9 +50,14 @@ def bench(
     weights: options.Weights = "timm",
     root: options.Root = None,
     num_images: Annotated[
-        int,
-        typer.Option("--images", min=1, help="Images to run, evenly spaced in the set.", rich_help_panel=options.WHAT),
-    ] = 1024,
+        int | None,
+        typer.Option(
+            "--images",
+            min=1,
+            help="Images to run, evenly spaced in the set; by default 1024, or 16384 with device cuda.",
+            rich_help_panel=options.WHAT,
+        ),
+    ] = None,
     rounds: Annotated[
         int,
         typer.Option(min=1, help="Rounds after the first, of which the median is shown.", rich_help_panel=options.HOW),
@@ -74,11 +79,13 @@ def bench(
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(whole))
-    sample = subset(whole, sample_rows(len(whole), num_images))
+    rows = sample_rows(len(whole), num_images or default_num_images(how.device))
+    # Under the digest of the sample alone, for which the rest of the set need not be read.
+    sample = replace(subset(whole, rows), subset_of=None)
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     backbones, _ = prepared_backbones(job.requests, job.settings, num_images=lambda backbone: len(whole), log=log)
     together = [backbones] if len(backbones) > 1 else []
-    rows = [
+    measured = [
         measure(
             sample,
             job.extractor(chosen),
@@ -90,10 +97,10 @@ def bench(
         for chosen in [*([backbone] for backbone in backbones), *together]
     ]
     if json:
-        print_json(rows)
+        print_json(measured)
     else:
         print_table(
-            rows,
+            measured,
             _COLUMNS,
             title=f"{len(sample):,} images of {sample.name}, batch {how.rows_per_batch}, {how.threads}",
         )

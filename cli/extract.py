@@ -11,6 +11,7 @@ from penultimate.cli.output import log, log_failed, print_json, print_table
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
+from penultimate.engine.extract.embed import Extracted
 from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings
@@ -21,11 +22,10 @@ from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.errors import InputError
-from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
-    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction", "reader"),
+    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction"),
     options.HOW: (
         "preprocess",
         "decoder",
@@ -33,9 +33,13 @@ _FLAGS = {
         "compile",
         "batch_size --batch-size -b",
         "parity",
+        "retry_failed",
     ),
     options.WHERE: ("device", "workers --workers -j"),
 }
+
+
+_COLUMNS = ("dataset", "backbone", "digest", "rows", "reused", "embedded", "failed", "dim")
 
 
 class ExtractOptions(ImageOptions, ExtractionSettings):
@@ -75,9 +79,10 @@ def extract(
 ) -> None:
     """Embed images with pretrained backbones and keep the penultimate features.
 
-    Killed or interrupted, the same command goes on at the first missing shard; features that are there already
-    are not computed again. Images that cannot be decoded are recorded with their reason and left out. What the
-    parity check finds is kept with the features, and reported if it is past its tolerance.
+    Killed or interrupted, the same command goes on at the first missing block. An image of which the store has
+    features, by its content, is not embedded again: sets may grow, move, be relabelled or split anew. Images that
+    cannot be decoded are recorded with their reason and left out. What the parity check finds is kept with the
+    features, and reported if it is past its tolerance.
 
     \b
     penultimate extract photos/ --store features.zarr --model resnet50.a1_in1k
@@ -112,16 +117,16 @@ def extract(
     else:
         with ImageProgress(image_set.name) as progress:
             extracted = extract_job(image_set, job, opened, partition=partition, log=log, progress=progress)
-    rows = [_row(features) for features in extracted]
+    rows = [_row(each) for each in extracted]
     if json:
         print_json(rows)
     else:
-        print_table(rows, {column: column for column in ("dataset", "backbone", "digest", "rows", "failed", "dim")})
+        print_table(rows, {column: column for column in _COLUMNS})
     if len(extracted) < len(requests):
         waiting = len(requests) - len(extracted)
         typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
-    for features in extracted[:1]:
-        log_failed(features.failed)
+    for each in extracted[:1]:
+        log_failed(each.features.failed)
 
 
 def _extract_on(
@@ -130,21 +135,25 @@ def _extract_on(
     job: ExtractionJob,
     store: FeatureStore,
     task_cpus: int | None,
-) -> list[FeatureSet]:
-    from penultimate.engine.study.distributed import extract_on
+) -> list[Extracted]:
+    from penultimate.engine.study.distributed import PARTS_PER_SLOT, extract_on
 
     with open_cluster(address) as cluster, ClusterProgress(images.name) as progress:
         resources = resources_of(cluster, device=job.settings.device, task_cpus=task_cpus)
-        job = job.for_workers(cluster.slots(resources), cores=resources.cpus)
+        parts = PARTS_PER_SLOT if resources.gpus else 1  # a process on a GPU does one part, and compiles for it alone
+        job = job.for_workers(parts * cluster.slots(resources), cores=resources.cpus)
         return extract_on(cluster, images, job, store, resources=resources, log=log, progress=progress.update)
 
 
-def _row(features: FeatureSet) -> dict[str, Any]:
+def _row(extracted: Extracted) -> dict[str, Any]:
+    features = extracted.features
     return {
         "dataset": features.key.dataset,
         "backbone": features.key.backbone,
         "digest": features.key.digest,
         "rows": features.num_rows,
+        "reused": extracted.num_reused,
+        "embedded": extracted.num_embedded,
         "failed": len(features.failed),
         "dim": features.feature_dim,
     }

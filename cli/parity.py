@@ -31,7 +31,6 @@ _COLUMNS = {
 
 
 _FLAGS = {
-    options.WHAT: ("reader",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }

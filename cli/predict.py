@@ -19,7 +19,6 @@ from penultimate.engine.predict import predict as predict_scores
 from penultimate.engine.probe.head import Head, probabilities
 
 _FLAGS = {
-    options.WHAT: ("reader",),
     options.HOW: ("decoder", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }

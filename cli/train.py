@@ -32,7 +32,6 @@ _FLAGS = {
         "multi_label",
         "val_fraction",
         "test_fraction",
-        "reader",
     ),
     options.HOW: (
         "grid",

@@ -13,9 +13,9 @@ from penultimate.engine.backbones.architectures.networks import arch_of
 from penultimate.engine.backbones.loading.weights import LoadedNetwork
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
-from penultimate.engine.extract.embed import ImagesDone
+from penultimate.engine.extract.embed import ImagesDone, Log
 from penultimate.engine.extract.extract import extract_job
-from penultimate.engine.extract.prepare import ExtractionJob, Log
+from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings, PredictSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
@@ -111,7 +111,8 @@ def predict(
     with tempfile.TemporaryDirectory() as scratch:
         opened = FeatureStore.create(store or (Path(scratch) / "features.zarr"))
         job = ExtractionJob(requests=(request,), settings=how)
-        (features,) = extract_job(image_set, job, opened, log=log, progress=progress)
+        (extracted,) = extract_job(image_set, job, opened, log=log, progress=progress)
+        features = extracted.features
         return Predictions(ids_N=features.ids, scores_NK=head.scores(features.features), failed=dict(features.failed))
 
 

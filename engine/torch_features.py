@@ -1,7 +1,6 @@
 """Read stored features as torch tensors: batch by batch for a training loop, or as one file for ``torch.load``."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penultimate.store.export import new_file
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.interop.export import new_file
 
 # Shapes: N rows, D feature dimensions, B batch.
 
@@ -42,7 +41,7 @@ def export_torch(features: FeatureSet, file: str | Path) -> Path:
         "class_names": list(features.class_names),
         "failed": dict(features.failed),
         "metric": features.metric,
-        "key": asdict(features.key),
+        "key": features.key.fields,
     }
     with new_file(file) as draft:
         torch.save(content, draft)

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
+from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import FeatureKey
+
+if TYPE_CHECKING:
+    import xarray
 
 # Shapes: N decoded samples (rows of a FeatureSet), M samples of the ImageSet (rows on disk), D feature
 # dimensions, K classes, B batch.
@@ -68,6 +72,9 @@ class FeatureSet:
 
     shard_rows: int = SHARD_ROWS
     """Number of rows of ``array`` in one shard, which are read together."""
+
+    num_failed: int | None = None
+    """Number of samples without a row; None where only the columns tell. At 0 features are read without columns."""
 
     @classmethod
     def of(
@@ -187,7 +194,27 @@ class FeatureSet:
             block_MD = np.asarray(self.array[block * step : (block + 1) * step])
             for start in range(first, stop, num_rows):
                 part = slice(start, min(start + num_rows, stop))
-                yield wanted[part], block_MD[_slice_if_contiguous(disk_rows[part] - block * step)]
+                yield wanted[part], block_MD[slice_if_contiguous(disk_rows[part] - block * step)]
+
+    def rows_at(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the features of some rows, (B, D), in any order; only shards that hold them are read."""
+        order = np.argsort(rows_B, kind="stable")
+        wanted, inverse = np.unique(rows_B[order], return_inverse=True)
+        out_BD = np.empty((len(rows_B), self.feature_dim), dtype=self.key.dtype)
+        if len(wanted):
+            batches = [batch_BD for _, batch_BD in self.batches(self.shard_rows, rows=wanted)]
+            out_BD[order] = np.concatenate(batches)[inverse]
+        return out_BD
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Return an xarray Dataset of ``features`` (sample, feature), ``labels``, ``split`` and the ids as coordinate.
+
+        Features are read from the store when they are computed or loaded, and then kept by xarray. Raises
+        UnavailableError where xarray is not installed.
+        """
+        from penultimate.store.interop.xarray_dataset import dataset_of
+
+        return dataset_of(self)
 
     @cached_property
     def _columns(self) -> Columns:
@@ -196,11 +223,6 @@ class FeatureSet:
     @cached_property
     def _decoded_N(self) -> NDArray[np.int64]:
         """Return the row on disk of each row of this set."""
+        if self.num_failed == 0:
+            return np.arange(self.array.shape[0])
         return np.flatnonzero(self._columns.failed_M == "")
-
-
-def _slice_if_contiguous(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Return an equivalent slice if the rows are contiguous, because indexing by a slice copies nothing."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows

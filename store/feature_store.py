@@ -1,7 +1,6 @@
 """FeatureStore: many FeatureSets at one location, found by their FeatureKey."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -9,35 +8,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store.errors import (
-    CorruptFeaturesError,
-    IncompleteFeaturesError,
-    NotAStoreError,
-    UnknownNameError,
-)
+from penultimate.store.catalog import Catalog
+from penultimate.store.errors import IncompleteFeaturesError, NotAStoreError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format import layout
-from penultimate.store.format.documents import FEATURE_SET, PLAN, STORE
-from penultimate.store.format.layout import Strings
-from penultimate.store.format.reading import array_documents
-from penultimate.store.key import FeatureKey
-from penultimate.store.objects.claim import EVERYTHING
+from penultimate.store.format.contents import is_known
+from penultimate.store.format.documents import STORE
+from penultimate.store.inventory import Damaged, Incomplete, Inventory, the_one
+from penultimate.store.key import Embedding, FeatureKey, folder_of
 from penultimate.store.objects.objects import Objects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
-from penultimate.store.stored_rows import StoredRows, read_columns
+from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
+from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.stored_columns import gathered_rows, read_columns
+from penultimate.store.upkeep.removal import Removed, remove_rows, remove_set
 from penultimate.store.writer.feature_writer import FeatureWriter
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Incomplete:
-    """A key whose extraction is not complete."""
-
-    key: FeatureKey
-    num_rows: int
-
-    done_rows: int
-    """Number of rows in committed shards, which are not computed again."""
 
 
 class FeatureStore:
@@ -49,7 +35,7 @@ class FeatureStore:
 
     def __init__(self, location: str | Path) -> None:
         self.objects = open_objects(location)
-        _check_is_store(self.objects)
+        self._format = _format_of(self.objects)
 
     @classmethod
     def create(cls, location: str | Path) -> Self:
@@ -65,6 +51,11 @@ class FeatureStore:
         return cls(location)
 
     @property
+    def catalog(self) -> Catalog:
+        """Return what lies where in this store."""
+        return Catalog(self.objects)
+
+    @property
     def address(self) -> str:
         """Return the text with which ``FeatureStore`` opens this store again, also in another process."""
         return self.objects.address
@@ -76,45 +67,33 @@ class FeatureStore:
 
     def keys(self) -> list[FeatureKey]:
         """Return the complete keys, in the order of their paths."""
-        return [self._key_at(path) for path in self.paths() if self._has(f"{path}/{layout.METADATA}")]
+        return Inventory(self.objects).keys()
 
     def incomplete(self) -> list[Incomplete]:
-        """Return the keys whose extraction is not complete."""
-        begun = (path for path in self.paths() if not self._has(f"{path}/{layout.METADATA}"))
-        return [found for path in begun if (found := self._begun(path)) is not None]
-
-    def paths(self) -> Iterator[str]:
-        """Yield the path below the store of every key, complete or not, passing by what others put beside them."""
-        for dataset in self._folders(""):
-            for backbone in self._folders(dataset):
-                yield from (path for path in self._folders(backbone) if layout.is_digest(path.rpartition("/")[2]))
+        """Return the extractions that are not complete."""
+        return Inventory(self.objects).incomplete()
 
     def find(self, name: str) -> FeatureKey:
         """Return the one key whose digest or path begins with ``name``; raises UnknownNameError if there is not one."""
-        keys = [*self.keys(), *(found.key for found in self.incomplete())]
-        found = [key for key in keys if key.digest.startswith(name) or key.path.startswith(name)]
-        if len(found) != 1 or not name:
-            raise UnknownNameError("key", name, [text for key in found or keys for text in (key.path, key.digest)])
-        return found[0]
+        return the_one(name, self.keys())
+
+    def find_any(self, name: str) -> FeatureKey | Incomplete | Damaged:
+        """Return what ``find`` does, also among what is not complete, or so damaged that nothing else tells of it."""
+        return the_one(name, Inventory(self.objects).everything())
 
     def contains(self, key: FeatureKey) -> bool:
         """Return whether ``key`` is complete."""
-        return self._has(f"{key.path}/{layout.METADATA}")
+        return self.catalog.is_complete(key.path)
 
     def info(self, key: FeatureKey) -> dict[str, Any]:
-        """Return the JSON-able record of a complete key: counts, checksums and provenance."""
+        """Return the JSON-able record of a complete key: counts, sources, checksums and provenance."""
         self._check_complete(key)
-        content = self._completed(key.path)
-        if (there := FeatureKey(**content["key"])) != key:
-            raise CorruptFeaturesError(
-                f"{self.objects.where(key.path)} holds the features of {there.path}; move it back there"
-            )
-        return content
+        return self.catalog.set_content(key.path)
 
     def read(self, key: FeatureKey) -> FeatureSet:
         """Return the features of a complete key, which are read lazily.
 
-        Raises IncompleteFeaturesError if shards are missing, UnknownNameError if the store does not know the key.
+        Raises IncompleteFeaturesError if blocks are missing, UnknownNameError if the store does not know the key.
         """
         content = self.info(key)
         return FeatureSet(
@@ -122,116 +101,102 @@ class FeatureStore:
             provenance=content["provenance"],
             class_names=tuple(content["class_names"]),
             metric=content["metric"],
-            array=StoredRows(self.objects, key, content["shard_rows"]),
+            array=gathered_rows(self.objects, key, content),
             read_columns=partial(read_columns, self.objects, key, content["checksums"]),
-            shard_rows=content["shard_rows"],
+            shard_rows=content["sources"][0]["shard_rows"] if content["format"] > 1 else content["shard_rows"],
+            num_failed=content["num_failed"],
         )
+
+    def num_known(self, embedding: Embedding, contents_N3: NDArray[np.uint64], *, failures: bool) -> int:
+        """Return of how many samples, given their contents, the store has a row of this embedding.
+
+        With ``failures`` those count too that could not be decoded.
+        """
+        if not is_known(contents_N3).any():
+            return 0
+        known = KnownRows(self.objects, embedding)
+        try:
+            known.gather(failures=failures)
+            found_N = known.index.find(contents_N3)[1] >= 0
+            there = known.index.failed
+            failed = sum(tuple(content) in there for content in (contents_N3[~found_N].tolist() if there else []))
+            return int(found_N.sum()) + failed
+        finally:
+            known.release()
 
     def writer(
         self,
-        key: FeatureKey,
+        plan: Plan,
         *,
-        ids: Strings | Sequence[str],
-        labels: NDArray[np.int64] | NDArray[np.uint8],
-        split: NDArray[np.str_] | Sequence[str],
-        class_names: Sequence[str],
-        metric: str,
-        feature_dim: int,
         provenance: Mapping[str, Any],
-        shard_range: range | None = None,
-        shard_rows: int = layout.SHARD_ROWS,
+        blocks: range | None = None,
+        contents_of: ContentsOfIds | None = None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> FeatureWriter:
-        """Begin or resume writing ``key``; if it is complete, the writer has no missing rows.
+        """Begin or resume an extraction.
 
-        ``shard_range`` leaves other shards to other writers. Raises StoreBusyError if another writer has any of these,
-        InputError if the key was begun with other ids, labels, classes, dimension or shard size.
+        Parameters
+        ----------
+        plan
+            The samples and what embeds them; its arrays must not change any more.
+        provenance
+            JSON-able record of how the features are made, kept with the rows and with the set.
+        blocks
+            Blocks that this writer does; others are left to other writers.
+        contents_of
+            Function from ids to contents, with which rows of format 1 are found again.
+        log
+            Called with a line about rows that are damaged.
+
+        Raises
+        ------
+        StoreBusyError
+            If another writer has any of the blocks.
+        InputError
+            If the extraction was begun with another dimension or shard size.
         """
-        plan = Plan(
-            key=key,
-            ids_M=layout.variable_width(ids),
-            labels_M=labels,
-            split_M=layout.variable_width(split),
-            class_names=tuple(class_names),
-            metric=metric,
-            feature_dim=feature_dim,
-            shard_rows=shard_rows,
-        )
-        return self.writer_of(plan, provenance=provenance, shard_range=shard_range)
+        if self._format < layout.FORMAT_VERSION:  # from now on an older penultimate would misread it
+            self.objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
+            self._format = layout.FORMAT_VERSION
+        return FeatureWriter(self.objects, plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
-    def writer_of(
-        self, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None = None
-    ) -> FeatureWriter:
-        """Return a writer as ``writer`` does, for a plan made before, whose arrays must not have changed since."""
-        return FeatureWriter(self.objects, plan, provenance=provenance, shard_range=shard_range)
+    def delete(self, what: FeatureKey | Incomplete | Damaged) -> Removed:
+        """Remove a key, an incomplete extraction or something damaged, and the rows that no other key needs.
 
-    def delete(self, key: FeatureKey) -> None:
-        """Remove a key, complete or not; raises StoreBusyError while it is being written."""
-        if not self.objects.names(key.path):
-            raise self._unknown(key)
-        with self.objects.claim(f"{key.path}/{layout.LOCK}", EVERYTHING):
-            # In this order a kill in between leaves a key to resume, not one that looks complete.
-            self.objects.delete(f"{key.path}/{layout.METADATA}")
-            self.objects.delete_folder(f"{key.path}/{layout.COMMITS}")
-            self.objects.delete_folder(key.path)
-
-    def _folders(self, parent: str) -> list[str]:
-        """Return the paths of the folders directly below ``parent``."""
-        return [f"{parent}/{name}" if parent else name for name in self.objects.folders(parent)]
-
-    def _has(self, name: str) -> bool:
-        return self.objects.exists(name)
-
-    def _key_at(self, path: str) -> FeatureKey:
-        """Return the key of a complete group, from its plan if the group's metadata is damaged."""
-        try:
-            key = FeatureKey(**self._completed(path)["key"])
-        except CorruptFeaturesError:
-            if (begun := self._begun(path)) is None:
-                raise
-            key = begun.key
-        if key.path != path:
-            raise CorruptFeaturesError(
-                f"{self.objects.where(path)} holds the features of {key.path}; move it back there"
-            )
-        return key
-
-    def _completed(self, path: str) -> dict[str, Any]:
-        document = self.objects.get(f"{path}/{layout.METADATA}")
-        assert document is not None, "only asked of complete keys"
-        where = self.objects.where(f"{path}/{layout.METADATA}")
-        return FEATURE_SET.read(document, where, arrays=partial(array_documents, self.objects, path))
-
-    def _begun(self, path: str) -> Incomplete | None:
-        plan_object = f"{path}/{layout.PLAN_OBJECT}"
-        if (document := self.objects.get(plan_object)) is None:
-            return None
-        plan = PLAN.read(document, self.objects.where(plan_object))
-        shards = layout.committed_shards(self.objects.records(f"{path}/{layout.COMMITS}"))
-        done = sum(min(plan["shard_rows"], plan["num_rows"] - shard * plan["shard_rows"]) for shard in shards)
-        return Incomplete(key=FeatureKey(**plan["key"]), num_rows=plan["num_rows"], done_rows=done)
+        Raises UnknownNameError if it is not there, StoreBusyError while an incomplete one is being written.
+        """
+        if isinstance(what, FeatureKey) and not self.contains(what):
+            raise self._unknown(what)
+        if layout.is_digest(what.path.rpartition("/")[2]) and not isinstance(what, Incomplete):
+            return remove_set(self.objects, what.path)
+        return remove_rows(self.objects, RowsFolder(self.objects, what.path))
 
     def _check_complete(self, key: FeatureKey) -> None:
         if self.contains(key):
             return
-        if (begun := self._begun(key.path)) is None:
-            raise self._unknown(key)
-        raise IncompleteFeaturesError(
-            f"{key.backbone} on {key.dataset} has {begun.done_rows} of {begun.num_rows} rows at "
-            f"{self.objects.where(key.path)}; run `penultimate extract` again to resume"
-        )
+        folder = folder_of(key.dataset, key.backbone)
+        for found in self.incomplete():
+            if found.path.rpartition("/")[0] == folder and found.embedding.digest == key.embedding.digest:
+                raise IncompleteFeaturesError(
+                    f"{key.backbone} on {key.dataset} has {found.done_rows} of {found.num_rows} rows at "
+                    f"{self.objects.where(found.path)}; run `penultimate extract` again to resume"
+                )
+        raise self._unknown(key)
 
     def _unknown(self, key: FeatureKey) -> UnknownNameError:
         return UnknownNameError(f"key in {self.objects.where()}", key.path, [known.path for known in self.keys()])
 
 
-def _check_is_store(objects: Objects) -> None:
+def _format_of(objects: Objects) -> int:
+    """Return the format of the store in ``objects``; raises NotAStoreError if there is none, or a newer one."""
     if (document := objects.get(layout.METADATA)) is None and objects.is_vacant():
         raise NotAStoreError(f"there is no feature store at {objects.where()}; `penultimate extract` makes one")
     try:
-        version = STORE.content(document or b"")["format"]
+        version: int = STORE.content(document or b"")["format"]
     except ValueError as error:
         raise NotAStoreError(f"{objects.where()} is not empty, but no feature store ({error})") from error
     if version > layout.FORMAT_VERSION:
         raise NotAStoreError(
             f"{objects.where()} is of format {version}, this penultimate reads up to {layout.FORMAT_VERSION}; update it"
         )
+    return version

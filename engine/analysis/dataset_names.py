@@ -17,8 +17,10 @@ def told_apart(trials: Iterable[Trial]) -> list[Trial]:
     ]
 
 
-def names_apart(datasets: Iterable[tuple[str, str]]) -> list[str]:
+def names_apart(datasets: Iterable[tuple[str, str | None]]) -> list[str]:
     """Return the name of each dataset of (name, digest of its images), with eight digits where others share the name.
+
+    A digest is None where it is not known, as before an extraction is complete: the name then stays as it is.
 
     >>> names_apart([("images", "aaaaaaaa11"), ("images", "bbbbbbbb22"), ("pets", "cccccccc33")])
     ['images (aaaaaaaa)', 'images (bbbbbbbb)', 'pets']
@@ -26,5 +28,5 @@ def names_apart(datasets: Iterable[tuple[str, str]]) -> list[str]:
     known = list(datasets)
     images_of: defaultdict[str, set[str]] = defaultdict(set)
     for name, images in known:
-        images_of[name].add(images)
-    return [f"{name} ({images[:8]})" if len(images_of[name]) > 1 else name for name, images in known]
+        images_of[name] |= set() if images is None else {images}
+    return [f"{name} ({images[:8]})" if images and len(images_of[name]) > 1 else name for name, images in known]

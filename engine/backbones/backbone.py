@@ -29,7 +29,7 @@ class Identified(Protocol):
 
     @property
     def precision(self) -> str:
-        """Precision in which it computes: ``float32``, ``bfloat16`` or ``float16``."""
+        """Precision in which it computes: ``float32``, ``tf32``, ``bfloat16`` or ``float16``."""
 
 
 class Backbone(Identified, Protocol):

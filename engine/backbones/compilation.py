@@ -16,7 +16,7 @@ ResNet-50 on 2 cores, a quarter where torch still has the kernels from before. C
 
 SAVED_FRACTION = {
     "cpu": {"float32": 0.3, "bfloat16": 0.35, "float16": 0.2},
-    "cuda": {"float32": 0.3, "bfloat16": 0.12, "float16": 0.12},
+    "cuda": {"float32": 0.3, "tf32": 0.12, "bfloat16": 0.12, "float16": 0.12},
 }
 """Kind of device -> precision -> fraction of the eager time that compiling saves. CPU, EfficientNet-Lite0: 0.43 of
 processor time in float32, 0.38 in bfloat16, 0.20 in float16 (``benchmarks/results/extract_cpu_202611.md``). CUDA: an
@@ -39,8 +39,9 @@ def decide_compile(
 ) -> CompileDecision:
     """Decide as ``requested``, or if that is None, by an estimate of whether compiling pays for ``num_images``.
 
-    The estimate times one eager batch of ``batch_size`` (after one that is not counted), assumes that all replicas run
-    at that speed, and compares the seconds that compiling would save with those it takes.
+    The estimate times one eager batch of ``batch_size`` (after one that is not counted) and compares the seconds that
+    compiling would save with those it takes. On a CPU all replicas run at that speed side by side; on a GPU, which one
+    batch fills, they take turns.
     """
     if num_images == 0:
         return CompileDecision(compile=False, reason=f"{backbone.name}: nothing to compute")
@@ -50,8 +51,8 @@ def decide_compile(
         )
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")
-    eager = num_images * _eager_seconds(backbone, batch_size) / replicas
     kind = backbone.device.type
+    eager = num_images * _eager_seconds(backbone, batch_size) / (replicas if kind == "cpu" else 1)
     saved, cost = SAVED_FRACTION[kind][backbone.precision] * eager, COMPILE_SECONDS[kind]
     pays = saved > cost
     return CompileDecision(

@@ -29,11 +29,11 @@ PreprocessKind = Literal["paper", "timm", "paper-exif", "timm-exif"]
 """Kind of resize: the whole image, or timm's own resize and centre crop; ``-exif`` first rotates as EXIF says."""
 
 
-BATCH_TOLERANCE = {"float32": 1e-4, "bfloat16": 2**-8, "float16": 2**-11}
+BATCH_TOLERANCE = {"float32": 1e-4, "tf32": 2**-11, "bfloat16": 2**-8, "float16": 2**-11}
 """Precision -> largest ||f - g|| / ||f|| of an image's features f and g in batches of different sizes.
 
-It is one rounding of the outputs below float32, and in float32 some hundred roundings of 2^-24 for each of tens of
-layers.
+It is one rounding of the outputs below float32, for TF32 of its operands, which is as fine as float16's; and in float32
+some hundred roundings of 2^-24 for each of tens of layers.
 Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/results/precision_202611.md``.
 """
 
@@ -70,12 +70,16 @@ class TimmBackbone:
         self.precision = precision
         self.device = device_named(device)
         self.model = model
-        self._forward = Forward(model, preprocess, device=self.device, dtype=dtype_named(precision, self.device))
+        dtype = dtype_named(precision, self.device)
+        self._forward = Forward(model, preprocess, device=self.device, dtype=dtype, tf32=precision == "tf32")
         self._of_thread = threading.local()
         self._largest_pass: int | None = None
         self._halving = threading.Lock()
         self._compile_seconds: float | None = None
         self.feature_dim = self._measured_dim()
+        if self.device.type == "cuda":
+            # Weights were laid out on this thread's stream; passes run on streams of their own, which wait for none.
+            torch.cuda.synchronize(self.device)
 
     @property
     def num_classes(self) -> int:
@@ -265,7 +269,7 @@ def load_backbone(
     device
         ``cpu`` or ``cuda``.
     precision
-        ``float32``, ``bfloat16`` or ``float16``.
+        ``float32``, ``bfloat16`` or ``float16``, or on a GPU ``tf32``.
     seed
         Seed of random weights.
 

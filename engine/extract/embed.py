@@ -1,92 +1,60 @@
-"""Embed images with loaded backbones into one FeatureSet a backbone; an interrupted run resumes at a shard.
+"""Embed images with loaded backbones into one FeatureSet a backbone; an interrupted run resumes at a block.
 
-Each image is read and decoded once however many backbones there are, and resized once for each distinct view.
-Decoding, forward passes and writing run at the same time, with a bounded number of batches between them.
+Each image is read once and decoded once however many backbones there are, and resized once for each distinct view.
+What the store has of it already, by its content, is not embedded again. Reading, decoding, forward passes and writing
+run at the same time, with a bounded number of batches between them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.backbones.backbone import Backbone, Identified
-from penultimate.engine.images.decode.decoded_batch import DecodedBatch
-from penultimate.engine.images.decode.decoder import Decoder
+from penultimate.engine.backbones.backbone import Backbone
+from penultimate.engine.extract.extractor import Extractor
+from penultimate.engine.extract.fetch import Fetched, FetchedSource
+from penultimate.engine.extract.upgrade import contents_by_id, read_for_format_1
+from penultimate.engine.images.contents import Contents
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.prefetch import prefetch_map
-from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadBudget
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import SHARD_ROWS, num_shards, variable_width
+from penultimate.store.format.contents import is_known
 from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.writer.feature_writer import FeatureWriter
 
-# Shapes: N samples, B images of a batch, D feature dimensions; S backbones, M rows of a key.
+# Shapes: N samples, B images of a batch, D feature dimensions; S backbones.
 
 ImagesDone = Callable[[int, int], None]
 """A function called with (images done, images to do) before the first batch and after every batch."""
 
-
-def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
-    """Return the key under which the features of these images, made by this backbone and decoder, are stored.
-
-    Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
-    features by rounding alone (parity measures it), and a run resumed with other values goes on where it was. The
-    values that were used are in the provenance.
-    """
-    return FeatureKey(
-        dataset=images.name,
-        images=images.digest,
-        backbone=backbone.name,
-        weights=backbone.weights_digest,
-        preprocess=backbone.preprocess.digest,
-        decoder=decoder,
-        precision=backbone.precision,
-        dtype=dtype,
-    )
+Log = Callable[[str], None]
+"""A function called with a line of text for the person who waits."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Extractor:
-    """Loaded networks and a decoder, with the settings by which they embed images."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extracted:
+    """A complete set, and where its rows are from."""
 
-    backbones: Sequence[Backbone]
-    decoder: Decoder
+    features: FeatureSet
 
-    batch_size: int = CPU_BATCH_SIZE
-    """Largest number of images a forward pass, lowered to a divisor of ``shard_rows`` so that a resumed run computes
-    the same batches as an uninterrupted one."""
+    num_embedded: int
+    """Number of rows that were embedded for it, by this call or an earlier one that was interrupted."""
 
-    dtype: str = "float32"
-    """Dtype of the stored features, ``float32`` or ``float16``."""
-
-    shard_rows: int = SHARD_ROWS
-    """Number of rows in one object of the store, the unit of work and of resumption."""
-
-    threads: ThreadBudget = field(default_factory=lambda: ThreadBudget.of("cpu"))
-
-    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name of a backbone -> entries that are added to the provenance of its features."""
-
-    def keys(self, images: ImageSet) -> list[FeatureKey]:
-        """Return the key of each backbone's features of ``images``, in the order of ``backbones``."""
-        return [feature_key(images, backbone, self.decoder.name, dtype=self.dtype) for backbone in self.backbones]
-
-    def with_notes(self, notes: Mapping[str, Mapping[str, Any]]) -> "Extractor":
-        """Return an Extractor whose notes are these besides its own."""
-        return replace(
-            self, notes={b.name: {**self.notes.get(b.name, {}), **notes.get(b.name, {})} for b in self.backbones}
-        )
+    @property
+    def num_reused(self) -> int:
+        """Return the number of rows that were in the store already, or are those of an equal image."""
+        return self.features.num_rows - self.num_embedded
 
 
 def embed_images(
@@ -95,36 +63,44 @@ def embed_images(
     store: FeatureStore,
     *,
     partition: Partition = WHOLE,
+    log: Log = lambda line: None,
     progress: ImagesDone = lambda done, total: None,
-) -> list[FeatureSet]:
-    """Embed every image with every backbone and keep the features; shards already in the store are not computed again.
+) -> list[Extracted]:
+    """Embed every image with every backbone and keep the features; what the store has is not computed again.
 
-    Returns one FeatureSet a backbone, in their order; of a ``partition``, those that are complete with what other
+    Returns one result a backbone, in their order; of a ``partition``, those that are complete with what other
     processes did. Images that cannot be decoded are left out and recorded by id with their reason.
 
     Raises DecodeError if no image can be decoded, MemoryLimitError if one image does not fit beside the networks,
-    StoreBusyError if another process writes one of these shards, VanishedImageError if an image is not any more what
-    it was when the set was digested, and OSError if the disk is full; run again to resume.
+    StoreBusyError if another process writes one of these blocks, VanishedImageError if an image is not any more what
+    it was before, and OSError if the disk is full; run again to resume.
     """
-    keys = extractor.keys(images)
-    with ExitStack() as stack:
-        writers = _open_writers(images, extractor, store, partition, stack)
-        runs = list(_runs(writers, len(images)))
-        done, total = 0, sum(len(rows) for rows, _ in runs)
-        stack.enter_context(extractor.threads.in_force())
-        if total:
-            progress(0, total)
-        for rows, lacking in runs:
-            for through in _embed_into(lacking, images, rows, extractor):
-                done += through
-                progress(done, total)
-        for each in writers:
-            own = extractor.notes.get(each.backbone.name, {})
-            each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
-    return [store.read(key) for key in keys if partition == WHOLE or store.contains(key)]
+    plans = extractor.plans(images)
+    read_for_format_1(images, [plan.embedding for plan in plans], store)
+    there = complete_keys(images, extractor, store)
+    lacking = {plan: backbone for plan, backbone in zip(plans, extractor.backbones, strict=True) if plan not in there}
+    try:
+        with ExitStack() as stack:
+            writers = [
+                _BackboneWriter(backbone, stack.enter_context(writer), images.contents)
+                for plan, backbone in lacking.items()
+                if (writer := _open_writer(store, plan, images, backbone, partition, log)) is not None
+            ]
+            if writers:
+                stack.enter_context(extractor.threads.in_force())
+                _log_known(writers, log)
+                _Pipeline(writers, images, extractor).run(progress)
+            for each in writers:
+                own = extractor.notes.get(each.backbone.name, {})
+                each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
+    finally:
+        images.contents.save()
+    made = {each.writer.plan: (each.writer.key, each.writer.num_embedded) for each in writers}
+    found = [(there[plan], 0) if plan in there else made.get(plan, (None, 0)) for plan in plans]
+    return [Extracted(features=store.read(key), num_embedded=number) for key, number in found if key is not None]
 
 
-def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Callable[[str], None]) -> None:
+def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Log) -> None:
     """Log of each FeatureSet how many of its rows are NaN or infinite, if any, and what to do about it."""
     for features in extracted:
         key = features.key
@@ -135,102 +111,34 @@ def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Ca
             )
 
 
-def rows_per_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
-    """Return the largest divisor of a shard's rows that is not above ``batch_size``: no batch then spans two shards.
+def complete_keys(images: ImageSet, extractor: Extractor, store: FeatureStore) -> dict[Plan, FeatureKey]:
+    """Return by plan the keys that are complete in the store, as far as that is known without reading an image.
 
-    Kernels are chosen by batch size and may round differently, so that a batch cut elsewhere would change last bits.
+    Of an extractor that tries failed images again, a set that has some is not complete.
     """
-    return next(rows for rows in range(min(batch_size, shard_rows), 0, -1) if shard_rows % rows == 0)
+    keys = extractor.known_keys(images)
+    if keys is None:
+        return {}
+    done = (store.contains(key) and not (extractor.retry_failed and store.info(key)["num_failed"]) for key in keys)
+    return {plan: key for plan, key, is_done in zip(extractor.plans(images), keys, done, strict=True) if is_done}
 
 
-@dataclass(frozen=True, slots=True)
-class _BackboneWriter:
-    """One backbone and the writer of its features."""
-
-    backbone: Backbone
-    writer: FeatureWriter
-
-
-def _open_writers(
-    images: ImageSet, extractor: Extractor, store: FeatureStore, partition: Partition, stack: ExitStack
-) -> list[_BackboneWriter]:
-    """Open a writer for each backbone that lacks features; ``stack`` completes and closes them."""
-    shard_rows = extractor.shard_rows
-    shards = partition.indices(num_shards(len(images), shard_rows))
-    return [
-        _BackboneWriter(
-            backbone,
-            stack.enter_context(open_writer(store, key, images, backbone, shard_range=shards, shard_rows=shard_rows)),
-        )
-        for key, backbone in dict(zip(extractor.keys(images), extractor.backbones, strict=True)).items()
-        if shards and not store.contains(key)
-    ]
+def _log_known(writers: Sequence["_BackboneWriter"], log: Log) -> None:
+    """Log how many rows of each backbone are in the store, where any are, and how many images are to be embedded."""
+    for each in writers:
+        num_samples, num_needed = each.writer.plan.num_samples, int(each.needed_N.sum())
+        if num_needed < num_samples:
+            rest = "to be read, then embedded if they are new" if each.num_unread else "to embed"
+            log(f"{each.backbone.name}: {num_samples - num_needed:,} rows are here, {num_needed:,} {rest}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    """A decoded batch with the features of every backbone that lacked it."""
-
-    batch: DecodedBatch
-    features: tuple[NDArray[np.float32], ...]
-
-
-def _embed_into(
-    writers: Sequence[_BackboneWriter], images: ImageSet, rows: NDArray[np.int64], extractor: Extractor
-) -> Iterator[int]:
-    """Decode, embed and write at the same time on separate threads; yield the number of finished images, by batch.
-
-    In memory are the decoder's own batches, two batches a replica, two to be written, and a shard a backbone.
-    """
-    views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in writers))
-
-    def embed(batch: DecodedBatch) -> _Embedded:
-        pixels = [batch.views[views.index(each.backbone.preprocess.pixels)] for each in writers]
-        return _Embedded(batch, tuple(each.backbone.embed(p) for each, p in zip(writers, pixels, strict=True)))
-
-    def write(embedded: _Embedded) -> int:
-        batch = embedded.batch
-        for each, features_BD in zip(writers, embedded.features, strict=True):
-            with np.errstate(over="ignore"):  # what float16 cannot hold is counted by the writer, and logged
-                stored_BD = features_BD.astype(extractor.dtype, copy=False)
-            each.writer.append(batch.indices_B, stored_BD, batch.failed)
-        return len(batch.indices_B) + len(batch.failed)
-
-    replicas = extractor.threads.replicas
-    batch_size = rows_per_batch(extractor.batch_size, extractor.shard_rows)
-    with (
-        ThreadPoolExecutor(replicas, thread_name_prefix="replica") as networks,
-        ThreadPoolExecutor(1, thread_name_prefix="writer") as writer,
-    ):
-        decoded = extractor.decoder.batches(images, rows, views, batch_size=batch_size)
-        embedded = prefetch_map(networks, embed, decoded, depth=2 * replicas)
-        yield from prefetch_map(writer, write, embedded, depth=2)
-
-
-def _runs(
-    writers: Sequence[_BackboneWriter], num_rows: int
-) -> Iterator[tuple[NDArray[np.int64], Sequence[_BackboneWriter]]]:
-    """Yield the rows still to compute, in order, cut where the set of backbones that lack them changes."""
-    lacking_SM = np.zeros((len(writers), num_rows), dtype=np.bool_)
-    for lacking_M, each in zip(lacking_SM, writers, strict=True):
-        lacking_M[each.writer.missing_rows] = True
-    rows = np.flatnonzero(lacking_SM.any(axis=0))
-    cuts = np.flatnonzero((np.diff(lacking_SM[:, rows], axis=1)).any(axis=0)) + 1
-    for part in np.split(rows, cuts):
-        if len(part):
-            yield part, [each for each, lacking_M in zip(writers, lacking_SM, strict=True) if lacking_M[part[0]]]
-
-
-def open_writer(
-    store: FeatureStore,
-    key: FeatureKey,
-    images: ImageSet,
-    backbone: Backbone,
-    *,
-    shard_range: range | None = None,
-    shard_rows: int = SHARD_ROWS,
-) -> FeatureWriter:
-    """Open a writer of ``images`` under ``key``, for all shards or those given, with the provenance known so far."""
+def _open_writer(
+    store: FeatureStore, plan: Plan, images: ImageSet, backbone: Backbone, partition: Partition, log: Log
+) -> FeatureWriter | None:
+    """Open a writer of a part of a plan, with the provenance known so far; None if the part has no blocks."""
+    blocks = partition.indices(plan.num_blocks)
+    if not blocks:
+        return None
     provenance = {
         "images": dict(images.provenance),
         "preprocess": backbone.preprocess.as_dict(),
@@ -239,20 +147,137 @@ def open_writer(
         "commit": source_commit(),
         "created": utc_now(),
     }
-    plan = _plan(images, key, backbone.feature_dim, shard_rows)
-    return store.writer_of(plan, provenance=provenance, shard_range=shard_range)
+
+    contents_of = partial(contents_by_id, images)
+    return store.writer(plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
 
-@lru_cache(maxsize=8)
-def _plan(images: ImageSet, key: FeatureKey, feature_dim: int, shard_rows: int) -> Plan:
-    """Make the plan of a feature set; it is cached for a cluster's worker that writes one part after the other."""
-    return Plan(
-        key=key,
-        ids_M=variable_width(images.ids_N),
-        labels_M=images.labels_N,
-        split_M=variable_width(images.split_N),
-        class_names=tuple(images.class_names),
-        metric=images.metric,
-        feature_dim=feature_dim,
-        shard_rows=shard_rows,
-    )
+class _BackboneWriter:
+    """One backbone, the writer of its features, and the samples that it still needs."""
+
+    def __init__(self, backbone: Backbone, writer: FeatureWriter, contents: Contents) -> None:
+        """Offer the writer every missing sample whose content is known without reading it."""
+        self.backbone = backbone
+        self.writer = writer
+        self._contents = contents
+        missing = writer.missing_samples
+        self._needed_N = np.zeros(writer.plan.num_samples, np.bool_)
+        self._needed_N[missing] = True
+        self._unread_N = self._needed_N.copy()
+        contents_N3 = contents.known()
+        self._offer(missing[is_known(contents_N3[missing])])
+
+    @property
+    def needed_N(self) -> NDArray[np.bool_]:
+        """Return of every sample of the set whether it is to be embedded here, as far as that is known."""
+        return self._needed_N
+
+    @property
+    def num_unread(self) -> int:
+        """Return the number of samples of which only reading tells whether they are needed."""
+        return int(self._unread_N.sum())
+
+    def needs(self, samples_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these samples it needs, (B,)."""
+        return self._needed_N[samples_B]
+
+    def offer_read(self, samples_B: NDArray[np.int64]) -> None:
+        """Offer the writer those of these samples, all read by now, that it was not offered before."""
+        self._offer(samples_B[self._unread_N[samples_B]])
+
+    def embed(self, samples_B: NDArray[np.int64], view: Pixels) -> NDArray[np.float32]:
+        """Return the features of those images of a batch that it needs, given all of its pixels."""
+        needed_B = self.needs(samples_B)
+        return self.backbone.embed(view if needed_B.all() else view[np.flatnonzero(needed_B)])
+
+    def write(self, samples_B: NDArray[np.int64], features_BD: NDArray[np.float32], failed: Mapping[int, str]) -> None:
+        """Write the features of those samples that it needs, and the reasons of those that failed."""
+        needed = samples_B[self.needs(samples_B)]
+        failed = {sample: reason for sample, reason in failed.items() if self._needed_N[sample]}
+        with np.errstate(over="ignore"):  # what float16 cannot hold is counted by the writer, and logged
+            stored_BD = features_BD.astype(self.writer.plan.embedding.dtype, copy=False)
+        self.writer.append(needed, stored_BD, failed)
+        self._needed_N[[*needed, *failed]] = False
+
+    def fail(self, failed: Mapping[int, str]) -> None:
+        """Write the reasons why some samples could not be read."""
+        nothing = np.empty((0, self.writer.plan.feature_dim), np.float32)
+        self.write(np.empty(0, np.int64), nothing, failed)
+
+    def _offer(self, samples: NDArray[np.int64]) -> None:
+        if len(samples):
+            self._unread_N[samples] = False
+            self._needed_N[samples] = self.writer.offer(samples, self._contents.at(samples))
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """A decoded batch with the features of every backbone that needed images of it."""
+
+    batch: DecodedBatch
+    features: tuple[NDArray[np.float32], ...]
+
+
+class _Pipeline:
+    """Reads, decodes, embeds and writes at the same time on separate threads.
+
+    In memory are the decoder's own batches, two batches a replica, two to be written, and two shards a backbone.
+    """
+
+    def __init__(self, writers: Sequence[_BackboneWriter], images: ImageSet, extractor: Extractor) -> None:
+        self._writers = writers
+        self._images = images
+        self._extractor = extractor
+        self._views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in writers))
+        self._num_skipped = 0
+
+    def run(self, progress: ImagesDone) -> None:
+        """Embed what the writers need, and tell ``progress`` of every batch."""
+        rows = np.flatnonzero(np.logical_or.reduce([each.needed_N for each in self._writers]))
+        if not len(rows):
+            return
+        progress(0, len(rows))
+        done = 0
+        for num_images in self._batches(rows):
+            done += num_images
+            progress(done + self._num_skipped, len(rows))
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[int]:
+        """Yield the number of finished images, by batch."""
+        threads = self._extractor.threads
+        source = FetchedSource(self._images.source, num_threads=threads.decode, is_needed=self._is_needed)
+        with (
+            ThreadPoolExecutor(threads.replicas, thread_name_prefix="replica") as networks,
+            ThreadPoolExecutor(1, thread_name_prefix="writer") as writer,
+        ):
+            decoded = self._extractor.decoder.batches(
+                replace(self._images, source=source),
+                source.needed(rows.tolist()),
+                self._views,
+                batch_size=self._extractor.rows_per_batch(self._images),
+            )
+            embedded = prefetch_map(networks, self._embed, decoded, depth=2 * threads.replicas)
+            yield from prefetch_map(writer, self._write, embedded, depth=2)
+
+    def _is_needed(self, samples_B: NDArray[np.int64], read: Sequence[Fetched]) -> NDArray[np.bool_]:
+        """Offer what was read to every writer; return which samples any of them needs, (B,)."""
+        unreadable = {
+            sample: reason for sample, reason in zip(samples_B.tolist(), read, strict=True) if isinstance(reason, str)
+        }
+        for each in self._writers:
+            each.offer_read(samples_B)
+            each.fail(unreadable)
+        needed_B: NDArray[np.bool_] = np.logical_or.reduce([each.needs(samples_B) for each in self._writers])
+        self._num_skipped += int((~needed_B).sum())
+        return needed_B
+
+    def _embed(self, batch: DecodedBatch) -> _Embedded:
+        pixels = [batch.views[self._views.index(each.backbone.preprocess.pixels)] for each in self._writers]
+        features = (each.embed(batch.indices_B, view) for each, view in zip(self._writers, pixels, strict=True))
+        return _Embedded(batch, tuple(features))
+
+    def _write(self, embedded: _Embedded) -> int:
+        batch = embedded.batch
+        for each, features_BD in zip(self._writers, embedded.features, strict=True):
+            each.write(batch.indices_B, features_BD, batch.failed)
+        return len(batch.indices_B) + len(batch.failed)

@@ -1,15 +1,19 @@
 """Extract the features of images with networks given by name, as one FeatureSet a network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extract.embed import ImagesDone, embed_images, log_not_finite
-from penultimate.engine.extract.prepare import ExtractionJob, Log
+from penultimate.engine.extract.embed import Extracted, ImagesDone, Log, embed_images, log_not_finite
+from penultimate.engine.extract.fetch import KeptSource
+from penultimate.engine.extract.parity import CHECK_IMAGES
+from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
+from penultimate.engine.images.subset import sample_rows
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -27,9 +31,10 @@ def extract(
 ) -> list[FeatureSet]:
     """Embed images with pretrained networks and store the penultimate features; stored ones are not computed again.
 
-    Each image is read and decoded once, however many networks there are. A call that was interrupted or killed goes
-    on at its first missing shard when it is made again. Images that cannot be decoded are left out, and recorded by
-    id with their reason in ``FeatureSet.failed``.
+    Each image is read and decoded once, however many networks there are. An image that any set in the store has
+    features of, recognised by its content, is not embedded again: a set may grow, shrink, be relabelled, split anew,
+    renamed or moved. A call that was interrupted or killed goes on at its first missing block when it is made again.
+    Images that cannot be decoded are left out, and recorded by id with their reason in ``FeatureSet.failed``.
 
     Parameters
     ----------
@@ -52,7 +57,7 @@ def extract(
     **settings
         Any field of ``ExtractionSettings``, which ``penultimate settings extract`` lists with its type, range,
         default and meaning. Used most: ``device`` ("cpu" or "cuda"), ``precision`` ("float32", "bfloat16",
-        "float16"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
+        "float16", on a GPU "tf32"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
 
     Returns
     -------
@@ -85,7 +90,7 @@ def extract(
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
     job = ExtractionJob(requests=requests, settings=how)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
-    return extract_job(image_set, job, opened, partition=partition)
+    return [extracted.features for extracted in extract_job(image_set, job, opened, partition=partition)]
 
 
 def extract_job(
@@ -96,14 +101,18 @@ def extract_job(
     partition: Partition = WHOLE,
     log: Log = lambda line: None,
     progress: ImagesDone = lambda done, total: None,
-) -> list[FeatureSet]:
+) -> list[Extracted]:
     """Prepare, check and run an ExtractionJob in this process.
 
     What the parity check finds is kept with the features, and logged if it is past its tolerance; so is how many
-    features are not finite.
+    features are not finite. Each image is fetched once, those of the check too.
     """
+    sampled = sample_rows(len(images), CHECK_IMAGES) if job.settings.parity else ()
+    images = replace(images, source=KeptSource(images.source, sampled))
     extractor = job.prepare(images, store, log)
     checks = job.check(extractor, images, store, log)
-    extracted = embed_images(images, extractor.with_notes(checks), store, partition=partition, progress=progress)
-    log_not_finite(store, extracted, log)
+    extracted = embed_images(
+        images, extractor.with_notes(checks), store, partition=partition, log=log, progress=progress
+    )
+    log_not_finite(store, [each.features for each in extracted], log)
     return extracted

@@ -31,15 +31,16 @@ PIXEL_TOLERANCE = 1.0
 """Largest mean distance between two images' bytes, out of 255. Decoders that agree on chroma upsampling and resize with
 Pillow's filters lie 0.03 to 0.2 apart (rounding); a missing antialias or another upsampling is 2 to 10 off."""
 
-FEATURE_TOLERANCE = {"float32": 0.03, "bfloat16": 0.06, "float16": 0.03}
+FEATURE_TOLERANCE = {"float32": 0.03, "tf32": 0.03, "bfloat16": 0.06, "float16": 0.03}
 """Precision -> largest median of ||f - r|| / ||r||, where f are the features and r the reference's.
 
 Measured with EfficientNet-Lite0 on 64 Caltech-101 images, decoder beside precision: float32 0.003 with ``dali``, 0.020
 with ``dali-gpu``, whose resize rounds otherwise; Pillow with float16 0.004, with bfloat16 0.031. float32 and float16
 get half as much again as the worst of theirs; bfloat16, whose unit roundoff of 2^-9 fifty layers make 0.03, twice that.
+TF32 rounds operands as float16 does, and has its tolerance; it was not measured.
 """
 
-COSINE_TOLERANCE = {"float32": 0.99, "bfloat16": 0.985, "float16": 0.99}
+COSINE_TOLERANCE = {"float32": 0.99, "tf32": 0.99, "bfloat16": 0.985, "float16": 0.99}
 """Precision -> smallest cosine of an image's two feature vectors that the worst image may have.
 
 The same measurement gave 0.9987 and 0.9978, for one image with saturated edges, where Pillow 13 resizes in another
@@ -121,13 +122,18 @@ def check_parity(
 ) -> ParityReport:
     """Embed ``num_images`` images, evenly spaced in the set, as given and by the reference, and compare.
 
+    The reference has all threads to itself. What is given keeps its own, which it may be compiled for.
+
     Raises DecodeError if not one of them can be decoded by both decoders.
     """
     rows = sample_rows(len(images), num_images)
     reference = backbone.reference()
     ours, theirs = (
-        _through(images, rows, one, by, batch_size, threads)
-        for one, by in ((backbone, decoder), (reference, PillowDecoder(num_workers=threads.decode)))
+        _through(images, rows, one, by, batch_size, budget)
+        for one, by, budget in (
+            (backbone, decoder, threads),
+            (reference, PillowDecoder(num_workers=threads.decode), threads.alone),
+        )
     )
     both = sorted(ours.keys() & theirs.keys())
     if not both:

@@ -12,14 +12,12 @@ from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
-from penultimate.engine.extract.embed import Extractor, feature_key
+from penultimate.engine.extract.embed import Log
+from penultimate.engine.extract.extractor import Extractor, embedding_of
 from penultimate.engine.extract.parity import parity_check
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.feature_store import FeatureStore
-
-Log = Callable[[str], None]
-"""A function called with a line of text for the person who waits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +28,12 @@ class ExtractionJob:
     settings: ExtractionSettings = field(default_factory=ExtractionSettings)
 
     num_workers: int = 1
-    """Number of processes that divide the images; whether compiling pays depends on what one of them embeds."""
+    """Number of processes, at once or one after the other, that divide the images; whether compiling pays depends on
+    what one of them embeds."""
 
     @property
-    def shard_rows(self) -> int:
-        """Number of rows in one object of the store, the unit of work and of resumption."""
+    def shard_rows(self) -> int | None:
+        """Number of samples in a block, the unit of work and of resumption; None if the set's size decides."""
         return self.settings.shard_rows
 
     def for_workers(self, count: int, *, cores: int) -> Self:
@@ -50,8 +49,7 @@ class ExtractionJob:
         settings.check_machine()  # before a network is loaded
 
         def num_to_embed(backbone: TimmBackbone) -> int:
-            done = store.contains(feature_key(images, backbone, settings.decoder_name, dtype=settings.dtype))
-            return 0 if done else len(images) // self.num_workers
+            return self._num_lacking(images, backbone, store) // self.num_workers
 
         backbones, reasons = prepared_backbones(self.requests, settings, num_images=num_to_embed, log=log)
         return self.extractor(backbones).with_notes({name: {"compile": reason} for name, reason in reasons.items()})
@@ -64,6 +62,7 @@ class ExtractionJob:
             batch_size=self.settings.rows_per_batch,
             dtype=self.settings.dtype,
             shard_rows=self.shard_rows,
+            retry_failed=self.settings.retry_failed,
             threads=self.settings.threads,
         )
 
@@ -73,11 +72,17 @@ class ExtractionJob:
         Returns notes by name of backbone, to be stored with its features. Distances past their tolerance are logged.
         """
         found: dict[str, dict[str, Any]] = {}
-        for backbone, key in zip(extractor.backbones, extractor.keys(images), strict=True):
+        for backbone in extractor.backbones:
             assert isinstance(backbone, TimmBackbone), "prepare made it"
-            lacking = self.settings.parity and not store.contains(key)
+            lacking = self.settings.parity and self._num_lacking(images, backbone, store)
             found[backbone.name] = {"parity": _parity(images, backbone, extractor, log) if lacking else None}
         return found
+
+    def _num_lacking(self, images: ImageSet, backbone: TimmBackbone, store: FeatureStore) -> int:
+        """Return how many images have no features in the store, as far as that is known without reading them."""
+        embedding = embedding_of(backbone, self.settings.decoder_name, dtype=self.settings.dtype)
+        known = store.num_known(embedding, images.contents.known(), failures=not self.settings.retry_failed)
+        return len(images) - known
 
 
 def prepared_backbones(

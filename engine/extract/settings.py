@@ -3,7 +3,7 @@
 from typing import Literal
 
 from penultimate.engine.backbones.timm_backbone import PreprocessKind
-from penultimate.engine.extract.embed import rows_per_batch
+from penultimate.engine.extract.extractor import rows_per_batch
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
 from penultimate.engine.runtime.device_options import DecodingOptions
@@ -11,7 +11,6 @@ from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName,
 from penultimate.engine.runtime.option_types import Count
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
-from penultimate.store.format.layout import SHARD_ROWS
 
 
 class PassOptions(Strict):
@@ -36,7 +35,8 @@ class ExtractionOptions(PassOptions):
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units
-    for it and cost no accuracy on Caltech-101 and CIFAR-10. `penultimate parity` tells what it changes on IMAGES."""
+    for it and cost no accuracy on Caltech-101 and CIFAR-10. tf32, on GPUs alone, is float32 with coarser products.
+    `penultimate parity` tells what each changes on IMAGES."""
 
     dtype: Literal["float32", "float16"] = "float32"
     """Dtype in which features are stored."""
@@ -52,8 +52,12 @@ class PredictSettings(PassOptions, DecodingOptions):
 class ExtractionSettings(ExtractionOptions, DecodingOptions):
     """All options of how features are made, those of the machine included; frozen, hashable and picklable."""
 
-    shard_rows: Count = SHARD_ROWS
-    """Rows of one object of the store: the unit of work and of resumption. A multiple of 256, or fewer."""
+    shard_rows: Count | None = None
+    """Images in a block, the unit of work and of resumption, and rows in one object of the store: a multiple of 64, or
+    fewer. By default 1,024, and up to 8,192 for sets of more than 131,072 images."""
+
+    retry_failed: bool = False
+    """Try images again that could not be decoded before, though their bytes are the same."""
 
     cores: Count | None = None
     """Cores that threads make use of; by default all that this process may run on."""

@@ -1,7 +1,8 @@
 """Measure the throughput of each stage of an extraction alone and of all together, and the ceiling they imply.
 
 Rates are images a second. Stages run with the threads they have in an extraction. The ceiling of stages that run on
-separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate).
+separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate). What a decoder
+builds, it builds in the first round and keeps.
 """
 
 import tempfile
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.extract.embed import Extractor, embed_images, open_writer
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -113,6 +115,11 @@ class Throughput:
         }
 
 
+def default_num_images(device: str) -> int:
+    """Return the default number of images of a measurement on ``device``: enough for seconds on a fast one."""
+    return 16_384 if device.startswith("cuda") else 1024
+
+
 def measure(
     images: ImageSet,
     extractor: Extractor,
@@ -168,8 +175,9 @@ class _Bench:
         views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.extractor.backbones))
         rows = np.arange(len(self.images))
         fullest: Sequence[Pixels] = ()
+        batch_size = self.extractor.rows_per_batch(self.images)
         started = time.perf_counter()
-        for batch in self.extractor.decoder.batches(self.images, rows, views, batch_size=self.extractor.batch_size):
+        for batch in self.extractor.decoder.batches(self.images, rows, views, batch_size=batch_size):
             if not fullest or len(batch.views[0]) > len(fullest[0]):
                 fullest = batch.views
         seconds = time.perf_counter() - started
@@ -198,9 +206,8 @@ class _Bench:
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             store = FeatureStore.create(Path(folder) / "store")
             started = time.perf_counter()
-            keys = self.extractor.keys(self.images)
-            for key, backbone, one in zip(keys, self.extractor.backbones, features, strict=True):
-                with open_writer(store, key, self.images, backbone) as writer:
+            for plan, one in zip(self.extractor.plans(self.images), features, strict=True):
+                with store.writer(plan, provenance={}) as writer:
                     for batch in np.array_split(rows, -(-len(rows) // len(one))):
                         writer.append(batch, one[: len(batch)].astype(self.extractor.dtype, copy=False))
             return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Build an ImageSet from the samples that a source lists: digest every sample, and the set as a whole."""
+"""Build an ImageSet from the samples that a source lists, of which none is read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -6,10 +6,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.digests import content_digests, image_set_digest
-from penultimate.engine.images.image_set import ImageSet, ImageSource, Strings
-from penultimate.engine.images.sources import VerifiedSource
+from penultimate.engine.images.image_set import ImageSet, Strings
+from penultimate.engine.images.image_source import ImageSource
+from penultimate.engine.images.sources import DigestingSource
 
 
 def build_image_set(
@@ -24,11 +25,11 @@ def build_image_set(
     provenance: Mapping[str, Any],
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Build the ImageSet of samples that are in the order of their ids, and read once every one ``cache`` lacks."""
-    contents_N = content_digests(ids, source, cache=cache)
-    digest = image_set_digest(
-        ids=ids, labels_N=labels_N, split_N=split_N, class_names=class_names, contents_N=contents_N
-    )
+    """Build the ImageSet of samples that are in the order of their ids; none is read.
+
+    Their contents are known as far as ``cache`` remembers them. Raises what ``Contents.recall`` raises.
+    """
+    contents = Contents.recall(ids, source, cache)
     ids_N = cast(Strings, np.array(ids, dtype=np.dtypes.StringDType()))  # NumPy's own annotation says dtype[Any]
     return ImageSet(
         name=name,
@@ -37,7 +38,7 @@ def build_image_set(
         split_N=split_N,
         class_names=tuple(class_names),
         metric=metric,
-        source=VerifiedSource(source, ids, contents_N),
-        digest=digest,
+        source=DigestingSource(source, ids, contents),
+        contents=contents,
         provenance=dict(provenance),
     )

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.digest_cache import FileFingerprint
+from penultimate.engine.images.contents import Contents
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.metrics import METRICS
 from penultimate.store.errors import InputError
+from penultimate.store.format.contents import set_digest
+from penultimate.store.format.digest import digest_of
 
 # Shapes: N samples, K classes.
 
@@ -38,26 +42,12 @@ def check_dataset_name(name: str) -> None:
         raise InputError(f"images cannot be called {name!r}; expected a name such as 'pets'")
 
 
-class ImageSource(Protocol):
-    """A source of the bytes or pixels of samples; several threads may read at once."""
-
-    @property
-    def location(self) -> str:
-        """Unique name of the location of the samples, usually an absolute path; the digest cache goes by it."""
-
-    def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Read the encoded file, or the pixels (H, W, 3), of sample ``index``; raise OSError if it is gone."""
-
-    def fingerprint(self, index: int) -> FileFingerprint:
-        """Return the fingerprint that recognises sample ``index`` without reading it, or UNKNOWN.
-
-        Raises OSError if the sample is gone.
-        """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots: its digests are cached properties
 class ImageSet:
-    """An ordered set of samples. The order is that of the ids, and a sample's position is its row everywhere."""
+    """An ordered set of samples. The order is that of the ids, and a sample's position is its row everywhere.
+
+    It is known from a listing alone: a sample is read when its pixels are needed, or the set's digest is.
+    """
 
     name: str
     """Name for people, such as ``caltech101``, or the name of a folder."""
@@ -78,12 +68,16 @@ class ImageSet:
     """Name of the dataset's own metric: ``top1``, ``mean_per_class`` or ``map11``."""
 
     source: ImageSource
+    """Source of the samples, which remembers in ``contents`` what it has read."""
 
-    digest: str
-    """Digest of ids, labels, splits and file contents, 16 hex digits."""
+    contents: Contents
+    """Content digests of the samples as far as they are known."""
 
     provenance: Mapping[str, Any]
     """Origin of the images, and how and with which seed they were split, as values that JSON can hold."""
+
+    subset_of: "tuple[ImageSet, NDArray[np.int64]] | None" = None
+    """The whole set and the rows of it that these samples are, which name a subset; None for a whole set."""
 
     def __post_init__(self) -> None:
         check_dataset_name(self.name)
@@ -99,3 +93,29 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.ids_N)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of ids, labels, splits, class names and file contents, 16 hex digits.
+
+        Samples whose contents are not known yet are read first, of a subset those of the whole set. Raises what
+        ``Contents.complete`` raises.
+        """
+        if self.subset_of is not None:
+            whole, rows_M = self.subset_of
+            return digest_of([whole.digest, rows_M.tolist()])
+        return self._digest(self.contents.complete(self.source))
+
+    @cached_property
+    def listing_digest(self) -> str:
+        """Digest of ids, labels, splits and class names alone, 16 hex digits, for which nothing is read."""
+        return self._digest(None)
+
+    def _digest(self, contents_N3: NDArray[np.uint64] | None) -> str:
+        return set_digest(
+            ids=self.ids_N,
+            labels_N=self.labels_N,
+            split_N=self.split_N,
+            class_names=self.class_names,
+            contents_N3=contents_N3,
+        )

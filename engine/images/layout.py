@@ -5,7 +5,7 @@ Nothing here touches a file: ``folder_index`` lists, and the readers in ``format
 Which reader
  1. Images, tars or Parquet files with images in them: the one that is there.
  2. A tar or Parquet file beside folders of images is the download they came from, and left out. Any other mixture is an
-    error that names the choices (``--reader``).
+    error that names the choices (``--set reader=NAME``).
  3. Images with a table ``metadata.csv``, ``.jsonl`` or ``.parquet`` that has a column ``file_name`` and the label's are
     read by it (Hugging Face's ``imagefolder``).
 
@@ -109,7 +109,7 @@ def interpret(
         return _images(tree, name, labels=labels, splits=splits)
     files = tables if chosen == "table" else tree.of_kind(TAR if chosen == "tars" else PARQUET_IMAGES)
     if not files:
-        raise InputError(f"{name!r} has nothing for --reader {chosen}; there is {_kinds_there(tree)}")
+        raise InputError(f"{name!r} has nothing for --set reader={chosen}; there is {_kinds_there(tree)}")
     unlabelled = sorted(set(tables) - set(labelling)) if chosen == "table" and labelling else []
     return _other(tree, chosen, files, unlabelled)
 
@@ -128,7 +128,7 @@ def _choose_reader(tree: FolderTree, name: str, tables: Sequence[str]) -> Reader
         raise InputError(
             f"{name!r} has several things to read: "
             + ", ".join(f"{len(examples[one]):,} {_WORDS[one]} such as {examples[one][0]}" for one in found)
-            + f"; choose with --reader {' or --reader '.join(found)}, or move the others away"
+            + f"; choose with --set reader={' or --set reader='.join(found)}, or move the others away"
         )
     if not found:
         raise InputError(_nothing(tree, name))

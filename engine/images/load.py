@@ -17,9 +17,9 @@ from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
 from penultimate.engine.images.formats.parquet import load_parquet_images
 from penultimate.engine.images.formats.parquet_tables import image_column
+from penultimate.engine.images.formats.remote_tars import remote_tars
 from penultimate.engine.images.formats.single_files import load_files
 from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
-from penultimate.engine.images.formats.tars import remote_tars
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import Interpretation, Reader, interpret
@@ -55,7 +55,12 @@ def load_images(
     cache: DigestCache | None = None,
     **options: Any,
 ) -> ImageSet:
-    """Load a set of images: their ids, labels and splits; pixels are read when they are needed.
+    """List a set of images: their ids, labels and splits. No image is read before its pixels are needed.
+
+    Listing reads folders, tables, the headers of tars and the metadata of Parquet files; the arrays of a ``.npz`` and
+    CIFAR's pickles are loaded as a whole. ``ImageSet.digest`` depends on what the images contain: it reads each one
+    that ``cache`` does not remember and that was not read before, as by decoding. A later read that finds other bytes
+    raises VanishedImageError.
 
     Parameters
     ----------
@@ -74,7 +79,8 @@ def load_images(
     labels
         False takes every image, unlabelled.
     cache
-        Remembers what files contained, by path, size and times, so that they are not read again to be digested.
+        Remembers what files contained, by path, size and times, so that they need not be read for the digest. What is
+        read is put into it by ``ImageSet.digest``, or by ``ImageSet.contents.save``.
     **options
         Any field of ``ImageOptions``: ``val_fraction`` and ``test_fraction`` (where no splits are given),
         ``label_column``, ``path_column``, ``multi_label``, ``reader``, ``splits``.
@@ -82,8 +88,8 @@ def load_images(
     Returns
     -------
     ImageSet
-        ``ids_N`` in a fixed order, ``labels_N`` (N,) int64 or (N, K) uint8, ``split_N``, ``class_names``, and a digest
-        of all these with the contents of the files.
+        ``ids_N`` in a fixed order, ``labels_N`` (N,) int64 or (N, K) uint8, ``split_N``, ``class_names``, and
+        ``digest``, of all these with the contents of the files.
 
     Raises
     ------
@@ -273,7 +279,7 @@ def _class_names(path: Path) -> list[str]:
 
 def _only_for_folders(spec: str, options: _Options) -> None:
     if options.reader is not None or not options.splits:
-        option = "--reader" if options.reader is not None else "--set splits=false"
+        option = "--set reader=NAME" if options.reader is not None else "--set splits=false"
         raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
 
 

@@ -1,4 +1,4 @@
-"""Sources of images that are files or pixels in memory, and one that verifies what another source gives."""
+"""Sources of images that are files or pixels in memory, and the one that digests what another source gives."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.digest_cache import UNKNOWN, FileFingerprint
-from penultimate.engine.images.digests import UNREADABLE, content_digest
-from penultimate.engine.images.image_set import ImageSource
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import PenultimateError, VanishedImageError
+from penultimate.store.format.contents import UNREADABLE, content_of
 
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
 
@@ -60,17 +61,18 @@ class ArraySource(ImageSource):
         return UNKNOWN  # pixels in memory are digested as fast as looked up
 
 
-class VerifiedSource(ImageSource):
-    """A source that returns the same content as when its set was digested, or raises.
+class DigestingSource(ImageSource):
+    """The source of an ImageSet: it digests each sample it reads, and raises if that is not what it was before.
 
-    Features are kept under the digest of the set, so features of any other pixels must not get there.
+    What was before is in the set's Contents, from the digest cache or from an earlier read. Features are kept under
+    the digests of their images, so features of any other pixels must not get there.
     """
 
-    def __init__(self, source: ImageSource, ids: Sequence[str], contents_N: NDArray[np.bytes_]) -> None:
-        """Verify what ``source`` reads against ``contents_N``, the content digest of each sample."""
+    def __init__(self, source: ImageSource, ids: Sequence[str], contents: Contents) -> None:
+        """Remember in ``contents`` what ``source`` reads; ``ids`` are for messages."""
         self.original = source
+        self.contents = contents
         self._ids = ids
-        self._contents_N = contents_N
 
     @property
     @override
@@ -79,30 +81,54 @@ class VerifiedSource(ImageSource):
 
     @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Read sample ``index``; raise VanishedImageError if it cannot be read any more, or has changed.
+        """Read sample ``index``; raise VanishedImageError if it was read before and cannot be now, or has changed.
 
-        Raises OSError, which decoding records for this sample alone, if it could not be read then either.
+        Raises OSError, which decoding records for this sample alone, if it cannot be read the first time, and ever
+        after in this process.
         """
-        if self._contents_N[index] == UNREADABLE:
-            self.original.read(index)
-            raise OSError("it could not be read when the set was listed, and can be now: list the set again")
+        before = self._settled_fingerprint(index)
         try:
-            content = self.original.read(index)
+            data = self.original.read(index)
         except PenultimateError:
             raise
         except OSError as error:
+            if self.contents.remember(index, UNREADABLE) == UNREADABLE:
+                raise
             reason = (error.strerror or str(error)).lower()
             raise VanishedImageError(
                 f"{self._ids[index]} in {self.location} was there when its set was digested and cannot be read now: "
                 f"{reason}; bring it back and run again to resume (without it the set is another one)"
             ) from error
-        if content_digest(content) != self._contents_N[index]:
+        content = content_of(data)
+        unchanged = before != UNKNOWN and self._fingerprint(index) == before
+        known = self.contents.remember(index, content, before if unchanged else UNKNOWN)
+        if known == UNREADABLE:
+            raise OSError("it could not be read when the set was listed, and can be now: list the set again")
+        if known != content:
             raise VanishedImageError(
                 f"{self._ids[index]} in {self.location} was changed after its set was digested; "
                 "run again to extract the set as it is now"
             )
-        return content
+        return data
 
     @override
     def fingerprint(self, index: int) -> FileFingerprint:
         return self.original.fingerprint(index)
+
+    def _settled_fingerprint(self, index: int) -> FileFingerprint:
+        """Return the fingerprint under which a content that is still unknown may be cached, UNKNOWN if there is none.
+
+        It must be settled before the read: then a change after it shows.
+        """
+        if not self.contents.is_sought(index):
+            return UNKNOWN
+        fingerprint = self._fingerprint(index)
+        return fingerprint if fingerprint.is_settled() else UNKNOWN
+
+    def _fingerprint(self, index: int) -> FileFingerprint:
+        try:
+            return self.original.fingerprint(index)
+        except PenultimateError:
+            raise
+        except OSError:  # reading it says why
+            return UNKNOWN

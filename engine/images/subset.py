@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from penultimate.engine.images.digest_cache import FileFingerprint
-from penultimate.engine.images.image_set import SPLITS, ImageSet, ImageSource
+from penultimate.engine.images.image_set import SPLITS, ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import InputError
-from penultimate.store.format.digest import digest_of
 
 # Shapes: N samples of the whole set, M of the subset.
 
@@ -21,14 +21,18 @@ def sample_rows(num_rows: int, num_sampled: int) -> NDArray[np.int64]:
 
 
 def subset(images: ImageSet, rows_M: NDArray[np.int64]) -> ImageSet:
-    """Return the ImageSet of the samples at ``rows_M``, which must increase, under a digest of its own."""
+    """Return the ImageSet of the samples at ``rows_M``, which must increase, under a digest of its own.
+
+    What is read through it is known to ``images`` too.
+    """
     return replace(
         images,
         ids_N=images.ids_N[rows_M],
         labels_N=images.labels_N[rows_M],
         split_N=images.split_N[rows_M],
         source=_SubsetSource(images.source, rows_M),
-        digest=digest_of([images.digest, rows_M.tolist()]),
+        contents=images.contents.of_rows(rows_M),
+        subset_of=(images, rows_M),
         provenance={**images.provenance, "subset_rows": len(rows_M)},
     )
 

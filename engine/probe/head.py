@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,7 +52,7 @@ class Head:
             class_names=class_names,
             loss=loss,
             l2=probe.l2,
-            features=asdict(key),
+            features=key.fields,
         )
 
     def scores(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def planned_trial_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: b
 
     ``multi_label`` and ``metric`` are the dataset's, as in ``ProbeSettings.resolved``.
     """
-    return trial_id("probe", asdict(key), settings.resolved(multi_label=multi_label, metric=metric), seed)
+    return trial_id("probe", key.fields, settings.resolved(multi_label=multi_label, metric=metric), seed)
 
 
 def run_probe(
@@ -78,7 +78,7 @@ def run_probe(
         dataset=features.key.dataset,
         backbone=features.key.backbone,
         method="probe",
-        features=asdict(features.key),
+        features=features.key.fields,
         settings=resolved,
         seed=seed,
         metric=resolved["metric"],

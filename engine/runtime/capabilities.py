@@ -80,7 +80,8 @@ _LIBRARIES: dict[CpuClass, dict[str, str]] = {
 }
 """Class -> switches of torch, MKL, oneDNN and OpenBLAS that make their kernels those of the class."""
 
-_PRECISION_UNITS = {
+_PRECISION_UNITS: dict[str, frozenset[str]] = {
+    "tf32": frozenset(),
     "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "float16": frozenset({"avx512_fp16", "amx_fp16", "fp16_arith"}),
 }
@@ -140,7 +141,7 @@ def lower_libraries() -> None:
 
 
 def computes_natively(precision: str, device: "torch.device") -> bool:
-    """Return whether ``device`` has units for ``precision`` (``float32``, ``bfloat16`` or ``float16``)."""
+    """Return whether ``device`` has units for ``precision`` (``float32``, ``tf32``, ``bfloat16`` or ``float16``)."""
     if precision == "float32":
         return True
     if device.type == "cpu":
@@ -226,7 +227,7 @@ def _least_class(feature: str) -> CpuClass:
 
 
 def _is_ampere(device: "torch.device") -> bool:
-    """Return whether a GPU is an Ampere (8.0) or later, the first with bfloat16 units.
+    """Return whether a GPU is an Ampere (8.0) or later, the first with bfloat16 and TF32 units.
 
     On earlier ones ``torch.cuda.is_bf16_supported`` counts emulation.
     """

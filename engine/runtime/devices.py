@@ -7,15 +7,18 @@ import torch
 from penultimate.engine.runtime.capabilities import SWITCH, computes_natively, cpu_class, processor_class
 from penultimate.store.errors import UnavailableError, UnknownNameError
 
-PrecisionName = Literal["float32", "bfloat16", "float16"]
+PrecisionName = Literal["float32", "tf32", "bfloat16", "float16"]
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
+    "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""Name of a precision in which networks compute -> its dtype. Below float32 they run under autocast: weights stay
-float32, convolutions and products do not."""
+"""Name of a precision in which networks compute -> dtype of their convolutions and products. Where that is below
+float32 they run under autocast, and weights stay float32. ``float32`` is IEEE float32 everywhere; ``tf32``, on GPUs
+alone, rounds the operands of convolutions and products to 10 bits of mantissa (``float32_arithmetic``), as torch does
+to those of convolutions by default."""
 
 DEFAULT_PRECISION: PrecisionName = "float32"
 """Precision of networks by default: the one that every processor has, so that the same command gives the same key and
@@ -54,6 +57,11 @@ def dtype_named(precision: str, device: torch.device) -> torch.dtype:
         raise UnknownNameError("precision", precision, PRECISIONS)
     if not computes_natively(precision, device):
         others = " or ".join(name for name in PRECISIONS if computes_natively(name, device))
+        if precision == "tf32":
+            raise UnavailableError(
+                f"tf32 is a precision of NVIDIA GPUs from Ampere on, which {_described(device)} is not; "
+                f"use --precision {others}"
+            )
         raise UnavailableError(
             f"{_described(device)} has no {precision} units and would emulate them slowly; use --precision {others}"
         )

@@ -126,9 +126,12 @@ class Cluster:
 
     def whole_machine(self, *, gpus: int) -> TaskResources:
         """Return resources for one task a GPU, each with a part of the machine's CPUs; without GPUs one a machine."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        counts = [int(node.get("CPU", 0)) // max(1, int(node.get("GPU", 0)) // gpus if gpus else 1) for node in nodes]
-        return TaskResources(cpus=max(1, min(count for count in counts if count)), gpus=gpus)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if gpus:  # a machine without them, such as a head node, runs none of the tasks
+            machines = [machine for machine in machines if machine.get("GPU", 0) >= gpus]
+        tasks = [int(machine.get("GPU", 0)) // gpus if gpus else 1 for machine in machines]
+        counts = [int(machine.get("CPU", 0)) // count for machine, count in zip(machines, tasks, strict=True)]
+        return TaskResources(cpus=max(1, min((count for count in counts if count), default=1)), gpus=gpus)
 
     def run(
         self,
@@ -145,7 +148,12 @@ class Cluster:
         """
         self.slots(resources)
         board = ray.remote(_Board).options(num_cpus=0).remote()
-        call = ray.remote(_call).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
+        options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
+        if resources.gpus:
+            # CUDA sees the GPUs that a process was given at first for as long as it lives, and Ray gives each task
+            # other ones: so a process runs one task. It is Ray's own default, but for options that are set later.
+            options["max_calls"] = 1
+        call = ray.remote(**options)(_call)
         here = os.getcwd()
         waiting = {
             call.remote(task.call, board, number, here): _Attempt(task, number) for number, task in enumerate(tasks)

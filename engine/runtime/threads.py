@@ -52,6 +52,13 @@ class ThreadBudget:
         replicas = min(cores, _MAX_REPLICAS)
         return cls(decode=decode or cores, replicas=replicas, per_replica=cores // replicas)
 
+    @property
+    def alone(self) -> "ThreadBudget":
+        """The budget of a network on the CPU that runs while nothing else does: one replica with all the threads."""
+        return ThreadBudget(
+            decode=self.decode, replicas=1, per_replica=max(self.decode, self.replicas * self.per_replica)
+        )
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Within the context, let this thread and those it starts use ``per_replica`` threads in torch's kernels."""

@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 from typing_extensions import override
 
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.extract.embed import Extractor, ImagesDone, embed_images
+from penultimate.engine.extract.embed import ImagesDone, complete_keys, embed_images
+from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.summary import summary_of
@@ -97,8 +98,8 @@ class Preparation(Hashable, Protocol):
     """Makes an Extractor, as ``ExtractionJob`` does; picklable, hashable, and the same wherever it is called."""
 
     @property
-    def shard_rows(self) -> int:
-        """Return the number of rows in one object of the store."""
+    def shard_rows(self) -> int | None:
+        """Return the number of samples in a block, None if the set's size decides."""
 
     def prepare(self, images: ImageSet, store: FeatureStore, log: Log) -> Extractor:
         """Load the networks, and compile them where that saves time."""
@@ -126,12 +127,15 @@ class CheckCell(Cell):
         return f"{self.images.name}, before all parts"
 
     @override
-    def run(self, context: RunContext) -> tuple[dict[str, dict[str, Any]], list[FeatureKey]]:
+    def run(self, context: RunContext) -> tuple[dict[str, dict[str, Any]], list[FeatureKey | None]]:
+        """Return the notes by name of backbone, and of each backbone the key of its features if they are there."""
         images, store = self.images.load(context.state), FeatureStore(self.store)
         extractor = context.state.get_or_make(
             self.job, lambda: self.job.prepare(images, store, context.log), capacity=1
         )
-        return self.job.check(extractor, images, store, context.log), extractor.keys(images)
+        there = complete_keys(images, extractor, store)
+        keys = [there.get(plan) for plan in extractor.plans(images)]
+        return self.job.check(extractor, images, store, context.log), keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,14 +166,18 @@ class ExtractCell(Cell):
         return f"extract {self.images.name} with {names}"
 
     @override
-    def run(self, context: RunContext) -> None:
+    def run(self, context: RunContext) -> list[tuple[FeatureKey, int]]:
+        """Return of each backbone whose features are complete now the key, and how many rows were embedded for it."""
         images, store = self.images.load(context.state), FeatureStore.create(self.store)
         log = context.log if self.checks is None else lambda line: None  # logged once, by the CheckCell
         log(summary_of(images))
         extractor = context.state.get_or_make(self.job, lambda: self.job.prepare(images, store, log), capacity=1)
         checks = self.job.check(extractor, images, store, log) if self.checks is None else self.checks
         with context.images(images.name) as progress:
-            embed_images(images, extractor.with_notes(checks), store, partition=self.partition, progress=progress)
+            extracted = embed_images(
+                images, extractor.with_notes(checks), store, partition=self.partition, log=log, progress=progress
+            )
+        return [(each.features.key, each.num_embedded) for each in extracted]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

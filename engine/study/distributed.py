@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penultimate.engine.extract.embed import ImagesDone, log_not_finite
+from penultimate.engine.extract.embed import Extracted, ImagesDone, log_not_finite
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.worker_state import WorkerState
@@ -30,9 +30,8 @@ from penultimate.engine.study.cell import (
 )
 from penultimate.engine.study.run import CellResult, RunCells
 from penultimate.store.errors import TasksFailedError
-from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import num_shards
+from penultimate.store.format.layout import num_shards, shard_rows_for
 
 if TYPE_CHECKING:  # imports Ray, which only --cluster needs
     from penultimate.engine.runtime.ray_cluster import (
@@ -73,29 +72,32 @@ def extract_on(
     resources: "TaskResources",
     log: Log,
     progress: Callable[["Progress"], None],
-) -> list[FeatureSet]:
-    """Embed ``images`` as ``embed_images`` does, on a cluster; the store is then the one a single process would make.
+) -> list[Extracted]:
+    """Embed ``images`` as ``embed_images`` does, on a cluster; the store has then what a single process would make.
 
     Raises TasksFailedError, once all others have ended, if a part failed each time it was tried.
     """
     put = PutImages(name=images.name, reference=cluster.put(images))
     check = CheckCell(images=put, job=job, store=store.address)
     ((checks, keys),) = _values(cluster, [check], resources, log)
-    shard_rows = job.shard_rows
-    shards = num_shards(len(images), shard_rows)
-    count = min(shards, PARTS_PER_SLOT * cluster.slots(resources))
-    parts = [Partition(index=index, count=count) for index in range(count)]
-    cells = [
-        ExtractCell(images=put, job=job, store=store.address, partition=part, checks=checks)
-        for part in parts
-        if not all(store.contains(key) for key in keys)
-    ]
-    rows = [part.indices(shards) for part in parts]
-    counts = [min(part.stop * shard_rows, len(images)) - part.start * shard_rows for part in rows]
-    _values(cluster, cells, resources, log, progress=progress, num_images=counts)
-    extracted = [store.read(key) for key in keys]
-    log_not_finite(store, extracted, log)
-    return extracted
+    found = {key: Extracted(features=store.read(key), num_embedded=0) for key in keys if key is not None}
+    if None in keys:
+        shard_rows = job.shard_rows or shard_rows_for(len(images))
+        blocks = num_shards(len(images), shard_rows)
+        count = min(blocks, PARTS_PER_SLOT * cluster.slots(resources))
+        parts = [Partition(index=index, count=count) for index in range(count)]
+        cells = [ExtractCell(images=put, job=job, store=store.address, partition=part, checks=checks) for part in parts]
+        of_parts = [part.indices(blocks) for part in parts]
+        counts = [min(part.stop * shard_rows, len(images)) - part.start * shard_rows for part in of_parts]
+        for complete in _values(cluster, cells, resources, log, progress=progress, num_images=counts):
+            found |= {key: Extracted(features=store.read(key), num_embedded=number) for key, number in complete}
+    if len(found) < len(keys):  # a worker died after it had completed a set, before it could say so
+        raise TasksFailedError(
+            f"{len(keys) - len(found)} of {len(keys)} sets of features were not reported as complete; run the same "
+            "command again to complete them or find them complete"
+        )
+    log_not_finite(store, [each.features for each in found.values()], log)
+    return list(found.values())
 
 
 def probe_on(cluster: "Cluster", cells: Sequence[ProbeCell], *, resources: "TaskResources", log: Log) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
-from penultimate.engine.extract.embed import feature_key
+from penultimate.engine.extract.extractor import feature_key
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet

@@ -14,6 +14,7 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.runtime.devices import PRECISIONS
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.engine.train.learner.losses import TrainingLoss
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.world import World
@@ -77,7 +78,8 @@ def _logits(model: nn.Module, view_BHWC: Pixels, recipe: Recipe, world: World) -
         # torch wants memory it may write to; decoders hand out read-only views, which are copied here.
         view_BHWC = torch.from_numpy(np.require(view_BHWC, requirements=["C", "W"]))
     images_BHWC = view_BHWC.to(world.device)
-    with torch.inference_mode(), autocast(recipe, world.device):
+    arithmetic = float32_arithmetic(tf32=recipe.precision == "tf32")
+    with torch.inference_mode(), autocast(recipe, world.device), arithmetic:
         outputs: Tensor = model(images_BHWC)
     return np.asarray(outputs.float().cpu().numpy(), dtype=np.float32)
 

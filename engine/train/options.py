@@ -56,7 +56,7 @@ class RunOptions(Strict):
 
     precision: PrecisionName = "float32"
     """Arithmetic of the network. Below float32 by autocast: weights stay float32, as does the training of depthwise
-    convolutions on a CPU."""
+    convolutions on a CPU. tf32, on GPUs alone, is float32 with coarser products."""
 
     channels_last: bool = True
     """Keep images and weights in channels-last memory layout."""

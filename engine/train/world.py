@@ -49,7 +49,7 @@ class World:
         """Return the mean over the world of a tensor that each process has."""
         if self.size == 1:
             return value
-        total = value.clone()
+        total = value.detach().to(self.device, copy=True)  # NCCL adds up tensors on GPUs alone
         dist.all_reduce(total)
         return total / self.size
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from penultimate.engine.train.recipe import Recipe as Recipe
     from penultimate.engine.train.search.search_result import SearchResult as SearchResult
     from penultimate.engine.train.sweep import TrainJob as TrainJob
-    from penultimate.store.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.feature_set import FeatureSet as FeatureSet
     from penultimate.store.feature_store import FeatureStore as FeatureStore
+    from penultimate.store.interop.cupy_batches import cupy_batches as cupy_batches
     from penultimate.store.trials.trial import Trial as Trial
     from penultimate.store.trials.trial_log import TrialLog as TrialLog
 
@@ -71,7 +71,7 @@ _HOME = {
     "Trial": "penultimate.store.trials.trial",
     "TrialLog": "penultimate.store.trials.trial_log",
     "analyze": "penultimate.engine.analysis.analysis",
-    "cupy_batches": "penultimate.store.cupy_batches",
+    "cupy_batches": "penultimate.store.interop.cupy_batches",
     "extract": "penultimate.engine.extract.extract",
     "fit_path": "penultimate.engine.probe.fitting.fit",
     "load_backbone": "penultimate.engine.backbones.timm_backbone",

@@ -1,12 +1,12 @@
-"""Encode and open the five Zarr arrays of a key: shapes, chunks, codecs, dimension names and codec pipeline.
+"""Encode and open the Zarr arrays of a store: shapes, chunks, codecs, dimension names and codec pipeline.
 
-Arrays are encoded in memory and then put as whole objects, so that every write is atomic in the same way.
+Columns are encoded in memory and then put as whole objects, so that every write is atomic in the same way; ShardCodec
+encodes the shards of ``features``, of which Zarr writes the metadata here.
 """
 
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -16,8 +16,8 @@ from zarr.storage import MemoryStore
 
 from penultimate.store.format import layout
 from penultimate.store.format.reading import open_array
+from penultimate.store.format.shard_codec import FILL_VALUE, ShardCodec
 from penultimate.store.objects.objects import Objects
-from penultimate.store.plan import Plan
 
 # Shapes: M samples of the ImageSet.
 
@@ -30,16 +30,12 @@ _PIPELINES: dict[CodecPipeline, str] = {
 
 
 def default_pipeline() -> CodecPipeline:
-    """Return the pipeline for reading: ``zarrs`` where installed (extra ``fast``), which is several times faster.
-
-    Measured in benchmarks/results/store_io_202611.md. Writing uses Zarr's own pipeline: zarrs makes the same bytes
-    hardly faster, and reports a full disk as a RuntimeError that programs cannot recognise.
-    """
+    """Return the pipeline for arrays that ShardCodec does not read: ``zarrs`` where installed (extra ``fast``)."""
     return "zarrs" if find_spec("zarrs") else "zarr"
 
 
 def open_features(objects: Objects, path: str, *, pipeline: CodecPipeline) -> "zarr.Array[Any]":
-    """Open ``features`` of the key at ``path`` for reading, with codecs run by ``pipeline``.
+    """Open ``features`` of the key at ``path`` for reading through Zarr, with codecs run by ``pipeline``.
 
     The array keeps its pipeline; Zarr's configuration is restored before this returns.
     """
@@ -47,37 +43,22 @@ def open_features(objects: Objects, path: str, *, pipeline: CodecPipeline) -> "z
         return open_array(objects, f"{path}/{layout.FEATURES}")
 
 
-class ShardEncoder:
-    """Encode the rows of a shard as the bytes of its object, by way of an array in memory."""
-
-    def __init__(self, plan: Plan) -> None:
-        with zarr.config.set({"codec_pipeline.path": _PIPELINES["zarr"]}):
-            self._array, self._draft = array_in_memory(
-                shape=(plan.num_rows, plan.feature_dim),
-                dtype=plan.key.dtype,
-                # Every shard is one object that holds whole chunks.
-                shards=(plan.shard_rows, plan.feature_dim),
-                chunks=(plan.chunk_rows, plan.feature_dim),
-                compressors=[Crc32cCodec()],
-                # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit,
-                # so either would lose a shard; no feature is -inf throughout.
-                fill_value=-np.inf,
-                dimension_names=layout.DIMENSIONS[layout.FEATURES],
-            )
-
-    @property
-    def metadata(self) -> bytes:
-        """Return the array's ``zarr.json``."""
-        return contents(self._draft, layout.METADATA)[layout.METADATA]
-
-    def encode(self, rows: range, features_RD: NDArray[Any]) -> memoryview:
-        """Return the object of the shard that holds exactly ``rows``, without copying it."""
-        self._array[rows.start : rows.stop] = features_RD
-        (name,) = collect_aiterator(self._draft.list_prefix("c/"))
-        buffer = sync(self._draft.get(name, default_buffer_prototype()))
-        assert buffer is not None, "it was just written"
-        sync(self._draft.delete(name))
-        return np.asarray(buffer.as_numpy_array()).data
+def features_metadata(num_rows: int, codec: ShardCodec) -> bytes:
+    """Return the ``zarr.json`` of ``features``, an array whose shards ``codec`` encodes."""
+    with zarr.config.set({"codec_pipeline.path": _PIPELINES["zarr"]}):
+        _, draft = array_in_memory(
+            shape=(num_rows, codec.feature_dim),
+            dtype=codec.dtype,
+            # Every shard is one object that holds whole chunks.
+            shards=(codec.shard_rows, codec.feature_dim),
+            chunks=(codec.chunk_rows, codec.feature_dim),
+            compressors=[Crc32cCodec()],
+            # Zarr drops a shard that holds nothing but the fill value. NaN is a row that failed and 0 a dead unit, so
+            # either would lose a shard that somebody writes through Zarr; no feature is -inf throughout.
+            fill_value=FILL_VALUE,
+            dimension_names=layout.DIMENSIONS[layout.FEATURES],
+        )
+    return contents(draft, layout.METADATA)[layout.METADATA]
 
 
 def column_objects(name: str, values_M: NDArray[Any]) -> dict[str, bytes]:

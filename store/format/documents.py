@@ -1,19 +1,21 @@
 """Documents: the small JSON objects of a store, each sealed with a digest of itself.
 
-Two kinds are Zarr groups with an attribute of ours (the store, a complete key), two lie inside the folder of
-``features`` (the plan of a key, the commit record of a shard). The latter are compared to the byte. A group belongs to
-Zarr's users too, who may give it attributes of their own, consolidate its metadata, and put arrays and groups beside
-ours: of a group, only what is ours is sealed.
+Two kinds are Zarr groups with an attribute of ours (the store, a complete key), the others lie in the folder of
+``features`` (the plan of some rows, their commit records, what closed them). The latter are compared to the byte. A
+group belongs to Zarr's users too, who may give it attributes of their own, consolidate its metadata, and put arrays and
+groups beside ours: of a group, only what is ours is sealed.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.format.digest import digest_of
-from penultimate.store.format.layout import COLUMNS, FEATURES
+
+Documents = Callable[[Iterable[str]], Mapping[str, bytes]]
+"""A function from names of arrays of a group to their ``zarr.json``."""
 
 ATTRIBUTE = "penultimate"
 """Name of the attribute of ours that our groups have."""
@@ -42,11 +44,11 @@ class Kind:
             group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
         return _json(group)
 
-    def content(self, document: bytes, *, arrays: Callable[[], Mapping[str, bytes]] | None = None) -> dict[str, Any]:
+    def content(self, document: bytes, *, arrays: Documents | None = None) -> dict[str, Any]:
         """Return the content of ``document``; raises ValueError if what is ours in it differs from what was written.
 
-        ``arrays`` gives the metadata of the group's own arrays, name to ``zarr.json``; it is asked where a document
-        that had consolidated metadata has none any more.
+        ``arrays`` gives the metadata of the group's own arrays; it is asked where a document that had consolidated
+        metadata has none any more.
         """
         try:
             parsed = json.loads(document)
@@ -66,14 +68,12 @@ class Kind:
         parsed: Mapping[str, Any],
         value: Mapping[str, Any],
         content: Mapping[str, Any],
-        arrays: Callable[[], Mapping[str, bytes]] | None,
+        arrays: Documents | None,
     ) -> bool:
-        consolidated = None if arrays is None else _consolidated(parsed, arrays)
+        consolidated = None if arrays is None else _consolidated(parsed, content["array_metadata"], arrays)
         return value == {"kind": self.name, **content, "checksum": digest_of([self.name, content, consolidated])}
 
-    def read(
-        self, document: bytes, where: str, *, arrays: Callable[[], Mapping[str, bytes]] | None = None
-    ) -> dict[str, Any]:
+    def read(self, document: bytes, where: str, *, arrays: Documents | None = None) -> dict[str, Any]:
         """Return the content of ``document``; raises CorruptFeaturesError, naming ``where``, if it was changed."""
         try:
             return self.content(document, arrays=arrays)
@@ -87,6 +87,7 @@ STORE = Kind("feature store", in_group=True)
 FEATURE_SET = Kind("feature set", in_group=True)
 PLAN = Kind("plan", in_group=False)
 COMMIT = Kind("commit record", in_group=False)
+CLOSED = Kind("closing record", in_group=False)
 
 
 def plain_group_document() -> bytes:
@@ -111,12 +112,12 @@ def _attribute(parsed: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _consolidated(parsed: Mapping[str, Any], arrays: Callable[[], Mapping[str, bytes]]) -> dict[str, Any]:
+def _consolidated(parsed: Mapping[str, Any], names: Iterable[str], arrays: Documents) -> dict[str, Any]:
     """Return the metadata of our own arrays, from the group's document or, where that has none, from the arrays."""
     if consolidated := parsed.get("consolidated_metadata"):
-        found = {name: consolidated["metadata"][name] for name in (FEATURES, *COLUMNS)}
+        found = {name: consolidated["metadata"][name] for name in names}
     else:
-        found = {name: json.loads(document) for name, document in arrays().items()}
+        found = {name: json.loads(document) for name, document in arrays(names).items()}
     return {name: without_attributes(metadata) for name, metadata in found.items()}
 
 

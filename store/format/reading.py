@@ -1,6 +1,6 @@
 """Read stored arrays through Zarr; damaged bytes raise CorruptFeaturesError."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,8 +44,8 @@ def read_errors(objects: Objects, name: str, rows: slice = ALL_ROWS) -> Iterator
         ) from error
 
 
-def array_documents(objects: Objects, path: str) -> dict[str, bytes]:
-    """Return the ``zarr.json`` of the five arrays of the key at ``path`` by name; b"" for one that is missing."""
-    names = (layout.FEATURES, *layout.COLUMNS)
-    documents = objects.get_many([f"{path}/{name}/{layout.METADATA}" for name in names])
-    return {name: document or b"" for name, document in zip(names, documents, strict=True)}
+def array_documents(objects: Objects, path: str, names: Iterable[str]) -> dict[str, bytes]:
+    """Return the ``zarr.json`` of arrays of the group at ``path`` by name; b"" for one that is missing."""
+    wanted = list(names)
+    documents = objects.get_many([f"{path}/{name}/{layout.METADATA}" for name in wanted])
+    return {name: document or b"" for name, document in zip(wanted, documents, strict=True)}

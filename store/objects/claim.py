@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -23,8 +24,17 @@ from penultimate.store.errors import StoreBusyError
 WHOLE_KEY = range(2**40, 2**40 + 1)
 """The byte, beyond every shard, whose claim allows setting up or completing a key."""
 
-EVERYTHING = range(WHOLE_KEY.stop)
-"""Every shard and the key itself, claimed to delete a key."""
+REFERENCES = range(2**41, 2**42)
+"""Bytes of which everyone who refers to rows, without writing there, claims one at random: see ``reference``."""
+
+EVERYTHING = range(REFERENCES.stop)
+"""Every shard, the key itself and all references, claimed to delete rows."""
+
+
+def reference() -> range:
+    """Return what to claim so that rows stay while one refers to them; as many as like may hold such claims."""
+    byte = SystemRandom().randrange(REFERENCES.start, REFERENCES.stop)
+    return range(byte, byte + 1)
 
 
 @dataclass

@@ -1,21 +1,20 @@
-"""LocalObjects: objects that are files of a local folder, through Zarr's LocalStore, with fsync and POSIX locks."""
+"""LocalObjects: objects that are files of a local folder, written durably and claimed with POSIX locks."""
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import numpy as np
 from typing_extensions import override
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import collect_aiterator, sync
 from zarr.storage import LocalStore
 
 from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.claim import Claim, LockClaim
-from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.durable_files import PARTIAL, DurableFiles
+from penultimate.store.objects.objects import Content, Objects, parts_of
 
 
 class LocalObjects(Objects):
@@ -27,6 +26,7 @@ class LocalObjects(Objects):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store: Store = LocalStore(root)
+        self._files = DurableFiles(root)
 
     @property
     @override
@@ -61,11 +61,11 @@ class LocalObjects(Objects):
 
     @override
     def get(self, name: str) -> bytes | None:
-        if not self.root.is_dir():
-            return None  # LocalStore would make it
         with self.errors(name):
-            buffer = sync(self.store.get(name, default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
+            try:
+                return (self.root / name).read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
 
     @override
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
@@ -74,7 +74,7 @@ class LocalObjects(Objects):
     @override
     def exists(self, name: str) -> bool:
         with self.errors(name):
-            return sync(self.store.exists(name))
+            return (self.root / name).exists()
 
     @override
     def lost(self, names: Sequence[str]) -> list[str]:
@@ -82,13 +82,15 @@ class LocalObjects(Objects):
 
     def _is_lost(self, name: str) -> bool:
         with self.errors(name):
-            return not sync(self.store.exists(name)) or sync(self.store.getsize(name)) == 0
+            try:
+                return (self.root / name).stat().st_size == 0
+            except (FileNotFoundError, NotADirectoryError):
+                return True
 
     @override
-    def put(self, name: str, content: bytes | memoryview) -> None:
+    def put(self, name: str, content: Content) -> None:
         with self.errors(name):
-            sync(self.store.set(name, default_buffer_prototype().buffer.from_array_like(np.frombuffer(content, "B"))))
-        self.make_durable(name)
+            self._files.write(self.root / name, parts_of(content))
 
     @override
     def put_new(self, name: str, content: bytes) -> bool:
@@ -100,14 +102,14 @@ class LocalObjects(Objects):
 
     @override
     def put_many(self, contents: Mapping[str, bytes]) -> None:
-        for name, content in contents.items():
-            self.put(name, content)
+        with self.errors(""):
+            self._files.write_many({self.root / name: [content] for name, content in contents.items()})
 
     @override
     def commit(
         self,
         shard: str,
-        content: bytes | memoryview,
+        content: Content,
         record: str,
         document: bytes,
         *,
@@ -124,38 +126,37 @@ class LocalObjects(Objects):
     @override
     def names(self, folder: str) -> list[str]:
         with self.errors(folder):
-            return sorted(collect_aiterator(self.store.list_dir(folder)))
+            try:
+                return sorted(os.listdir(self.root / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     @override
     def folders(self, parent: str) -> list[str]:
         return [name for name in self.names(parent) if (self.root / parent / name).is_dir()]
 
     @override
+    def size(self, name: str) -> int:
+        path = self.root / name
+        with self.errors(name):
+            files = [path] if path.is_file() else path.rglob("*")
+            return sum(file.stat().st_size for file in files if file.is_file())
+
+    @override
     def delete(self, name: str) -> None:
         with self.errors(name):
-            sync(self.store.delete(name))
+            (self.root / name).unlink(missing_ok=True)
 
     @override
     def delete_folder(self, folder: str) -> None:
         with self.errors(folder):
-            sync(self.store.delete_dir(folder))
-
-    def make_durable(self, name: str) -> None:
-        """Return once the object and the folders above it are on the disk, so that no later write precedes it."""
-        path = self.root / name
-        with storage_errors(path):
-            for part in (path, *(folder for folder in path.parents if folder.is_relative_to(self.root))):
-                handle = os.open(part, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+            if (self.root / folder).is_dir():
+                shutil.rmtree(self.root / folder)
 
     @override
     def delete_leftovers(self, folder: str) -> None:
-        # Zarr's LocalStore writes to ``*.partial`` and then renames.
         with self.errors(folder):
-            for path in (self.root / folder).rglob("*.partial"):
+            for path in (self.root / folder).rglob(f"*{PARTIAL}"):
                 path.unlink()
 
     @override

@@ -15,6 +15,19 @@ from zarr.abc.store import Store
 
 from penultimate.store.objects.claim import Claim
 
+Content = bytes | memoryview | Sequence[bytes | memoryview]
+"""The bytes of one object, or the parts that make it, one behind the other, which need not be copied together."""
+
+
+def parts_of(content: Content) -> Sequence[bytes | memoryview]:
+    """Return the parts of a content; one that is a whole is the only part."""
+    return [content] if isinstance(content, bytes | memoryview) else content
+
+
+def joined(content: Content) -> bytes | memoryview:
+    """Return a content as a whole, copied only if it comes in parts."""
+    return content if isinstance(content, bytes | memoryview) else b"".join(content)
+
 
 class Objects(Protocol):
     """Named byte strings below one location. A write is complete or absent, and durable when the call returns.
@@ -64,7 +77,7 @@ class Objects(Protocol):
     def lost(self, names: Sequence[str]) -> list[str]:
         """Return the names, in the given order, whose object does not exist or is empty."""
 
-    def put(self, name: str, content: bytes | memoryview) -> None:
+    def put(self, name: str, content: Content) -> None:
         """Write or replace one object."""
 
     def put_new(self, name: str, content: bytes) -> bool:
@@ -76,7 +89,7 @@ class Objects(Protocol):
     def commit(
         self,
         shard: str,
-        content: bytes | memoryview,
+        content: Content,
         record: str,
         document: bytes,
         *,
@@ -84,8 +97,8 @@ class Objects(Protocol):
     ) -> None:
         """Write a shard, then its commit record, so that a record always describes the bytes of its shard.
 
-        ``is_record`` tells whether bytes are a valid record. Raises StoreBusyError if another writer has committed the
-        shard or is about to.
+        ``is_record`` tells whether bytes are a valid record. Several threads may commit different shards at the same
+        time. Raises StoreBusyError if another writer has committed the shard or is about to.
         """
 
     def records(self, folder: str) -> list[str]:
@@ -96,6 +109,9 @@ class Objects(Protocol):
 
     def folders(self, parent: str) -> list[str]:
         """Return the sorted names of the folders directly below ``parent``."""
+
+    def size(self, name: str) -> int:
+        """Return the bytes of one object, or of all objects below a folder; 0 if there is neither."""
 
     def delete(self, name: str) -> None:
         """Remove one object; does nothing if it does not exist."""

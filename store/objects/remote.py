@@ -25,7 +25,7 @@ from penultimate.store.objects.address import Address
 from penultimate.store.objects.claim import Claim
 from penultimate.store.objects.client import Client, make_client
 from penultimate.store.objects.lease import LeaseClaim
-from penultimate.store.objects.objects import Version, Versioned, VersionedObjects
+from penultimate.store.objects.objects import Content, Version, Versioned, VersionedObjects, joined
 from penultimate.store.objects.requests import Requests
 from penultimate.store.objects.retry import USUAL_RETRY, Retry
 from penultimate.store.objects.shard_commit import PENDING_BYTES, commit_shard
@@ -127,8 +127,9 @@ class RemoteObjects(VersionedObjects):
             return [name for name, head in zip(names, found, strict=True) if head is None or head["size"] == 0]
 
     @override
-    def put(self, name: str, content: bytes | memoryview) -> None:
-        self._requests.make(name, lambda: obstore.put(self._client, name, content, use_multipart=False))
+    def put(self, name: str, content: Content) -> None:
+        whole = joined(content)
+        self._requests.make(name, lambda: obstore.put(self._client, name, whole, use_multipart=False))
 
     @override
     def put_new(self, name: str, content: bytes) -> bool:
@@ -157,13 +158,13 @@ class RemoteObjects(VersionedObjects):
     def commit(
         self,
         shard: str,
-        content: bytes | memoryview,
+        content: Content,
         record: str,
         document: bytes,
         *,
         is_record: Callable[[bytes], bool],
     ) -> None:
-        commit_shard(self, shard, content, record, document, is_record=is_record)
+        commit_shard(self, shard, joined(content), record, document, is_record=is_record)
 
     @override
     def records(self, folder: str) -> list[str]:
@@ -179,10 +180,19 @@ class RemoteObjects(VersionedObjects):
     def folders(self, parent: str) -> list[str]:
         return sorted(map(_last, self._listed(parent)["common_prefixes"]))
 
+    @override
+    def size(self, name: str) -> int:
+        if (head := self.head(name)) is not None:
+            return int(head["size"])
+        return sum(int(meta["size"]) for meta in self._walk(name))
+
     def walk(self, folder: str) -> list[str]:
         """Return the sorted names of all objects at any depth below ``folder``."""
+        return sorted(meta["path"] for meta in self._walk(folder))
+
+    def _walk(self, folder: str) -> Any:
         stream = partial(obstore.list, self._client, folder or None, chunk_size=1000)
-        return sorted(meta["path"] for meta in self._requests.make(folder, lambda: stream().collect()))
+        return self._requests.make(folder, lambda: stream().collect())
 
     @override
     def modified(self, folder: str) -> dict[str, datetime]:

@@ -1,8 +1,9 @@
-"""FeatureWriter: rows of features in, committed shards out; a key becomes visible only when it is complete."""
+"""FeatureWriter: features of samples in, committed rows out; the set becomes visible only when it is complete."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,111 +11,139 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError, StoreBusyError
-from penultimate.store.format import layout
-from penultimate.store.not_finite import not_finite_advice
-from penultimate.store.objects.claim import WHOLE_KEY
+from penultimate.store.key import FeatureKey
+from penultimate.store.not_finite import not_finite_advice, not_finite_rows
+from penultimate.store.objects.claim import WHOLE_KEY, Claim
 from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.waiting import claim_when_free
 from penultimate.store.plan import Plan
-from penultimate.store.writer.key_group import KeyGroup
-from penultimate.store.writer.shard_buffer import ShardBuffer
+from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
+from penultimate.store.rows.record import OWN, CommitRecord
+from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.upkeep.removal import free
+from penultimate.store.writer.block_buffer import BlockBuffer
+from penultimate.store.writer.completion import complete
+from penultimate.store.writer.sample_states import SampleStates
+from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
+from penultimate.store.writer.waiting_blocks import WaitingBlocks
 
-# Shapes: D feature dimensions, B batch.
+# Shapes: M samples of the ImageSet, R samples or rows of some blocks, D feature dimensions, B batch.
 
 
 class FeatureWriter:
-    """Takes rows in any order and writes each shard when its last row has come; made by ``FeatureStore.writer``.
+    """Takes the samples of an extraction and commits them block by block; made by ``FeatureStore.writer``.
 
-    A context manager: leaving it completes the key if every shard is committed, by this writer or others, and
-    otherwise leaves it to be resumed; rows of shards that are not full are dropped then. A key of which every row
-    failed raises DecodeError instead of becoming complete. Not safe for use by several threads.
+    Each sample is offered first, with its content, where that is known: one whose row is in the store already, or on
+    its way there, is not needed. Those that are needed are appended. A context manager: leaving it completes the set
+    if every block is committed, by this writer or others, and otherwise leaves it to be resumed; samples of blocks
+    that are not full are dropped then. A set of which every sample failed raises DecodeError instead of becoming
+    complete. One thread may offer while another appends. Shards are written in the background; what goes wrong there is
+    raised by the next ``append``, at the latest by ``close``.
     """
 
     provenance: dict[str, Any]
     """JSON-able; may be added to until the writer is closed."""
 
+    plan: Plan
+    """The samples, and what embeds them."""
+
+    key: FeatureKey | None = None
+    """The key of the complete set, once this writer was closed and every block is committed."""
+
+    num_embedded: int = 0
+    """Number of rows that the extraction embedded, by this writer, others and earlier runs; known with ``key``."""
+
     def __init__(
-        self, objects: Objects, plan: Plan, *, provenance: Mapping[str, Any], shard_range: range | None
+        self,
+        objects: Objects,
+        plan: Plan,
+        *,
+        provenance: Mapping[str, Any],
+        blocks: range | None = None,
+        contents_of: ContentsOfIds | None = None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._objects = objects
-        self._plan = plan
-        self._lock = f"{plan.key.path}/{layout.LOCK}"
-        self._shards = range(plan.num_shards) if shard_range is None else shard_range
-        if not self._shards or self._shards.start < 0 or self._shards.stop > plan.num_shards or self._shards.step != 1:
-            raise InputError(f"expected a range of shards within 0 to {plan.num_shards}, got {self._shards}")
+        self.plan = plan
+        self._blocks = range(plan.num_blocks) if blocks is None else blocks
+        if not self._blocks or self._blocks.start < 0 or self._blocks.stop > plan.num_blocks or self._blocks.step != 1:
+            raise InputError(f"expected a range of blocks within 0 to {plan.num_blocks}, got {self._blocks}")
         self.provenance = dict(provenance)
-        self._buffers: dict[int, ShardBuffer] = {}
-        self._group = KeyGroup(objects, plan)
-        self._claim = objects.claim(self._lock, self._shards)
+        self._guard = threading.RLock()
+        self._folder = RowsFolder.of(objects, plan)
+        self._known = KnownRows(objects, plan.embedding, self._folder, log=log)
+        self._states = SampleStates(plan.num_samples, self._known)
+        self._claim = objects.claim(self._folder.lock, self._blocks)
         try:
             self._set_up()
-            committed = self._group.records(self._shards)
+            self._known.gather(contents_of, failures=not plan.retry_failed)
+            covered = {block for record in self._folder.records() for block in record.blocks}
         except BaseException:
-            self._claim.release()
+            self._release()
             raise
-        self._missing = dict.fromkeys(shard for shard in self._shards if shard not in committed)
-        self._failed = {int(row): why for record in committed.values() for row, why in record["failed"].items()}
+        self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
+        self._began_empty = not covered
+        self._waiting = WaitingBlocks(plan, (block for block in self._blocks if block not in covered))
 
     @property
-    def missing_shards(self) -> tuple[int, ...]:
-        """Return the shards of this writer's range that have no commit record yet."""
-        return tuple(self._missing)
+    def missing_blocks(self) -> tuple[int, ...]:
+        """Return the blocks of this writer's range that are not committed yet."""
+        return self._waiting.numbers
 
     @property
-    def missing_rows(self) -> NDArray[np.int64]:
-        """Return the rows of the missing shards, increasing, including those already appended."""
-        rows = [np.array(self._plan.rows(shard), dtype=np.int64) for shard in self._missing]
-        return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+    def missing_samples(self) -> NDArray[np.int64]:
+        """Return the samples still to come, increasing."""
+        return self._waiting.missing_samples
 
-    @property
-    def failed(self) -> dict[int, str]:
-        """Return the reason for each row of this writer's shards known to have no features, by row."""
-        return dict(sorted(self._failed.items()))
+    def offer(self, samples_B: NDArray[np.int64], contents_B3: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which of these missing samples are needed, (B,), given their contents.
 
-    @property
-    def num_failed(self) -> int:
-        """Return the number of rows in ``failed``."""
-        return len(self._failed)
-
-    @property
-    def is_complete(self) -> bool:
-        """Return whether the key is complete, so that readers see it."""
-        return self._group.is_complete
+        A sample that is not needed is done with. UNKNOWN contents are always needed, and offered again once they are
+        known; other contents are offered once.
+        """
+        with self._guard:
+            done_B = self._states.offer(samples_B, contents_B3)
+            self._waiting.settle(samples_B[done_B])
+            return ~done_B
 
     def append(
         self,
-        rows_B: NDArray[np.int64] | Sequence[int],
+        samples_B: NDArray[np.int64] | Sequence[int],
         features_BD: NDArray[Any],
         failed: Mapping[int, str] | None = None,
     ) -> None:
-        """Take the features of some rows, and the reasons of rows that have none.
+        """Take the features of some needed samples, and the reasons of samples that have none.
 
-        Each missing row must come exactly once, here or in ``failed``. A shape or dtype other than planned, a row
-        that comes twice or a row that is not missing raises InputError, and then nothing of the call is taken.
+        Each must come exactly once, here or in ``failed``. A shape or dtype other than planned, a sample that comes
+        twice or is not missing raises InputError, and then nothing of the call is taken. Raises StoreError if a shard
+        that became full in an earlier call could not be written.
         """
-        rows = np.asarray(rows_B, dtype=np.int64)
+        samples = np.asarray(samples_B, dtype=np.int64)
         failed = dict(failed or {})
-        self._check_shape(rows, features_BD)
-        self._check_rows(np.concatenate([rows, np.fromiter(failed, dtype=np.int64)]))
-        if not all(failed.values()):
-            raise InputError("a failed row needs a reason, got an empty one")
-        shards = rows // self._plan.shard_rows
-        for shard in np.unique(shards).tolist():
-            of_shard = shards == shard
-            self._buffer(shard).fill(rows[of_shard], features_BD[of_shard])
-        for row, reason in failed.items():
-            self._buffer(row // self._plan.shard_rows).fail(row, reason)
-        self._failed |= failed
-        for shard in sorted(shard for shard, buffer in self._buffers.items() if buffer.is_full):
-            self._commit(shard)
+        with self._guard:
+            self._committer.check()
+            self._check_shape(samples, features_BD)
+            self._waiting.check_missing(np.concatenate([samples, np.fromiter(failed, dtype=np.int64)]))
+            if not all(failed.values()):
+                raise InputError("a failed sample needs a reason, got an empty one")
+            self._states.not_finite_M[samples] = not_finite_rows(features_BD)
+            self._waiting.fill(samples, features_BD)
+            self._states.fail(failed)
+            self._waiting.settle(np.fromiter(failed, dtype=np.int64))
+            self._commit_full_blocks()
 
     def close(self) -> None:
-        """Complete the key if every shard of it is committed, then release the claim on the shards."""
+        """Complete the set if every block of it is committed, then release the claim on the blocks."""
         try:
-            if not self._missing and self._group.is_all_committed:
-                with self._whole_key():
-                    self._group.complete(self.provenance)
+            with self._guard, self._committer:
+                self._commit_full_blocks(last=True)
+            if not self._waiting.numbers:
+                with self._whole_folder():
+                    completed = complete(self._objects, self.plan, self._folder, self.provenance)
+                if completed is not None:
+                    self.key, self.num_embedded = completed
         finally:
-            self._claim.release()
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -124,74 +153,91 @@ class FeatureWriter:
     ) -> None:
         if error is None:
             self.close()
-        else:
-            self._claim.release()
-
-    @contextmanager
-    def _whole_key(self) -> Iterator[None]:
-        """Wait for, then hold, the claim with which only one writer at a time sets up or completes a key."""
-        while True:
-            try:
-                claim = self._objects.claim(self._lock, WHOLE_KEY)
-            except StoreBusyError:
-                time.sleep(self._objects.poll_seconds)
-                continue
-            with claim:
-                yield
-                if self.is_complete:  # nobody needs the lock any more, even if taking this claim created it anew
-                    self._objects.delete(self._lock)
             return
+        try:
+            self._committer.close()
+        finally:
+            self._release()
 
     def _set_up(self) -> None:
-        """Set the key up unless another writer has, then check that it has the same plan."""
-        if (document := self._group.plan_document) is None:
-            with self._whole_key():
-                if (document := self._group.plan_document) is None:
-                    document = self._group.set_up()
-        self._group.check_plan(document)
+        """Set the folder up unless another writer has, then check that it has the same plan."""
+        if self._folder.plan_content() is None:
+            with self._whole_folder():
+                if self._folder.plan_content() is None:
+                    self._folder.set_up(self.plan, provenance=self.provenance)
+        self._folder.check_plan(self.plan)
 
-    def _check_shape(self, rows_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
-        expected = (len(rows_B), self._plan.feature_dim), self._plan.key.dtype
+    def _release(self) -> None:
+        """Let others have the blocks and the sources, and remove what nobody needs: an empty folder, or its lock."""
+        self._claim.release()
+        self._known.release()
+        with suppress(StoreBusyError), self._folder.claim_everything():
+            if self._folder.is_closed:
+                self._objects.delete(self._folder.lock)
+            elif self.key is not None or not self._folder.committed():  # no set needs what is here
+                free(self._objects, self._folder)
+
+    def _whole_folder(self) -> Claim:
+        """Wait for, then return, the claim with which one writer at a time sets up a folder or completes its set."""
+        return claim_when_free(self._objects, self._folder.lock, WHOLE_KEY)
+
+    def _check_shape(self, samples_B: NDArray[np.int64], features_BD: NDArray[Any]) -> None:
+        expected = (len(samples_B), self.plan.feature_dim), self.plan.embedding.dtype
         if (features_BD.shape, str(features_BD.dtype)) != expected:
             raise InputError(
                 f"expected features of shape {expected[0]} and dtype {expected[1]}, "
                 f"got {features_BD.shape} and {features_BD.dtype}"
             )
 
-    def _check_rows(self, rows: NDArray[np.int64]) -> None:
-        values, counts = np.unique(rows, return_counts=True)
-        if (counts > 1).any():
-            raise InputError(f"rows {values[counts > 1][:10].tolist()} came more than once")
-        if unexpected := [row for row in values.tolist() if not self._is_missing(row)]:
-            raise InputError(
-                f"rows {unexpected[:10]} were not missing: expected rows of the shards {list(self._missing)[:10]} "
-                f"({self._plan.shard_rows} rows each) that have not come yet"
-            )
+    def _commit_full_blocks(self, *, last: bool = False) -> None:
+        for run in self._waiting.full_runs(self._states.waits, last=last):
+            self._commit(run)
 
-    def _is_missing(self, row: int) -> bool:
-        shard = row // self._plan.shard_rows
-        if row < 0 or row >= self._plan.num_rows or shard not in self._missing:
-            return False
-        return shard not in self._buffers or self._buffers[shard].misses(row)
+    def _commit(self, run: Sequence[int]) -> None:
+        """Begin to write the new rows of some consecutive blocks as one shard, and what became of all their samples."""
+        buffers = self._waiting.take(run)
+        new = np.concatenate([buffer.new_samples for buffer in buffers])
+        features = [buffer.new_features for buffer in buffers if buffer.num_new]
+        features_RD = features[0] if len(features) == 1 else np.concatenate([buffers[0].new_features[:0], *features])
+        self._refuse_if_none_finite(new)
+        first_row, samples = run[0] * self.plan.shard_rows, self.plan.samples(range(run[0], run[-1] + 1))
+        self._states.place(new, first_row, within=samples)
+        record = self._record(run, samples, len(new), max(buffer.seconds for buffer in buffers))
+        if not record.refers_only_to(range(first_row, first_row + len(new))):
+            self._committer.finish()  # the rows of equal samples are in shards that may be on their way still
+        self._committer.submit(partial(self._write, record, features_RD, buffers))
+        self._states.publish(new, within=samples)
 
-    def _buffer(self, shard: int) -> ShardBuffer:
-        if shard not in self._buffers:
-            self._buffers[shard] = ShardBuffer(self._plan, shard)
-        return self._buffers[shard]
-
-    def _commit(self, shard: int) -> None:
-        self._refuse_if_none_finite(self._buffers[shard])
+    def _write(self, record: CommitRecord, features_RD: NDArray[Any], buffers: Sequence[BlockBuffer]) -> None:
         self._claim.check()
-        self._group.commit(shard, self._buffers[shard])
-        del self._buffers[shard]
-        del self._missing[shard]
+        self._folder.commit(record, features_RD, self.plan.codec)
+        self._waiting.give_back(buffers)
 
-    def _refuse_if_none_finite(self, buffer: ShardBuffer) -> None:
-        """Raise InputError if no row of this writer's first shard is finite; the others would hardly be better."""
-        num_decoded = len(buffer.rows) - len(buffer.failed)
-        if len(self._missing) == len(self._shards) and num_decoded and buffer.num_not_finite == num_decoded:
-            key = self._plan.key
+    def _record(self, run: Sequence[int], samples: range, num_rows: int, seconds: float) -> CommitRecord:
+        states, within = self._states, slice(samples.start, samples.stop)
+        numbers, index_R = np.unique(states.source_M[within], return_inverse=True)
+        elsewhere = [number for number in numbers.tolist() if number > OWN]
+        local = np.array([number if number <= OWN else 1 + elsewhere.index(number) for number in numbers.tolist()])
+        return CommitRecord(
+            job=self.plan.job,
+            blocks=range(run[0], run[-1] + 1),
+            samples=samples,
+            num_rows=num_rows,
+            contents_R3=states.contents_M3[within],
+            sources=tuple(self._known.path(number) for number in elsewhere),
+            source_R=local[index_R].astype(np.int32),
+            row_R=states.row_M[within],
+            failed={sample: states.failed[sample] for sample in states.failed_within(samples)},
+            num_not_finite=int(states.not_finite_M[within].sum()),
+            seconds=seconds,
+        )
+
+    def _refuse_if_none_finite(self, new: NDArray[np.int64]) -> None:
+        """Raise InputError if no row of the first shard is finite; the others would hardly be better."""
+        if self._began_empty and len(new) and self._states.not_finite_M[new].all():
+            embedding = self.plan.embedding
             raise InputError(
-                f"{key.backbone} on {key.dataset}: all of the first {num_decoded} features are NaN or infinite, and "
-                f"none were stored; {not_finite_advice(key)}"
+                f"{embedding.backbone} on {self.plan.dataset}: all of the first {len(new)} features are NaN or "
+                f"infinite, and none were stored; {not_finite_advice(embedding)}"
             )
+        self._began_empty = False

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from penultimate.cli.main import run
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.extract import parity
+from penultimate.engine.images import digest_cache
 from penultimate.engine.images.decode.decoded_batch import Pixels
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 
@@ -42,6 +44,22 @@ def test_parity_passes_the_reference_itself(photos: Path, capsys: pytest.Capture
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["passed"], row["num_images"], row["pixel_distance"]) == (True, 4, 0.0)
     assert row["machine"] == machine()
+
+
+def test_bench_and_parity_read_no_image_but_their_sample(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[str] = set()
+    original = FileSource.read
+
+    def noted(source: FileSource, index: int) -> bytes:
+        read.add(source.paths[index])
+        return original(source, index)
+
+    monkeypatch.setattr(FileSource, "read", noted)
+    assert run(["bench", str(photos), *TINY, "--images", "8", "--rounds", "1"]) == 0
+    assert len(read) == 8
+    read.clear()
+    assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4"]) == 0
+    assert len(read) == 4
 
 
 def test_parity_past_its_tolerance_says_so_and_leaves_with_1(
@@ -81,6 +99,8 @@ def test_extract_keeps_its_gate_and_says_where_it_fails(
 def test_extracting_what_is_complete_neither_compiles_nor_checks(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", 0)  # the photographs are only just written
     arguments = ["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--precision", "float32"]
     assert run(arguments) == 0
     capsys.readouterr()

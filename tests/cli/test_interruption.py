@@ -17,7 +17,7 @@ from support.command import finish, start
 from support.store_cases import array_files
 
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ class Job:
         opened = FeatureStore(store)
         (key,) = opened.keys()
         assert verify(opened) == []
-        assert array_files(opened, key) == self.files
+        assert array_files(opened) == self.files
         assert list(opened.read(key).failed) == list(BAD)
 
 
@@ -66,7 +66,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     assert finish(start(unknown.command(folder / "store"), folder / "log")) == 0
     seconds = time.monotonic() - began
     store = FeatureStore(folder / "store")
-    return Job(folder / "images", array_files(store, store.keys()[0]), seconds)
+    return Job(folder / "images", array_files(store), seconds)
 
 
 def commits(store: Path) -> dict[Path, int]:

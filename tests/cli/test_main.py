@@ -160,10 +160,15 @@ def test_a_flipped_byte_is_named_and_exit_code_1(
 
 def test_what_extract_wrote_opens_with_plain_zarr(photos: Path, tmp_path: Path) -> None:
     assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY]) == 0
-    key = FeatureStore(tmp_path / "s.zarr").keys()[0]
-    group = zarr.open_group(tmp_path / "s.zarr", path=key.path, mode="r")
-    assert group["features"].shape[0] == 24  # type: ignore[union-attr]  # zarr types a member as array or group
-    assert np.isfinite(FeatureStore(tmp_path / "s.zarr").read(key).features).all()
+    store = FeatureStore(tmp_path / "s.zarr")
+    key = store.keys()[0]
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    (source,) = store.info(key)["sources"]
+    row_M = np.asarray(zarr.open_array(tmp_path / "s.zarr" / key.path / "row", mode="r")[:])
+    features_RD = np.asarray(zarr.open_array(tmp_path / "s.zarr" / source["path"] / "features", mode="r")[:])
+    assert f"{key.path}/ids" in group
+    np.testing.assert_array_equal(features_RD[row_M], store.read(key).features)
+    assert np.isfinite(store.read(key).features).all()
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ from support.trial_cases import trial_of
 
 from penultimate.cli.main import run
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.contents import content_of
+from penultimate.store.format.layout import variable_width
+from penultimate.store.plan import Plan
 from penultimate.store.trials.trial_log import TrialLog
 
 
@@ -36,19 +39,21 @@ def store(tmp_path: Path) -> Path:
     opened = FeatureStore.create(tmp_path / "store.zarr")
     rng = np.random.default_rng(0)
     for backbone in ("tiny", "other"):
-        key = replace(small_job().key, dataset="insects", backbone=backbone)
-        with opened.writer(
-            key,
-            ids=[f"{row}.png" for row in range(120)],
-            labels=np.arange(120) % 2,
-            split=["test" if row % 3 else "train" for row in range(120)],
+        plan = Plan(
+            dataset="insects",
+            embedding=replace(small_job().embedding, backbone=backbone, weights=backbone),
+            ids_M=variable_width([f"{sample}.png" for sample in range(120)]),
+            labels_M=np.arange(120) % 2,
+            split_M=variable_width(["test" if sample % 3 else "train" for sample in range(120)]),
             class_names=("ant", "bee"),
             metric="top1",
             feature_dim=4,
-            provenance={},
             shard_rows=64,
-        ) as writer:
-            writer.append(np.arange(120), rng.normal(size=(120, 4)).astype(np.float32), {})
+        )
+        with opened.writer(plan, provenance={}) as writer:
+            contents_M3 = np.array([content_of(bytes([sample])) for sample in range(120)], np.uint64)
+            assert writer.offer(np.arange(120), contents_M3).all()
+            writer.append(np.arange(120), rng.normal(size=(120, 4)).astype(np.float32))
     return tmp_path / "store.zarr"
 
 

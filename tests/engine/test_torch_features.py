@@ -8,10 +8,10 @@ import torch
 from support.store_cases import FAILED, Job, small_job
 
 from penultimate.engine.torch_features import export_torch, torch_batches
-from penultimate.store.cupy_batches import cupy_batches
 from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.interop.cupy_batches import cupy_batches
 
 
 @pytest.fixture

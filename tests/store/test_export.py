@@ -10,9 +10,9 @@ import pytest
 from support.store_cases import FAILED, Job, half_precision_job, small_job
 
 from penultimate.store.errors import InputError
-from penultimate.store.export import export_csv, export_numpy
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.interop.export import export_csv, export_numpy
 
 
 @pytest.mark.parametrize("make_job", [small_job, half_precision_job])

@@ -1,20 +1,29 @@
 """A store and a trial log of format 1, made by commit 7a5ffc1 (data/format1/README.md), stay readable."""
 
+import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from penultimate.cli.main import run
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
+from penultimate.store.format.contents import UNKNOWN, content_of
+from penultimate.store.format.layout import Strings, variable_width
 from penultimate.store.format.reading import read_array
 from penultimate.store.key import FeatureKey
 from penultimate.store.objects.local import LocalObjects
+from penultimate.store.plan import Plan
 from penultimate.store.trials.trial_log import TrialLog
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
 
@@ -93,30 +102,104 @@ def test_the_features_are_those_recorded(store: FeatureStore, key: FeatureKey, d
     np.testing.assert_array_equal(streamed, features_ND)
 
 
-def test_a_killed_format_1_extraction_is_resumed_where_it_stopped(store: FeatureStore, work: Path) -> None:
-    """Without what completes a key and without one shard, today's writer redoes just that shard, to the same bytes."""
-    expected = files(work / "features.zarr" / IMAGES.path / "features" / "c")
-    objects = LocalObjects(work / "features.zarr")
+def contents_in(images: Path, ids: Strings) -> NDArray[np.uint64]:
+    """Return the contents of the images with these ids, UNKNOWN for those that are not there."""
+    files = [images / id_ for id_ in ids.tolist()]
+    contents = [content_of(file.read_bytes()) if file.exists() else UNKNOWN for file in files]
+    return np.array(contents, np.uint64)
+
+
+def kill_after_the_first_and_third_shard(store: Path) -> None:
+    """Leave what a kill left in format 1: two of three shards, and nothing of what completes a key."""
+    objects = LocalObjects(store)
     for name in (layout.METADATA, layout.commit_object(1), layout.shard_object(1)):
         objects.delete(f"{IMAGES.path}/{name}")
-    features, info = store.read(IMAGES), store.info(IMAGES)
-    resumed = FeatureStore(work / "features.zarr")
-    with resumed.writer(
-        IMAGES,
-        ids=read_array(objects, f"{IMAGES.path}/ids"),
-        labels=read_array(objects, f"{IMAGES.path}/labels"),
-        split=read_array(objects, f"{IMAGES.path}/split"),
-        class_names=info["class_names"],
-        metric=info["metric"],
-        feature_dim=info["feature_dim"],
-        provenance=info["provenance"],
-        shard_rows=info["shard_rows"],
-    ) as writer:
-        assert writer.missing_shards == (1,)
-        writer.append(writer.missing_rows, features.features[10:20])
-    assert files(work / "features.zarr" / IMAGES.path / "features" / "c") == expected
-    assert resumed.info(IMAGES)["checksums"] == info["checksums"]
+    objects.delete_folder(f"{IMAGES.path}/{layout.FAILED}")
+
+
+def plan_of(store: FeatureStore, key: FeatureKey, **changes: Any) -> Plan:
+    """Return the plan of the extraction that made a key."""
+    ids, labels, split = (read_array(store.objects, f"{key.path}/{name}") for name in ("ids", "labels", "split"))
+    info = store.info(key)
+    given: dict[str, Any] = {
+        "dataset": key.dataset,
+        "embedding": key.embedding,
+        "ids_M": ids,
+        "labels_M": labels,
+        "split_M": split,
+        "class_names": tuple(info["class_names"]),
+        "metric": info["metric"],
+        "feature_dim": info["feature_dim"],
+        "shard_rows": info["shard_rows"],
+    }
+    return Plan(**(given | changes))
+
+
+def rows_needed(writer: FeatureWriter, images: Path, features: FeatureSet) -> list[int]:
+    """Offer all samples, append those that are needed from ``features``, and return them."""
+    contents_M3 = contents_in(images, writer.plan.ids_M)
+    samples = writer.missing_samples
+    needed = samples[writer.offer(samples, contents_M3)]
+    index_of = {id_: row for row, id_ in enumerate(features.ids.tolist())}
+    rows = {sample: index_of.get(str(writer.plan.ids_M[sample])) for sample in needed.tolist()}
+    there = [sample for sample, row in rows.items() if row is not None]
+    values = features.features[[row for row in rows.values() if row is not None]]
+    writer.append(there, values, {sample: "truncated" for sample, row in rows.items() if row is None})
+    return [*map(int, needed)]
+
+
+def test_rows_of_a_killed_format_1_extraction_are_found_again_and_nothing_else(store: FeatureStore, work: Path) -> None:
+    kill_after_the_first_and_third_shard(work / "features.zarr")
+    before = files(work / "features.zarr" / IMAGES.path)
+    resumed, features = FeatureStore(work / "features.zarr"), store.read(IMAGES)
+    (begun,) = resumed.incomplete()
+    assert (begun.digest, begun.done_rows, begun.num_rows) == (IMAGES.digest, 15, 25)
+    plan = plan_of(store, IMAGES)
+    contents_of = partial(contents_in, work / "images")
+    with resumed.writer(plan, provenance={}, contents_of=contents_of) as writer:
+        assert rows_needed(writer, work / "images", features) == [*range(10, 20)]
+    assert writer.key == IMAGES
+    again = resumed.read(IMAGES)
+    np.testing.assert_array_equal(again.features, features.features, strict=True)
+    assert again.ids.tolist() == features.ids.tolist()
+    assert again.failed == features.failed
+    assert [source["path"] for source in resumed.info(IMAGES)["sources"]][1:] == [IMAGES.path]
+    after = files(work / "features.zarr" / IMAGES.path)
+    assert {name: after[name] for name in before} == before
     assert verify(resumed) == []
+
+
+@pytest.mark.parametrize("change", ["another file", "an unknown file", "not asked"])
+def test_rows_of_format_1_are_not_found_where_the_contents_do_not_prove_the_digest(
+    store: FeatureStore, work: Path, change: str
+) -> None:
+    file = work / "images" / "cat" / "03.jpg"
+    if change == "another file":
+        file.write_bytes(file.read_bytes() + b"x")
+    if change == "an unknown file":
+        file.unlink()
+    contents_of = None if change == "not asked" else partial(contents_in, work / "images")
+    plan = plan_of(store, IMAGES, split_M=variable_width(["train"] * 25))
+    with FeatureStore(work / "features.zarr").writer(plan, provenance={}, contents_of=contents_of) as writer:
+        known = contents_in(work / "images", plan.ids_M)
+        assert writer.offer(np.arange(25), known).sum() == 25
+
+
+def test_rows_of_format_1_serve_a_set_that_grew_was_renamed_and_split_anew(store: FeatureStore, work: Path) -> None:
+    """The contents known under the ids of format 1 prove its rows, which other ids, labels and splits then refer to."""
+    features, grown = store.read(IMAGES), FeatureStore(work / "features.zarr")
+    ids = [f"renamed/{number}" for number in range(25)]
+    plan = plan_of(
+        store, IMAGES, ids_M=variable_width(ids), split_M=variable_width(["train"] * 25), labels_M=np.zeros(25, "i8")
+    )
+    contents_of = partial(contents_in, work / "images")
+    with grown.writer(plan, provenance={}, contents_of=contents_of) as writer:
+        ids_of_format_1 = read_array(store.objects, f"{IMAGES.path}/ids")
+        assert not writer.offer(np.arange(25), contents_in(work / "images", ids_of_format_1)).any()
+    assert writer.key is not None
+    np.testing.assert_array_equal(grown.read(writer.key).features, features.features, strict=True)
+    assert grown.read(writer.key).ids.tolist() == ids[:24]
+    assert grown.read(writer.key).failed == {ids[24]: "OSError: Truncated File Read"}
 
 
 def test_the_trials_are_those_recorded() -> None:
@@ -160,15 +243,42 @@ def test_trials_that_are_there_are_not_fitted_again(work: Path, verb: str) -> No
     assert not list(work.glob("runs/*/*"))  # no checkpoint: no network was trained
 
 
-def test_features_that_are_there_are_not_embedded_again(work: Path) -> None:
-    arguments = ["extract", str(work / "animals.csv"), "--store", str(work / "features.zarr")]
-    arguments += ["--model", "mobilenetv3_small_050", "--weights", "random", "--multi-label", "--set", "dtype=float16"]
-    arguments += ["--set", "shard_rows=10", "--decoder", "pillow"]
-    assert run(arguments) == 0
+EXTRACT_ANIMALS = [
+    *("extract", "{work}/animals.csv", "--store", "{work}/features.zarr", "--model", "mobilenetv3_small_050"),
+    *("--weights", "random", "--multi-label", "--set", "dtype=float16", "--set", "shard_rows=10"),
+    *("--decoder", "pillow", "--no-cache", "--json"),
+]
+
+
+@pytest.mark.parametrize("parity", ["--parity", "--no-parity"])  # whose images are read before all others
+def test_features_that_are_there_are_not_embedded_again(
+    work: Path, parity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + [parity]) == 0
     keys = FeatureStore(work / "features.zarr").keys()
     # Everything that enters a key but the weights: another torch may draw other numbers from the same seed.
     assert {replace(key, weights=ANIMALS.weights) for key in keys} == {ANIMALS, IMAGES}
-    if len(keys) == 2:
-        assert files(work / "features.zarr") == files(FORMAT1 / "features.zarr")
-    else:
+    if len(keys) != 2:
         pytest.skip("this torch draws other random weights than 2.15.0: other features were asked for")
+    assert files(work / "features.zarr") == files(FORMAT1 / "features.zarr")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["rows"], row["reused"], row["embedded"], row["failed"]) == (24, 24, 0, 1)
+
+
+def test_a_set_of_format_1_that_grew_embeds_what_is_new(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (work / "animals.csv").open("a") as manifest:
+        first = (work / "animals.csv").read_text().splitlines()[1]
+        manifest.write(first.replace("images/cat/00.jpg", "images/cat/new.jpg") + "\n")
+    content = (work / "images" / "cat" / "00.jpg").read_bytes()
+    (work / "images" / "cat" / "new.jpg").write_bytes(content + b"x")  # what comes after a JPEG is not decoded
+    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + ["--no-parity"]) == 0
+    opened = FeatureStore(work / "features.zarr")
+    if opened.keys()[0].weights != ANIMALS.weights:
+        pytest.skip("this torch draws other random weights than 2.15.0: other features were asked for")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["rows"], row["reused"], row["embedded"], row["failed"]) == (25, 24, 1, 1)
+    (key,) = set(opened.keys()) - {ANIMALS, IMAGES}
+    old, new = opened.read(ANIMALS), opened.read(key)
+    kept = new.ids != "images/cat/new.jpg"
+    np.testing.assert_array_equal(new.features[kept], old.features)
+    assert verify(opened) == []

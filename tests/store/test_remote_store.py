@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, small_job
+from support.store_cases import NUM_ROWS, SHARD_ROWS, Job, array_files, is_of_an_array, small_job, wait_until
 
 pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
@@ -18,7 +19,8 @@ from support.s3_server import BUCKET, ENVIRONMENT, SECRET, Proxy, environment, e
 
 from penultimate.store.errors import InputError, NotAStoreError, StoreError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.objects.remote import RemoteObjects
+from penultimate.store.upkeep.verify import verify
 
 SCRIPT = Path(__file__).parents[1] / "support" / "fake_extract.py"
 NUMBERS = itertools.count()
@@ -40,25 +42,14 @@ def expected(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     """Return the objects of the arrays in a local store."""
     store = FeatureStore.create(tmp_path_factory.mktemp("local") / "store")
     job.write(store)
-    return array_files(store, job.key)
+    return array_files(store)
 
 
-def array_objects(store: FeatureStore, job: Job) -> dict[str, bytes]:
+def array_objects(store: FeatureStore) -> dict[str, bytes]:
     """Return the objects of the arrays in a remote store, read through the store itself."""
-    found: dict[str, bytes] = {}
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        inside = set(store.objects.folders(f"{job.key.path}/{folder}".rstrip("/")))
-        for name in store.objects.names(f"{job.key.path}/{folder}".rstrip("/")):
-            path = f"{folder}/{name}".lstrip("/")
-            if name in inside:
-                folders.append(path)
-            elif "/" in path and not path.startswith("features/commits/"):
-                content = store.objects.get(f"{job.key.path}/{path}")
-                assert content is not None
-                found[path] = content
-    return found
+    assert isinstance(store.objects, RemoteObjects)
+    names = [name for name in store.objects.walk("") if is_of_an_array(name)]
+    return {name: content for name, content in zip(names, store.objects.get_many(names), strict=True) if content}
 
 
 def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(
@@ -66,7 +57,7 @@ def test_a_store_in_a_bucket_holds_the_objects_of_a_local_one(
 ) -> None:
     store = FeatureStore.create(location)
     job.write(store)
-    assert array_objects(FeatureStore(location), job) == expected
+    assert array_objects(FeatureStore(location)) == expected
     features = FeatureStore(store.address).read(job.key)
     np.testing.assert_array_equal(features.features, job.features_MD[[*range(3), *range(4, 49)]])
 
@@ -91,7 +82,7 @@ def test_faults_on_the_way_change_nothing(
     read = store.read(job.key).features
     assert verify(store) == []
     proxy.plan = healthy
-    assert array_objects(store, job) == expected
+    assert array_objects(store) == expected
     assert len(read) == NUM_ROWS - 2
 
 
@@ -103,7 +94,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(
     proxy.plan = every(15, "hang", "PUT")
     job.write(store)
     proxy.plan = healthy
-    assert array_objects(store, job) == expected
+    assert array_objects(store) == expected
 
 
 @pytest.mark.slow
@@ -120,11 +111,12 @@ def test_when_attempts_are_used_up_the_error_names_bucket_and_key_and_the_job_re
     proxy.plan = healthy
     proxy.seen.clear()
     with job.writer(store) as writer:
-        assert writer.missing_shards == (2, 3)
-        job.append(writer, writer.missing_rows)
+        missing = writer.missing_blocks
+        assert missing in [(2,), (2, 3)]  # 3 may have been on its way as well
+        job.append(writer, writer.missing_samples)
     written = {path.partition("/features/c/")[2] for method, path in proxy.seen if method == "PUT"} - {""}
-    assert written == {"2/0", "3/0"}  # nothing was done twice
-    assert array_objects(store, job) == expected
+    assert written == {f"{block}/0" for block in missing}  # nothing was done twice
+    assert array_objects(store) == expected
     assert verify(store) == []
 
 
@@ -163,13 +155,80 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
             assert process.stdout.readline().startswith("done")
             process.stdin.write("\n")
             process.stdin.flush()
+        wait_until(lambda: store.incomplete()[0].done_rows >= SHARD_ROWS)  # shards are written in the background
         process.kill()
     (begun,) = store.incomplete()
     assert SHARD_ROWS <= begun.done_rows < begun.num_rows
     with job.writer(store) as writer:  # at once: this machine knows that the holder is gone
-        assert writer.missing_shards[0] == begun.done_rows // SHARD_ROWS
-        job.append(writer, writer.missing_rows)
-    assert array_objects(store, job) == expected
+        assert writer.missing_blocks[0] == begun.done_rows // SHARD_ROWS
+        job.append(writer, writer.missing_samples)
+    assert array_objects(store) == expected
+    assert verify(store) == []
+
+
+def test_two_processes_with_halves_share_the_rows_of_other_sets(location: str, job: Job, tmp_path: Path) -> None:
+    store = FeatureStore.create(location)
+    job.part(range(10)).write(store)
+    job.part(range(30, 40)).write(store)
+    otherwise = replace(job, features_MD=job.features_MD + 1)
+    (tmp_path / "job").write_bytes(pickle.dumps(otherwise))
+    pipe: Any = subprocess.PIPE
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), location, first, stop, str(tmp_path / "job")],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment(),
+            text=True,
+        )
+        for first, stop in (("0", "2"), ("2", "4"))
+    ]
+    said = [process.communicate("\n" * 100, timeout=120) for process in processes]
+    assert [(process.returncode, err) for process, (_, err) in zip(processes, said, strict=True)] == [(0, "")] * 2
+    done = [int(line.split()[1]) for out, _ in said for line in out.splitlines() if line.startswith("done")]
+    assert sum(done) == NUM_ROWS - 20
+    expected = job.features_MD + 1
+    carried = [*range(10), *range(30, 40)]
+    expected[carried] = job.features_MD[carried]
+    decoded = [sample for sample in range(NUM_ROWS) if sample not in job.failed]
+    np.testing.assert_array_equal(store.read(job.key).features, expected[decoded])
+    assert job.part(range(NUM_ROWS)[::-1]).write(store) == 0
+    assert verify(store) == []
+    assert isinstance(store.objects, RemoteObjects)
+    assert not [name for name in store.objects.walk("") if "writer.lock" in name]
+
+
+def test_rows_are_freed_in_a_bucket_unless_somebody_refers_to_them(location: str, job: Job) -> None:
+    store = FeatureStore.create(location)
+    base, grown = job.part(range(40)), replace(job, split_M=["train"] * NUM_ROWS)
+    base.write(store)
+    with grown.writer(store) as writer:
+        grown.append(writer, writer.missing_samples[:20])
+        removed = store.delete(base.key)
+        assert "is being written by process" in removed.kept[0]
+        assert grown.append(writer, writer.missing_samples) == NUM_ROWS - 40
+    np.testing.assert_array_equal(store.read(grown.key).features, job.features_MD[[*range(3), *range(4, 49)]])
+    before = store.objects.size("")
+    removed = store.delete(grown.key)
+    assert (removed.freed_bytes, removed.kept) == (before - store.objects.size(""), ())
+    assert isinstance(store.objects, RemoteObjects)
+    assert all(name.endswith("zarr.json") and name.count("/") < 3 for name in store.objects.walk(""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "methods"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_faults_on_the_way_to_rows_of_other_sets_change_nothing(
+    proxy: Proxy, location: str, job: Job, fault: str, methods: tuple[str, ...]
+) -> None:
+    store = FeatureStore.create(location)
+    base = job.part(range(40))
+    base.write(store)
+    proxy.plan = every(3, fault, *methods)
+    assert job.write(store) == 10
+    store.delete(base.key)
+    proxy.plan = healthy
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[[*range(3), *range(4, 49)]])
     assert verify(store) == []
 
 

@@ -7,16 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from support.store_cases import FAILED, NUM_ROWS, Job, small_job
+from support.store_cases import FAILED, NUM_ROWS, Job, rows_path, small_job
 
 from penultimate.store.errors import CorruptFeaturesError, NotAStoreError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 """Zarr's own warning of what users do all the same."""
 
 DECODED = [row for row in range(NUM_ROWS) if row not in FAILED]
+
+
+def rows_of(root: Path) -> str:
+    """Return the path of the rows below the store."""
+    return rows_path(FeatureStore(root))
 
 
 def note_on_the_store(root: Path, key: str) -> None:
@@ -31,14 +36,23 @@ def note_on_a_key_whose_consolidated_metadata_is_lost(root: Path, key: str) -> N
     zarr.open_group(root, path=key, mode="r+", use_consolidated=False).attrs["note"] = "mine"
 
 
+def note_on_the_rows(root: Path, key: str) -> None:
+    zarr.open_group(root, path=rows_of(root), mode="r+").attrs["note"] = "mine"
+
+
+def array_beside_the_features(root: Path, key: str) -> None:
+    zarr.open_group(root, path=rows_of(root), mode="r+").create_array("umap", data=np.zeros((50, 2)))
+    zarr.consolidate_metadata(root, path=rows_of(root))
+
+
 def notes_on_the_groups_between(root: Path, key: str) -> None:
     for depth in (1, 2):
         zarr.open_group(root, path="/".join(key.split("/")[:depth]), mode="r+").attrs["note"] = depth
 
 
 def notes_on_arrays(root: Path, key: str) -> None:
-    for name in ("features", "labels", "ids"):
-        zarr.open_array(root, path=f"{key}/{name}", mode="r+").attrs["units"] = "none"
+    for name in (f"{rows_of(root)}/features", f"{key}/labels", f"{key}/ids", f"{key}/row"):
+        zarr.open_array(root, path=name, mode="r+").attrs["units"] = "none"
 
 
 def consolidated_store(root: Path, key: str) -> None:
@@ -62,6 +76,8 @@ USERS = [
     note_on_the_store,
     note_on_a_key,
     note_on_a_key_whose_consolidated_metadata_is_lost,
+    note_on_the_rows,
+    array_beside_the_features,
     notes_on_the_groups_between,
     notes_on_arrays,
     consolidated_store,
@@ -95,8 +111,7 @@ def test_a_store_is_read_listed_verified_and_written_as_before(
     assert verify(opened) == []
     np.testing.assert_array_equal(opened.read(job.key).features, job.features_MD[DECODED])
     assert opened.read(job.key).ids.tolist() == [job.ids_M[row] for row in DECODED]
-    with job.writer(opened) as writer:
-        assert writer.missing_shards == ()
+    assert job.write(opened) == 0
     opened.delete(job.key)
     assert opened.keys() == []
 
@@ -104,7 +119,7 @@ def test_a_store_is_read_listed_verified_and_written_as_before(
 def test_what_a_user_wrote_is_still_there_after_another_key_was_added(store: FeatureStore, job: Job) -> None:
     note_on_the_store(store.path, job.key.path)
     groups_and_arrays_everywhere(store.path, job.key.path)
-    other = replace(job, key=replace(job.key, backbone="other"))
+    other = replace(job, embedding=replace(job.embedding, backbone="other", weights="other"))
     other.write(FeatureStore(store.path))
     root = zarr.open_group(store.path, mode="r")
     assert root.attrs["note"] == {"by": "a user", "tags": [1, 2.5, None]}

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,15 @@ class Ranked:
         if self.problem:
             raise InputError(self.problem)
         (self.folder / f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}").touch()
+
+
+@dataclass(frozen=True)
+class Where:
+    """A task that returns its process and the GPUs that it sees, after a moment in which others are begun."""
+
+    def __call__(self, worker: Worker) -> tuple[int, str]:
+        time.sleep(0.2)
+        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from penultimate.store.format.documents import STORE
 from penultimate.store.format.reading import read_array
 from penultimate.store.objects.claim import WHOLE_KEY
 from penultimate.store.objects.objects import Objects
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 RECORD = b'{"a commit record": "is longer than a pending one ever is, so that they are told apart"}'
 
@@ -32,6 +33,7 @@ def _opened(objects: Objects) -> FeatureStore:
     objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
     store = FeatureStore.__new__(FeatureStore)
     store.objects = objects
+    store._format = layout.FORMAT_VERSION
     return store
 
 
@@ -54,6 +56,14 @@ class ObjectsContract:
         objects.put("folder/a", memoryview(b"second"))
         assert objects.get("folder/a") == b"second"
         assert objects.exists("folder/a")
+
+    def test_a_content_may_come_in_parts(self, objects: Objects) -> None:
+        objects.prepare()
+        rows = np.arange(200, dtype=np.uint8)
+        objects.put("parts", [b"first ", memoryview(b"second "), b"", rows.data])
+        objects.put("none", [])
+        assert objects.get("parts") == b"first second " + rows.tobytes()
+        assert objects.get("none") == b""
 
     def test_what_was_never_written_is_absent_and_not_an_error(self, objects: Objects) -> None:
         assert objects.get("a") is None
@@ -102,6 +112,20 @@ class ObjectsContract:
         objects.commit("k/c/0", memoryview(b"shard"), "k/commits/0.json", RECORD, is_record=_is_record)
         assert (objects.get("k/c/0"), objects.get("k/commits/0.json")) == (b"shard", RECORD)
         assert objects.records("k/commits") == ["0.json"]
+
+    def test_shards_in_parts_are_committed_by_several_threads_at_once(self, objects: Objects) -> None:
+        objects.prepare()
+
+        def commit(shard: int) -> None:
+            parts: list[bytes | memoryview] = [str(shard).encode(), memoryview(b" shard")]
+            objects.commit(f"k/c/{shard}/0", parts, f"k/commits/{shard}.json", RECORD, is_record=_is_record)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(commit, range(24)))
+        assert objects.get_many([f"k/c/{shard}/0" for shard in range(24)]) == [
+            f"{shard} shard".encode() for shard in range(24)
+        ]
+        assert sorted(objects.records("k/commits")) == sorted(f"{shard}.json" for shard in range(24))
 
     def test_a_shard_whose_record_is_damaged_is_committed_again(self, objects: Objects) -> None:
         objects.prepare()
@@ -152,16 +176,16 @@ class ObjectsContract:
         store.delete(job.key)
         assert store.keys() == []
 
-    def test_one_shard_has_one_writer_and_others_may_have_the_rest(self, objects: Objects) -> None:
+    def test_one_block_has_one_writer_and_others_may_have_the_rest(self, objects: Objects) -> None:
         job, store = small_job(), _opened(objects)
-        with job.writer(store, shard_range=range(2)) as first:
+        with job.writer(store, blocks=range(2)) as first:
             with pytest.raises(StoreBusyError, match=r"being written by process \d+ on .*; wait"):
                 job.writer(store)
             with pytest.raises(StoreBusyError):
-                store.delete(job.key)
-            with job.writer(store, shard_range=range(2, 4)) as second:
-                job.append(second, second.missing_rows)
+                store.delete(store.find_any(job.plan().job))
+            with job.writer(store, blocks=range(2, 4)) as second:
+                job.append(second, second.missing_samples)
             assert store.keys() == []
-            job.append(first, first.missing_rows)
+            job.append(first, first.missing_samples)
         assert store.keys() == [job.key]
         assert verify(store) == []

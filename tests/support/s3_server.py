@@ -64,6 +64,8 @@ class Proxy(ThreadingHTTPServer):
         self.upstream_port = port
         self.plan: Plan = healthy
         self.seen: list[tuple[str, str]] = []
+        self.bytes_answered = 0
+        """Bytes of all answers' bodies, whole or not."""
         self.changes = threading.Lock()
 
     @property
@@ -125,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = headers.get("Content-Length", str(len(content))) if self.command == "HEAD" else str(len(content))
         self.send_header("Content-Length", length)
         self.end_headers()
+        self.server.bytes_answered += len(content)
         self.wfile.write(content[: len(content) // 2] if half else content)
         if half:
             self._hang_up()

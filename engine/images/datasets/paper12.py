@@ -22,7 +22,7 @@ from penultimate.engine.images.datasets.downloads import Download, fetch
 from penultimate.engine.images.datasets.torchvision_datasets import AIRCRAFT, CARS, DTD, FLOWERS, FOOD101
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.sources import FileSource, VerifiedSource
+from penultimate.engine.images.sources import DigestingSource, FileSource
 from penultimate.engine.images.splits import hold_out
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -155,7 +155,7 @@ def check_dataset(name: str, root: Path, *, seed: int = 0) -> Check:
     """Compare the images that are there with the published numbers; raise as ``load_paper_dataset`` does."""
     dataset = dataset_named(name)
     images = load_paper_dataset(name, root, seed=seed)
-    source = images.source.original if isinstance(images.source, VerifiedSource) else images.source
+    source = images.source.original if isinstance(images.source, DigestingSource) else images.source
     ids = [str(id_) for id_ in images.ids_N]
     missing = [id_ for id_ in ids if not (source.root / id_).is_file()] if isinstance(source, FileSource) else []
     there_N = ~np.isin(np.array(ids), np.array(missing, dtype=str))

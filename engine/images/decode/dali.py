@@ -1,9 +1,8 @@
 """DaliDecoder decodes with DALI and resizes with torch's antialiased uint8 kernel, several images at a time."""
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -14,46 +13,22 @@ from nvidia.dali import Pipeline
 from PIL import Image
 from typing_extensions import override
 
+from penultimate.engine.images.decode.dali_runs import DecodeCounts, IdlePipelines, run_or_halve
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.decoder import Decoder
-from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
-from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, reason_of, resize_with_pillow, views_of
+from penultimate.engine.images.decode.samples import LARGEST_PIXELS, Sample, groups_of, read_samples
+from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
-from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of the image as stored, h x w of a view.
 
 _CHUNK_IMAGES = 32
 """Number of images in one pipeline run: enough to keep all of its threads busy."""
 
-_CHUNK_PIXELS = 32 * 2**20
-"""Number of decoded pixels in one pipeline run (96 MiB); an image with more is decoded by Pillow, alone."""
-
-
-@dataclass(slots=True)
-class DecodeCounts:
-    """Numbers of images that each library has decoded for one decoder; a failed one counts where it failed."""
-
-    dali: int = 0
-    """Number of images decoded by DALI."""
-
-    pillow: int = 0
-    """Number of images decoded by Pillow, for their kind or size or because DALI refused their chunk."""
-
-    refused_chunks: int = 0
-    """Number of pipeline runs in which DALI raised an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    index: int
-    content: bytes | NDArray[np.uint8] | str
-    """Encoded file, pixels (H, W, 3), or the reason why there is neither."""
-
-    plain: Size | None
-    """Size of an image that DALI is to decode; None for any other."""
+_READ_GROUP = 4
+"""Number of samples that one task reads: resizing takes so much longer that larger groups only come later."""
 
 
 class DaliDecoder(Decoder):
@@ -62,9 +37,9 @@ class DaliDecoder(Decoder):
     DALI decodes only files that it decodes exactly as Pillow does: plain JPEG and PNG files as
     ``file_header.jpeg_png_size`` defines them, which are nearly all there are. Every other kind (CMYK, palette, 16
     bits, GIF, WebP, TIFF, truncated files ...) is decoded by Pillow, or recorded as failed with Pillow's reason. So is
-    each image of a chunk in which DALI raises, since DALI does not say which image it was and its pipeline is lost.
-    ``counts`` tells how many images each library decoded. The pixels do not depend on it, with one exception: DALI
-    decodes a few damaged JPEG files that Pillow refuses.
+    each image that DALI cannot decode; what else DALI raises is raised (``dali_runs``). ``counts`` tells how many
+    images each library decoded. The pixels do not depend on it, with one exception: DALI decodes a few damaged JPEG
+    files that Pillow refuses.
 
     The resize is torch's ``interpolate(antialias=True)`` on uint8, a port of Pillow's filters: within 1 of 255 of
     Pillow's horizontal pass followed by its vertical one. Pillow 13 runs the vertical pass first where the height
@@ -82,62 +57,53 @@ class DaliDecoder(Decoder):
         """Let DALI decode on ``num_workers`` threads, while as many others read and resize."""
         self.num_workers = num_workers
         self.counts = DecodeCounts()
-        self._lock = threading.Lock()
+        self._pipelines = IdlePipelines["_Pipeline"]()
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
+        upright = any(view.exif_orientation for view in views)
 
-        def load(index: int) -> _Sample:
-            return _load(images.source, index, upright=any(view.exif_orientation for view in views))
+        def read(group: Sequence[int]) -> list[Sample]:
+            return read_samples(images.source, group, upright=upright)
 
-        def finish(sample: _Sample) -> Row:
+        def finish(sample: Sample) -> Row:
             return self._finish(sample, views)
 
-        pipeline = _Pipeline(num_threads=self.num_workers)
-
-        def decode(chunk: list[_Sample]) -> list[_Sample]:
+        def decode(chunk: list[Sample]) -> list[Sample]:
             return self._decode(pipeline, chunk)
 
+        groups = groups_of(indices, batch_size=_READ_GROUP)
         with (
+            self._pipelines.borrowed(None, lambda: _Pipeline(num_threads=self.num_workers)) as pipeline,
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-pipeline") as runner,
         ):
-            samples = prefetch_map(pool, load, indices.tolist(), depth=2 * _CHUNK_IMAGES)
+            samples = chain.from_iterable(prefetch_map(pool, read, groups, depth=2 * _CHUNK_IMAGES // _READ_GROUP))
             chunks = prefetch_map(runner, decode, _chunks(samples), depth=2)
-            rows = prefetch_map(pool, finish, (sample for chunk in chunks for sample in chunk), depth=batch_size)
+            rows = prefetch_map(pool, finish, chain.from_iterable(chunks), depth=batch_size)
             yield from batched(rows, views, batch_size=batch_size)
 
-    def _decode(self, pipeline: "_Pipeline", chunk: list[_Sample]) -> list[_Sample]:
-        """Return the chunk with its plain files decoded; return it unchanged if DALI raises."""
-        encoded = [sample.content for sample in chunk if sample.plain and isinstance(sample.content, bytes)]
-        if not encoded:
-            return chunk
-        decoded = pipeline.run(encoded)
-        if decoded is None:  # a damaged file looked complete; Pillow tells which one, and why
-            self._count(refused_chunks=1)
-            return chunk
-        self._count(dali=len(encoded))
-        pixels = iter(decoded)
-        return [_Sample(s.index, next(pixels), None) if s.plain else s for s in chunk]
+    def _decode(self, pipeline: "_Pipeline", chunk: list[Sample]) -> list[Sample]:
+        """Return the chunk with its plain files decoded, but for those that DALI cannot decode."""
+        encoded = [(s.row, s.content) for s in chunk if s.plain and isinstance(s.content, bytes)]
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        for files, decoded in run_or_halve(pipeline.run, encoded, self.counts):
+            pixels |= {row: image for (row, _), image in zip(files, decoded or (), strict=False)}
+        return [Sample(s.row, pixels[s.row], None) if s.row in pixels else s for s in chunk]
 
-    def _finish(self, sample: _Sample, views: Sequence[Preprocess]) -> Row:
+    def _finish(self, sample: Sample, views: Sequence[Preprocess]) -> Row:
         content = sample.content
         if isinstance(content, str):
-            return Row(sample.index, content)
+            return Row(sample.row, content)
         try:
             if isinstance(content, bytes):
-                self._count(pillow=1)
-                return Row(sample.index, views_of(content, views, _resized))
-            return Row(sample.index, tuple(resize_with_torch(content, view) for view in views))
+                self.counts.add(pillow=1)
+                return Row(sample.row, views_of(content, views, _resized))
+            return Row(sample.row, tuple(resize_with_torch(content, view) for view in views))
         except Exception as error:  # as in PillowDecoder: each becomes this row's reason
-            return Row(sample.index, reason_of(error))
-
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            for name, number in more.items():
-                setattr(self.counts, name, getattr(self.counts, name) + number)
+            return Row(sample.row, reason_of(error))
 
 
 class _Pipeline:
@@ -147,20 +113,17 @@ class _Pipeline:
         self._num_threads = num_threads
         self._pipeline: Pipeline | None = None
 
-    def run(self, encoded: Sequence[bytes]) -> list[NDArray[np.uint8]] | None:
-        """Return the pixels (H, W, 3) of each file, or None if one of them fails.
+    def run(self, files: Sequence[tuple[int, bytes]]) -> list[NDArray[np.uint8]]:
+        """Return the pixels (H, W, 3) of each file, given with its row; raise RuntimeError as DALI does.
 
         The arrays are views of DALI's memory, which lives as long as they do.
         """
-        if self._pipeline is None:
-            self._pipeline = self._build()
-        self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
-        try:
-            (pixels,) = self._pipeline.run()
-        except RuntimeError:
-            self._pipeline = None  # "Current pipeline object is no longer valid"
-            return None
-        return [np.asarray(pixels[position]) for position in range(len(encoded))]
+        pipeline = self._pipeline or self._build()
+        self._pipeline = None  # "Current pipeline object is no longer valid" if it raises
+        pipeline.feed_input("encoded", [np.frombuffer(content, np.uint8) for _, content in files])
+        (pixels,) = pipeline.run()
+        self._pipeline = pipeline
+        return [np.asarray(pixels[position]) for position in range(len(files))]
 
     def _build(self) -> Pipeline:
         # One run at a time on its own thread: a prefetching pipeline measured no faster (ratio 0.95 to 1.05), and
@@ -181,27 +144,13 @@ class _Pipeline:
         return pipeline
 
 
-def _load(source: ImageSource, index: int, *, upright: bool = False) -> _Sample:
-    """``upright``: what EXIF says is to be turned is left to Pillow."""
-    try:
-        content = source.read(index)
-    except PenultimateError:  # not this image's fault: the run stops
-        raise
-    except OSError as error:
-        return _Sample(index, reason_of(error), None)
-    if not isinstance(content, bytes):
-        return _Sample(index, content, None)
-    size = None if upright and is_turned(content) else jpeg_png_size(content)
-    return _Sample(index, content, size if size and size.height * size.width <= _CHUNK_PIXELS else None)
-
-
-def _chunks(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
-    """Yield consecutive samples in chunks of at most ``_CHUNK_IMAGES`` images and ``_CHUNK_PIXELS`` pixels."""
-    chunk: list[_Sample] = []
+def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Yield consecutive samples in chunks of at most ``_CHUNK_IMAGES`` images and ``LARGEST_PIXELS`` pixels."""
+    chunk: list[Sample] = []
     chunk_pixels = 0
     for sample in samples:
         pixels = sample.plain.height * sample.plain.width if sample.plain else 0
-        if len(chunk) == _CHUNK_IMAGES or chunk_pixels + pixels > _CHUNK_PIXELS:
+        if len(chunk) == _CHUNK_IMAGES or chunk_pixels + pixels > LARGEST_PIXELS:
             yield chunk
             chunk, chunk_pixels = [], 0
         chunk.append(sample)

@@ -1,54 +1,64 @@
 """DaliGpuDecoder decodes and resizes with DALI on the GPU, and the pixels stay there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
-import nvidia.dali.fn as fn
-import nvidia.dali.types as types
 import torch
-import torch.utils.dlpack
 from numpy.typing import NDArray
-from nvidia.dali import Pipeline
 from torch import Tensor
 from typing_extensions import override
 
+from penultimate.engine.images.decode.dali_gpu_pipeline import Encoded, GpuPipeline
+from penultimate.engine.images.decode.dali_runs import (
+    DecodeCounts,
+    IdlePipelines,
+    refuse_if_dali_is_broken,
+    run_or_halve,
+    runs_within,
+)
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.decode.decoder import Decoder
-from penultimate.engine.images.decode.file_header import Size, jpeg_png_size
-from penultimate.engine.images.decode.pillow import STRIP_PIXELS, is_turned, reason_of, resize_with_pillow, views_of
+from penultimate.engine.images.decode.file_header import Size
+from penultimate.engine.images.decode.pillow import STRIP_PIXELS, reason_of, resize_with_pillow, views_of
+from penultimate.engine.images.decode.samples import GROUP, Sample, groups_of, read_samples
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import CropGeometry, Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
-from penultimate.store.errors import PenultimateError
 
 # Shapes: H x W pixels of an image as stored, h x w of a view, B images of a batch.
 
-_INTERPOLATION = {"bicubic": types.DALIInterpType.INTERP_CUBIC, "bilinear": types.DALIInterpType.INTERP_LINEAR}
-"""Name of an interpolation -> DALI's filter.
-
-With ``antialias=True`` DALI widens these by the scale as Pillow does: Keys' cubic, a = -0.5, and the triangle."""
-
-_HARDWARE_FRACTION = 0.9
-"""Fraction of the images that go to the hardware JPEG engine where the GPU has one (A100, H100). DALI's documentation
-gives 65 to 90 per cent as best, the rest keeping the CUDA decoder busy. Not measured here."""
-
+_AHEAD = 192
+"""Largest number of images that are read ahead where that is more than two batches, to keep all threads busy."""
 
 _LARGEST_SCALE = 8.0
 """Largest factor by which DALI enlarges a side. Beyond it, as in a strip two pixels high, Pillow resizes: DALI's pixels
 were up to 10 of 255 off there."""
 
 
+class _Read(NamedTuple):
+    """One sample that was read, with Pillow's pixels where DALI is not to decode it."""
+
+    row: int
+    content: Encoded | list[NDArray[np.uint8]] | str
+    """Plain file for DALI, one array a view, or the reason why there is neither."""
+
+
 class DaliGpuDecoder(Decoder):
     """Decode with DALI's mixed decoder and resize with DALI, both on the GPU; batches are torch tensors there.
 
-    A file that is not plain (``file_header.jpeg_png_size``), and every image of a batch that DALI refuses, is decoded
-    and resized by Pillow and copied to the GPU. Resizing differs from Pillow's in that intermediate rows are not
-    rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet photographs), so the decoder's name,
-    and with it the key of the features, is another than ``dali``.
+    A file that is not plain (``file_header.jpeg_png_size``), is very large or is to be enlarged much, and one that DALI
+    cannot decode, is decoded and resized by Pillow and copied to the GPU; ``counts`` tells how many images each library
+    decoded. What else DALI raises, such as that the GPU's memory is full, is raised. Resizing differs from Pillow's in
+    that intermediate rows are not rounded to bytes: 0.16 of 255 on average (the graph on the CPU, 125 ImageNet
+    photographs), so the decoder's name, and with it the key of the features, is another than ``dali``.
 
-    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches are
-    being read, one is decoded and one is with the caller.
+    ``device="cpu"`` runs the same graph on the CPU, as the tests do where there is no GPU. At most two batches, or
+    192 images, are being read, one batch is decoded and one is with the caller; DALI decodes at most ``RUN_PIXELS`` at
+    once. The pipeline is kept for the next call with the same views and batch size.
     """
 
     name = "dali-gpu"
@@ -56,162 +66,119 @@ class DaliGpuDecoder(Decoder):
     def __init__(self, *, num_workers: int = 1, device: str = "cuda") -> None:
         """Use ``num_workers`` threads to read files, parse their headers and run Pillow."""
         self.num_workers = num_workers
+        self.counts = DecodeCounts()
         self._device = torch.device(device)
+        self._pipelines = IdlePipelines[GpuPipeline]()
         if self._device.type == "cuda" and self._device.index is None:  # its threads would all see GPU 0
             self._device = torch.device("cuda", torch.cuda.current_device())
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
-        pipeline = _Pipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
-        batched = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        upright = any(view.exif_orientation for view in views)
+        crops_of = lru_cache(maxsize=4096)(partial(_crops_of, views))  # images of a set share a few sizes
 
-        def decode(rows: list["_Read"]) -> DecodedBatch:
-            return self._decode(pipeline, rows, views)
+        def read(group: Sequence[int]) -> list[_Read]:
+            samples = read_samples(images.source, group, upright=upright)
+            return [self._prepared(sample, views, crops_of) for sample in samples]
 
+        def decode(batch: list[_Read]) -> DecodedBatch:
+            return self._decode(pipeline, batch, views)
+
+        def build() -> GpuPipeline:
+            return GpuPipeline(views, batch_size=batch_size, num_threads=self.num_workers, device=self._device)
+
+        group_size = min(batch_size, GROUP)
+        depth = max(-(-2 * batch_size // group_size), min(2 * self.num_workers, _AHEAD // group_size))
         with (
+            self._pipelines.borrowed((tuple(views), batch_size), build) as pipeline,
             ThreadPoolExecutor(self.num_workers, thread_name_prefix="dali-host") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="dali-gpu") as runner,
         ):
-            read = prefetch_map(pool, lambda row: _read(images, row, views), indices.tolist(), depth=2 * batch_size)
-            groups = ([next(read) for _ in rows] for rows in batched)
-            yield from prefetch_map(runner, decode, groups, depth=2)
+            groups = prefetch_map(pool, read, groups_of(indices, batch_size=batch_size), depth=depth)
+            samples = chain.from_iterable(groups)
+            batches = iter(lambda: list(islice(samples, batch_size)), [])
+            yield from prefetch_map(runner, decode, batches, depth=2)
 
-    def _decode(self, pipeline: "_Pipeline", rows: list["_Read"], views: Sequence[Preprocess]) -> DecodedBatch:
-        plain = [row for row in rows if isinstance(row.content, bytes)]
-        decoded = pipeline.run([row.content for row in plain if isinstance(row.content, bytes)])
-        if decoded is None:  # one of them is damaged; Pillow tells which, and why
-            rows = [_with_pillow(row, views) if isinstance(row.content, bytes) else row for row in rows]
-            plain, decoded = [], tuple(self._empty(view) for view in views)
-        kept = [row for row in rows if not isinstance(row.content, str)]
+    def _prepared(
+        self, sample: Sample, views: Sequence[Preprocess], crops_of: Callable[[Size], tuple[CropGeometry, ...] | None]
+    ) -> _Read:
+        row, content, plain = sample
+        if isinstance(content, str):
+            return _Read(row, content)
+        crops = plain and crops_of(plain)
+        if plain and crops and isinstance(content, bytes):
+            return _Read(row, Encoded(row, content, plain.height * plain.width, crops))
+        return self._with_pillow(row, content, views)
+
+    def _with_pillow(self, row: int, content: bytes | NDArray[np.uint8], views: Sequence[Preprocess]) -> _Read:
+        self.counts.add(pillow=isinstance(content, bytes))
+        try:
+            return _Read(row, [np.array(view) for view in views_of(content, views, resize_with_pillow)])
+        except Exception as error:  # as in PillowDecoder: each becomes this row's reason
+            return _Read(row, reason_of(error))
+
+    def _decode(self, pipeline: GpuPipeline, samples: list[_Read], views: Sequence[Preprocess]) -> DecodedBatch:
+        """Decode a batch in one run, or in several where it has many pixels or a file that DALI cannot decode."""
+        encoded = [each.content for each in samples if isinstance(each.content, Encoded)]
+        parts: list[tuple[Sequence[Encoded], tuple[Tensor, ...]]] = []
+        by_pillow: dict[int, _Read] = {}
+        for run in runs_within(encoded, lambda file: file.num_pixels):
+            for files, pixels in run_or_halve(pipeline.run, run, self.counts):
+                if pixels is not None:
+                    parts.append((files, pixels))
+                else:
+                    by_pillow |= {f.row: self._with_pillow(f.row, f.content, views) for f in files}
+        refuse_if_dali_is_broken(
+            num_run=len(encoded),
+            num_by_dali=sum(len(files) for files, _ in parts),
+            num_by_pillow=sum(not isinstance(each.content, str) for each in by_pillow.values()),
+        )
+        read = [by_pillow.get(each.row, each) for each in samples]
+        kept = [each for each in read if not isinstance(each.content, str)]
+        whole = len(parts) == 1 and len(parts[0][0]) == len(kept)
         return DecodedBatch(
-            indices_B=np.array([row.index for row in kept], np.int64),
-            views=tuple(
-                pixels if len(plain) == len(kept) else self._merged(kept, pixels, position)
-                for position, pixels in enumerate(decoded)
-            ),
-            failed={row.index: row.content for row in rows if isinstance(row.content, str)},
+            indices_B=np.array([each.row for each in kept], np.int64),
+            views=parts[0][1] if whole else self._merged(kept, parts, views),
+            failed={each.row: each.content for each in read if isinstance(each.content, str)},
         )
 
-    def _empty(self, view: Preprocess) -> Tensor:
-        return torch.empty((0, view.height, view.width, 3), dtype=torch.uint8, device=self._device)
-
-    def _merged(self, kept: Sequence["_Read"], decoded_PHWC: Tensor, position: int) -> Tensor:
-        """Merge rows in their order: DALI's where ``content`` is still encoded, Pillow's where it is pixels."""
-        merged = decoded_PHWC.new_empty((len(kept), *decoded_PHWC.shape[1:]))
-        plain = [index for index, row in enumerate(kept) if isinstance(row.content, bytes)]
-        merged[torch.tensor(plain, dtype=torch.int64, device=self._device)] = decoded_PHWC
-        for index, row in enumerate(kept):
-            if isinstance(row.content, tuple):
-                merged[index] = torch.from_numpy(row.content[position])
+    def _merged(
+        self,
+        kept: Sequence[_Read],
+        parts: Sequence[tuple[Sequence[Encoded], tuple[Tensor, ...]]],
+        views: Sequence[Preprocess],
+    ) -> tuple[Tensor, ...]:
+        """Merge the views of DALI's runs and Pillow's into one tensor a view, in the order of ``kept``."""
+        position_of = {each.row: position for position, each in enumerate(kept)}
+        pillow = [(each.row, each.content) for each in kept if isinstance(each.content, list)]
+        merged = tuple(
+            torch.empty((len(kept), view.height, view.width, 3), dtype=torch.uint8, device=self._device)
+            for view in views
+        )
+        for number, view_BHWC in enumerate(merged):
+            for files, decoded in parts:
+                self._fill(view_BHWC, [position_of[file.row] for file in files], decoded[number])
+            if pillow:
+                stacked = np.stack([pixels[number] for _, pixels in pillow])
+                self._fill(view_BHWC, [position_of[index] for index, _ in pillow], torch.from_numpy(stacked))
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # the networks read it on streams of their own
         return merged
 
-
-class _Read:
-    """One sample that was read: an encoded plain file, one array a view, or the reason why there is neither."""
-
-    __slots__ = ("content", "index")
-
-    def __init__(self, index: int, content: bytes | tuple[NDArray[np.uint8], ...] | str) -> None:
-        self.index = index
-        self.content = content
+    def _fill(self, view_BHWC: Tensor, positions: list[int], pixels: Tensor) -> None:
+        view_BHWC[torch.tensor(positions, dtype=torch.int64, device=self._device)] = pixels.to(self._device)
 
 
-def _read(images: ImageSet, index: int, views: Sequence[Preprocess]) -> _Read:
-    try:
-        content = images.source.read(index)
-    except PenultimateError:  # not this image's fault: the run stops
-        raise
-    except OSError as error:
-        return _Read(index, reason_of(error))
-    if isinstance(content, bytes):
-        turned = any(view.exif_orientation for view in views) and is_turned(content)
-        size = None if turned else jpeg_png_size(content)
-        if size and all(_fits(size, view.crop_geometry(size.height, size.width)) for view in views):
-            return _Read(index, content)
-    return _with_pillow(_Read(index, content if isinstance(content, bytes) else (content,)), views)
-
-
-def _fits(size: Size, crop: CropGeometry) -> bool:
-    """Return whether DALI resizes the image as Pillow does.
+def _crops_of(views: Sequence[Preprocess], size: Size) -> tuple[CropGeometry, ...] | None:
+    """Return size and crop for each view of an image that DALI resizes as Pillow does, and None for any other.
 
     It does not where a side is much enlarged: the filter overshoots, and Pillow clips between its passes.
     """
-    enlarged = max(crop.height / size.height, crop.width / size.width)
-    return crop.height * crop.width <= STRIP_PIXELS and enlarged <= _LARGEST_SCALE
-
-
-def _with_pillow(row: _Read, views: Sequence[Preprocess]) -> _Read:
-    content = row.content if isinstance(row.content, bytes) else np.asarray(row.content[0])
-    try:
-        return _Read(row.index, tuple(np.array(view) for view in views_of(content, views, resize_with_pillow)))
-    except Exception as error:  # as in PillowDecoder: each becomes this row's reason
-        return _Read(row.index, reason_of(error))
-
-
-class _Pipeline:
-    """A DALI pipeline from encoded plain files to one uint8 tensor (B, h, w, 3) a view, rebuilt after a failed run."""
-
-    def __init__(self, views: Sequence[Preprocess], *, batch_size: int, num_threads: int, device: torch.device) -> None:
-        self._views = views
-        self._batch_size = batch_size
-        self._num_threads = num_threads
-        self._device = device
-        self._pipeline: Pipeline | None = None
-
-    def run(self, encoded: Sequence[bytes]) -> tuple[Tensor, ...] | None:
-        """Decode the files and return a tensor a view, on the device; return None if one file cannot be decoded.
-
-        The tensors are DALI's memory, which lives as long as they do.
-        """
-        if not encoded:
-            shapes = [(0, view.height, view.width, 3) for view in self._views]
-            return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
-        if self._pipeline is None:
-            self._pipeline = self._build()
-        self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
-        sizes = [size for data in encoded if (size := jpeg_png_size(data))]
-        for number, view in enumerate(self._views):
-            crops = [view.crop_geometry(*size) for size in sizes]
-            self._pipeline.feed_input(f"size{number}", [np.array(p[:2], np.float32) for p in crops])
-            self._pipeline.feed_input(f"start{number}", [np.array(p[2:], np.int32) for p in crops])
-        try:
-            outputs = self._pipeline.run()  # without a stream: returns when the pixels are there
-        except RuntimeError:
-            self._pipeline = None
+    crops = tuple(view.crop_geometry(*size) for view in views)
+    for crop in crops:
+        enlarged = max(crop.height / size.height, crop.width / size.width)
+        if crop.height * crop.width > STRIP_PIXELS or enlarged > _LARGEST_SCALE:
             return None
-        return tuple(torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs)
-
-    def _build(self) -> Pipeline:
-        on_gpu = self._device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=self._batch_size,
-            num_threads=self._num_threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=1,
-            exec_dynamic=True,  # outputs are counted references: pixels outlive the next run without a copy
-        )
-        with pipeline:
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            pixels = fn.decoders.image(
-                encoded,
-                device="mixed" if on_gpu else "cpu",
-                output_type=types.RGB,
-                adjust_orientation=False,
-                jpeg_fancy_upsampling=True,  # chroma as libjpeg-turbo, and so Pillow, makes it
-                hw_decoder_load=_HARDWARE_FRACTION,
-            )
-            pipeline.set_outputs(*(_resized_crop(pixels, number, view) for number, view in enumerate(self._views)))
-        pipeline.build()
-        return pipeline
-
-
-def _resized_crop(pixels: object, number: int, view: Preprocess) -> object:
-    """Resize whole images and crop them, by the sizes and corners that are fed to the inputs of view ``number``."""
-    size = fn.external_source(name=f"size{number}", dtype=types.FLOAT, ndim=1)
-    start = fn.external_source(name=f"start{number}", dtype=types.INT32, ndim=1)
-    resized = fn.resize(pixels, size=size, interp_type=_INTERPOLATION[view.interpolation], antialias=True)
-    return fn.slice(resized, start, [view.height, view.width], axes=(0, 1))
+    return crops

@@ -1,10 +1,7 @@
 """Decoder is the interface of what turns encoded images into resized uint8 pixels; ``factory`` has them by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.image_set import ImageSet
@@ -19,10 +16,11 @@ class Decoder(Protocol):
         """Name of the decoder, as in ``FeatureKey.decoder``."""
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         """Yield every index exactly once, in order, as a decoded row or as an entry of ``failed``.
 
+        Indices are taken as they are needed, at most a few batches or 200 images ahead of what is yielded.
         Pixels are RGB, without EXIF rotation. Memory is bounded by a few batches. An image that cannot be decoded
         never stops the others.
         """

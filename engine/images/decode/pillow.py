@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,8 @@ from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, ba
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pixel_modes import to_rgb
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, READS_HEIC, kind_of_content, remedy_for
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.errors import PenultimateError
@@ -66,14 +67,14 @@ class PillowDecoder(Decoder):
 
     @override
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
 
         def row(index: int) -> Row:
             return _row(images.source, index, views)
 
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="pillow") as pool:
-            rows = prefetch_map(pool, row, indices.tolist(), depth=batch_size + self.num_workers)
+            rows = prefetch_map(pool, row, map(int, indices), depth=batch_size + self.num_workers)
             yield from batched(rows, views, batch_size=batch_size)
 
 

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,7 +18,8 @@ from penultimate.engine.images.formats.labels import DEFAULT_RANDOM_SPLIT, Label
 from penultimate.engine.images.formats.parquet_labels import parquet_labelling
 from penultimate.engine.images.formats.parquet_tables import ImageTable
 from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.store.errors import InputError
 
 # Shapes: N samples.
@@ -91,6 +94,10 @@ class ParquetSource(ImageSource):
         self._of_thread = threading.local()
         self._groups: WeakValueDictionary[tuple[int, int], pa.ChunkedArray] = WeakValueDictionary()
         self._locks = [threading.Lock() for _ in range(64)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the tables' metadata, without the row groups in memory."""
+        return partial(ParquetSource, location=self._location), (self._tables,)
 
     @property
     @override

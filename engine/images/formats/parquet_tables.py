@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, IMAGE, kind_of_content
+from penultimate.engine.images.formats.indexed_file import IndexedFile
 from penultimate.store.errors import InputError
 
 
@@ -37,7 +38,7 @@ def parquet_columns(path: Path) -> list[str]:
 class ImageTable:
     """One Parquet file with images in it."""
 
-    path: Path
+    file: IndexedFile
     column: str
     metadata: parquet.FileMetaData
 
@@ -49,9 +50,15 @@ class ImageTable:
         """Read the metadata of a file; raise InputError if it holds no images."""
         if (column := image_column(path)) is None:
             raise InputError(f"{str(path)!r} holds no images: expected a column of structs of bytes and path")
+        file = IndexedFile.of(path)
         metadata = _metadata(path)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        return cls(path, column, metadata, np.cumsum([0, *sizes]))
+        return cls(file, column, metadata, np.cumsum([0, *sizes]))
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return self.file.path
 
     @property
     def num_rows(self) -> int:
@@ -65,12 +72,18 @@ class ImageTable:
         return f"{self.column}.bytes" if struct else self.column
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Read some columns of a row group; raise OSError if that fails."""
+        """Read some columns of a row group; raise OSError if that fails, VanishedImageError of another file."""
         try:
             with parquet.ParquetFile(self.path, metadata=self.metadata) as file:
-                return file.read_row_group(group, columns=list(columns))
+                found = file.read_row_group(group, columns=list(columns))
+        except OSError:
+            self.file.check()
+            raise
         except ValueError as error:  # Arrow's errors are ValueErrors
+            self.file.check()
             raise OSError(f"{self.path} is damaged: {error}") from error
+        self.file.check()
+        return found
 
 
 def _metadata(path: Path) -> parquet.FileMetaData:

@@ -25,16 +25,21 @@ from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
 from penultimate.engine.images.formats.labels import DEFAULT_RANDOM_SPLIT, Labelling, RandomSplit, splits_by_name
+from penultimate.engine.images.formats.remote_tars import RemoteTar
 from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns
 from penultimate.engine.images.formats.tar_labels import TarLabel, tar_labelling
-from penultimate.engine.images.formats.tars import LocalTar, RemoteTar, Tar
-from penultimate.engine.images.image_set import ImageSet, ImageSource
+from penultimate.engine.images.formats.tars import LocalTar, Tar
+from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
 
 # Shapes: N samples.
 
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_LABELS = ("cls", "json")
+"""Extensions of the members that hold labels, the first that has one."""
+
 _BLOCK = 512  # POSIX.1-2017, pax, "ustar Interchange Format"
 
 
@@ -58,9 +63,9 @@ def load_webdataset(
     ``multi_label``, names separated by ``|``, the metric is ``map11`` unless another is given. With ``names``, labels
     are numbers from 0 that stand for these class names. Splits are those that the tars' names tell
     (``train-0001.tar``), others are drawn as by ``load_folder``; ``labels=False`` reads no labels and takes all as
-    ``test``. Keys without an
-    image are left out and counted. Raises InputError for a damaged or compressed tar, a key that comes twice or has
-    several images, a sample without a label, a number without a name, and a class of val or test that train lacks.
+    ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or compressed tar, a key
+    that comes twice or has several images, a sample without a label, a number without a name, and a class of val or
+    test that train lacks.
     """
     label_column = (columns.label or "label") if labels else None
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
@@ -174,14 +179,17 @@ def _index(source: Tar, label_column: str | None) -> _Index:
     try:
         with source.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+            texts: dict[str, dict[str, bytes]] = {}
             for key, extension, member in _members(tar):
                 if groups.setdefault(key, {}).setdefault(extension, member) is not member:
                     raise InputError(f"{path!r} has {key}.{extension} twice")
+                if label_column is not None and extension in _LABELS:  # now, as its bytes follow the header
+                    texts.setdefault(key, {})[extension] = _content(tar, member)
             _check_end(path, source.read(tar.offset, _BLOCK), tar.offset)
             samples = []
             for key, members in groups.items():
                 if (image := _image(path, key, members)) is not None:
-                    label = None if label_column is None else _label(path, tar, members, label_column)
+                    label = None if label_column is None else _label(path, members, texts.get(key, {}), label_column)
                     samples.append((key, _Sample(image.offset_data, image.size, label)))
     except PenultimateError:
         raise
@@ -215,13 +223,17 @@ def _image(path: str, key: str, members: dict[str, tarfile.TarInfo]) -> tarfile.
     return images[0] if images else None
 
 
-def _label(path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], column: str) -> TarLabel:
-    for extension in ("cls", "json"):
-        if extension not in members:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "it is a regular file"
+    return file.read()
+
+
+def _label(path: str, members: dict[str, tarfile.TarInfo], texts: dict[str, bytes], column: str) -> TarLabel:
+    for extension in _LABELS:
+        if extension not in texts:
             continue
-        file = tar.extractfile(members[extension])
-        assert file is not None, "it is a regular file"
-        text = file.read()
+        text = texts[extension]
         try:
             value = json.loads(text).get(column) if extension == "json" else text.decode().strip()
         except (ValueError, AttributeError) as error:

@@ -6,6 +6,7 @@ would see other crops. ``draws`` draws the boxes and flips, which are fed to the
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,17 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline
 from torch import Tensor
 
+from penultimate.engine.images.decode.dali_gpu_pipeline import JPEG_OPTIONS
+from penultimate.engine.images.decode.dali_runs import (
+    MAX_GPU_THREADS,
+    DecodeCounts,
+    refuse_if_dali_is_broken,
+    run_or_halve,
+    runs_within,
+)
 from penultimate.engine.images.decode.file_header import jpeg_png_size
 from penultimate.engine.images.decode.pillow import is_turned, reason_of
+from penultimate.engine.images.decode.samples import LARGEST_PIXELS, groups_of
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.train.augment.augmenter import AugmentedBatch, Cropped, CropSettings, batch_of
 from penultimate.engine.train.augment.draws import BatchDraws, Box, crop_box
@@ -31,6 +41,9 @@ _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR
 class _Plain(NamedTuple):
     """One encoded image for DALI, with its crop."""
 
+    position: int
+    """Position of the image in its batch."""
+
     data: bytes
     box: Box
     flip: bool
@@ -41,14 +54,15 @@ class DaliAugmenter:
 
     On the CPU (``device_id=None``, which needs no driver) DALI decodes the crops and torch's antialiased uint8
     kernel resizes them, measured at a third of the time of ``fn.resize`` and nearer to Pillow. On a GPU the hybrid
-    decoder, the resize and the flip run there and the pixels never come back. A batch in which DALI raises is made
-    by Pillow, image by image, because DALI does not say which image it was.
+    decoder, the resize and the flip run there and the pixels never come back. An image that DALI cannot decode is made
+    by Pillow; what else DALI raises is raised (``dali_runs``). ``counts`` tells how many images each library made.
     """
 
     name = "dali"
 
     def __init__(self, *, num_workers: int = 1, device: torch.device) -> None:
         """Start ``num_workers`` threads that read, decode and resize; the pixels end on ``device``."""
+        self.counts = DecodeCounts()
         self._device = device
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="dali-augment")
@@ -67,11 +81,13 @@ class DaliAugmenter:
 
     def _augment(self, images: ImageSet, draws: BatchDraws, settings: CropSettings) -> AugmentedBatch:
 
-        def read(position: int) -> _Plain | str | None:
-            return _read(images, draws, position, settings)
+        def read(positions: Sequence[int]) -> list[_Plain | str | None]:
+            return [_read(images, draws, position, settings) for position in positions]
 
-        found = list(self._pool.map(read, range(len(draws.rows_B))))
-        decoded = self._decoded(found, settings)
+        positions = range(len(draws.rows_B))
+        groups = groups_of(positions, batch_size=-(-len(positions) // self._num_workers))
+        found = list(chain.from_iterable(self._pool.map(read, groups)))
+        decoded = self._decoded([image for image in found if isinstance(image, _Plain)], settings)
 
         def finish(position: int) -> Cropped:
             reason = found[position]
@@ -81,58 +97,68 @@ class DaliAugmenter:
                 return Cropped(int(draws.rows_B[position]), decoded[position])
             return self._with_pillow(images, draws, position, settings)
 
-        return batch_of(draws.step, list(self._pool.map(finish, range(len(found)))))
+        made = list(self._pool.map(finish, positions))
+        by_pillow = [made[i] for i in positions if isinstance(found[i], _Plain) and i not in decoded]
+        refuse_if_dali_is_broken(
+            num_run=len(decoded) + len(by_pillow),
+            num_by_dali=len(decoded),
+            num_by_pillow=sum(not isinstance(image.result, str) for image in by_pillow),
+        )
+        return batch_of(draws.step, made)
 
-    def _decoded(self, found: Sequence["_Plain | str | None"], settings: CropSettings) -> dict[int, Tensor]:
-        """Decode the plain images: index in the batch -> pixels. Empty if DALI raises."""
-        plain = {position: image for position, image in enumerate(found) if isinstance(image, _Plain)}
-        try:
-            return dict(zip(plain, self._run(list(plain.values()), settings), strict=True))
-        except RuntimeError:  # a damaged file that looked complete; Pillow finds which, and the reason
-            self._pipelines.clear()  # the pipeline is lost
-            return {}
+    def _decoded(self, plain: Sequence[_Plain], settings: CropSettings) -> dict[int, Tensor]:
+        """Decode the plain images: position in the batch -> pixels, but for those that DALI cannot decode."""
+
+        def run(images: Sequence[_Plain]) -> list[Tensor]:
+            return self._run(images, settings)
+
+        decoded: dict[int, Tensor] = {}
+        for part in runs_within(plain, lambda image: image.box.height * image.box.width):
+            for images, pixels in run_or_halve(run, part, self.counts):
+                decoded |= {image.position: one for image, one in zip(images, pixels or (), strict=False)}
+        return decoded
 
     def _with_pillow(self, images: ImageSet, draws: BatchDraws, position: int, settings: CropSettings) -> Cropped:
+        self.counts.add(pillow=1)
         row, result = cropped_with_pillow(images, draws, position, settings)
         return Cropped(row, result if isinstance(result, str) else result.to(self._device))
 
     def _run(self, images: Sequence[_Plain], settings: CropSettings) -> list[Tensor]:
-        """Return (H, W, C) pixels of each image, on the device. Raises RuntimeError if DALI cannot decode one."""
-        if not images:
-            return []
-        pipeline = self._pipeline(len(images), settings)
+        """Return (H, W, C) pixels of each image, on the device; raise RuntimeError, which may be for one's sake."""
+        size = 1 << (len(images) - 1).bit_length()
+        # One pipeline for each power of two of images, so that leaving some to Pillow needs no new one. It is kept
+        # only if the run succeeds: "Current pipeline object is no longer valid".
+        pipeline = self._pipelines.pop((size, settings), None) or self._build(size, settings)
+        boxes_B4 = np.array([image.box for image in images], np.int32)
         pipeline.feed_input("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
-        pipeline.feed_input("start", [np.array(image.box[:2], np.int32) for image in images])
-        pipeline.feed_input("shape", [np.array(image.box[2:], np.int32) for image in images])
+        pipeline.feed_input("start", np.ascontiguousarray(boxes_B4[:, :2]))
+        pipeline.feed_input("shape", np.ascontiguousarray(boxes_B4[:, 2:]))
         if self._device.type == "cuda":
-            pipeline.feed_input("flip", [np.array(image.flip, np.int32) for image in images])
-            (resized,) = pipeline.run()
-            pixels_PHWC = torch.utils.dlpack.from_dlpack(resized.as_tensor()).clone()
-            torch.cuda.current_stream().synchronize()  # DALI reuses its memory once ``resized`` is gone
+            pipeline.feed_input("flip", np.array([image.flip for image in images], np.int32))
+        (outputs,) = pipeline.run()
+        self._pipelines[size, settings] = pipeline
+        if self._device.type == "cuda":
+            pixels_PHWC = torch.utils.dlpack.from_dlpack(outputs.as_tensor()).clone()
+            torch.cuda.current_stream().synchronize()  # DALI reuses its memory once ``outputs`` is gone
             return list(pixels_PHWC.unbind())
-        (crops,) = pipeline.run()
 
         def finish(position: int) -> Tensor:
-            return _resized(np.asarray(crops[position]), images[position].flip, settings)
+            return _resized(np.asarray(outputs[position]), images[position].flip, settings)
 
         return list(self._pool.map(finish, range(len(images))))
 
-    def _pipeline(self, count: int, settings: CropSettings) -> Pipeline:
-        """Build a pipeline once for each power of two of images, so that leaving some to Pillow needs no new one."""
-        size = 1 << (count - 1).bit_length()
-        if (size, settings) not in self._pipelines:
-            on_gpu = self._device.type == "cuda"
-            pipeline = Pipeline(
-                batch_size=size,
-                num_threads=self._num_workers,
-                device_id=(self._device.index or 0) if on_gpu else None,
-                prefetch_queue_depth=1,  # ``augmented`` prefetches; an error here must belong to its batch
-            )
-            with pipeline:
-                pipeline.set_outputs(_graph(settings, on_gpu=on_gpu))
-            pipeline.build()
-            self._pipelines[size, settings] = pipeline
-        return self._pipelines[size, settings]
+    def _build(self, size: int, settings: CropSettings) -> Pipeline:
+        on_gpu = self._device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=size,
+            num_threads=min(self._num_workers, MAX_GPU_THREADS) if on_gpu else self._num_workers,
+            device_id=(self._device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=1,  # ``augmented`` prefetches; an error here must belong to its batch
+        )
+        with pipeline:
+            pipeline.set_outputs(_graph(settings, on_gpu=on_gpu))
+        pipeline.build()
+        return pipeline
 
 
 def _graph(settings: CropSettings, *, on_gpu: bool) -> Any:
@@ -143,8 +169,7 @@ def _graph(settings: CropSettings, *, on_gpu: bool) -> Any:
         shape=fn.external_source(name="shape", dtype=types.INT32, ndim=1),
         axes=(0, 1),
         device="mixed" if on_gpu else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
+        **JPEG_OPTIONS,
     )
     if not on_gpu:
         return crop
@@ -164,13 +189,13 @@ def _read(images: ImageSet, draws: BatchDraws, position: int, settings: CropSett
         data = images.source.read(row)
     except OSError as error:
         return reason_of(error)
-    size = jpeg_png_size(data) if isinstance(data, bytes) else None
-    if isinstance(data, bytes) and settings.exif_orientation and is_turned(data):
+    if not isinstance(data, bytes) or (settings.exif_orientation and is_turned(data)):
         return None
-    if size is None:
+    size = jpeg_png_size(data)
+    if size is None or size.height * size.width > LARGEST_PIXELS:
         return None
     box = crop_box(size.height, size.width, draws.crops_BA4[position], scale=settings.scale, ratio=settings.ratio)
-    return _Plain(bytes(data), box, bool(draws.flips_B[position]))
+    return _Plain(position, data, box, bool(draws.flips_B[position]))
 
 
 def _resized(crop_hwC: NDArray[np.uint8], flip: bool, settings: CropSettings) -> Tensor:

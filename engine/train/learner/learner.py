@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork, total_loss
 from penultimate.engine.backbones.architectures.network import to_channels_last
 from penultimate.engine.runtime.capabilities import has_compiler
+from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.engine.train.augment.draws import dropout_seed
 from penultimate.engine.train.evaluate import autocast
 from penultimate.engine.train.learner.depthwise import compute_depthwise_in_float32
@@ -66,15 +67,19 @@ class Learner:
 
     def update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
         """Do update ``step``, counted from 0, on one batch. Returns its loss, a scalar on the device."""
+        with float32_arithmetic(tf32=self._recipe.precision == "tf32"):
+            return self._update(step, images_BHWC, targets)
+
+    def _update(self, step: int, images_BHWC: Tensor, targets: Tensor) -> Tensor:
         self._scheduler.step_update(step)
         self._seed(step)
         self._forward.train()
         if images_BHWC.is_cuda:  # the augmenter's stream must not reuse their memory before this one is done
             images_BHWC.record_stream(torch.cuda.current_stream())
-        pixels_BCHW = self._normalise(images_BHWC.to(self._world.device, non_blocking=True))
+        pixels_BCHW = self._normalise(self._on_device(images_BHWC))
         with autocast(self._recipe, self._world.device):
             outputs = self._forward(pixels_BCHW)
-        loss = self._loss_of(outputs, targets.to(self._world.device, non_blocking=True))
+        loss = self._loss_of(outputs, self._on_device(targets))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimizer)
@@ -82,6 +87,12 @@ class Learner:
         if self._average is not None:
             self._average.update(self._network, step=step + 1)
         return loss.detach()
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device, from pinned memory: a copy from other memory waits for all queued updates."""
+        if self._world.device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()
+        return tensor.to(self._world.device, non_blocking=True)
 
     def _loss_of(self, outputs: Any, targets: Tensor) -> Tensor:
         if isinstance(self._trained, AuxiliaryNetwork):

@@ -13,14 +13,19 @@ from penultimate.engine.train.world import World
 class LossMean:
     """Means of the training loss, summed on the device so that an update never waits for a number."""
 
-    def __init__(self) -> None:
-        self._sums = {"log": torch.zeros((), dtype=torch.float64), "evaluation": torch.zeros((), dtype=torch.float64)}
+    def __init__(self, device: torch.device) -> None:
+        """Begin with no updates; the sums are on ``device``, where the processes of a world can add them up."""
+        self._device = device
+        self._sums = {name: self._scalar(0.0) for name in ("log", "evaluation")}
         self._counts = {"log": 0, "evaluation": 0}
 
+    def _scalar(self, value: float) -> Tensor:
+        return torch.full((), value, dtype=torch.float64, device=self._device)
+
     def add(self, loss: Tensor) -> None:
-        """Add the loss of one update, a scalar on any device."""
+        """Add the loss of one update, a scalar on the device."""
         for name, total in self._sums.items():
-            self._sums[name] = total.to(loss.device) + loss
+            self._sums[name] = total + loss
             self._counts[name] += 1
 
     def take(self, name: str, world: World) -> float:
@@ -39,7 +44,7 @@ class LossMean:
 
     def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Return to the state that a checkpoint holds."""
-        self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["sums"].items()}
+        self._sums = {name: self._scalar(value) for name, value in state["sums"].items()}
         self._counts = {name: int(count) for name, count in state["counts"].items()}
 
 

@@ -45,6 +45,9 @@ from penultimate.store.errors import RunInterruptedError
 
 # Shapes: M training images.
 
+_ASK_EVERY = 10
+"""Updates between the questions of several processes to each other whether to stop: an answer waits for the GPU."""
+
 
 def train_run(images: ImageSet, initial: InitialModel, recipe: Recipe, folder: Path, resources: Resources) -> RunResult:
     """Train ``recipe`` in ``folder``, resume it there, or read its result if it has ended.
@@ -98,7 +101,7 @@ class _Run:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
-        self.losses = LossMean()
+        self.losses = LossMean(self.world.device)
         self.seconds_before = 0.0
         self.began = time.monotonic()
         self._resume()
@@ -121,7 +124,7 @@ class _Run:
                 self._update(batch)
                 if not self._looks_finite():
                     return self._end("diverged")
-                stop = self.world.any(interrupt.requested) and self.step < self.recipe.steps
+                stop = self._stops(interrupt.requested)
                 if stop or self._at(self.resources.settings.checkpoint_every):
                     with self.pace.paused():
                         self._checkpoint(LAST)
@@ -131,6 +134,12 @@ class _Run:
                         "run the same command again to go on there"
                     )
         return self._end("finished")
+
+    def _stops(self, requested: bool) -> bool:
+        """Return whether to stop before the budget is spent: a stop was ``requested`` in any process of the world."""
+        if self.world.size > 1 and not self._at(_ASK_EVERY):
+            return False
+        return self.step < self.recipe.steps and self.world.any(requested)
 
     def _looks_finite(self) -> bool:
         """Log and evaluate where this update is due for it; False if either finds a number that is not finite."""

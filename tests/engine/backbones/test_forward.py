@@ -152,7 +152,10 @@ def test_on_a_gpu_compiled_features_on_two_threads_are_the_eager_ones() -> None:
     images = noise(backbone, 6)
     eager = backbone.embed(images)
     backbone.compile(4)
-    with ThreadBudget.of("cuda").in_force():
-        compiled = backbone.embed(torch.from_numpy(images).cuda())
+    pixels = torch.from_numpy(images).cuda()
+    with ThreadBudget.of("cuda").in_force(), ThreadPoolExecutor(2) as replicas:
+        parts = list(replicas.map(backbone.embed, [pixels[:3], pixels[3:]] * 8))
+    assert all(np.array_equal(part, parts[number % 2]) for number, part in enumerate(parts))
+    compiled = np.concatenate(parts[:2])
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); fused kernels round at other places.
     assert np.linalg.norm(compiled - eager) < 0.03 * np.linalg.norm(eager)

@@ -11,6 +11,7 @@ from penultimate.engine.backbones.imagenet_eval import _rank, imagenet_eval, ima
 from penultimate.engine.backbones.loading.weights import PACKAGES
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.images.decode.pillow import PillowDecoder
+from penultimate.engine.images.sources import FileSource
 from penultimate.engine.runtime.capabilities import computes_natively
 from penultimate.engine.runtime.devices import PrecisionName
 from penultimate.store.errors import DecodeError, InputError
@@ -54,6 +55,22 @@ def test_the_score_is_that_of_the_logits_and_what_cannot_be_decoded_is_left_out(
     truth = np.array([[0], [1], [999]])
     assert score.top1 == np.mean(order[:, :1] == truth)
     assert score.top5 == np.mean((order[:, :5] == truth).any(axis=1))
+
+
+def test_each_image_is_read_once_for_the_score_and_the_digest_it_carries(
+    validation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    original = FileSource.read
+
+    def noted(source: FileSource, index: int) -> bytes:
+        reads.append(index)
+        return original(source, index)
+
+    monkeypatch.setattr(FileSource, "read", noted)
+    score = imagenet_eval(load_backbone("test_resnet", weights="random"), imagenet_images(validation), PillowDecoder())
+    assert sorted(reads) == [0, 1, 2, 3]
+    assert score.images == imagenet_images(validation).digest
 
 
 def test_a_constant_output_scores_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penultimate.engine.extract.embed import Extractor, embed_images, feature_key, log_not_finite
+from penultimate.engine.extract.embed import embed_images, log_not_finite
+from penultimate.engine.extract.extractor import Extractor, feature_key
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
@@ -19,6 +20,7 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.api import probe
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
 
 HALF = (0.5, 0.5, 0.5)
@@ -60,13 +62,16 @@ class CountingDecoder(PillowDecoder):
         self.num_given = 0
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         self.num_views.append(len(views))
-        self.decoded += indices.tolist()
-        for batch in super().batches(images, indices, views, batch_size=batch_size):
+        for batch in super().batches(images, map(self._noted, indices), views, batch_size=batch_size):
             self.num_given += 1
             yield batch
+
+    def _noted(self, index: int) -> int:
+        self.decoded.append(index)
+        return index
 
 
 @pytest.fixture
@@ -85,6 +90,10 @@ def by_hand(images: ImageSet, backbone: MeanBackbone) -> NDArray[np.float32]:
     return MeanBackbone(size=backbone.preprocess.height).embed(batch.views[0])
 
 
+def feature_sets(images: ImageSet, extractor: Extractor, store: FeatureStore) -> list[FeatureSet]:
+    return [extracted.features for extracted in embed_images(images, extractor, store)]
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_rows_are_the_images_whatever_the_replicas_and_batches(
@@ -92,9 +101,8 @@ def test_rows_are_the_images_whatever_the_replicas_and_batches(
 ) -> None:
     backbone = MeanBackbone()
     threads = ThreadBudget(decode=2, replicas=replicas, per_replica=1)
-    (features,) = embed_images(
-        images, Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=batch_size, threads=threads), store
-    )
+    extractor = Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=batch_size, threads=threads)
+    (features,) = feature_sets(images, extractor, store)
     np.testing.assert_array_equal(features.features, by_hand(images, backbone))
     assert features.ids.tolist() == images.ids_N.tolist()
     assert backbone.num_seen == len(images)
@@ -103,9 +111,8 @@ def test_rows_are_the_images_whatever_the_replicas_and_batches(
 def test_many_backbones_share_one_decode_and_equal_views(images: ImageSet, store: FeatureStore) -> None:
     backbones = [MeanBackbone("a"), MeanBackbone("b"), MeanBackbone("c", size=24)]
     decoder = CountingDecoder()
-    for backbone, features in zip(
-        backbones, embed_images(images, Extractor(backbones=backbones, decoder=decoder), store), strict=True
-    ):
+    extractor = Extractor(backbones=backbones, decoder=decoder)
+    for backbone, features in zip(backbones, feature_sets(images, extractor, store), strict=True):
         np.testing.assert_array_equal(features.features, by_hand(images, backbone))
     assert sorted(decoder.decoded) == list(range(len(images)))
     assert decoder.num_views == [2]
@@ -130,7 +137,7 @@ def test_a_failing_network_ends_the_run_and_the_next_one_completes_it(images: Im
         )
     assert threading.active_count() == before
     backbone = MeanBackbone()
-    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=4), store)
+    (features,) = feature_sets(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=4), store)
     np.testing.assert_array_equal(features.features, by_hand(images, backbone))
 
 
@@ -153,7 +160,7 @@ def test_replicas_work_at_once_and_the_decoder_is_never_far_ahead(images: ImageS
 
 def test_float16_is_stored_where_it_is_asked_for(images: ImageSet, store: FeatureStore) -> None:
     backbone = MeanBackbone()
-    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
+    (features,) = feature_sets(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
     np.testing.assert_array_equal(features.features, by_hand(images, backbone).astype(np.float16))
 
 
@@ -185,8 +192,8 @@ def test_features_that_float16_cannot_hold_are_refused_before_anything_is_stored
     with pytest.raises(InputError, match=r"all of the first 24 features are NaN or infinite.*--dtype float32"):
         embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype="float16"), store)
     assert store.keys() == []
-    assert [found.done_rows for found in store.incomplete()] == [0]
-    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder()), store)
+    assert store.incomplete() == []
+    (features,) = feature_sets(images, Extractor(backbones=[backbone], decoder=PillowDecoder()), store)
     said: list[str] = []
     log_not_finite(store, [features], said.append)
     assert (np.isfinite(features.features).all(), said) == (True, [])
@@ -206,7 +213,7 @@ def test_some_features_that_are_not_finite_are_counted_and_the_advice_helps(
     images, backbone = load_folder(photos), LargeBackbone(above=119.5, value=value)
     backbone.precision = precision
     store = FeatureStore.create(tmp_path / "s")
-    (features,) = embed_images(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype=dtype), store)
+    (features,) = feature_sets(images, Extractor(backbones=[backbone], decoder=PillowDecoder(), dtype=dtype), store)
     count = int((~np.isfinite(features.features)).any(axis=1).sum())
     assert 0 < count < 24
     said: list[str] = []

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from penultimate.engine.extract.embed import Extractor, embed_images, rows_per_batch
+from penultimate.engine.extract.embed import embed_images
+from penultimate.engine.extract.extractor import Extractor, rows_per_batch
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.load import load_images
@@ -70,7 +71,9 @@ def test_a_thousand_images_with_five_percent_bad_files_keep_every_row_with_its_i
     store = FeatureStore.create(tmp_path / "store")
     by = make_decoder(decoder, num_workers=2)
     extractor = Extractor(backbones=[MeanColour()], decoder=by, batch_size=48, shard_rows=256)
-    (features,) = embed_images(images, extractor, store)
+    (extracted,) = embed_images(images, extractor, store)
+    features = extracted.features
+    assert (extracted.num_embedded, extracted.num_reused) == (950, 0)
     assert features.failed.keys() == bad
     assert all(features.failed.values())
     assert features.ids.tolist() == sorted(colours)
@@ -81,8 +84,9 @@ def test_a_thousand_images_with_five_percent_bad_files_keep_every_row_with_its_i
 
 
 def test_an_image_that_vanishes_stops_the_run_and_brought_back_it_is_resumed(tmp_path: Path) -> None:
-    colours, _ = write_thousand(tmp_path / "images")
+    colours, bad = write_thousand(tmp_path / "images")
     images = load_images(str(tmp_path / "images"))
+    assert images.digest
     vanished = tmp_path / "images" / max(colours)
     content = vanished.read_bytes()
     vanished.unlink()
@@ -94,9 +98,31 @@ def test_an_image_that_vanishes_stops_the_run_and_brought_back_it_is_resumed(tmp
     assert 0 < begun.done_rows < 1000
     vanished.write_bytes(content)
     done: list[int] = []
-    (features,) = embed_images(images, extractor, store, progress=lambda _, total: done.append(total))
-    assert done[-1] == 1000 - begun.done_rows
-    assert len(features.ids) == 950
+    (extracted,) = embed_images(images, extractor, store, progress=lambda _, total: done.append(total))
+    done_ids, rest = np.split(images.ids_N, [begun.done_rows])
+    known_bad = {(tmp_path / "images" / id_).read_bytes() for id_ in done_ids.tolist() if id_ in bad}
+    # Of files that cannot be decoded several are equal, and what failed before is not tried again.
+    to_do = {(tmp_path / "images" / id_).read_bytes() if id_ in bad else id_ for id_ in rest.tolist()} - known_bad
+    assert done[-1] == len(to_do)
+    assert len(extracted.features.ids) == 950
+
+
+def test_an_image_that_is_gone_before_it_is_read_is_left_out_and_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    colours, bad = write_thousand(tmp_path / "images")
+    images = load_images(str(tmp_path / "images"))
+    gone = max(colours)
+    content = (tmp_path / "images" / gone).read_bytes()
+    (tmp_path / "images" / gone).unlink()
+    store = FeatureStore.create(tmp_path / "store")
+    extractor = Extractor(backbones=[MeanColour()], decoder=make_decoder("pillow", num_workers=2), shard_rows=64)
+    (first,) = embed_images(images, extractor, store)
+    assert first.features.failed.keys() == bad | {gone}
+    assert first.features.failed[gone] == "the file is gone"
+    (tmp_path / "images" / gone).write_bytes(content)
+    (second,) = embed_images(load_images(str(tmp_path / "images")), extractor, store)
+    assert (second.num_embedded, second.num_reused) == (1, 949)
+    assert second.features.failed.keys() == bad
+    np.testing.assert_allclose(second.features.features[second.features.ids == gone][0], colours[gone], atol=1)
 
 
 def test_a_batch_never_spans_two_shards() -> None:

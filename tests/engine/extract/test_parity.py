@@ -1,6 +1,6 @@
 """Features like the reference's pass the parity check, and any others are reported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.extract.parity import FEATURE_TOLERANCE, check_parity, parity_check
-from penultimate.engine.images.decode.decoded_batch import DecodedBatch
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
@@ -30,7 +30,7 @@ class NearestDecoder(PillowDecoder):
     name = "nearest"
 
     def batches(
-        self, images: ImageSet, indices: NDArray[np.int64], views: Sequence[Preprocess], *, batch_size: int
+        self, images: ImageSet, indices: Iterable[int], views: Sequence[Preprocess], *, batch_size: int
     ) -> Iterator[DecodedBatch]:
         large = [replace(view, height=4 * view.height, width=4 * view.width) for view in views]
         for batch in super().batches(images, indices, large, batch_size=batch_size):
@@ -118,3 +118,22 @@ def test_where_nothing_decodes_there_is_nothing_to_compare(tmp_path: Path, backb
         check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
     gate = parity_check(images, backbone, PillowDecoder(), batch_size=4, threads=THREADS)
     assert "not one of 1" in gate["skipped"]
+
+
+def test_the_reference_has_all_threads_and_what_is_given_keeps_its_own(
+    images: ImageSet, backbone: TimmBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU the budget leaves torch one thread, on which a large reference takes a minute."""
+    seen: dict[str, set[int]] = {"given": set(), "reference": set()}
+    classify = TimmBackbone.classify
+
+    def noting(one: TimmBackbone, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        seen["given" if one is backbone else "reference"].add(torch.get_num_threads())
+        return classify(one, images_BHWC)
+
+    monkeypatch.setattr(TimmBackbone, "classify", noting)
+    budget = ThreadBudget.of("cuda", cores=3)
+    check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=budget)
+    assert seen == {"given": {1}, "reference": {3}}
+    assert ThreadBudget.of("cpu", cores=6).alone.per_replica == 6
+    assert ThreadBudget.of("cpu", decode=1, cores=6).alone.per_replica == 6

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
-from penultimate.engine.extract.embed import Extractor
-from penultimate.engine.extract.throughput import Rates, Throughput, measure
+from penultimate.engine.extract.extractor import Extractor
+from penultimate.engine.extract.throughput import Rates, Throughput, default_num_images, measure
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.subset import sample_rows, subset
@@ -52,6 +52,35 @@ def test_stages_and_the_whole_are_measured_on_the_same_images(photos: Path) -> N
     assert row["bottleneck"] in ("decode", "model", "write")
     assert all(row[f"{stage}_per_sec{when}"] > 0 for stage in ("decode", "model", "write", "end_to_end")
                for when in ("", "_first_round"))  # fmt: skip
+
+
+def test_a_decoder_builds_its_pipeline_in_the_first_round_alone(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building one takes as long as decoding hundreds of images on a GPU."""
+    pytest.importorskip("nvidia.dali")
+    from penultimate.engine.images.decode.dali_gpu import DaliGpuDecoder
+    from penultimate.engine.images.decode.dali_gpu_pipeline import GpuPipeline
+
+    built = []
+    build = GpuPipeline._build
+
+    def noting(pipeline: GpuPipeline) -> object:
+        built.append(pipeline)
+        return build(pipeline)
+
+    monkeypatch.setattr(GpuPipeline, "_build", noting)
+    extractor = Extractor(
+        backbones=[load_backbone("test_resnet", weights="random")],
+        decoder=DaliGpuDecoder(num_workers=1, device="cpu"),
+        batch_size=4,
+        threads=ThreadBudget(decode=1, replicas=1, per_replica=1),
+    )
+    measure(load_folder(photos, labels=False), extractor, num_parameters=7, shared_cores=True, num_rounds=2)
+    assert len(built) == 1
+
+
+def test_a_gpu_is_given_images_for_seconds() -> None:
+    assert default_num_images("cpu") == 1024
+    assert default_num_images("cuda:1") == 16 * 1024
 
 
 def test_a_subset_keeps_each_samples_own_bytes(photos: Path) -> None:

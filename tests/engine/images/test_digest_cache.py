@@ -5,13 +5,16 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from penultimate.engine.images import digest_cache
-from penultimate.engine.images.digest_cache import DigestCache, user_cache
+from penultimate.engine.images.digest_cache import DigestCache, Entries, user_cache
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.sources import FileSource
 from penultimate.store.errors import InputError
+from penultimate.store.format.contents import content_text
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_only_what_changed_is_read_also_if_size_and_modification_time_are_as_the
     pets: Path, tmp_path: Path, reads: list[str]
 ) -> None:
     cache = DigestCache(tmp_path / "cache")
-    load_images(str(pets), cache=cache)
+    assert load_images(str(pets), cache=cache).digest
     changed = pets / "cat" / "007.jpg"
     before = changed.stat()
     changed.write_bytes(b"cat X")
@@ -84,7 +87,7 @@ def test_a_file_that_may_still_change_within_its_time_step_is_not_remembered(
     monkeypatch.setattr(digest_cache, "_SETTLED_NS", 10**18)
     for _ in range(2):
         reads.clear()
-        load_images(str(pets), cache=DigestCache(tmp_path / "cache"))
+        assert load_images(str(pets), cache=DigestCache(tmp_path / "cache")).digest
         assert len(reads) == 600
 
 
@@ -101,10 +104,10 @@ def test_what_was_read_before_an_interruption_is_remembered(
 
     monkeypatch.setattr(FileSource, "fingerprint", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load_images(str(pets), cache=cache)
+        assert load_images(str(pets), cache=cache).digest
     monkeypatch.setattr(FileSource, "fingerprint", original)
     reads.clear()
-    load_images(str(pets), cache=cache)
+    assert load_images(str(pets), cache=cache).digest
     assert len(reads) < 300
 
 
@@ -124,16 +127,35 @@ def test_writers_at_the_same_time_leave_a_whole_cache(pets: Path, tmp_path: Path
     assert file.suffix == ".parquet"
 
 
+def test_contents_are_kept_as_texts_as_they_always_were_whatever_their_words(tmp_path: Path) -> None:
+    ids = ["a", "b", "c"]
+    contents_N3 = np.array([[0, 1, 2**64 - 1], [2**63 - 1, 2**63, 0], [123, 0xABC, 0]], np.uint64)
+    fingerprints_NF = np.arange(12).reshape(3, 4)
+    cache = DigestCache(tmp_path)
+    cache.save("here", ids, Entries(fingerprints_NF, contents_N3))
+    texts = parquet.read_table(cache.path("here"))["content"].to_pylist()
+    assert texts == [content_text(content).encode() for content in contents_N3.tolist()]
+    loaded = cache.load("here", ["0", *ids])
+    np.testing.assert_array_equal(loaded.contents_N3, [[0, 0, 0], *contents_N3.tolist()])
+    np.testing.assert_array_equal(loaded.fingerprints_NF, [[-1] * 4, *fingerprints_NF.tolist()])
+    cache.save("empty", ids, Entries(np.full((3, 4), -1), contents_N3))
+    assert not cache.load("empty", ids).contents_N3.any()
+
+
 def test_a_damaged_cache_and_one_that_cannot_be_written_are_said(pets: Path, tmp_path: Path) -> None:
     cache = DigestCache(tmp_path / "cache")
-    load_images(str(pets), cache=cache)
+    assert load_images(str(pets), cache=cache).digest
     (file,) = cache.folder.iterdir()
     file.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"cannot be read.*delete it, or use --no-cache"):
         load_images(str(pets), cache=cache)
+    table = pa.table({name: [1] for name in ("number", "size", "modified_ns", "changed_ns")})
+    parquet.write_table(table.append_column("id", [["cat/000.jpg"]]).append_column("content", [[b"5:xyz"]]), file)
+    with pytest.raises(InputError, match=r"cannot be read.*delete it, or use --no-cache"):
+        load_images(str(pets), cache=cache)
     (tmp_path / "a_file").write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot be written.*--no-cache"):
-        load_images(str(pets), cache=DigestCache(tmp_path / "a_file"))
+        assert load_images(str(pets), cache=DigestCache(tmp_path / "a_file")).digest
 
 
 def test_the_users_cache_follows_the_xdg_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -142,4 +164,3 @@ def test_the_users_cache_follows_the_xdg_rule(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_cache().folder == tmp_path / ".cache" / "penultimate" / "digests"
-    np.testing.assert_equal(digest_cache.CONTENT_DTYPE.itemsize, 64)

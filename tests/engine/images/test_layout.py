@@ -232,7 +232,7 @@ class TestReader:
         "paths", [["a.tar", "b.tar", "preview.png"], [*many("tars", 3, ".tar"), *many("photos/cat", 3)]]
     )
     def test_images_and_tars_that_are_both_content_are_an_error_with_the_option(self, paths: list[str]) -> None:
-        with pytest.raises(InputError, match=r"several things to read.*--reader images or --reader tars"):
+        with pytest.raises(InputError, match=r"several things to read.*--set reader=images or --set reader=tars"):
             meaning(paths)
         assert meaning(paths, reader="tars").reader == "tars"
 
@@ -267,5 +267,5 @@ class TestReader:
             meaning([path.removeprefix("./") for path in paths])
 
     def test_a_reader_without_its_files_says_what_is_there(self) -> None:
-        with pytest.raises(InputError, match=r"nothing for --reader tars; there is 2 image"):
+        with pytest.raises(InputError, match=r"nothing for --set reader=tars; there is 2 image"):
             meaning(many("cat", 2), reader="tars")

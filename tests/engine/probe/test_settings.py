@@ -40,7 +40,8 @@ def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
     settings: ProbeSettings, dataset: dict[str, Any], trial: str
 ) -> None:
     """Ids are those of commit 44b7c90: a renamed setting would orphan every log."""
-    key = FeatureKey(**{field.name: field.name for field in fields(FeatureKey)})
+    names = {field.name: field.name for field in fields(FeatureKey)}
+    key = FeatureKey(**(names | {"readout": "penultimate"}))  # of which those logs knew no other
     assert planned_trial_id(key, settings, **dataset) == trial
 
 

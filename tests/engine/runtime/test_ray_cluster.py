@@ -29,7 +29,7 @@ from penultimate.engine.study.distributed import probe_on, under_torchrun
 from penultimate.store.errors import InputError, TasksFailedError, UnavailableError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.trials.trial_log import TrialLog
-from penultimate.store.verify import verify
+from penultimate.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +173,7 @@ def test_an_extraction_whose_worker_is_killed_leaves_the_store_of_a_single_proce
     stores = FeatureStore(here), FeatureStore(there)
     (key,) = stores[0].keys()
     assert stores[1].keys() == [key]
-    assert array_files(stores[1], key) == array_files(stores[0], key)
+    assert array_files(stores[1]) == array_files(stores[0])
     assert verify(stores[1]) == []
     infos = [store.info(key) for store in stores]
     assert infos[0]["checksums"] == infos[1]["checksums"]
@@ -204,7 +204,9 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
         heads = [Head.load(tmp_path / name / "heads" / f"{trial_id}.safetensors") for name in ("here", "there")]
         # A worker has one thread and this process may have more, which sum in another order: float32's rounding.
         np.testing.assert_allclose(heads[1].weight_KD, heads[0].weight_KD, rtol=0, atol=1e-6)
-    damaged = next((store / FeatureStore(store).keys()[0].path).glob("features/c/*/0"))
+    opened = FeatureStore(store)
+    (source,) = opened.info(opened.keys()[0])["sources"]
+    damaged = next((store / source["path"]).glob("features/c/*/0"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     log = TrialLog.create(tmp_path / "third")
     settings = ProbeSettings(path=RegularizationPath.parse("1e-2:1:3"))

@@ -112,6 +112,6 @@ def test_every_option_says_what_it_is_and_what_it_may_be() -> None:
     assert set(rows) == set(TrainJob.model_fields)
     assert [name for name, row in rows.items() if len(row["help"]) < 15 or "``" in row["help"]] == []
     assert rows["momentum"]["type"] == "number > 0, < 1"
-    assert rows["precision"]["type"] == "float32 | bfloat16 | float16"
+    assert rows["precision"]["type"] == "float32 | tf32 | bfloat16 | float16"
     assert rows["weight_decays"]["type"] == "list of number >= 0"
     assert rows["flip"]["default"] == "0.5"

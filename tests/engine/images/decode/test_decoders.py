@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int16]:
     return off
 
 
+def check_counts(decoder: Decoder, **expected: int) -> None:
+    """Raise unless these are the numbers of images that each library decoded."""
+    from penultimate.engine.images.decode.dali_runs import DecodeCounts
+
+    assert decoder.counts == DecodeCounts(**expected)  # type: ignore[attr-defined]  # of the decoders with DALI alone
+
+
 def png_of(width: int, height: int, data: bytes) -> bytes:
     """Make a complete RGB PNG file with this image data, valid or not."""
 
@@ -103,6 +111,9 @@ class DecoderContract:
     def check_same(self, got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
         """Raise unless these are the pixels Pillow gives, within the decoder's tolerance."""
         raise NotImplementedError
+
+    def check_decoded_by(self, decoder: Decoder, *, plain: int, other: int) -> None:
+        """Raise unless DALI, where the decoder has it, decoded all ``plain`` files and Pillow the ``other`` ones."""
 
     def check_resized_alike(self, from_file: NDArray[np.uint8], from_array: NDArray[np.uint8]) -> None:
         """Raise unless the pixels of a file and the same pixels in memory are resized alike."""
@@ -125,6 +136,27 @@ class DecoderContract:
         assert np.concatenate([batch.indices_B for batch in batches]).tolist() == order.tolist()
         assert [len(batch.indices_B) for batch in batches] == [16, 16, 16, 5]
         assert all(batch.views[0].shape == (len(batch.indices_B), 48, 48, 3) for batch in batches)
+        other = sum(str(images.ids_N[index]).endswith("webp") for index in order)
+        self.check_decoded_by(decoder, plain=53 - other, other=other)
+
+    def test_indices_are_taken_only_as_they_are_needed(
+        self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
+    ) -> None:
+        images = write(tmp_path, files)
+        taken = 0
+
+        def endless() -> Iterator[int]:
+            nonlocal taken
+            for index in cycle(range(70)):
+                taken += 1
+                assert taken < 1000, "nobody has asked for so many"
+                yield index
+
+        batches = decoder.batches(images, endless(), [WHOLE], batch_size=8)
+        for number in range(5):
+            assert next(batches).indices_B.tolist() == list(range(8 * number, 8 * number + 8))
+            assert taken <= 8 * (number + 5) + 200
+        batches.close()  # type: ignore[attr-defined]  # a generator, which Iterator does not say
 
     def test_pixels_are_those_of_pillow(self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]) -> None:
         _, rows, failed = everything(decoder, write(tmp_path, files), WHOLE, BILINEAR)
@@ -132,6 +164,7 @@ class DecoderContract:
         for name, (whole, bilinear) in rows.items():
             self.check_same(whole, reference(files[name], WHOLE))
             self.check_same(bilinear, reference(files[name], BILINEAR))
+        self.check_decoded_by(decoder, plain=56, other=14)
 
     def test_rows_do_not_depend_on_batch_size_views_or_neighbours(
         self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
@@ -141,6 +174,7 @@ class DecoderContract:
         for index in (0, 1, 3, 69):
             (alone,) = decoder.batches(images, np.array([index]), [WHOLE], batch_size=1)
             np.testing.assert_array_equal(on_host(alone.views[0])[0], together[str(images.ids_N[index])][1])
+        self.check_decoded_by(decoder, plain=59, other=15)
 
     def test_kinds_of_files_are_decoded_as_pillow_would(
         self, decoder: Decoder, tmp_path: Path, photo: Photo, encode: Encode
@@ -166,6 +200,7 @@ class DecoderContract:
             "progressive.jpg": encode(image, "JPEG", progressive=True),
             "restarts.jpg": encode(image, "JPEG", restart_marker_blocks=4),
             "rgb.jpg": encode(image, "JPEG", keep_rgb=True),
+            "rgb_progressive.jpg": encode(image, "JPEG", keep_rgb=True, progressive=True),
             "still.webp": encode(image, "WEBP"),
             "strip.jpg": encode(photo(1, 9, 20_000), "JPEG"),
             "strip.png": encode(photo(1, 2, 20_000), "PNG"),
@@ -229,6 +264,7 @@ class DecoderContract:
         self, decoder: Decoder, tmp_path: Path, files: dict[str, bytes]
     ) -> None:
         images = write(tmp_path, files)
+        assert images.digest
         content = (tmp_path / "005.jpeg").read_bytes()
         (tmp_path / "005.jpeg").unlink()
         with pytest.raises(VanishedImageError, match=r"005\.jpeg in .* cannot be read now: no such file.*to resume"):
@@ -340,6 +376,9 @@ class TestDaliDecoder(DecoderContract):
         pytest.importorskip("nvidia.dali")
         return make_decoder("dali", num_workers=2)
 
+    def check_decoded_by(self, decoder: Decoder, *, plain: int, other: int) -> None:
+        check_counts(decoder, dali=plain, pillow=other, refused_runs=0)
+
     def check_same(self, got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
         # Decoded pixels are equal. torch's resize rounds its weights to fewer bits than Pillow's (1 of 255) and
         # always runs the horizontal pass first; Pillow 13 at times the vertical one, which moves the few pixels
@@ -372,31 +411,17 @@ class TestDaliDecoder(DecoderContract):
         assert off.mean() <= 0.1  # measured 0.03; see DaliDecoder for where it comes from
         assert (off > 1).mean() <= 0.001  # measured 0.0001
 
-    def test_counts_tell_who_decoded(self, tmp_path: Path, photo: Photo, encode: Encode) -> None:
-        pytest.importorskip("nvidia.dali")
-        from penultimate.engine.images.decode.dali import DaliDecoder, DecodeCounts
-
-        decoder = DaliDecoder(num_workers=2)
-        plain = {f"{seed}.jpg": encode(photo(seed), "JPEG") for seed in range(3)}
-        images = write(tmp_path / "a", plain | {"x.gif": encode(photo(0), "GIF")})
-        everything(decoder, images, WHOLE)
-        assert decoder.counts == DecodeCounts(dali=3, pillow=1, refused_chunks=0)
-        images = write(tmp_path / "b", plain | {"bad.png": png_of(9, 9, b"looks complete, is not")})
-        _, rows, failed = everything(decoder, images, WHOLE)
-        assert rows.keys() == plain.keys()
-        assert failed.keys() == {"bad.png"}
-        assert decoder.counts == DecodeCounts(dali=3, pillow=5, refused_chunks=1)
-
     def test_many_large_images_are_decoded_in_bounded_chunks(
         self, tmp_path: Path, photo: Photo, encode: Encode
     ) -> None:
         pytest.importorskip("nvidia.dali")
-        from penultimate.engine.images.decode.dali import _chunks, _load
+        from penultimate.engine.images.decode.dali import _chunks
+        from penultimate.engine.images.decode.samples import read_samples
 
         content = encode(Image.new("RGB", (4000, 3000)), "JPEG")
         images = write(tmp_path, {f"{number}.jpg": content for number in range(7)})
-        samples = (_load(images.source, index) for index in range(7))
-        assert [[sample.index for sample in chunk] for chunk in _chunks(samples)] == [[0, 1], [2, 3], [4, 5], [6]]
+        samples = read_samples(images.source, range(7), upright=False)
+        assert [[sample.row for sample in chunk] for chunk in _chunks(samples)] == [[0, 1], [2, 3], [4, 5], [6]]
 
 
 def test_an_unknown_decoder_lists_the_nearest() -> None:
@@ -422,6 +447,9 @@ class TestDaliGpuDecoderOnTheCpu(DecoderContract):
     @pytest.fixture
     def decoder(self) -> Decoder:
         return gpu_decoder("cpu")
+
+    def check_decoded_by(self, decoder: Decoder, *, plain: int, other: int) -> None:
+        check_counts(decoder, dali=plain, pillow=other, refused_runs=0)
 
     def check_same(self, got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
         # DALI keeps its intermediate rows in float where Pillow rounds them to bytes, and clips only at the end.

@@ -1,5 +1,6 @@
 """Only certain files count as plain; the tests of the decoders show that those are decoded alike."""
 
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ Photo = Callable[..., Image.Image]
 Encode = Callable[..., bytes]
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"comment": b"\xff\xd9" * 9}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"\xff\xd9" * 9}])
 def test_complete_jpeg_files_are_plain(photo: Photo, encode: Encode, options: dict[str, object]) -> None:
     content = encode(photo(0, 31, 57), "JPEG", **options)
     assert jpeg_png_size(content) == Size(31, 57)
@@ -30,6 +31,29 @@ def test_no_beginning_of_a_file_is_plain(photo: Photo, encode: Encode, kind: str
     content = encode(photo(0), kind, **options)
     lengths = [*range(700), *range(700, len(content) - 1, 97), len(content) - 1]
     assert not any(jpeg_png_size(content[:length]) for length in lengths)
+
+
+def test_jpeg_files_coded_as_rgb_are_not_plain(photo: Photo, encode: Encode) -> None:
+    """nvJPEG may take their components for YCbCr; Pillow does what Adobe's marker and the components' names say."""
+    both = encode(photo(0), "JPEG", keep_rgb=True)
+    marker = both.index(b"\xff\xee")
+    names_alone = both[:marker] + both[marker + 16 :]
+    frame = both.index(b"\xff\xc0")
+    marker_alone = bytearray(both)
+    for component in range(3):
+        marker_alone[frame + 10 + 3 * component] = component + 1
+    scan = bytes(marker_alone).index(b"\xff\xda")
+    for component in range(3):
+        marker_alone[scan + 5 + 2 * component] = component + 1
+    with Image.open(io.BytesIO(bytes(marker_alone))) as image, Image.open(io.BytesIO(both)) as other:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(other.convert("RGB")))
+    for content in (both, names_alone, bytes(marker_alone)):
+        assert jpeg_png_size(content) is None
+    with_transform = bytearray(marker_alone)
+    with_transform[marker + 15] = 1
+    assert jpeg_png_size(bytes(with_transform)) == Size(120, 160)
+    gray = encode(photo(0).convert("L"), "JPEG")
+    assert jpeg_png_size(gray[:2] + both[marker : marker + 16] + gray[2:]) == Size(120, 160)
 
 
 def test_other_kinds_are_not_plain(photo: Photo, encode: Encode) -> None:

@@ -211,6 +211,7 @@ class TestDigest:
 
     def test_an_unreadable_file_stays_in_the_set(self, tmp_path: Path) -> None:
         before = load_folder(fill(tmp_path, self.counts))
+        assert before.digest
         (tmp_path / "cat" / "002.jpg").unlink()
         (tmp_path / "cat" / "002.jpg").symlink_to(tmp_path / "nowhere")
         after = load_folder(tmp_path)

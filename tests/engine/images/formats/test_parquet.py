@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,6 +126,14 @@ def test_a_file_that_vanishes_or_is_replaced_stops_the_run(tmp_path: Path) -> No
     path.unlink()
     with pytest.raises(VanishedImageError, match="cannot be read now"):
         images.source.read(0)
+
+
+def test_a_set_of_parquet_files_can_be_pickled_also_once_it_was_read(tmp_path: Path) -> None:
+    images = load_images(str(hugging_face(tmp_path / "a.parquet", rows(0, 12), [0, 1, 2] * 4)))
+    assert images.source.read(5) == b"image 5"
+    copy = pickle.loads(pickle.dumps(images))
+    assert [copy.source.read(index) for index in range(12)] == rows(0, 12)
+    assert copy.digest == images.digest
 
 
 def test_the_digest_is_of_contents_not_of_how_they_are_stored(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from support.s3_server import BUCKET, Proxy, every
 
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.formats import remote_tars
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
@@ -25,13 +28,20 @@ NUMBERS = itertools.count()
 
 def tar_of(folder: Path, names: list[str]) -> bytes:
     """Write photographs as a WebDataset tar: ``<name>.jpg`` and ``<name>.cls``."""
+    members: dict[str, bytes] = {}
+    for name in names:
+        members[f"{name.replace('/', '_')}.jpg"] = (folder / f"{name}.jpg").read_bytes()
+        members[f"{name.replace('/', '_')}.cls"] = name[:3].encode()
+    return tar_with(members)
+
+
+def tar_with(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for name in names:
-            for suffix, content in (("jpg", (folder / f"{name}.jpg").read_bytes()), ("cls", name[:3].encode())):
-                member = tarfile.TarInfo(f"{name.replace('/', '_')}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return file.getvalue()
 
 
@@ -48,6 +58,12 @@ def location(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
         objects.put(f"pets-{number:03d}.tar", content)
     objects.put("README.txt", b"not a tar")
     return f"s3://{BUCKET}/{folder}"
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep nothing of a tar in memory, as of one too large."""
+    monkeypatch.setattr(remote_tars, "_KEPT_BYTES", 0)
 
 
 def pixels(images: ImageSet) -> dict[str, object]:
@@ -73,17 +89,21 @@ def test_tars_in_a_bucket_are_the_set_of_the_same_tars_in_a_folder(
     assert all(np.array_equal(there[id_], here[id_]) for id_ in here)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_images_are_read_by_range_and_a_known_tar_only_by_its_fingerprint(
     proxy: Proxy, location: str, tmp_path: Path
 ) -> None:
     cache = DigestCache(tmp_path / "cache")
     first = load_images(f"{location}/?endpoint={proxy.endpoint}", cache=cache)
+    assert first.digest
     seen: list[str] = []
     proxy.plan = lambda method, path: seen.append(method) if path.endswith(".tar") else None
     again = load_images(f"{location}/?endpoint={proxy.endpoint}", cache=cache)
     assert again.digest == first.digest
-    # For each tar: whether it is there (its size and fingerprint come with that), its index and its end; no image.
-    assert (seen.count("GET"), seen.count("HEAD")) == (6, 3)
+    # For each tar: whether it is there (its size and fingerprint come with that), its index in growing blocks, and its
+    # end; no image.
+    assert seen.count("HEAD") == 3
+    assert 6 <= seen.count("GET") <= 18
     content = first.source.read(5)
     assert isinstance(content, bytes)
     with tarfile.open(tmp_path / "tars" / f"{first.ids_N[5].partition('/')[0]}.tar") as tar:
@@ -92,6 +112,7 @@ def test_images_are_read_by_range_and_a_known_tar_only_by_its_fingerprint(
         assert content == member.read()
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_faults_on_the_way_change_nothing_and_a_server_that_is_gone_stops_the_run(
     proxy: Proxy, location: str, tmp_path: Path
 ) -> None:
@@ -109,10 +130,55 @@ def test_faults_on_the_way_change_nothing_and_a_server_that_is_gone_stops_the_ru
         pixels(images)
 
 
+def test_small_tars_are_fetched_once_in_all(proxy: Proxy, location: str, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in (tmp_path / "tars").iterdir())
+    before = proxy.bytes_answered
+    images = load_images(f"{location}/?endpoint={proxy.endpoint}")
+    assert len(pixels(images)) == len(images) == 24
+    assert proxy.bytes_answered - before <= 1.02 * size + 2000  # and the listing of the folder
+    before = proxy.bytes_answered
+    assert len(pixels(pickle.loads(pickle.dumps(images)))) == 24  # in a worker, which has kept nothing
+    assert 0 < proxy.bytes_answered - before <= size
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_between_the_headers_of_large_members_nothing_is_fetched(proxy: Proxy) -> None:
+    folder = f"images {next(NUMBERS)}"
+    objects = open_objects(f"s3://{BUCKET}/{folder}?endpoint={proxy.endpoint}")
+    members: dict[str, bytes] = {}
+    for number in range(12):
+        members[f"{number}.jpg"] = np.random.default_rng(number).bytes(400_000 + 512 * number)
+        members[f"{number}.json"] = json.dumps({"label": number % 3, "text": "x" * 1000}).encode()
+    content = tar_with(members)
+    objects.put("large.tar", content)
+    before = proxy.bytes_answered
+    images = load_images(f"s3://{BUCKET}/{folder}/large.tar?endpoint={proxy.endpoint}")
+    listed = proxy.bytes_answered - before
+    assert listed < 0.05 * len(content)
+    assert {str(id_): images.source.read(row) for row, id_ in enumerate(images.ids_N)} == {
+        f"large/{number}": members[f"{number}.jpg"] for number in range(12)
+    }
+    assert proxy.bytes_answered - before <= 1.02 * len(content)
+    assert images.digest  # reads no more
+    assert proxy.bytes_answered - before <= 1.02 * len(content)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_tar_that_is_replaced_after_it_was_listed_gives_no_bytes_of_another(proxy: Proxy, location: str) -> None:
+    images = load_images(f"{location}/?endpoint={proxy.endpoint}")
+    objects = open_objects(f"{location}?endpoint={proxy.endpoint}")
+    content = objects.get("pets-001.tar")
+    assert content is not None
+    objects.put("pets-001.tar", b"\0" * 512 + content)
+    with pytest.raises(VanishedImageError, match=rf"{location}/pets-001\.tar was changed after it was listed"):
+        pixels(images)
+
+
+@pytest.mark.usefixtures("forgetful")
 def test_a_tar_that_was_removed_or_is_not_there_is_said_to_be(proxy: Proxy, location: str) -> None:
     images = load_images(f"{location}/?endpoint={proxy.endpoint}")
     open_objects(f"{location}?endpoint={proxy.endpoint}").delete("pets-001.tar")
-    with pytest.raises(VanishedImageError):
+    with pytest.raises(VanishedImageError, match=r"pets-001\.tar was there when it was listed and cannot be read now"):
         pixels(images)
     for spec in ("pets-001.tar", "pets-{000..002}.tar", "dogs-*.tar", "nothing/"):
         with pytest.raises(InputError, match=r"no tar at s3://"):

@@ -72,7 +72,7 @@ def test_what_cannot_be_used_is_explained(here: Path, specs: list[str], labels: 
 
 
 def test_options_that_do_not_apply_are_refused_rather_than_ignored(here: Path) -> None:
-    with pytest.raises(InputError, match="--reader says how to read a folder"):
+    with pytest.raises(InputError, match="--set reader=NAME says how to read a folder"):
         load_images("a.jpg", labels=False, reader="images")
     with pytest.raises(InputError, match="--set splits=false says how to read a folder"):
         load_images("a.jpg", labels=False, splits=False)

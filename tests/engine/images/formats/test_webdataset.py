@@ -155,10 +155,10 @@ def test_a_damaged_cut_off_or_compressed_tar_is_named_not_shortened(tmp_path: Pa
 def test_a_tar_that_is_replaced_during_the_run_stops_it(tmp_path: Path) -> None:
     images = load_images(str(pets(tmp_path / "a.tar")))
     pets(tmp_path / "a.tar", first=100)
-    with pytest.raises(VanishedImageError, match=r"a/00003 in .* was changed"):
+    with pytest.raises(VanishedImageError, match=r"a\.tar was changed"):
         images.source.read(3)
-    (tmp_path / "a.tar").write_bytes(b"short")
-    with pytest.raises(VanishedImageError, match="ends within the sample"):
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(VanishedImageError, match=r"a\.tar was there when it was listed and cannot be read now"):
         images.source.read(3)
 
 

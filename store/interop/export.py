@@ -12,7 +12,6 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def export_numpy(features: FeatureSet, folder: str | Path) -> Path:
         _write_features(features, folder / "features.npy")
         _write_tables(features, folder)
         about = {
-            "key": asdict(features.key),
+            "key": features.key.fields,
             "metric": features.metric,
             "class_names": features.class_names,
             "provenance": dict(features.provenance),

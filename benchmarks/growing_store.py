@@ -1,0 +1,313 @@
+"""Measure what a growing set costs: images embedded, time and disk for each change, bytes read, look-up and reading.
+
+    python benchmarks/growing_store.py REPORT --images FOLDER [--rows 1000000] [--rounds 5] [--folder .]
+
+FOLDER has one folder a class. A copy of it (hard links) is extracted without 100 of its images, then changed step by
+step; after each step the same network extracts it again. Bytes are those that this process read by system calls
+(``rchar`` of proc(5), /proc/self/io), with the files dropped from the page cache before, beside the files' sizes.
+Look-up and reading are measured on rows that are drawn, without images.
+"""
+
+# Shapes: N rows, D features.
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from store_io import drop_from_cache
+
+from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.feature_store import FeatureStore
+from penultimate.store.format.layout import shard_rows_for, variable_width
+from penultimate.store.key import Embedding
+from penultimate.store.plan import Plan
+from penultimate.store.provenance import source_commit
+
+EMBEDDING = Embedding(
+    backbone="random", weights="0" * 16, preprocess="0" * 16, decoder="none", precision="float32", dtype="float32"
+)
+MODEL = "mobilenetv3_small_050"
+
+
+class Step(NamedTuple):
+    """One change of a set, and what extracting it again cost."""
+
+    name: str
+    num_images: int
+    embedded: int
+    reused: int
+    seconds: float
+    grown_bytes: int
+    bytes_read: int
+
+
+def image_steps(images: Path, work: Path) -> Iterator[Step]:
+    """Change a copy of ``images`` step by step and extract it after each, every image once in the digest cache."""
+    root, held_back = work / "photos", work / "held back"
+    files = sorted(path for path in images.glob("*/*") if path.is_file())
+    for path in files:
+        _link(path, root / path.relative_to(images))
+    num_held = min(100, len(files) // 10)
+    for path in files[:: len(files) // num_held][:num_held]:
+        _move(root / path.relative_to(images), held_back / path.relative_to(images))
+    time.sleep(2.5)  # so that the files count as settled
+    store = work / "features.zarr"
+    yield _extract("first extraction", root, store)
+    yield _extract("the same again", root, store)
+    for path in sorted(held_back.glob("*/*")):
+        _move(path, root / path.relative_to(held_back))
+    yield _extract(f"{num_held} images more", root, store)
+    yield _extract("the same again, without the digest cache", root, store, cache=False)
+    yield _extract("another split seed", root, store, seed=1)
+    for path in sorted(root.glob("*/*"))[::20]:
+        classes = sorted(root.iterdir())
+        other = classes[(classes.index(path.parent) + 1) % len(classes)]
+        _move(path, other / f"{path.parent.name}-{path.name}")
+    yield _extract("one image in 20 in another class", root, store)
+    for path in sorted(root.iterdir()):
+        path.rename(root / f"class-{path.name}")
+    root = root.rename(work / "moved")
+    yield _extract("every class renamed, the folder moved", root, store)
+    for path in sorted(root.glob("*/*"))[::10]:
+        path.unlink()
+    yield _extract("one image in 10 removed", root, store)
+
+
+def _extract(name: str, root: Path, store: Path, *, seed: int = 0, cache: bool = True) -> Step:
+    before = _disk_bytes(store)
+    command = [sys.executable, __file__, "--extract", str(root), str(store), str(seed), str(int(cache))]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    rows, embedded, reused, bytes_read = map(int, printed[:4])
+    return Step(name, rows, embedded, reused, float(printed[4]), _disk_bytes(store) - before, bytes_read)
+
+
+def extract_once(root: str, store: str, seed: str, cache: str) -> None:
+    """Extract a folder and print rows, embedded, reused, bytes read and seconds; runs in a process of its own."""
+    from penultimate.engine.backbones.request import requests_of
+    from penultimate.engine.extract.extract import extract_job
+    from penultimate.engine.extract.prepare import ExtractionJob
+    from penultimate.engine.extract.settings import ExtractionSettings
+    from penultimate.engine.images.digest_cache import DigestCache
+    from penultimate.engine.images.load import load_images
+    from penultimate.engine.images.subset import subset
+
+    with TemporaryDirectory() as scratch:  # what is imported late is not read while the images are
+        few = load_images(root)
+        warm_up = ExtractionJob(requests=tuple(requests_of([MODEL], weights="random", seed=0)))
+        extract_job(subset(few, np.arange(8)), warm_up, FeatureStore.create(Path(scratch) / "store"))
+    drop_from_cache(Path(root))
+    kept = DigestCache(Path(store).parent / "digests") if int(cache) else None
+    job = ExtractionJob(
+        requests=tuple(requests_of([MODEL], weights="random", seed=0)),
+        settings=ExtractionSettings(compile=False, preprocess="paper"),
+    )
+    began, before = time.perf_counter(), _bytes_read()
+    images = load_images(root, seed=int(seed), cache=kept)
+    (extracted,) = extract_job(images, job, FeatureStore.create(store))
+    seconds, read = time.perf_counter() - began, _bytes_read() - before
+    print(extracted.features.num_rows, extracted.num_embedded, extracted.num_reused, read, seconds)
+
+
+def _bytes_read() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
+
+
+def drawn_plan(num_rows: int, dim: int, *, prefix: str = "") -> Plan:
+    """Return a plan of samples with ids ``<prefix><number>``, in one class."""
+    return Plan(
+        dataset="bench",
+        embedding=EMBEDDING,
+        ids_M=variable_width([f"{prefix}{row:08d}" for row in range(num_rows)]),
+        labels_M=np.zeros(num_rows, np.int64),
+        split_M=variable_width(["train"] * num_rows),
+        class_names=("one",),
+        metric="top1",
+        feature_dim=dim,
+        shard_rows=shard_rows_for(num_rows),
+    )
+
+
+def drawn_contents(num_rows: int) -> NDArray[np.uint64]:
+    """Draw content digests (N, 3), as files of 10 kB would have."""
+    contents_N3 = np.random.default_rng(0).integers(1, 2**63, (num_rows, 3)).astype(np.uint64)
+    contents_N3[:, 0] = 10_000
+    return contents_N3
+
+
+def write_drawn(store: FeatureStore, plan: Plan, contents_N3: NDArray[np.uint64]) -> int:
+    """Offer every sample, write features of those that are needed; returns how many were."""
+    num_needed = 0
+    with store.writer(plan, provenance={}) as writer:
+        for samples in np.array_split(writer.missing_samples, -(-plan.num_samples // 4096)):
+            needed = samples[writer.offer(samples, contents_N3[samples])]
+            num_needed += len(needed)
+            # a feature says of which content it is, so that reading is checked
+            first = contents_N3[needed, 2].astype(np.float32)
+            writer.append(needed, np.repeat(first[:, None], plan.feature_dim, axis=1))
+    return num_needed
+
+
+def look_up(num_rows: int, work: Path) -> tuple[float, float]:
+    """Return the seconds and the MB that finding ``num_rows`` rows of as many takes, in a process of its own."""
+    contents_N3 = drawn_contents(num_rows)
+    write_drawn(FeatureStore.create(work / "many"), drawn_plan(num_rows, 8), contents_N3)
+    command = [sys.executable, __file__, "--look-up", str(work / "many"), str(num_rows)]
+    seconds, megabytes = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return float(seconds), float(megabytes)
+
+
+def look_up_once(location: str, num_rows: str) -> None:
+    """Look up as many contents as a store has and print seconds and MB of memory."""
+    contents_N3 = drawn_contents(int(num_rows))
+    store = FeatureStore(location)
+    store.num_known(EMBEDDING, contents_N3[:1], failures=True)  # imports and first touches
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of memory so far (proc(5))
+    before = _memory_mb("VmRSS")
+    began = time.perf_counter()
+    found = store.num_known(EMBEDDING, contents_N3, failures=True)
+    seconds = time.perf_counter() - began
+    assert found == len(contents_N3), f"{found} found"
+    print(seconds, _memory_mb("VmHWM") - before)
+
+
+def _memory_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1e3
+
+
+def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[float]]:
+    """Return the seconds of each round of reading a set in its order, by what had happened to the set before."""
+    contents_N3 = drawn_contents(num_rows)
+    rng = np.random.default_rng(1)
+    store = FeatureStore.create(work / "read")
+    orders = {
+        "embedded at once": np.arange(num_rows),
+        "1 row in 100 came later": np.sort(rng.permutation(num_rows)),
+        "1 row in 20 elsewhere": _moved(num_rows, num_rows // 20, rng),
+        "every row elsewhere": rng.permutation(num_rows),
+    }
+    old = np.setdiff1d(np.arange(num_rows), np.arange(0, num_rows, 100))
+    write_drawn(FeatureStore.create(work / "fresh"), drawn_plan(num_rows, dim), contents_N3)
+    write_drawn(store, drawn_plan(len(old), dim, prefix="old"), contents_N3[old])
+    contenders: dict[str, Callable[[], NDArray[np.float32]]] = {}
+    for name, order in orders.items():
+        location = work / ("fresh" if name == "embedded at once" else "read")
+        plan = drawn_plan(num_rows, dim, prefix=f"{len(contenders)}-")
+        write_drawn(FeatureStore(location), plan, contents_N3[order])
+        key = plan.key(contents_N3[order])
+        features = FeatureStore(location).read(key).features
+        assert np.array_equal(features[:, -1], contents_N3[order, 2].astype(np.float32)), (
+            "rows are not where they belong"
+        )
+        contenders[name] = lambda location=location, key=key: FeatureStore(location).read(key).features  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, read in contenders.items():
+            began = time.perf_counter()
+            read()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def _moved(num_rows: int, num_moved: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return an order in which some rows have changed places among each other, as files moved between classes do."""
+    order = np.arange(num_rows)
+    moved = np.sort(rng.permutation(num_rows)[:num_moved])
+    order[moved] = rng.permutation(moved)
+    return order
+
+
+def report(images: Path, num_rows: int, rounds: int, folder: Path) -> str:
+    """Return the whole report as Markdown."""
+    with TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        steps = list(image_steps(images, work))
+        total = sum(path.stat().st_size for path in images.glob("*/*"))
+        seconds, megabytes = look_up(num_rows, work)
+        rows, dim = max(2048, num_rows // 20), 1280
+        read = reading(rows, dim, rounds, work)
+    about = machine()
+    lines = [
+        "# A store that grows",
+        "",
+        f"`{shlex.join(['python', *sys.argv])}`: {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
+        f"GiB; commit {source_commit()}. Written by the script.",
+        "",
+        "## Changes of a set of photographs",
+        "",
+        f"{MODEL}, random weights; files of {total / 1e6:,.1f} MB in all. One run each; processes of their own.",
+        "",
+        "| step | rows | embedded | reused | seconds | store grew by | read / size of the files |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {s.name} | {s.num_images:,} | {s.embedded:,} | {s.reused:,} | {s.seconds:.1f} | "
+            f"{s.grown_bytes / 1e6:,.2f} MB | {s.bytes_read / total:.3f} |"
+            for s in steps
+        ),
+        "",
+        "## Looking up",
+        "",
+        f"{num_rows:,} contents among as many rows: {seconds:.2f} s, {megabytes:.0f} MB.",
+        "",
+        "## Reading a set in its order",
+        "",
+        f"{rows:,} x {dim} float32 ({rows * dim * 4 / 1e6:,.0f} MB), {rounds} rounds after one that warms up, in "
+        "turns; every row checked before.",
+        "",
+        "| the set's rows | seconds, median | least to most | times as long |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {name} | {median(values):.3f} | {min(values):.3f} to {max(values):.3f} | "
+            f"{median(values) / median(next(iter(read.values()))):.2f} |"
+            for name, values in read.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _link(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:  # another disk
+        shutil.copy2(path, target)
+
+
+def _move(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(target)
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+
+
+def main() -> None:
+    inner = {"--extract": extract_once, "--look-up": look_up_once}
+    if len(sys.argv) > 1 and sys.argv[1] in inner:
+        inner[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]  # functions of texts
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path())
+    arguments = parser.parse_args()
+    arguments.report.write_text(report(arguments.images, arguments.rows, arguments.rounds, arguments.folder))
+
+
+if __name__ == "__main__":
+    main()

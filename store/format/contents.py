@@ -1,0 +1,115 @@
+"""Content digests: what the bytes or pixels of a sample are known by, and the digest of a set that is made of them.
+
+A content digest is three words of 64 bits: the size and both halves of the XXH3-128 of an encoded file's bytes, or of
+the pixels of an image that came as an array. In arrays they are (N, 3) uint64, in texts ``<bytes>:<32 hex digits>`` or
+``<height>x<width>x3:<32 hex digits>``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat
+from json.encoder import encode_basestring_ascii
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+# Shapes: N samples, K classes, H x W pixels.
+
+Content = tuple[int, int, int]
+"""A content digest: size in bytes, or ``_PIXELS`` with height and width, then the high and low half of the XXH3-128."""
+
+UNKNOWN: Content = (0, 0, 0)
+"""Stands for the content of a sample that nobody has read; no file has it, since that of 0 bytes has another hash."""
+
+UNREADABLE: Content = (2**64 - 1, 0, 0)
+"""Stands for the content of a sample that could not be read when its row was made."""
+
+_PIXELS = 2**63
+"""Added to the size of pixels, which is height * 2**31 + width."""
+
+
+def content_of(data: bytes | memoryview | NDArray[np.uint8]) -> Content:
+    """Return the content digest of an encoded file, or of pixels (H, W, 3) uint8.
+
+    >>> content_text(content_of(b"abc"))
+    '3:06b05ab6733a618578af5f94892f3950'
+    """
+    if isinstance(data, np.ndarray):
+        height, width = data.shape[:2]
+        size, data = _PIXELS + height * 2**31 + width, np.ascontiguousarray(data).data
+    else:
+        size = len(data)
+    value = xxhash.xxh3_128_intdigest(data)
+    return size, value >> 64, value & (2**64 - 1)
+
+
+def content_text(content: Sequence[int]) -> str:
+    """Return a content digest as text: ``<bytes>:<hex>``, ``<height>x<width>x3:<hex>``, ``unreadable``, ``unknown``."""
+    size, high, low = content
+    if (size, high, low) in (UNKNOWN, UNREADABLE):
+        return "unknown" if size == 0 else "unreadable"
+    pixels = size - _PIXELS
+    form = f"{pixels >> 31}x{pixels & (2**31 - 1)}x3" if pixels >= 0 else str(size)
+    return f"{form}:{high:016x}{low:016x}"
+
+
+def content_from_text(text: str) -> Content:
+    """Return the content digest that ``content_text`` wrote; raises ValueError for any other text."""
+    if text == "unreadable":
+        return UNREADABLE
+    form, _, digits = text.partition(":")
+    height, *width = (int(part) for part in form.split("x")[:2])
+    if len(digits) != 32:
+        raise ValueError(f"expected 32 hex digits after the size of a content digest, got {text!r}")
+    size = _PIXELS + height * 2**31 + width[0] if width else height
+    return size, int(digits[:16], 16), int(digits[16:], 16)
+
+
+def no_contents(num_samples: int) -> NDArray[np.uint64]:
+    """Return (N, 3) contents of which none is known."""
+    return np.zeros((num_samples, 3), np.uint64)
+
+
+def is_known(contents_N3: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return (N,) whether each content was read: neither UNKNOWN nor UNREADABLE."""
+    known_N: NDArray[np.bool_] = (contents_N3[:, 1:] != 0).any(axis=1)
+    return known_N
+
+
+def is_unknown(contents_N3: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return (N,) whether each content is UNKNOWN, so that only reading tells more."""
+    unknown_N: NDArray[np.bool_] = (contents_N3 == 0).all(axis=1)
+    return unknown_N
+
+
+def set_digest(
+    *,
+    ids: Iterable[str],
+    labels_N: NDArray[np.int64] | NDArray[np.uint8],
+    split_N: Iterable[str],
+    class_names: Sequence[str],
+    contents_N3: NDArray[np.uint64] | None,
+) -> str:
+    """Return the digest of a set of samples, 16 hex digits of a SHA-256: one JSON line of class names, one a sample.
+
+    Without contents it is the digest of the listing, which says what was asked for before anything is read.
+    """
+    sha256 = hashlib.sha256(json.dumps(list(class_names), separators=(",", ":")).encode() + b"\n")
+    texts = repeat("null", len(labels_N)) if contents_N3 is None else _quoted(contents_N3)
+    labels = (str(label).replace(" ", "") for label in labels_N.tolist())  # as JSON has integers, and lists of them
+    lines = (
+        f'[{encode_basestring_ascii(id_)},{label},"{split}",{text}]\n'
+        for id_, label, split, text in zip(ids, labels, split_N, texts, strict=True)
+    )
+    while block := "".join(islice(lines, 10_000)):
+        sha256.update(block.encode())
+    return sha256.hexdigest()[:16]
+
+
+def _quoted(contents_N3: NDArray[np.uint64]) -> Iterator[str]:
+    """Yield each content as a JSON string, with few of them in memory at once."""
+    for start in range(0, len(contents_N3), 10_000):
+        for content in contents_N3[start : start + 10_000].tolist():
+            yield f'"{content_text(content)}"'
