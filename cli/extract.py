@@ -98,6 +98,7 @@ def extract(
     if name is not None:
         check_dataset_name(name)
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    FeatureStore.check_location(store)  # and so is a wrong store, which is made once the images are known to be right
     image_set = load_images(
         images,
         root=root,

@@ -13,7 +13,7 @@ from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.catalog import refuse_if_no_backbone
 from penultimate.engine.backbones.loading.weights import check_package, check_source
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.images.load import load_images
+from penultimate.engine.images.load import load_labelled_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.partition import Partition
@@ -97,7 +97,7 @@ def train(
     check_source(weights)
     check_package(model, weights=weights)
     partition = Partition.parse(shard)
-    image_set = load_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
+    image_set = load_labelled_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
         if resources.world.is_main:

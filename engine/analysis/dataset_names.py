@@ -24,6 +24,8 @@ def names_apart(datasets: Iterable[tuple[str, str | None]]) -> list[str]:
 
     >>> names_apart([("images", "aaaaaaaa11"), ("images", "bbbbbbbb22"), ("pets", "cccccccc33")])
     ['images (aaaaaaaa)', 'images (bbbbbbbb)', 'pets']
+    >>> names_apart([("images", "aaaaaaaa11"), ("images", "bbbbbbbb22"), ("images", None)])
+    ['images (aaaaaaaa)', 'images (bbbbbbbb)', 'images']
     """
     known = list(datasets)
     images_of: defaultdict[str, set[str]] = defaultdict(set)

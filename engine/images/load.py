@@ -24,7 +24,7 @@ from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import Interpretation, Reader, interpret
 from penultimate.engine.images.options import ImageOptions
-from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.errors import InputError, LabelsError, UnknownNameError
 from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
@@ -96,7 +96,8 @@ def load_images(
     UnknownNameError
         If there is no dataset of that name; the message gives the nearest ones.
     InputError
-        If the images cannot be found, read or understood, or an option does not go with them.
+        If the images cannot be found, read or understood, or an option does not go with them; LabelsError where it
+        is their labels alone.
 
     Examples
     --------
@@ -126,6 +127,17 @@ def load_images(
     elif root is not None:
         raise InputError(f"--root goes with one dataset, got {len(specs)} names")
     return _load_one(specs[0], how) if len(specs) == 1 else _load_files(specs, how)
+
+
+def load_labelled_images(spec: str | Path | Sequence[str | Path], **options: Any) -> ImageSet:
+    """Return what ``load_images`` does, for training and what else cannot do without labels.
+
+    Raises InputError in place of LabelsError, whose message advises to do without.
+    """
+    try:
+        return load_images(spec, **options)
+    except LabelsError as error:
+        raise error.where_labels_are_needed() from error
 
 
 def _check_texts(specs: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import SPLIT_NAMES, SPLITS
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 # Shapes: N samples.
 
@@ -43,9 +43,9 @@ def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
     more = ""
     if twin is not None:
         more = f" ({lacking[0]!a} and train's {twin!a} look alike and are other Unicode characters: rename one)"
-    raise InputError(
-        f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}; add them to "
-        "train, take them out, or take all images without labels (--no-labels)"
+    raise LabelsError(
+        f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}",
+        "add them to train, take them out",
     )
 
 

@@ -4,10 +4,15 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.photographs import write_photos
 from support.trial_cases import trial_of
 
+import penultimate
 from penultimate.cli.main import run
+from penultimate.engine.study.study import Dataset
+from penultimate.store.errors import InputError, NotAStoreError
 from penultimate.store.trials.trial_log import TrialLog
 
 RANDOM = ("--model", "test_resnet", "--weights", "random")
@@ -61,6 +66,58 @@ def test_a_name_that_would_lead_out_of_the_store_is_refused(
     line = refused(capsys, "extract", photos, "--store", tmp_path / "s", *RANDOM, "--name", name)
     assert f"images cannot be called {name!r}" in line
     assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_is_no_store_is_said_before_images_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").touch()
+    command = ["extract", tmp_path / "nowhere", *RANDOM, "--store"]
+    line = refused(capsys, *command, tmp_path / "notes")
+    assert line.endswith(f"{tmp_path / 'notes'} is not empty and no feature store; choose a new or empty folder")
+    assert "there is no folder" in refused(capsys, *command, tmp_path / "no" / "store")
+    with pytest.raises(NotAStoreError):
+        penultimate.extract(tmp_path / "nowhere", store=tmp_path / "notes", model="test_resnet", weights="random")
+
+
+def test_no_store_is_made_where_the_images_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, "extract", tmp_path / "nowhere", "--store", tmp_path / "store", *RANDOM)
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_needs_labels_is_not_advised_to_do_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos")
+    flat = tmp_path / "photos" / "cat"
+    (tmp_path / "list.txt").write_text("photos/cat/00.jpg\n")
+    (tmp_path / "bare.csv").write_text("path,species\nphotos/cat/00.jpg,cat\n")
+    (tmp_path / "split.csv").write_text("path,label,split\nphotos/cat/00.jpg,cat,test\nphotos/dog/00.jpg,dog,test\n")
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, 4, 4, 3), np.uint8))
+    np.save(tmp_path / "bare.npy", np.zeros((3, 4, 4, 3), np.uint8))
+    for images, helps in (
+        (flat, "put them in one folder a class"),
+        (flat / "00.jpg", "name a folder with one folder a class, or a manifest"),
+        (tmp_path / "list.txt", "name a table with a column of labels"),
+        (tmp_path / "bare.csv", "name another with --label-column"),
+        (tmp_path / "split.csv", "leave the split away to have splits drawn"),
+        (tmp_path / "bare.npz", "add them to the archive"),
+        (tmp_path / "bare.npy", "keep them in a labels.npy beside it"),
+    ):
+        line = refused(capsys, "train", images, "--out", tmp_path / "runs", *RANDOM)
+        assert line.endswith(f"; {helps} (nothing can be learned without labels)")
+        line = refused(capsys, "extract", images, "--store", tmp_path / "store", *RANDOM)
+        assert line.endswith(f"; {helps}, or take the images without labels (--no-labels; in Python labels=False)")
+        with pytest.raises(InputError, match="nothing can be learned without labels"):
+            penultimate.train(images, model="test_resnet", out=tmp_path / "runs", weights="random")
+        with pytest.raises(InputError, match="nothing can be learned without labels"):
+            Dataset(images=str(images)).load("p", data="", seed=0, cache=None)
+
+
+def test_one_error_alone_advises_to_do_without_labels() -> None:
+    root = Path(penultimate.__file__).parent
+    files = [path for part in ("engine", "store") for path in (root / part).rglob("*.py")]
+    advising = [path.relative_to(root).as_posix() for path in files if "--no-labels" in path.read_text()]
+    assert advising == ["store/errors.py"]
 
 
 def test_a_label_column_is_refused_where_nothing_has_columns(

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.store_cases import small_job
 from support.trial_cases import trial_of
 
 from penultimate.cli.main import run
@@ -46,6 +48,23 @@ def test_two_folders_of_one_name_are_told_apart_in_a_store(
     assert run(["store", "ls", store]) == 0
     out = capsys.readouterr().out
     assert all(f"photos ({key.images[:8]})" in out for key in FeatureStore(store).keys())  # noqa: SIM118
+
+
+def test_an_extraction_that_is_not_complete_is_listed_beside_sets_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, job = FeatureStore.create(tmp_path / "store"), small_job()
+    job.write(store)
+    job.part(range(40)).write(store)
+    begun = replace(job, embedding=replace(job.embedding, weights="0123456789abcdef"))
+    with begun.writer(store) as writer:
+        begun.append(writer, np.arange(16))
+    assert run(["store", "ls", str(tmp_path / "store")]) == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "insects" in line]
+    complete_of = {dataset.strip(): complete.strip() for _, dataset, *_, complete, _ in lines}
+    sets = {f"insects/2024 ({key.images[:8]})": "yes" for key in store.keys()}  # noqa: SIM118
+    assert len(sets) == 2
+    assert complete_of == {**sets, "insects/2024": "no"}  # whose images have no digest yet
 
 
 def test_a_dataset_is_called_what_people_call_it(

@@ -12,7 +12,7 @@ from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_
 from penultimate.engine.images.folders.img2dataset import are_shards
 from penultimate.engine.images.image_set import SPLIT_NAMES
 from penultimate.engine.images.splits import UNLABELLED, check_known, splits_in_name
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 NO_LABEL = -1
 
@@ -61,7 +61,7 @@ def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFol
     if are_shards(tree, classes):
         return ClassFolders(base=base, split_folders={}, class_names=(), assigned={})
     if not classes or not any(folder in tree.with_images for folder in classes):
-        raise InputError(_no_classes(tree, base, where))
+        raise _no_classes(tree, base, where)
     names = sorted(map(last_of, classes))
     assigned = {folder: (names.index(last_of(folder)), "") for folder in classes}
     return ClassFolders(base=base, split_folders={}, class_names=names, assigned=assigned)
@@ -135,7 +135,7 @@ def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: st
         return _shards_in_splits(tree, base, splits, where)
     names = sorted(map(last_of, in_train))
     if not any(folder in tree.with_images for folder in in_train):
-        raise InputError(_no_classes(tree, train, f"{where}/{last_of(train)}"))
+        raise _no_classes(tree, train, f"{where}/{last_of(train)}")
     label_of = {class_name: label for label, class_name in enumerate(names)}
     assigned = {}
     for folder, split in splits.items():
@@ -152,9 +152,10 @@ def _shards_in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], wh
     for folder in splits:
         classes = _classes_of_split(tree, folder, known=())
         if classes and not are_shards(tree, classes):
-            raise InputError(
+            raise LabelsError(
                 f"{where!r} has img2dataset's shards in train and classes such as {last_of(classes[0])!r} in "
-                f"{last_of(folder)}; take the images without labels (--no-labels)"
+                f"{last_of(folder)}",
+                "put the images of train in one folder a class too",
             )
     assigned = {folder: (NO_LABEL, "" if split == UNLABELLED else split) for folder, split in splits.items()}
     return ClassFolders(base=base, split_folders=splits, class_names=(), assigned=assigned)
@@ -168,22 +169,20 @@ def _classes_of_split(tree: FolderTree, folder: str, *, known: Sequence[str]) ->
     return [] if tree.flat(folder) and last_of(classes[0]) not in known else classes
 
 
-def _no_classes(tree: FolderTree, folder: str, where: str) -> str:
+def _no_classes(tree: FolderTree, folder: str, where: str) -> InputError:
+    """Return the error to raise where images lie in no class folders."""
     inside = [path for path in tree.with_images if not folder or path == folder or path.startswith(f"{folder}/")]
     if not inside:
-        return nothing_found(tree, where)
+        return InputError(nothing_found(tree, where))
     columns = {path: names for path, names in tree.index.columns.items() if "file_name" in names}
     hint = "".join(
-        f"; {path} beside them has columns {', '.join(names)}: name the label's (--label-column)"
+        f" ({path} beside them has columns {', '.join(names)}: name the label's (--label-column))"
         for path, names in list(columns.items())[:1]
     )
     tables = [path for path, kind in tree.index.files if kind in (".csv", ".tsv", ".jsonl")]
     if tables and not hint:
-        hint = f"; if {tables[0]} says what they show, name that file in place of the folder"
-    return (
-        f"{where!r} has images but no class folders; put them in one folder a class, or take them without labels "
-        f"(--no-labels; in Python labels=False){hint}"
-    )
+        hint = f" (if {tables[0]} says what they show, name that file in place of the folder)"
+    return LabelsError(f"{where!r} has images but no class folders", f"put them in one folder a class{hint}")
 
 
 def nothing_found(tree: FolderTree, where: str) -> str:

@@ -26,7 +26,7 @@ from penultimate.engine.images.formats.labels import (
 )
 from penultimate.engine.images.image_set import SPLIT_DTYPE, SPLIT_NAMES, ImageSet
 from penultimate.engine.images.sources import ArraySource
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 from penultimate.store.labels import ABSENT, PRESENT
 
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB), K classes.
@@ -127,7 +127,8 @@ def _label_array(arrays: Mapping[str, NDArray[Any]], pair: tuple[str, str], path
     """Return the labels of a pair of arrays, (N,) or a matrix (N, K); raise InputError if they are neither."""
     images, labels = pair
     if labels not in arrays:
-        raise InputError(f"{str(path)!r} has {images!r} but no {labels!r}; take them without labels (--no-labels)")
+        there = "keep them in a labels.npy beside it" if path.suffix.lower() == ".npy" else "add them to the archive"
+        raise LabelsError(f"{str(path)!r} has {images!r} but no {labels!r}", there)
     part, num_images = arrays[labels], len(arrays[images])
     one_each = part.shape in ((num_images,), (num_images, 1)) and part.dtype.kind in "iuU"
     matrix = part.ndim == 2 and len(part) == num_images and part.shape[1] > 1 and part.dtype.kind in "biuf"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.image_set import SPLIT_DTYPE
 from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_in_name
 from penultimate.engine.runtime.seeds import check_seed
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 from penultimate.store.labels import PRESENT
 
 # Shapes: N samples, K classes.
@@ -41,9 +41,9 @@ def checked_indices(labels_N: NDArray[Any], class_names: Sequence[str], where: s
     whole = labels_N.dtype.kind in "iu"
     if not whole or labels_N.min(initial=0) < 0 or labels_N.max(initial=0) >= len(class_names):
         found = f"{labels_N.min()} to {labels_N.max()}" if whole else str(labels_N.dtype)
-        raise InputError(
-            f"labels of {where} should be positions in its {len(class_names)} class names, got {found}; "
-            "take the images without labels (--no-labels) if there are none"
+        raise LabelsError(
+            f"labels of {where} should be positions in its {len(class_names)} class names, got {found}",
+            "correct them",
         )
     return labels_N.astype(np.int64)
 
@@ -191,9 +191,9 @@ def _check_matrix(several_NK: NDArray[np.uint8], class_names: Sequence[str], giv
         for split in sorted(set(given_N.tolist()))
     }
     if without := [split for split, labels in shown_K.items() if not labels]:
-        raise InputError(
-            f"no image of {' and '.join(without)} shows any class, so that nothing could be learned or scored there; "
-            "if the labels are not known, leave those images away, or take all without labels (--no-labels)"
+        raise LabelsError(
+            f"no image of {' and '.join(without)} shows any class, so that nothing could be learned or scored there",
+            "if the labels are not known, leave those images away",
         )
     for split in (each for each in shown_K if each != "train"):
         check_known([class_names[k] for k in shown_K[split]], [class_names[k] for k in shown_K.get("train", ())], split)
@@ -204,9 +204,9 @@ def _check_classes(
 ) -> None:
     in_split_K, in_train_K = (set(np.unique(labels_N[split_N == one]).tolist()) - {-1} for one in (split, "train"))
     if in_split_K and not in_train_K:
-        raise InputError(
-            f"all labels are of {split}, and none of train, which everything is learned from; leave the split away "
-            "to have splits drawn, or take the images without labels (--no-labels)"
+        raise LabelsError(
+            f"all labels are of {split}, and none of train, which everything is learned from",
+            "leave the split away to have splits drawn",
         )
     if in_split_K - in_train_K:
         check_known([class_names[k] for k in in_split_K], [class_names[k] for k in in_train_K], split)

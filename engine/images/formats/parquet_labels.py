@@ -23,7 +23,7 @@ from penultimate.engine.images.formats.labels import (
 )
 from penultimate.engine.images.formats.parquet_tables import ImageTable
 from penultimate.engine.images.formats.tables import several_of
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 # Shapes: N samples.
 
@@ -75,9 +75,8 @@ def parquet_labelling(
     """
     columns = [_column(table, column) for table in tables]
     if partly := next((each for each in columns if 0 < each.cells.null_count < len(each.cells)), None):
-        raise InputError(
-            f"some rows of {column!r} in {str(partly.table.path)!r} have no label; take the images without labels "
-            "(--no-labels)"
+        raise LabelsError(
+            f"some rows of {column!r} in {str(partly.table.path)!r} have no label", "label them or take them out"
         )
     labelled = [each for each in columns if not each.is_unlabelled]
     _check_same_meaning(labelled, column)
@@ -147,10 +146,10 @@ def _check_same_meaning(labelled: Sequence[_Column], column: str) -> None:
     bare = [each for each in labelled if each.names is None and pa.types.is_integer(_value_type(each.cells.type))]
     if bare and len(bare) < len(labelled):
         other = next(each for each in labelled if each not in bare)
-        raise InputError(
+        raise LabelsError(
             f"{column!r} holds bare numbers in {str(bare[0].table.path)!r} and names in {str(other.table.path)!r}, so "
-            "nobody can say which number is which name; read them apart, or take the images without labels "
-            "(--no-labels)"
+            "nobody can say which number is which name",
+            "read them apart",
         )
 
 
@@ -158,9 +157,9 @@ def _column(table: ImageTable, column: str) -> _Column:
     schema = table.metadata.schema.to_arrow_schema()
     if column not in schema.names:
         others = ", ".join(name for name in schema.names if name != table.column)
-        raise InputError(
-            f"{str(table.path)!r} has no column {column!r}; its other columns are {others or 'none'}: name the label's "
-            "(--label-column), or take the images without labels (--no-labels)"
+        raise LabelsError(
+            f"{str(table.path)!r} has no column {column!r}; its other columns are {others or 'none'}",
+            "name the label's (--label-column)",
         )
     kind = schema.field(column).type
     known = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)

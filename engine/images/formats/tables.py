@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from penultimate.engine.images.image_set import SPLIT_NAMES
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LIST_SUFFIX = ".txt"
@@ -129,13 +129,18 @@ def _lines(table: Path) -> list[str]:
     return [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
+def _lacks(frame: pd.DataFrame, column: str, table: Path) -> str:
+    """Return what to say of a column that is not there."""
+    names = [str(name) for name in frame.columns]
+    nearest = get_close_matches(column, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}"
+
+
 def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -> list[Any]:
     if column not in frame:
-        names = [str(name) for name in frame.columns]
-        nearest = get_close_matches(column, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         named = f" (name another with {option})" if option else ""
-        raise InputError(f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}{named}")
+        raise InputError(f"{_lacks(frame, column, table)}{named}")
     values: list[Any] = frame[column].tolist()
     return values
 
@@ -169,8 +174,10 @@ def _is_list(value: Any) -> bool:
 def _cells(frame: pd.DataFrame, column: str, table: Path, *, several: bool) -> list[list[str]]:
     """Read the labels of each row, one each unless there may be ``several``."""
     if table.suffix.lower() == LIST_SUFFIX:
-        raise InputError(f"{str(table)!r} is a list of paths without labels; take them so (--no-labels)")
-    values = _column(frame, column, table, "--label-column; --no-labels reads none")
+        raise LabelsError(f"{str(table)!r} is a list of paths without labels", "name a table with a column of labels")
+    if column not in frame:
+        raise LabelsError(_lacks(frame, column, table), "name another with --label-column")
+    values: list[Any] = frame[column].tolist()
     if not several:
         return [[text] for text in _texts(frame, column, table)]
     if not any(map(_is_list, values)):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.formats.labels import Labelling, RandomSplit, label_indices, ordered_classes
 from penultimate.engine.images.formats.tables import Columns, several_of
 from penultimate.engine.images.image_set import SPLITS
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 # Shapes: N samples.
 
@@ -46,9 +46,10 @@ def _check_labels(ids: Sequence[str], labels: Sequence[TarLabel], given_N: NDArr
     for split in SPLITS:
         in_split_N = given_N == split
         if (missing_N & in_split_N).any() and (split == "train" or not missing_N[in_split_N].all()):
-            raise InputError(
+            raise LabelsError(
                 f"{ids[int(np.argmax(missing_N & in_split_N))]!r} has no label: expected a .cls, or a .json with "
-                f"{column!r}; name another field (--label-column), or take all images without labels (--no-labels)"
+                f"{column!r}",
+                "name another field (--label-column)",
             )
 
 

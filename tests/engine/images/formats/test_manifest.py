@@ -109,7 +109,7 @@ def test_a_class_of_several_that_the_test_split_alone_shows_is_refused(tmp_path:
     ("columns", "message"),
     [
         ({"path": PATHS, "labels": LABELS}, "no column 'label'; it has 'path', 'labels'; did you mean 'labels'?"),
-        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species' .name another with --label-"),
+        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species'; name another with --label-"),
         ({"label": LABELS}, "no column 'path'; it has 'label'"),
         ({"path": PATHS, "label": ["cat", "", *LABELS[2:]]}, "row 2 of .* has nothing in column 'label'"),
         ({"path": [*PATHS[:5], PATHS[1]], "label": LABELS}, r"names 'a/1.jpg' twice, in rows 2 and 6"),
