@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from penultimate.cli.output import log, print_table
+from penultimate.cli.output_paths import folder_to_write
 from penultimate.engine.analysis.curves.data_size import SizeCurve, size_curves
 from penultimate.engine.images.datasets.openmoji import KINDS, write_pictures
 from penultimate.store.trials.trial_log import TrialLog
@@ -32,9 +33,9 @@ _COLUMNS = {
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--folder", help="Where pictures, store, trials and report go.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where pictures, store, trials and report go.", callback=folder_to_write)
+    ] = Path("demo"),
 ) -> None:
     """Show on pictures of eight kinds what ImageNet weights are worth where there are few images to learn from.
 

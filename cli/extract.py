@@ -16,7 +16,7 @@ from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.digest_cache import user_cache
-from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.images.image_set import ImageSet, check_dataset_name
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of
@@ -95,7 +95,10 @@ def extract(
     how = ExtractOptions.of(settings)
     how.check_machine()
     partition = Partition.parse(shard)
+    if name is not None:
+        check_dataset_name(name)
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    FeatureStore.check_location(store)  # and so is a wrong store, which is made once the images are known to be right
     image_set = load_images(
         images,
         root=root,

@@ -8,6 +8,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output_paths import file_to_write
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.catalog import match_models
@@ -47,7 +48,9 @@ def imagenet_eval(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a CSV that `models --imagenet` takes before its own table.", rich_help_panel=options.WHERE
+            help="Also write a CSV that `models --imagenet` takes before its own table.",
+            rich_help_panel=options.WHERE,
+            callback=file_to_write,
         ),
     ] = None,
     json: options.Json = False,

@@ -68,6 +68,10 @@ _INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in shells. Typer returns it without a message."""
 
 
+_WRONG_PATH = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""Errors of the operating system for a path that was given wrongly: exit code 2."""
+
+
 @app.callback(invoke_without_command=True)
 def penultimate(
     context: typer.Context,
@@ -100,6 +104,9 @@ def run(arguments: list[str]) -> int:
     except PenultimateError as error:
         return _fail(str(error), error.exit_code)
     except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without its verb: the message is the help
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # ClickException's own
+            return 2
         return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]  # ClickException's own
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -107,8 +114,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-        return _fail(f"{error}; run the same command again once that is mended", 2 if read_only else 1)
+        return _fail(f"{error}; run the same command again once that is mended", 2 if error.errno in _WRONG_PATH else 1)
     if code == _INTERRUPTED:
         return _fail("interrupted; run the same command again to go on where it stopped", code)
     return code if isinstance(code, int) else 0

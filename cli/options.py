@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from penultimate.engine.runtime.seeds import check_seed
+
 WHAT, HOW, WHERE = "What", "How", "Where, and what is kept"
 """Headings in ``--help``."""
 
@@ -64,7 +66,11 @@ DatasetName = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Folder of a dataset that IMAGES gives by name.", rich_help_panel=WHAT)]
 Seed = Annotated[
     int,
-    typer.Option(help="Seed of all that is drawn at random, and of splits that are not given.", rich_help_panel=WHAT),
+    typer.Option(
+        help="Seed of all that is drawn at random, and of splits that are not given.",
+        rich_help_panel=WHAT,
+        callback=check_seed,
+    ),
 ]
 Part = Annotated[
     str,

@@ -17,6 +17,7 @@ from penultimate.engine.images.summary import summary_of
 from penultimate.engine.predict import Predictions
 from penultimate.engine.predict import predict as predict_scores
 from penultimate.engine.probe.head import Head, probabilities
+from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
     options.HOW: ("decoder", "compile", "batch_size --batch-size -b"),
@@ -61,6 +62,8 @@ def predict(
     """
     fitted = Head.load(head)
     how = PredictOptions.of(settings)
+    if store is not None:
+        FeatureStore.check_location(store)  # before images are listed
     image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(image_set))
     network = how.part(PredictSettings).model_dump()

@@ -7,6 +7,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
+from penultimate.cli.output_paths import file_to_write, folder_to_write
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
@@ -23,10 +24,15 @@ if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wa
 
 def report(
     runs: TrialsLocation,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.", callback=file_to_write)] = Path(
+        "report.html"
+    ),
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder for the figures as PNG, PDF and CSV; default: beside the page, named after it."),
+        typer.Option(
+            help="Folder for the figures as PNG, PDF and CSV; default: beside the page, named after it.",
+            callback=folder_to_write,
+        ),
     ] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Transfer report",
     imagenet_table: Annotated[

@@ -9,6 +9,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
 from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output_paths import figure_to_write
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import scoreboard
@@ -34,7 +35,9 @@ _COLUMNS = {
 
 def show(
     trials: TrialsLocation,
-    figure: Annotated[Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the scoreboard here (.png or .pdf).", callback=figure_to_write)
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Print the scoreboard: each backbone's score on test with its interval, and which of them tie with the best.

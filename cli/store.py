@@ -10,6 +10,7 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.options import StoreLocation
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.engine.analysis.dataset_names import names_apart
 from penultimate.store.errors import CorruptFeaturesError, VanishedImageError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.interop.export import export_csv, export_numpy
@@ -47,7 +48,9 @@ def list_keys(store: StoreLocation, json: options.Json = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_table(rows, {column: column for column in _COLUMNS})
+        names = names_apart((row["dataset"], row.get("images")) for row in rows)
+        apart = [row | {"dataset": name} for row, name in zip(rows, names, strict=True)]
+        print_table(apart, {column: column for column in _COLUMNS})
 
 
 @app.command()

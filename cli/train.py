@@ -7,12 +7,13 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output_paths import folder_to_write
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.backbones.catalog import refuse_if_no_backbone
-from penultimate.engine.backbones.loading.weights import check_source
+from penultimate.engine.backbones.loading.weights import check_package, check_source
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.images.load import load_images
+from penultimate.engine.images.load import load_labelled_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.partition import Partition
@@ -58,7 +59,10 @@ def train(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", help="Folder of the runs, one below it for each; made if absent.", rich_help_panel=options.WHERE
+            "--out",
+            help="Folder of the runs, one below it for each; made if absent.",
+            rich_help_panel=options.WHERE,
+            callback=folder_to_write,
         ),
     ],
     settings: Given,
@@ -91,8 +95,9 @@ def train(
     job = train_options.part(TrainJob)
     refuse_if_no_backbone(model)  # a wrong name is known before any image is read
     check_source(weights)
+    check_package(model, weights=weights)
     partition = Partition.parse(shard)
-    image_set = load_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
+    image_set = load_labelled_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job, report=TrainingProgress(), log=log) as resources:
         if resources.world.is_main:

@@ -99,6 +99,8 @@ def predict(
         print(found.ids_N[0], found.scores_NK[0].argmax())
     """
     head = head if isinstance(head, Head) else Head.load(head)
+    if store is not None:
+        FeatureStore.check_location(store)
     image_set = images if isinstance(images, ImageSet) else load_images(str(images), labels=False)
     request = request_of(head, weights)
     own = head.features

@@ -3,6 +3,7 @@
     PenultimateError                 exit code 1: a run failed
     ├── InputError (ValueError)      exit code 2: the request or the input is wrong; nothing was started
     │   ├── UnknownNameError         a name that does not exist; the message gives the nearest ones
+    │   ├── LabelsError              labels are missing or contradict each other; without them, images can be read
     │   ├── UnavailableError         a device, decoder, solver, dtype or package this machine lacks
     │   └── NotAStoreError           no feature store or trial log lies at this location
     ├── StoreError (OSError)
@@ -46,6 +47,23 @@ class UnknownNameError(InputError):
         nearest = get_close_matches(name, names, n=3, cutoff=0.5) if nearest is None else nearest
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names[:20])}"
         super().__init__(f"no {kind} named {name!r}; {hint}")
+
+
+class LabelsError(InputError):
+    """Labels are missing or contradict each other; without labels, the images can be read."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        """``remedy``: what to do to have labels, in the imperative."""
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}, or take the images without labels (--no-labels; in Python labels=False)"
+
+    def where_labels_are_needed(self) -> InputError:
+        """Return the error to raise in place of this one where labels cannot be done without, as in training."""
+        return InputError(f"{self.problem}; {self.remedy} (nothing can be learned without labels)")
 
 
 class UnavailableError(InputError):

@@ -50,6 +50,15 @@ class FeatureStore:
             objects.put(layout.METADATA, STORE.document({"format": layout.FORMAT_VERSION}))
         return cls(location)
 
+    @staticmethod
+    def check_location(location: str | Path) -> None:
+        """Raise what ``create`` raises for a location that cannot be a store, without making anything there."""
+        objects = open_objects(location)
+        if objects.is_vacant():
+            objects.check_parent()
+        else:
+            _format_of(objects)
+
     @property
     def catalog(self) -> Catalog:
         """Return what lies where in this store."""
@@ -189,14 +198,22 @@ class FeatureStore:
 
 def _format_of(objects: Objects) -> int:
     """Return the format of the store in ``objects``; raises NotAStoreError if there is none, or a newer one."""
-    if (document := objects.get(layout.METADATA)) is None and objects.is_vacant():
-        raise NotAStoreError(f"there is no feature store at {objects.where()}; `penultimate extract` makes one")
+    if (document := objects.get(layout.METADATA)) is None:
+        if objects.is_vacant():
+            raise NotAStoreError(f"there is no feature store at {objects.where()}; `penultimate extract` makes one")
+        raise _occupied(objects)
     try:
-        version: int = STORE.content(document or b"")["format"]
+        version: int = STORE.content(document)["format"]
     except ValueError as error:
-        raise NotAStoreError(f"{objects.where()} is not empty, but no feature store ({error})") from error
+        if STORE.name.encode() not in document:  # a group of somebody else's
+            raise _occupied(objects) from error
+        raise NotAStoreError(f"{objects.where(layout.METADATA)} is {error}; bring back a copy of it") from error
     if version > layout.FORMAT_VERSION:
         raise NotAStoreError(
             f"{objects.where()} is of format {version}, this penultimate reads up to {layout.FORMAT_VERSION}; update it"
         )
     return version
+
+
+def _occupied(objects: Objects) -> NotAStoreError:
+    return NotAStoreError(f"{objects.where()} is not empty and no feature store; choose a new or empty folder")

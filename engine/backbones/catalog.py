@@ -15,6 +15,7 @@ from penultimate.engine.backbones.architectures.networks import (
     check_name,
     create_network,
     full_name,
+    unknown_model,
 )
 from penultimate.engine.backbones.classifier import classifier_names, is_token_encoder, refuse_token_encoder
 from penultimate.engine.backbones.imagenet import Accuracy
@@ -170,7 +171,7 @@ def _from_glob(pattern: str) -> list[str]:
     names: list[str] = timm.list_models(pattern, pretrained=with_tag)
     names += [name for name in own if fnmatchcase(name, pattern)]
     if not names:
-        raise UnknownNameError("model like", pattern, timm.list_models())
+        raise unknown_model(pattern)
     return names
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
-from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_source, load_network
+from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_package, check_source, load_network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +32,11 @@ class BackboneRequest:
 def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
     """Return a request for each network that the names, globs and sets match.
 
-    Raises what ``match_models``, ``check_source`` and ``refuse_if_no_backbone`` raise.
+    Raises what ``match_models``, ``check_source``, ``check_package`` and ``refuse_if_no_backbone`` raise.
     """
     check_source(weights)
     models = match_models(patterns)
     for model in models:
+        check_package(model, weights=weights)
         refuse_if_no_backbone(model)
     return [BackboneRequest(model=model, weights=weights, seed=seed) for model in models]

@@ -87,9 +87,11 @@ def extract(
     how = ExtractionSettings.of(settings)
     how.check_machine()
     requests = tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed))
+    if not isinstance(store, FeatureStore):
+        FeatureStore.check_location(store)  # before images are listed; it is made after that
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
     job = ExtractionJob(requests=requests, settings=how)
-    opened = store if isinstance(store, FeatureStore) else FeatureStore.create(str(store))
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.create(store)
     return [extracted.features for extracted in extract_job(image_set, job, opened, partition=partition)]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from penultimate.engine.images.contents import Contents
 from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.metrics import METRICS
+from penultimate.store.errors import InputError
 from penultimate.store.format.contents import set_digest
 from penultimate.store.format.digest import digest_of
 
@@ -30,6 +31,15 @@ SPLIT_NAMES = (
 
 SPLIT_DTYPE = np.dtype("<U5")
 """Dtype of ``split_N``, wide enough for each of SPLITS."""
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise InputError for a name that no group of a store can have: nothing but spaces, ``.`` or ``..``.
+
+    In a path, ``..`` would lead out of the store, and no name at all to the root of the file system.
+    """
+    if not name.strip() or name in (".", ".."):
+        raise InputError(f"images cannot be called {name!r}; expected a name such as 'pets'")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # without slots: its digests are cached properties
@@ -70,6 +80,7 @@ class ImageSet:
     """The whole set and the rows of it that these samples are, which name a subset; None for a whole set."""
 
     def __post_init__(self) -> None:
+        check_dataset_name(self.name)
         n = len(self.ids_N)
         if len(self.labels_N) != n or len(self.split_N) != n:
             raise ValueError(f"{n} ids need as many labels and splits, got {len(self.labels_N)}, {len(self.split_N)}")

@@ -17,10 +17,12 @@ Which class and split an image has
  6. Otherwise the first level is the classes, and splits are drawn.
  7. A folder is a class if an image lies in it at any depth, or nothing does. Classes are ordered by name.
  8. An image in no class folder is kept without a label, in the split whose folder it is in.
- 9. Without labels every image is taken, at any depth.
+ 9. Folders of img2dataset's image files (``00012/000120034.jpg`` beside its ``.json``) are no classes: captions are no
+    labels. Their images are kept without one.
+10. Without labels every image is taken, at any depth.
 
 What is left out
-10. Everything else, counted by kind. Every file of the index is read or counted.
+11. Everything else, counted by kind. Every file of the index is read or counted.
 """
 
 from collections import Counter
@@ -165,7 +167,8 @@ def _images(tree: FolderTree, name: str, *, labels: bool, splits: bool) -> Inter
     files, label_of, split_of, twice = labelled_images(tree, found)
     if not files:
         raise InputError(_nothing(tree, name))
-    left_out = Counter(kind for _, kind in tree.index.files if kind != IMAGE)
+    left_out = tree.kinds.copy()
+    del left_out[IMAGE]
     if twice:
         left_out[REACHED_TWICE] = twice
     return Interpretation(
@@ -183,16 +186,17 @@ def _images(tree: FolderTree, name: str, *, labels: bool, splits: bool) -> Inter
 def _describe_class_folders(found: ClassFolders) -> str:
     """Describe for people how class folders are read."""
     where = f" in {found.base}/" if found.base else ""
+    below = "one folder a class" if found.class_names else "img2dataset's files, whose captions are no labels"
     if not found.split_folders:
-        return f"one folder a class{where}"
+        return f"{below}{where}"
     roles = ", ".join(f"{last_of(folder)}/ is {split}" for folder, split in found.split_folders.items())
     classless = [
         last_of(folder)
         for folder in found.split_folders
         if not any(assigned.startswith(f"{folder}/") for assigned in found.assigned)
     ]
-    without = f"; no class folders in {', '.join(classless)}" if classless else ""
-    return f"split folders{where} ({roles}), one folder a class below{without}"
+    without = f"; no class folders in {', '.join(classless)}" if classless and found.class_names else ""
+    return f"split folders{where} ({roles}), {below} below{without}"
 
 
 def _other(tree: FolderTree, reader: Reader, files: Sequence[str], unlabelled: Sequence[str]) -> Interpretation:

@@ -15,15 +15,16 @@ from penultimate.engine.images.formats.file_patterns import named_files, shared_
 from penultimate.engine.images.formats.folder import read_folder, root_name
 from penultimate.engine.images.formats.labels import RandomSplit
 from penultimate.engine.images.formats.manifest import load_image_folder, load_manifest
-from penultimate.engine.images.formats.parquet import image_column, load_parquet_images
+from penultimate.engine.images.formats.parquet import load_parquet_images
+from penultimate.engine.images.formats.parquet_tables import image_column
 from penultimate.engine.images.formats.remote_tars import remote_tars
 from penultimate.engine.images.formats.single_files import load_files
-from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
+from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, LIST_SUFFIX, MANIFEST_SUFFIXES, Columns
 from penultimate.engine.images.formats.webdataset import load_webdataset
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import Interpretation, Reader, interpret
 from penultimate.engine.images.options import ImageOptions
-from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.errors import InputError, LabelsError, UnknownNameError
 from penultimate.store.objects.address import is_address
 
 DATASETS = (*PAPER12, digits.NAME)
@@ -95,7 +96,8 @@ def load_images(
     UnknownNameError
         If there is no dataset of that name; the message gives the nearest ones.
     InputError
-        If the images cannot be found, read or understood, or an option does not go with them.
+        If the images cannot be found, read or understood, or an option does not go with them; LabelsError where it
+        is their labels alone.
 
     Examples
     --------
@@ -125,6 +127,17 @@ def load_images(
     elif root is not None:
         raise InputError(f"--root goes with one dataset, got {len(specs)} names")
     return _load_one(specs[0], how) if len(specs) == 1 else _load_files(specs, how)
+
+
+def load_labelled_images(spec: str | Path | Sequence[str | Path], **options: Any) -> ImageSet:
+    """Return what ``load_images`` does, for training and what else cannot do without labels.
+
+    Raises InputError in place of LabelsError, whose message advises to do without.
+    """
+    try:
+        return load_images(spec, **options)
+    except LabelsError as error:
+        raise error.where_labels_are_needed() from error
 
 
 def _check_texts(specs: Sequence[str]) -> None:
@@ -192,10 +205,14 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
         options.random_split,
         options.cache,
     )
-    files = [root / file for file in found.files]
     if found.reader == "table":
         return load_image_folder(root, found, name=name, columns=columns, random_split=random_split, cache=cache)
     _no_paths(f"the folder {str(root)!r}", columns)
+    if found.reader == "images":
+        _one_label(f"a sample of {str(root)!r}", columns)
+        _no_label_column(f"the folder {str(root)!r}", columns)
+        return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
+    files = [root / file for file in found.files]
     if found.reader == "tars":
         names = None if found.names_file is None else _class_names(root / found.names_file)
         return load_webdataset(
@@ -208,18 +225,15 @@ def _load_folder(root: Path, found: Interpretation, options: _Options) -> ImageS
             left_out=found.left_out,
             cache=cache,
         )
-    _one_label(f"a sample of {str(root)!r}", columns)
-    if found.reader == "parquet":
-        return load_parquet_images(
-            files,
-            name=name,
-            labels=labels,
-            label_column=columns.label or "label",
-            random_split=random_split,
-            left_out=found.left_out,
-            cache=cache,
-        )
-    return read_folder(root, found, labels=labels, random_split=random_split, cache=cache)
+    return load_parquet_images(
+        files,
+        name=name,
+        labels=labels,
+        columns=columns,
+        random_split=random_split,
+        left_out=found.left_out,
+        cache=cache,
+    )
 
 
 def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
@@ -234,14 +248,12 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
     if suffixes == {".tar"}:
         return load_webdataset(paths, name=name, columns=columns, labels=labels, random_split=random_split, cache=cache)
     if suffixes == {".parquet"} and (len(paths) > 1 or image_column(paths[0]) is not None):
-        _one_label(f"a row of {specs[0]!r}", columns)
-        label_column = columns.label or "label"
         return load_parquet_images(
-            paths, name=name, labels=labels, label_column=label_column, random_split=random_split, cache=cache
+            paths, name=name, labels=labels, columns=columns, random_split=random_split, cache=cache
         )
     if len(paths) == 1 and suffixes <= {*ARRAY_SUFFIXES}:
-        _one_label(f"an image of {specs[0]!r}", columns)
-        return load_arrays(paths[0], labels=labels, random_split=random_split)
+        _no_label_column(repr(specs[0]), columns)
+        return load_arrays(paths[0], labels=labels, multi_label=columns.multi_label, random_split=random_split)
     if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
         return load_manifest(
             paths[0],
@@ -283,9 +295,16 @@ def _only_for_folders(spec: str, options: _Options) -> None:
         raise InputError(f"{option} says how to read a folder, and {spec!r} is none")
 
 
+def _no_label_column(what: str, columns: Columns) -> None:
+    if columns.label not in (None, DEFAULT_COLUMNS.label):
+        raise InputError(f"--label-column goes with tables, tars and Parquet files, and {what} has no columns")
+
+
 def _one_label(what: str, columns: Columns) -> None:
     if columns.multi_label and columns.label is not None:
-        raise InputError(f"{what} has one label; --multi-label goes with manifests and tars")
+        raise InputError(
+            f"{what} has one label, its folder's; --multi-label goes with tables, tars, Parquet files and arrays"
+        )
 
 
 def _no_paths(what: str, columns: Columns) -> None:

@@ -30,7 +30,8 @@ class ImageOptions(SourceOptions):
     """Column of a table, or field of a tar's .json, that holds the label."""
 
     multi_label: bool = False
-    """Samples of a manifest or of tars have several labels: a list, or names separated by |."""
+    """Samples have several labels: names separated by | in tables and tars, a matrix of 0 and 1 in arrays. A column of
+    lists says so itself."""
 
     val_fraction: OpenFraction = 0.2
     """Fraction of each class held out for val, where no split is given."""

@@ -52,7 +52,8 @@ class Preprocess:
 
     exif_orientation: bool = False
     """True if an image is first rotated as its EXIF orientation says. False, as in torchvision and timm: pixels are
-    taken as they are stored, so that a photograph of a phone held upright may lie on its side."""
+    taken as they are stored, so that a photograph of a phone held upright may lie on its side. HEIC images are upright
+    either way: their container's own rotation is part of decoding (ISO/IEC 23008-12, 6.5.10), and they need no EXIF."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.images.image_set import SPLIT_NAMES
-from penultimate.store.errors import InputError
+from penultimate.engine.images.image_set import SPLIT_NAMES, SPLITS
+from penultimate.store.errors import InputError, LabelsError
 
 # Shapes: N samples.
 
@@ -43,9 +43,9 @@ def check_known(found: Iterable[str], known: Sequence[str], split: str) -> None:
     more = ""
     if twin is not None:
         more = f" ({lacking[0]!a} and train's {twin!a} look alike and are other Unicode characters: rename one)"
-    raise InputError(
-        f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}; add them to "
-        "train, take them out, or take all images without labels (--no-labels)"
+    raise LabelsError(
+        f"{split} has classes that train lacks, which no probe can learn: {', '.join(lacking[:5])}{more}",
+        "add them to train, take them out",
     )
 
 
@@ -68,8 +68,11 @@ def allot(
     class, where a class has too few images to fill every split and keep one.
     """
     result = split_N.copy()
+    candidates = np.flatnonzero(split_N == among)
+    by_class = candidates[np.argsort(labels_N[candidates], kind="stable")]
+    ends = np.searchsorted(labels_N[by_class], np.arange(-1, len(class_names)), side="right")
     for label, class_name in enumerate(class_names):
-        members = np.flatnonzero((labels_N == label) & (split_N == among))
+        members = by_class[ends[label] : ends[label + 1]]
         wanted = allotment(len(members))
         needed = sum(wanted.values()) + 1  # one stays
         if len(members) < needed:
@@ -133,7 +136,7 @@ def draw_missing_splits(
     If ``val`` is given, nothing is drawn, even without ``test``. If ``train`` and ``test`` are given, ``val`` is drawn;
     if ``train`` alone is given, both are.
     """
-    given = set(split_N.tolist())
+    given = {split for split in SPLITS if (split_N == split).any()}
     if "val" in given:
         return split_N
     wanted = by_fraction(val=val_fraction) if "test" in given else by_fraction(val=val_fraction, test=test_fraction)

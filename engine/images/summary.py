@@ -1,5 +1,6 @@
 """Sum up in one line how a set of images was read: its classes, the sizes of its splits, and what was left out."""
 
+from penultimate.engine.images.folders.file_kinds import remedy_for
 from penultimate.engine.images.image_set import SPLITS, ImageSet
 
 _CLASSES_SHOWN = 5
@@ -20,7 +21,7 @@ def summary_of(images: ImageSet) -> str:
         shown = [f"{count:,} {kind}" for kind, count in most[:_KINDS_SHOWN]] + (
             [f"{others:,} others"] if others else []
         )
-        parts.append(f"left out: {', '.join(shown)}")
+        parts.append(f"left out: {', '.join(shown)}{remedy_for(left_out)}")
     return "; ".join(parts)
 
 

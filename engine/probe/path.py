@@ -9,6 +9,9 @@ import numpy as np
 
 from penultimate.store.errors import InputError
 
+MOST_STRENGTHS = 10_000
+"""Largest number of strengths of a spaced path: the paper has 45, and each is a fit."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegularizationPath:
@@ -33,8 +36,10 @@ class RegularizationPath:
     @classmethod
     def spaced(cls, low: float, high: float, count: int) -> Self:
         """Return ``count`` log-spaced strengths from ``high`` down to ``low``, both included."""
-        if not (0 < low < high < math.inf and count >= 2):
-            raise InputError(f"expected 0 < low < high and at least 2 strengths, got {low}:{high}:{count}")
+        if not (0 < low < high < math.inf and 2 <= count <= MOST_STRENGTHS):
+            raise InputError(
+                f"expected 0 < low < high and from 2 to {MOST_STRENGTHS:,} strengths, got {low}:{high}:{count}"
+            )
         return cls(l2=tuple(float(value) for value in np.logspace(math.log10(high), math.log10(low), count)))
 
     @classmethod

@@ -140,7 +140,8 @@ def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
     """Return the error message that names the splits without labelled samples and the remedy."""
     empty = [split for split, count in counts.items() if not count]
     bare = [split for split in empty if len(features.rows(split))]
-    advice = f"; images of {' and '.join(bare)} have no labels: extract train's folder alone to have splits drawn"
+    advice = f"; images of {' and '.join(bare)} have no labels"
+    advice += ": extract train's folder alone to have splits drawn" if any(counts.values()) else ", nor have any others"
     return (
         f"{features.key.backbone} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
         f"a probe needs train, val and test (got {', '.join(f'{n} {split}' for split, n in counts.items())})"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fitting.solvers import SOLVERS
@@ -110,10 +110,19 @@ class ProbeGrid(_ProbeFields):
         ]
 
 
+def _checked_memory(text: str) -> str:
+    if not _MEMORY.fullmatch(text):
+        raise ValueError(f"expected a number with a unit, such as 500M or 4G; got {text!r}")
+    return text
+
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([KMGT])i?B?", re.IGNORECASE)
+
+
 class ProbeJob(ProbeGrid, DeviceOptions):
     """All options of ``penultimate probe`` besides the store and the trial log."""
 
-    memory: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?[KMGT]i?B?$")] | None = None
+    memory: Annotated[str, AfterValidator(_checked_memory)] | None = None
     """Stream features that take more than this, such as 500M or 4G; by default all are held in memory."""
 
     @property
@@ -124,7 +133,7 @@ class ProbeJob(ProbeGrid, DeviceOptions):
 
 def num_bytes(text: str) -> int:
     """Return ``500M``, ``4G`` or ``1.5G`` in bytes (powers of 1,024)."""
-    number, unit = re.fullmatch(r"([\d.]+)([KMGT])i?B?", text, re.IGNORECASE).groups()  # type: ignore[union-attr]  # validated
+    number, unit = _MEMORY.fullmatch(text).groups()  # type: ignore[union-attr]  # validated
     return int(float(number) * 1024 ** (1 + "KMGT".index(unit.upper())))
 
 

@@ -6,6 +6,7 @@ That makes it safe to call it again after its worker was lost, on another machin
 
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -203,19 +204,38 @@ def cluster_at(address: str) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data is sent unless the user wants it
     # Ray 2.x warns that this will change; a task that asks for no GPU sees none either way.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _check_answers(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         ray.init(address=None if address == "auto" else address, **options)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        raise InputError(
-            f"there is no Ray cluster at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
-            "`ray start --head`, or use --cluster local"
-        ) from error
+        raise _no_cluster(address, error) from error
     with redirect_stdout(sys.stderr):  # Ray's threads print what they notice, and stdout is for data
         try:
             yield Cluster()
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise InputError if nobody listens at ``HOST:PORT``: Ray itself would try for minutes and log each time."""
+    if (where := re.fullmatch(r"(?:ray://)?([^:/]+):(\d{1,5})", address)) is None:
+        return
+    try:
+        socket.create_connection((where[1], int(where[2])), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> InputError:
+    return InputError(
+        f"there is no Ray cluster at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
+        "`ray start --head`, or use --cluster local"
+    )
+
+
+_SECONDS_TO_ANSWER = 10.0
+"""Time in which the head node of a cluster must accept a connection."""
 
 
 @dataclass(slots=True)

@@ -4,13 +4,17 @@ A field is an option: its annotation is the type and the range, its docstring th
 """
 
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
+from penultimate.engine.runtime.seeds import check_seed
 from penultimate.store.errors import InputError, UnknownNameError
 
 Part = TypeVar("Part", bound="Strict")
+
+Seed = Annotated[int, AfterValidator(check_seed)]
+"""Field that is a seed of random numbers."""
 
 
 class Strict(BaseModel):

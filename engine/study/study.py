@@ -17,11 +17,11 @@ from penultimate.engine.extract.settings import ExtractionOptions, ExtractionSet
 from penultimate.engine.images.datasets.digits import NAME as DIGITS
 from penultimate.engine.images.digest_cache import DigestCache
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.load import DATASETS, load_images
+from penultimate.engine.images.load import DATASETS, load_labelled_images
 from penultimate.engine.images.options import ImageOptions
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
-from penultimate.engine.runtime.strict import Strict
+from penultimate.engine.runtime.strict import Seed, Strict
 from penultimate.engine.study.settings import PretrainSection, ProbeSection, TrainSection
 
 
@@ -52,11 +52,11 @@ class Dataset(ImageOptions):
     per_class: PerClass | None = None
 
     def load(self, name: str, *, data: str, seed: int, cache: DigestCache | None) -> ImageSet:
-        """Load the images, naming the set ``name``; raises what ``load_images`` raises."""
+        """Load the images, naming the set ``name``; raises what ``load_labelled_images`` raises."""
         spec = self.images or name
         taken_by_name = spec in DATASETS
         root = Path(below(data, self.root or name)) if taken_by_name and (self.root or spec != DIGITS) else None
-        found = load_images(
+        found = load_labelled_images(
             spec if taken_by_name else below(data, spec),
             root=root,
             seed=seed,
@@ -78,7 +78,7 @@ class BackboneEntry(Strict):
     """``timm`` (which None is), ``package``, ``random``, a .safetensors or .pth file, or the folder of a run of
     ``penultimate train``; files and folders below the study's ``data``."""
 
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of random weights; by default the study's."""
 
     name: str | None = None
@@ -122,7 +122,7 @@ class Study(Strict):
     workers: Count | None = None
     """Number of decoding threads; by default one for each core."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of splits that are not given, random weights, subsets and training."""
 
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]

@@ -6,7 +6,7 @@ from typing import Any
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.images.load import load_images
+from penultimate.engine.images.load import load_labelled_images
 from penultimate.engine.runtime.devices import dtype_named
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.train.runs.resources import Resources, open_resources
@@ -86,7 +86,7 @@ def train(
     """
     job = TrainJob.of(settings)
     if not isinstance(images, ImageSet):
-        images = load_images(str(images), seed=job.seed)
+        images = load_labelled_images(str(images), seed=job.seed)
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)
     with open_resources(job) as resources:
         return train_job(images, request, job, resources, out=Path(out), trials=trials, partition=partition)

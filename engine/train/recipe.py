@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.option_types import Count
+from penultimate.engine.runtime.strict import Seed
 from penultimate.engine.train.options import LossName, Positive, RunOptions
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
@@ -65,7 +66,7 @@ class Recipe(RunOptions):
     eval_every: Count
     """Updates between evaluations; the last update is always followed by one."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the new classifier, the order, the crops, the flips, dropout, and the subset of ``shots``."""
 
     @model_validator(mode="after")

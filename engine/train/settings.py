@@ -15,6 +15,7 @@ from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.option_types import Count, listed
+from penultimate.engine.runtime.strict import Seed
 from penultimate.engine.train.learner.network import InitialModel, InitName, load_initial_model
 from penultimate.engine.train.options import DecoderName, LossName, Positive, RunOptions
 from penultimate.engine.train.recipe import Recipe
@@ -94,7 +95,7 @@ class TrainSettings(SearchOptions):
     shots: Count | None = None
     """Training images a class; None for all."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @property
     def num_steps(self) -> int:

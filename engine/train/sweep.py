@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed
+from penultimate.engine.runtime.strict import Seed
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.runs.resources import ResourceSettings
 from penultimate.engine.train.settings import SearchOptions, TrainSettings
@@ -39,7 +40,7 @@ class TrainJob(TrainSweep, ResourceSettings):
     init: InitName = "pretrained"
     """Fine-tune the weights (pretrained), or train from scratch (random)."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of all that is drawn at random, and of splits that are not given."""
 
     def trials(self) -> list[TrainSettings]:

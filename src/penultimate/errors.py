@@ -13,6 +13,9 @@ from penultimate.store.errors import (
     InputError as InputError,
 )
 from penultimate.store.errors import (
+    LabelsError as LabelsError,
+)
+from penultimate.store.errors import (
     MemoryLimitError as MemoryLimitError,
 )
 from penultimate.store.errors import (
@@ -54,6 +57,7 @@ __all__ = [
     "DecodeError",
     "IncompleteFeaturesError",
     "InputError",
+    "LabelsError",
     "MemoryLimitError",
     "NoRunConvergedError",
     "NotAStoreError",

@@ -52,11 +52,16 @@ class LocalObjects(Objects):
             return not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir()))
 
     @override
-    def prepare(self) -> None:
+    def check_parent(self) -> None:
         parent = self.root.absolute().parent
         with self.errors(""):
             if not parent.is_dir():
                 raise InputError(f"cannot make {self.root}: there is no folder {parent}")
+
+    @override
+    def prepare(self) -> None:
+        self.check_parent()
+        with self.errors(""):
             self.root.mkdir(exist_ok=True)
 
     @override

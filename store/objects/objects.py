@@ -62,8 +62,11 @@ class Objects(Protocol):
     def is_vacant(self) -> bool:
         """Return whether nothing lies at the location, so that a store or log may be created there."""
 
+    def check_parent(self) -> None:
+        """Raise InputError if the location cannot be created, because the folder that should hold it is absent."""
+
     def prepare(self) -> None:
-        """Create the location if it must exist before its first object; raises InputError if its parent is absent."""
+        """Create the location if it must exist before its first object; raises what ``check_parent`` raises."""
 
     def get(self, name: str) -> bytes | None:
         """Return the content of one object, or None if it does not exist."""

@@ -76,8 +76,12 @@ class RemoteObjects(VersionedObjects):
         return not self._requests.make("", lambda: next(iter(obstore.list(self._client, chunk_size=1)), []))
 
     @override
-    def prepare(self) -> None:
+    def check_parent(self) -> None:
         pass  # a bucket has no folders that must exist
+
+    @override
+    def prepare(self) -> None:
+        pass  # nor any that must be made
 
     @override
     def get(self, name: str) -> bytes | None:

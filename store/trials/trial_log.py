@@ -41,7 +41,10 @@ class TrialLog:
         self.objects = open_objects(location)
         self._lines = _lines(self.objects)
         if not self._lines.exist():
-            raise NotAStoreError(f"there is no trial log at {self.objects.where()}; `penultimate probe` makes one")
+            where = self.objects.where()
+            if self.objects.is_vacant():
+                raise NotAStoreError(f"there is no trial log at {where}; `penultimate probe` makes one")
+            raise NotAStoreError(f"{where} is not empty and no trial log; choose a new or empty folder")
 
     @classmethod
     def create(cls, location: str | Path) -> Self:

@@ -64,7 +64,7 @@ def test_a_wrong_model_is_said_before_any_image_is_read(
         raise AssertionError("images were read")
 
     for verb in ("extract", "train", "bench", "parity"):
-        monkeypatch.setattr(f"penultimate.cli.{verb}.load_images", never)
+        monkeypatch.setattr(f"penultimate.cli.{verb}.load_{'labelled_' * (verb == 'train')}images", never)
         out = {"extract": ["--store", str(tmp_path / "s")], "train": ["--out", str(tmp_path / "r")]}.get(verb, [])
         assert run([verb, str(photos), *out, "--model", "resnet5O"]) == 2
         assert "resnet50" in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.store_cases import small_job
 from support.trial_cases import trial_of
 
 from penultimate.cli.main import run
@@ -34,12 +36,46 @@ def test_two_datasets_of_one_name_are_told_apart_in_every_table(
     assert told_apart(apart) == apart
 
 
+def test_two_folders_of_one_name_are_told_apart_in_a_store(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "s.zarr")
+    command = ["--store", store, "--model", "test_resnet", *TINY, "--no-parity"]
+    assert run(["extract", str(photos), *command]) == 0
+    (photos / "cat" / "00.jpg").unlink()
+    assert run(["extract", str(photos), *command]) == 0
+    capsys.readouterr()
+    assert run(["store", "ls", store]) == 0
+    out = capsys.readouterr().out
+    assert all(f"photos ({key.images[:8]})" in out for key in FeatureStore(store).keys())  # noqa: SIM118
+
+
+def test_an_extraction_that_is_not_complete_is_listed_beside_sets_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, job = FeatureStore.create(tmp_path / "store"), small_job()
+    job.write(store)
+    job.part(range(40)).write(store)
+    begun = replace(job, embedding=replace(job.embedding, weights="0123456789abcdef"))
+    with begun.writer(store) as writer:
+        begun.append(writer, np.arange(16))
+    assert run(["store", "ls", str(tmp_path / "store")]) == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "insects" in line]
+    complete_of = {dataset.strip(): complete.strip() for _, dataset, *_, complete, _ in lines}
+    sets = {f"insects/2024 ({key.images[:8]})": "yes" for key in store.keys()}  # noqa: SIM118
+    assert len(sets) == 2
+    assert complete_of == {**sets, "insects/2024": "no"}  # whose images have no digest yet
+
+
 def test_a_dataset_is_called_what_people_call_it(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "s.zarr")
     for name in ([], ["--name", "cats & owls"]):
         assert run(["extract", str(photos), "--store", store, "--model", "test_resnet", *TINY, *name]) == 0
+    capsys.readouterr()
+    assert run(["store", "ls", store]) == 0
+    assert "photos (" not in capsys.readouterr().out  # other names and one digest
     keys = FeatureStore(store).keys()
     assert sorted(key.dataset for key in keys) == ["cats & owls", "photos"]
     assert len({key.images for key in keys}) == 1
@@ -52,9 +88,17 @@ def test_the_name_of_a_model_and_its_weights_are_checked_before_the_images(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outputs = {"extract": ["--store", str(tmp_path / "s")], "train": ["--out", str(tmp_path / "runs")]}.get(verb, [])
+    pointer, page, folder = tmp_path / "pointer.safetensors", tmp_path / "page.pth", tmp_path / "transformers"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    page.write_text("<!DOCTYPE html><html></html>")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
     for given, says in (
         (["--model", "resnet5o"], "resnet50"),
         (["--model", "resnet18", "--weights", "absent.pth"], "no weights file absent.pth"),
+        (["--model", "resnet18", "--weights", str(pointer)], "git lfs pull"),
+        (["--model", "resnet18", "--weights", str(page)], "a web page"),
+        (["--model", "resnet18", "--weights", str(folder)], "a model of transformers (vit)"),
     ):
         assert run([verb, str(tmp_path / "nowhere"), *given, *outputs]) == 2
         assert says in capsys.readouterr().err

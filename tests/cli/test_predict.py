@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+import penultimate
 from penultimate.cli.main import run
+from penultimate.store.errors import NotAStoreError
 from penultimate.store.trials.trial_log import TrialLog
 
 TINY = ("--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
@@ -55,6 +57,17 @@ def test_all_classes_of_an_image_come_best_first_and_sum_to_one(
         assert sum(chances) == pytest.approx(1)
     assert run(["predict", str(photos), "--head", str(head), *TINY]) == 0
     assert "left out broken.jpg" in capsys.readouterr().err
+
+
+def test_a_store_that_is_none_is_said_before_images_are_listed(
+    tmp_path: Path, trials: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (head,) = (trials / "heads").iterdir()
+    capsys.readouterr()
+    assert run(["predict", str(tmp_path / "nowhere"), "--head", str(head), *TINY, "--store", str(trials)]) == 2
+    assert f"{trials} is not empty and no feature store" in capsys.readouterr().err
+    with pytest.raises(NotAStoreError):
+        penultimate.predict(tmp_path / "nowhere", head, store=trials)
 
 
 def test_weights_that_are_not_the_heads_are_refused_in_one_line(

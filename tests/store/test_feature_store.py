@@ -227,17 +227,36 @@ def test_paths_that_hold_no_store_are_said_to_hold_none(tmp_path: Path) -> None:
     (tmp_path / "folder" / "photo.jpg").touch()
     (tmp_path / "file").touch()
     zarr.create_group(tmp_path / "zarr")
-    for name in ("folder", "file", "zarr", "nothing"):
-        with pytest.raises(NotAStoreError):
-            FeatureStore(tmp_path / name)
-    for name in ("folder", "file", "zarr"):
-        with pytest.raises(NotAStoreError):
-            FeatureStore.create(tmp_path / name)
-    with pytest.raises(InputError, match="there is no folder"):
-        FeatureStore.create(tmp_path / "no" / "parent")
+    with pytest.raises(NotAStoreError, match="there is no feature store"):
+        FeatureStore(tmp_path / "nothing")
+    for call in (FeatureStore, FeatureStore.create, FeatureStore.check_location):
+        for name in ("folder", "file", "zarr"):
+            with pytest.raises(NotAStoreError) as caught:
+                call(tmp_path / name)
+            expected = f"{tmp_path / name} is not empty and no feature store; choose a new or empty folder"
+            assert str(caught.value) == expected
+    for call in (FeatureStore.create, FeatureStore.check_location):
+        with pytest.raises(InputError, match="there is no folder"):
+            call(tmp_path / "no" / "parent")
     with pytest.raises(InputError, match="expected a folder or an address such as s3://bucket/prefix"):
         FeatureStore("ftp://bucket/store")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_location_is_checked_without_making_anything(tmp_path: Path, store: FeatureStore) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        FeatureStore.check_location(tmp_path / name)
+    FeatureStore.check_location(store.path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "store"]
+    assert not any((tmp_path / "empty").iterdir())
+
+
+def test_a_damaged_head_of_a_store_is_not_taken_for_something_else(store: FeatureStore) -> None:
+    head = store.path / "zarr.json"
+    head.write_bytes(head.read_bytes().replace(b'"format": 2', b'"format": 3'))
+    with pytest.raises(NotAStoreError, match=r"zarr\.json is not the feature store that was written: a byte was"):
+        FeatureStore.create(store.path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/sys refuses new folders on Linux, even to root")

@@ -112,12 +112,22 @@ def check_name(name: str) -> None:
         return
     arch, _, tag = name.partition(".")
     if arch not in OUR_CONFIGS and not timm.is_model(arch):
-        known = [*timm.list_models(), *OUR_CONFIGS]
-        tagged = timm.list_models(pretrained=True) if "." in name else []
-        raise UnknownNameError("model", name, known, nearest=suggested_names(name, [*known, *tagged]))
+        raise unknown_model(name)
     tags = weight_tags(arch)
     if tag and tag not in tags:
         raise UnknownNameError(f"weights tag of {arch}", tag, tags or ["none: use --weights random or a file"])
+
+
+def unknown_model(name: str) -> UnknownNameError:
+    """Return the error for a name, or a glob, that no network has; it suggests names, or how to see all."""
+    import timm
+
+    bare = name.replace("*", "").replace("?", "")
+    known, tagged = [*timm.list_models(), *OUR_CONFIGS], timm.list_models(pretrained=True)
+    nearest = suggested_names(bare, [*known, *tagged] if "." in bare else known) or suggested_names(bare, tagged)
+    return UnknownNameError(
+        "model", name, known if nearest else ["`penultimate models` lists them all"], nearest=nearest
+    )
 
 
 def weight_tags(arch: str) -> list[str]:

@@ -9,6 +9,8 @@ _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g"
 _REWRITES = (
     # dinov2_vits14 and dinov2_vits14_reg of torch hub, dinov3_vitb16
     (r"dino(v[23])_vit([sblhg])(\d+)(?:_reg)?\b.*", "vit {size} patch{1} dino{0}"),
+    # dino_vits16 of torch hub, a tag of timm's
+    (r"dino_vit([sb])(\d+)", "vit {size} patch{0} .dino"),
     # ViT-B/32 of OpenAI's CLIP, vit_b_16 of torchvision
     (r"(?:clip )?vit[-_]([tsblhg])[-_/](\d+).*", "vit {size} patch{0}"),
 )

@@ -1,5 +1,6 @@
 """Read files of weights, and advise on those that hold something else."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from penultimate.store.errors import InputError
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 """Suffixes of files that hold weights; timm's trainer writes ``.pth.tar``."""
 
+RUN_CONFIG = "config.json"
+"""Name of the file beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout, as of a training run."""
+
 _HEAD_BYTES = 512
 
 
@@ -22,10 +26,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     from timm.models import load_state_dict
 
-    if not path.is_file():
-        raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
-    if (found := _what_else(path)) is not None:
-        raise InputError(f"{path} holds no weights: it is {found}")
+    check_weights_file(path)
     try:
         state = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own on a damaged file
@@ -35,7 +36,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def not_timms_layout(folder: Path, config: Mapping[str, Any]) -> str:
+def check_weights_file(path: Path) -> None:
+    """Raise InputError if there is no such file, or one that is often mistaken for weights; only its head is read."""
+    if not path.is_file():
+        raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
+    if (found := _what_else(path)) is not None:
+        raise InputError(f"{path} holds no weights: it is {found}")
+
+
+def run_config(folder: Path) -> dict[str, Any]:
+    """Read the configuration of a folder of ``penultimate train``; raise InputError if it is none of timm's layout."""
+    path = folder / RUN_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no {RUN_CONFIG}; expected the folder of a run, or a file of weights") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no JSON: {error}") from error
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise InputError(_not_timms_layout(folder, config if isinstance(config, dict) else {}))
+    return config
+
+
+def _not_timms_layout(folder: Path, config: Mapping[str, Any]) -> str:
     """Explain in one line that the ``config.json`` of a folder is none of timm's."""
     if "model_type" in config:
         kind = f"a model of transformers ({config['model_type']})"
@@ -70,8 +93,11 @@ def _endings(name: str) -> Iterable[str]:
 
 def _what_else(path: Path) -> str | None:
     """Describe a file that is often mistaken for weights; return None for any other."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES).lstrip()
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES).lstrip()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     if not head:
         return "empty (0 bytes)"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):

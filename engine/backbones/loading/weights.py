@@ -5,7 +5,6 @@ local ``.safetensors`` or ``.pth`` file, ``package`` (an installed package that 
 (initialised from a seed).
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -24,11 +23,15 @@ from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import OUR_CONFIGS, arch_of, create_network, full_name
 from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.engine.backbones.loading.hub import asking_the_hub
-from penultimate.engine.backbones.loading.weight_files import SUFFIXES, not_timms_layout, prefix_hint, read_tensors
+from penultimate.engine.backbones.loading.weight_files import (
+    SUFFIXES,
+    check_weights_file,
+    prefix_hint,
+    read_tensors,
+    run_config,
+)
+from penultimate.engine.runtime.seeds import check_seed
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
-
-RUN_CONFIG = "config.json"
-"""Name of the file beside ``model.safetensors`` in a folder of timm's ``local-dir:`` layout, as of a training run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,21 +86,32 @@ def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     not available, and InputError for a file that cannot be read or does not fit.
     """
     check_source(weights)
+    check_seed(seed)
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
     return _from_run(name, Path(weights)) if Path(weights).is_dir() else _from_file(name, Path(weights))
 
 
 def check_source(weights: str) -> None:
-    """Raise, before anything is loaded, UnknownNameError for a source that is not known, InputError for no file."""
+    """Raise, before anything is loaded, UnknownNameError for a source that is not known, InputError for no weights.
+
+    Of a file only the head is read, of a folder its configuration.
+    """
     path = Path(weights)
-    if weights in _SOURCES or path.is_file() or (path / RUN_CONFIG).is_file():
+    if weights in _SOURCES:
         return
     if path.is_dir():
-        raise InputError(f"{path} has no {RUN_CONFIG}; expected the folder of a run, or a file of weights")
-    if not weights.endswith(SUFFIXES) and os.sep not in weights:
-        raise UnknownNameError("weights source", weights, [*_SOURCES, "or the path of a .safetensors or .pth file"])
-    raise InputError(f"no weights file {path}; expected one of {', '.join(SUFFIXES)}")
+        run_config(path)
+        return
+    if not path.exists() and not weights.endswith(SUFFIXES) and os.sep not in weights:
+        raise UnknownNameError("weights source", weights, [*_SOURCES, "the path of a .safetensors or .pth file"])
+    check_weights_file(path)
+
+
+def check_package(name: str, *, weights: str) -> None:
+    """Raise UnknownNameError if ``weights`` come from a package and none has those of the network ``name``."""
+    if weights == "package" and arch_of(name) not in PACKAGES:
+        raise UnknownNameError("network with a weight package", name, PACKAGES)
 
 
 def digest_of_weights(model: Network) -> str:
@@ -190,10 +204,8 @@ def _downloaded(name: str) -> tuple[Network, str]:
 
 
 def _from_package(name: str, seed: int) -> LoadedNetwork:
-    arch = arch_of(name)
-    if arch not in PACKAGES:
-        raise UnknownNameError("weight package for", name, PACKAGES)
-    package = PACKAGES[arch]
+    check_package(name, weights="package")
+    package = PACKAGES[arch_of(name)]
     model = create_network(name)
     try:
         module = import_module(package.module)
@@ -226,12 +238,7 @@ def _from_run(name: str, folder: Path) -> LoadedNetwork:
 
     Image size, mean and standard deviation are those of the folder.
     """
-    try:
-        config = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / RUN_CONFIG} is no JSON: {error}") from error
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise InputError(not_timms_layout(folder, config if isinstance(config, dict) else {}))
+    config = run_config(folder)
     if config["architecture"] != arch_of(name):
         raise InputError(f"{folder} holds a network {config['architecture']}, not {name}; give it by --model")
     loaded = _from_file(name, folder / "model.safetensors")

@@ -14,7 +14,7 @@ from typing_extensions import override
 from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Row, batched
 from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.pixel_modes import to_rgb
-from penultimate.engine.images.folders.file_kinds import READS_HEIC
+from penultimate.engine.images.folders.file_kinds import HEAD_BYTES, READS_HEIC, kind_of_content, remedy_for
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.preprocess import Preprocess
@@ -105,7 +105,7 @@ def open_image(data: bytes | NDArray[np.uint8], *, upright: bool = False) -> Ima
         return Image.fromarray(data)
     if not data:
         raise ValueError("empty file (0 bytes)")
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise Image.DecompressionBombError(
@@ -115,6 +115,17 @@ def open_image(data: bytes | NDArray[np.uint8], *, upright: bool = False) -> Ima
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
         rgb = to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Open an encoded file; raise ValueError for an image that another library would read, and name that library."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        kind = kind_of_content("", data[:HEAD_BYTES])
+        if remedy := remedy_for([kind]):
+            raise ValueError(f"a {kind} image, which no installed library reads{remedy}") from None
+        raise
 
 
 def is_turned(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Find which folders are splits and which are classes, and the label and split of each image (rules 4 to 9).
+"""Find which folders are splits and which are classes, and the label and split of each image (rules 4 to 10).
 
 The rules are those of ``layout``.
 """
@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from penultimate.engine.images.folders.file_kinds import IMAGE
+from penultimate.engine.images.folders.file_kinds import IMAGE, remedy_for
 from penultimate.engine.images.folders.folder_tree import FolderTree, inherited_assignments, last_of, parent_of
+from penultimate.engine.images.folders.img2dataset import are_shards
 from penultimate.engine.images.image_set import SPLIT_NAMES
 from penultimate.engine.images.splits import UNLABELLED, check_known, splits_in_name
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 NO_LABEL = -1
 
@@ -27,6 +28,7 @@ class ClassFolders:
     """Folder -> the split that it holds, or UNLABELLED; empty where no folder is a split."""
 
     class_names: Sequence[str]
+    """Names of the classes, sorted; none where the folders are img2dataset's shards."""
 
     assigned: Mapping[str, tuple[int, str]]
     """Folder -> label and split (or empty text) of the images in it, at any depth unless a folder below has its own."""
@@ -35,14 +37,15 @@ class ClassFolders:
 def labelled_images(tree: FolderTree, found: ClassFolders) -> tuple[list[str], list[int], list[str], int]:
     """Return paths, labels and splits of the images, and how many are left out because links lead to them twice."""
     inherited = inherited_assignments(tree.index, found.assigned, (NO_LABEL, ""))
-    rows = [(path, inherited[parent_of(path)]) for path, kind in tree.index.files if kind == IMAGE]
-    kept = [(path, own) for path, own in rows if own is not None]
-    return (
-        [path for path, _ in kept],
-        [label for _, (label, _) in kept],
-        [split for _, (_, split) in kept],
-        len(rows) - len(kept),
-    )
+    paths, labels, splits, twice = [], [], [], 0
+    for path in tree.of_kind(IMAGE):
+        if (own := inherited[parent_of(path)]) is None:
+            twice += 1
+            continue
+        paths.append(path)
+        labels.append(own[0])
+        splits.append(own[1])
+    return paths, labels, splits, twice
 
 
 def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFolders:
@@ -55,8 +58,10 @@ def find_class_folders(tree: FolderTree, name: str, *, splits: bool) -> ClassFol
     if found := _split_folders(tree, base, where) if splits else {}:
         return _in_splits(tree, base, found, where)
     classes = [] if tree.flat(base) else tree.classes(base)
+    if are_shards(tree, classes):
+        return ClassFolders(base=base, split_folders={}, class_names=(), assigned={})
     if not classes or not any(folder in tree.with_images for folder in classes):
-        raise InputError(_no_classes(tree, base, where))
+        raise _no_classes(tree, base, where)
     names = sorted(map(last_of, classes))
     assigned = {folder: (names.index(last_of(folder)), "") for folder in classes}
     return ClassFolders(base=base, split_folders={}, class_names=names, assigned=assigned)
@@ -125,9 +130,12 @@ def _mixed(tree: FolderTree, split_of: Mapping[str, str]) -> bool:
 
 def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:
     train = next(folder for folder, split in splits.items() if split == "train")
-    names = sorted(map(last_of, _classes_of_split(tree, train, known=())))
-    if not any(folder in tree.with_images for folder in _classes_of_split(tree, train, known=())):
-        raise InputError(_no_classes(tree, train, f"{where}/{last_of(train)}"))
+    in_train = _classes_of_split(tree, train, known=())
+    if are_shards(tree, in_train):
+        return _shards_in_splits(tree, base, splits, where)
+    names = sorted(map(last_of, in_train))
+    if not any(folder in tree.with_images for folder in in_train):
+        raise _no_classes(tree, train, f"{where}/{last_of(train)}")
     label_of = {class_name: label for label, class_name in enumerate(names)}
     assigned = {}
     for folder, split in splits.items():
@@ -139,6 +147,20 @@ def _in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: st
     return ClassFolders(base=base, split_folders=splits, class_names=names, assigned=assigned)
 
 
+def _shards_in_splits(tree: FolderTree, base: str, splits: Mapping[str, str], where: str) -> ClassFolders:
+    """Assign splits alone, if no other split has classes either."""
+    for folder in splits:
+        classes = _classes_of_split(tree, folder, known=())
+        if classes and not are_shards(tree, classes):
+            raise LabelsError(
+                f"{where!r} has img2dataset's shards in train and classes such as {last_of(classes[0])!r} in "
+                f"{last_of(folder)}",
+                "put the images of train in one folder a class too",
+            )
+    assigned = {folder: (NO_LABEL, "" if split == UNLABELLED else split) for folder, split in splits.items()}
+    return ClassFolders(base=base, split_folders=splits, class_names=(), assigned=assigned)
+
+
 def _classes_of_split(tree: FolderTree, folder: str, *, known: Sequence[str]) -> list[str]:
     """Return the class folders of a split, inside its wrappers; none where its images lie in no class."""
     while (inside := tree.wrapped(folder)) is not None and last_of(inside) not in known:
@@ -147,28 +169,28 @@ def _classes_of_split(tree: FolderTree, folder: str, *, known: Sequence[str]) ->
     return [] if tree.flat(folder) and last_of(classes[0]) not in known else classes
 
 
-def _no_classes(tree: FolderTree, folder: str, where: str) -> str:
+def _no_classes(tree: FolderTree, folder: str, where: str) -> InputError:
+    """Return the error to raise where images lie in no class folders."""
     inside = [path for path in tree.with_images if not folder or path == folder or path.startswith(f"{folder}/")]
     if not inside:
-        return nothing_found(tree, where)
+        return InputError(nothing_found(tree, where))
     columns = {path: names for path, names in tree.index.columns.items() if "file_name" in names}
     hint = "".join(
-        f"; {path} beside them has columns {', '.join(names)}: name the label's (--label-column)"
+        f" ({path} beside them has columns {', '.join(names)}: name the label's (--label-column))"
         for path, names in list(columns.items())[:1]
     )
     tables = [path for path, kind in tree.index.files if kind in (".csv", ".tsv", ".jsonl")]
     if tables and not hint:
-        hint = f"; if {tables[0]} says what they show, name that file in place of the folder"
-    return (
-        f"{where!r} has images but no class folders; put them in one folder a class, or take them without labels "
-        f"(--no-labels; in Python labels=False){hint}"
-    )
+        hint = f" (if {tables[0]} says what they show, name that file in place of the folder)"
+    return LabelsError(f"{where!r} has images but no class folders", f"put them in one folder a class{hint}")
 
 
 def nothing_found(tree: FolderTree, where: str) -> str:
     """Return the error message for a folder without anything to read."""
     there = ", ".join(f"{count:,} {kind}" for kind, count in tree.kinds.most_common(5))
     return (
-        f"no images in {where!r}" + (f", only {there}" if there else "") + "; expected root/class/*.jpg, "
+        f"no images in {where!r}"
+        + (f", only {there}{remedy_for(tree.kinds)}" if there else "")
+        + "; expected root/class/*.jpg, "
         "root/train/class/*.jpg, WebDataset tars or Parquet files with images in them"
     )

@@ -5,6 +5,7 @@ A kind is IMAGE, TAR, ... below, or, for what no reader takes, a few words for p
 
 import os
 import re
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from PIL import features
@@ -50,6 +51,10 @@ IMAGE_SUFFIXES = frozenset(
 
 UNREADABLE_IMAGES = frozenset({*HEIC_SUFFIXES, *AVIF_SUFFIXES, ".cr2", ".cr3", ".nef", ".arw", ".dng"}) - IMAGE_SUFFIXES
 """Suffixes of images whose pixels no installed library reads."""
+
+_REMEDIES = dict.fromkeys(HEIC_SUFFIXES, "pip install 'penultimate[heic]' reads HEIC") | dict.fromkeys(
+    AVIF_SUFFIXES, "Pillow 11.3 or later reads AVIF"
+)
 
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
@@ -100,6 +105,16 @@ _NO_IMAGES = frozenset(
     )
 )
 """Suffixes of files that are never opened to see whether they are images after all."""
+
+
+def remedy_for(kinds: Iterable[str]) -> str:
+    """Return how to have the images read that no installed library reads, in brackets; empty text if it is not known.
+
+    >>> remedy_for([".txt", ".nef"])
+    ''
+    """
+    remedies = sorted({_REMEDIES[kind] for kind in UNREADABLE_IMAGES.intersection(kinds) if kind in _REMEDIES})
+    return f" ({'; '.join(remedies)})" if remedies else ""
 
 
 def kind_of_name(name: str) -> str:

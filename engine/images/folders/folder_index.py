@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from penultimate.engine.images.folders import file_kinds
 from penultimate.engine.images.folders.file_kinds import HIDDEN, IMAGE, PARQUET, PARQUET_IMAGES, SYSTEM, UNDECIDED
-from penultimate.engine.images.formats.parquet import image_column, parquet_columns
+from penultimate.engine.images.formats.parquet_tables import image_column, parquet_columns
 from penultimate.store.errors import InputError
 
 _LISTING_THREADS = 16

@@ -13,18 +13,20 @@ class FolderTree:
 
     def __init__(self, index: FolderIndex) -> None:
         self.index = index
-        self.kinds = Counter(kind for _, kind in index.files)
-        self.images_in = Counter(parent_of(path) for path, kind in index.files if kind == IMAGE)
+        # One pass over what may be a million files; all else is made of its counts.
+        counts = Counter((parent_of(path), kind) for path, kind in index.files)
+        self.kinds: Counter[str] = Counter()
+        for (_, kind), count in counts.items():
+            self.kinds[kind] += count
+        self.images_in = Counter({folder: count for (folder, kind), count in counts.items() if kind == IMAGE})
         """Folder -> number of images directly in it."""
 
         self.with_images = _with_ancestors(self.images_in)
         """Paths of the folders with an image in them at any depth."""
 
-        unread = (parent_of(path) for path, kind in index.files if kind in UNREADABLE_IMAGES)
+        unread = (folder for folder, kind in counts if kind in UNREADABLE_IMAGES)
         self._bearing = self.with_images | _with_ancestors(unread)
-        self._occupied = _with_ancestors(
-            {parent_of(path) for path, kind in index.files if kind not in (HIDDEN, SYSTEM)}
-        )
+        self._occupied = _with_ancestors(folder for folder, kind in counts if kind not in (HIDDEN, SYSTEM))
         self.children: dict[str, list[str]] = {}
         for folder in index.folders:
             self.children.setdefault(parent_of(folder), []).append(folder)

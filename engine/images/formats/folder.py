@@ -74,8 +74,8 @@ def read_folder(
 
 
 def root_name(root: Path) -> str:
-    """Return the folder's own name, for people."""
-    return root.resolve().name
+    """Return the folder's own name, for people; that of the root of the file system is ``root``."""
+    return root.resolve().name or "root"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.image_set import SPLIT_DTYPE
 from penultimate.engine.images.splits import UNLABELLED, check_known, draw_missing_splits, splits_in_name
-from penultimate.store.errors import InputError
+from penultimate.engine.runtime.seeds import check_seed
+from penultimate.store.errors import InputError, LabelsError
+from penultimate.store.labels import PRESENT
 
-# Shapes: N samples.
+# Shapes: N samples, K classes.
 
 
 def ordered_classes(labels: Iterable[str]) -> list[str]:
@@ -39,9 +41,9 @@ def checked_indices(labels_N: NDArray[Any], class_names: Sequence[str], where: s
     whole = labels_N.dtype.kind in "iu"
     if not whole or labels_N.min(initial=0) < 0 or labels_N.max(initial=0) >= len(class_names):
         found = f"{labels_N.min()} to {labels_N.max()}" if whole else str(labels_N.dtype)
-        raise InputError(
-            f"labels of {where} should be positions in its {len(class_names)} class names, got {found}; "
-            "take the images without labels (--no-labels) if there are none"
+        raise LabelsError(
+            f"labels of {where} should be positions in its {len(class_names)} class names, got {found}",
+            "correct them",
         )
     return labels_N.astype(np.int64)
 
@@ -85,6 +87,9 @@ class RandomSplit:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 DEFAULT_RANDOM_SPLIT = RandomSplit()
 """A random split with a fifth of every class for val and a fifth for test."""
@@ -126,27 +131,82 @@ class Labelling(NamedTuple):
         return cls(class_names, labels_N, np.where((given_N == "") & (labels_N < 0), "test", split_N))
 
     @classmethod
-    def multi_label(cls, cells: Sequence[Sequence[str]], given_N: NDArray[np.str_], random_split: RandomSplit) -> Self:
-        """Label samples with any number of classes each, (N, K) of 0 and 1; missing splits are drawn unstratified."""
-        class_names = ordered_classes(label for cell in cells for label in cell)
+    def multi_label(
+        cls,
+        cells: Sequence[Sequence[str]],
+        given_N: NDArray[np.str_],
+        random_split: RandomSplit,
+        *,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Label samples with any number of classes each; ``class_names`` are those that occur unless they are given.
+
+        Cells that hold equally many, two or more, 0s and 1s and nothing else are the rows of a matrix, whose classes
+        are called by their columns' numbers. Raises what ``label_matrix`` raises.
+        """
+        if class_names is None and _are_rows_of_a_matrix(cells):
+            several_NK = np.array(cells).astype(np.uint8)
+            return cls.label_matrix(several_NK, numbered(several_NK.shape[1]), given_N, random_split)
+        if class_names is None:
+            class_names = ordered_classes(label for cell in cells for label in cell)
         index_of = {class_name: label for label, class_name in enumerate(class_names)}
         several_NK = np.zeros((len(cells), len(class_names)), np.uint8)
         for row, cell in enumerate(cells):
-            several_NK[row, [index_of[label] for label in cell]] = 1
-        alike_N = np.zeros(len(cells), np.int64)
+            several_NK[row, [index_of[label] for label in cell]] = PRESENT
+        return cls.label_matrix(several_NK, class_names, given_N, random_split)
+
+    @classmethod
+    def label_matrix(
+        cls,
+        several_NK: NDArray[np.uint8],
+        class_names: Sequence[str],
+        given_N: NDArray[np.str_],
+        random_split: RandomSplit,
+    ) -> Self:
+        """Label samples with the classes whose columns of ``several_NK`` are 1; missing splits are drawn unstratified.
+
+        Raises InputError for a given split in which no sample shows any class, which says that it has no labels, and
+        for a class of a given val or test that train lacks.
+        """
+        _check_matrix(several_NK, class_names, given_N)
+        alike_N = np.zeros(len(several_NK), np.int64)
         return cls(
             class_names, several_NK, draw_missing_splits(given_N, alike_N, ["(all labels)"], **asdict(random_split))
         )
 
 
+def numbered(num_classes: int) -> list[str]:
+    """Return the names of classes that have none: their numbers from 0."""
+    return [str(label) for label in range(num_classes)]
+
+
+def _are_rows_of_a_matrix(cells: Sequence[Sequence[str]]) -> bool:
+    lengths = {len(cell) for cell in cells}
+    return len(lengths) == 1 and min(lengths) > 1 and {label for cell in cells for label in cell} <= {"0", "1"}
+
+
+def _check_matrix(several_NK: NDArray[np.uint8], class_names: Sequence[str], given_N: NDArray[np.str_]) -> None:
+    shown_K: dict[str, list[int]] = {
+        split: np.flatnonzero((several_NK[given_N == split] == PRESENT).any(0)).tolist()
+        for split in sorted(set(given_N.tolist()))
+    }
+    if without := [split for split, labels in shown_K.items() if not labels]:
+        raise LabelsError(
+            f"no image of {' and '.join(without)} shows any class, so that nothing could be learned or scored there",
+            "if the labels are not known, leave those images away",
+        )
+    for split in (each for each in shown_K if each != "train"):
+        check_known([class_names[k] for k in shown_K[split]], [class_names[k] for k in shown_K.get("train", ())], split)
+
+
 def _check_classes(
     labels_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.str_], split: str
 ) -> None:
-    in_split_K, in_train_K = (set(labels_N[split_N == one].tolist()) - {-1} for one in (split, "train"))
+    in_split_K, in_train_K = (set(np.unique(labels_N[split_N == one]).tolist()) - {-1} for one in (split, "train"))
     if in_split_K and not in_train_K:
-        raise InputError(
-            f"all labels are of {split}, and none of train, which everything is learned from; leave the split away "
-            "to have splits drawn, or take the images without labels (--no-labels)"
+        raise LabelsError(
+            f"all labels are of {split}, and none of train, which everything is learned from",
+            "leave the split away to have splits drawn",
         )
     if in_split_K - in_train_K:
         check_known([class_names[k] for k in in_split_K], [class_names[k] for k in in_train_K], split)

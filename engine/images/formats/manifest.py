@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,11 @@ def load_manifest(
     """Load images whose paths, relative to the manifest's folder, stand in a table.
 
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
-    train as ``load_folder`` does (of several labels a sample: at random, not stratified). With ``multi_label`` a
-    label cell is a list, or names separated by ``|``, and the metric ``map11`` unless another is given. Class names
-    that are all integers are ordered as numbers. ``labels=False`` needs no label column, and takes all as ``test``.
-    Raises InputError for a missing column, an empty cell, an unknown split, a repeated id, a class of val or test that
-    train lacks and a table none of whose files exists.
+    train as ``load_folder`` does (of several labels a sample: at random, not stratified). A label cell may be a list
+    or, with ``multi_label``, names separated by ``|``; the metric is then ``map11`` unless another is given. Class
+    names that are all integers are ordered as numbers. ``labels=False`` needs no label column, and takes all as
+    ``test``. Raises InputError for a missing column, an empty cell, an unknown split, a repeated id, a class of val or
+    test that train lacks and a table none of whose files exists.
     """
     columns = Columns(
         path=path_column,
@@ -132,18 +133,21 @@ def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> R
     rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
     prefix = f"{parent_of(table)}/" if parent_of(table) else ""
     paths = [os.path.normpath(prefix + path) for path in rows.paths]
-    return Rows(
-        paths=paths, ids=None, cells=rows.cells or [[]] * len(paths), splits=rows.splits, path_column=rows.path_column
-    )
+    return replace(rows, paths=paths, ids=None)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
     if len({part.splits is None for part in parts}) > 1:
         raise InputError("some tables have a column of splits and others none; give it to all or to none")
+    if len({part.several for part in parts if part.cells is not None}) > 1:
+        raise InputError(
+            "some tables have lists of labels and others one label a row; make them alike, or --multi-label"
+        )
     return Rows(
         paths=[path for part in parts for path in part.paths],
         ids=None,
-        cells=[cell for part in parts for cell in part.cells or ()],
+        cells=[cell for part in parts for cell in part.cells or [[]] * len(part.paths)],
+        several=any(part.several for part in parts),
         splits=None if parts[0].splits is None else [split for part in parts for split in part.splits or ()],
         path_column=parts[0].path_column,
     )
@@ -179,7 +183,7 @@ def _image_set(
         labels_N=labelling.labels_N,
         split_N=labelling.split_N,
         class_names=labelling.class_names,
-        metric=metric or ("map11" if columns.multi_label and columns.label is not None else "top1"),
+        metric=metric or ("map11" if rows.several else "top1"),
         source=FileSource(root, paths),
         provenance={**provenance, "columns": named, **drawn, "seed": random_split.seed},
         cache=cache,
@@ -193,7 +197,7 @@ def _labelling(
     if rows.cells is None or columns.label is None:
         return Labelling.unlabelled(len(order))
     cells = [rows.cells[position] for position in order]
-    if columns.multi_label:
+    if rows.several:
         return Labelling.multi_label(cells, given_N, random_split)
     class_names = ordered_classes(label for cell in cells for label in cell)
     known_N = np.array([bool(cell) for cell in cells])

@@ -14,7 +14,7 @@ from penultimate.engine.images.formats.tables import LIST_SUFFIX, MANIFEST_SUFFI
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import interpret
 from penultimate.engine.images.sources import FileSource
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 
 def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cache: DigestCache | None) -> ImageSet:
@@ -25,12 +25,14 @@ def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cac
     no image.
     """
     if labels:
-        raise InputError(_no_labels(paths, typed))
+        raise _no_labels(paths, typed)
     left_out: Counter[str] = Counter()
     ids = sorted({os.path.normpath(path).replace(os.sep, "/") for one in paths for path in _images(one, left_out)})
     if not ids:
         there = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left_out.items()))
-        raise InputError(f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}")
+        raise InputError(
+            f"no images in {' '.join(map(str, typed[:3]))!r}, only {there}{file_kinds.remedy_for(left_out)}"
+        )
     labelling = Labelling.unlabelled(len(ids))
     return build_image_set(
         name=_name(paths),
@@ -83,10 +85,10 @@ def _name(paths: Sequence[Path]) -> str:
     return Path(os.path.commonpath([path.resolve().parent for path in paths])).name or "images"
 
 
-def _no_labels(paths: Sequence[Path], typed: Sequence[str]) -> str:
+def _no_labels(paths: Sequence[Path], typed: Sequence[str]) -> LabelsError:
     what = f"{typed[0]!r}" if len(typed) == 1 else f"{len(typed):,} names from {typed[0]!r} to {typed[-1]!r}"
     folders = {str(path.parent) for path in paths}
     better = "name a folder with one folder a class, or a manifest"
     if len(folders) == 1 and all(path.is_dir() for path in paths):
         better = f"name the folder that holds them, {folders.pop()!r}, to have them as classes"
-    return f"nothing says what {what} should show; {better}, or take the images without labels (--no-labels)"
+    return LabelsError(f"nothing says what {what} should show", better)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from penultimate.engine.images.image_set import SPLIT_NAMES
-from penultimate.store.errors import InputError
+from penultimate.store.errors import InputError, LabelsError
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LIST_SUFFIX = ".txt"
@@ -39,7 +39,7 @@ class Columns:
     """Name of the column of ids; if it is absent, the paths are the ids."""
 
     multi_label: bool = False
-    """True if a cell holds a list of labels, or several separated by ``|``."""
+    """True if a text may hold several labels separated by ``|``; a column of lists has several labels anyhow."""
 
 
 DEFAULT_COLUMNS = Columns()
@@ -58,6 +58,9 @@ class Rows:
     cells: Sequence[Sequence[str]] | None
     """Labels of each image, one unless there may be several; None where none are read."""
 
+    several: bool
+    """True if an image may have several labels: its table's cells are lists, or texts that were asked to be split."""
+
     splits: Sequence[str] | None
     """Split of each image: ``train``, ``val`` or ``test``; None where the table has no such column."""
 
@@ -71,10 +74,12 @@ def read_rows(table: Path, columns: Columns) -> Rows:
     """
     frame = _read(table)
     path_column = columns.path or next((column for column in PATH_COLUMNS if column in frame), PATH_COLUMNS[0])
+    several = columns.label is not None and (columns.multi_label or _holds_lists(frame, columns.label))
     return Rows(
         paths=[path.replace("\\", "/") for path in _texts(frame, path_column, table, option="--set path_column=NAME")],
         ids=_texts(frame, columns.id, table) if columns.id in frame else None,
-        cells=None if columns.label is None else _cells(frame, columns.label, table, columns.multi_label),
+        cells=None if columns.label is None else _cells(frame, columns.label, table, several=several),
+        several=several,
         splits=_splits(frame, columns.split, table) if columns.split in frame else None,
         path_column=path_column,
     )
@@ -124,13 +129,18 @@ def _lines(table: Path) -> list[str]:
     return [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
+def _lacks(frame: pd.DataFrame, column: str, table: Path) -> str:
+    """Return what to say of a column that is not there."""
+    names = [str(name) for name in frame.columns]
+    nearest = get_close_matches(column, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}"
+
+
 def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -> list[Any]:
     if column not in frame:
-        names = [str(name) for name in frame.columns]
-        nearest = get_close_matches(column, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         named = f" (name another with {option})" if option else ""
-        raise InputError(f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}{named}")
+        raise InputError(f"{_lacks(frame, column, table)}{named}")
     values: list[Any] = frame[column].tolist()
     return values
 
@@ -153,20 +163,29 @@ def _text(value: Any) -> str:
     return "" if pd.isna(value) else str(value).strip()
 
 
-def _cells(frame: pd.DataFrame, column: str, table: Path, multi_label: bool) -> list[list[str]]:
-    """Read the labels of each row, one each unless ``multi_label``."""
+def _holds_lists(frame: pd.DataFrame, column: str) -> bool:
+    return column in frame and any(map(_is_list, frame[column]))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, np.ndarray | list)  # an array is what pandas makes of Parquet's list
+
+
+def _cells(frame: pd.DataFrame, column: str, table: Path, *, several: bool) -> list[list[str]]:
+    """Read the labels of each row, one each unless there may be ``several``."""
     if table.suffix.lower() == LIST_SUFFIX:
-        raise InputError(f"{str(table)!r} is a list of paths without labels; take them so (--no-labels)")
-    values = _column(frame, column, table, "--label-column; --no-labels reads none")
-    if any(isinstance(value, np.ndarray | list) for value in values):  # an array is what pandas makes of Parquet's list
-        if not multi_label:
-            raise InputError(
-                f"column {column!r} of {str(table)!r} holds lists; ask for them with --multi-label (multi_label=True)"
-            )
-        return [[str(label) for label in value] if isinstance(value, np.ndarray | list) else [] for value in values]
-    if not multi_label:
+        raise LabelsError(f"{str(table)!r} is a list of paths without labels", "name a table with a column of labels")
+    if column not in frame:
+        raise LabelsError(_lacks(frame, column, table), "name another with --label-column")
+    values: list[Any] = frame[column].tolist()
+    if not several:
         return [[text] for text in _texts(frame, column, table)]
-    return [several_of(_text(value)) for value in values]
+    if not any(map(_is_list, values)):
+        return [several_of(_text(value)) for value in values]
+    odd = next((row for row, value in enumerate(values, 1) if not _is_list(value) and _text(value)), None)
+    if odd is not None:
+        raise InputError(f"column {column!r} of {str(table)!r} holds lists, and in row {odd} none; make all rows alike")
+    return [[str(label) for label in value] if _is_list(value) else [] for value in values]
 
 
 def several_of(text: str) -> list[str]:

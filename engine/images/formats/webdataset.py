@@ -10,7 +10,6 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -25,18 +24,12 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.digest_cache import DigestCache, FileFingerprint
 from penultimate.engine.images.folders.file_kinds import IMAGE_SUFFIXES
 from penultimate.engine.images.formats.file_patterns import stems
-from penultimate.engine.images.formats.labels import (
-    DEFAULT_RANDOM_SPLIT,
-    Labelling,
-    RandomSplit,
-    label_indices,
-    ordered_classes,
-    splits_by_name,
-)
+from penultimate.engine.images.formats.labels import DEFAULT_RANDOM_SPLIT, Labelling, RandomSplit, splits_by_name
 from penultimate.engine.images.formats.remote_tars import RemoteTar
-from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns, several_of
+from penultimate.engine.images.formats.tables import DEFAULT_COLUMNS, Columns
+from penultimate.engine.images.formats.tar_labels import TarLabel, tar_labelling
 from penultimate.engine.images.formats.tars import LocalTar, Tar
-from penultimate.engine.images.image_set import SPLITS, ImageSet
+from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.store.errors import InputError, PenultimateError
@@ -66,14 +59,14 @@ def load_webdataset(
 
     In ids, a tar's path is relative to the deepest folder that holds all tars.
 
-    The label is the text of ``.cls``, or else the field ``columns.label`` of ``.json``; with ``multi_label`` that is a
-    list, or names separated by ``|``, and the metric is ``map11`` unless another is given. With ``names``, labels are
-    numbers from 0 that stand for these class names. Splits are those that the tars' names tell (``train-0001.tar``),
-    others are drawn as by ``load_folder``; ``labels=False`` reads no labels and takes all as ``test``. Keys without an
-    image are left out and counted. Raises InputError for a damaged or compressed tar, a key that comes twice or has
-    several images, a sample without a label, a number without a name, and a class of val or test that train lacks.
+    The label is the text of ``.cls``, or else the field ``columns.label`` of ``.json``. If that is a list or, with
+    ``multi_label``, names separated by ``|``, the metric is ``map11`` unless another is given. With ``names``, labels
+    are numbers from 0 that stand for these class names. Splits are those that the tars' names tell
+    (``train-0001.tar``), others are drawn as by ``load_folder``; ``labels=False`` reads no labels and takes all as
+    ``test``. Keys without an image are left out and counted. Raises InputError for a damaged or compressed tar, a key
+    that comes twice or has several images, a sample without a label, a number without a name, and a class of val or
+    test that train lacks.
     """
-    several = columns.multi_label and labels
     label_column = (columns.label or "label") if labels else None
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
     folder, stems_of_tars = stems([tar.path for tar in tars])
@@ -95,8 +88,7 @@ def load_webdataset(
     if label_column is not None:
         given_N = splits_by_name(stems_of_tars)[tar_N]
         found = [sample.label for _, _, sample in samples]
-        _check_labels(ids, found, given_N, label_column)
-        labelling = (_several if several else _single)(found, names, given_N, random_split)
+        labelling = tar_labelling(ids, found, given_N, columns=columns, names=names, random_split=random_split)
     without_image = sum(index.without_image for index in indexes)
     return build_image_set(
         name=name,
@@ -104,7 +96,7 @@ def load_webdataset(
         labels_N=labelling.labels_N,
         split_N=labelling.split_N,
         class_names=labelling.class_names,
-        metric=metric or ("map11" if several else "top1"),
+        metric=metric or ("map11" if labelling.labels_N.ndim == 2 else "top1"),
         source=TarSource(
             tars,
             tar_N,
@@ -118,7 +110,7 @@ def load_webdataset(
             "tars": len(tars),
             "keys_without_image": without_image,
             "labels": label_column or False,
-            "layout": f"{len(tars):,} WebDataset tars",
+            "layout": f"{len(tars):,} WebDataset tar{'s' * (len(tars) != 1)}",
             "left_out": {**(left_out or {}), **({"samples without an image": without_image} if without_image else {})},
             "seed": random_split.seed,
         },
@@ -170,8 +162,7 @@ class _Sample(NamedTuple):
     offset: int
     size: int
 
-    label: str | list[str] | None
-    """Label of the sample, a list where its .json has one; None if it has no label or labels are not read."""
+    label: TarLabel
 
 
 class _Index(NamedTuple):
@@ -238,9 +229,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _label(
-    path: str, members: dict[str, tarfile.TarInfo], texts: dict[str, bytes], column: str
-) -> str | list[str] | None:
+def _label(path: str, members: dict[str, tarfile.TarInfo], texts: dict[str, bytes], column: str) -> TarLabel:
     for extension in _LABELS:
         if extension not in texts:
             continue
@@ -254,64 +243,3 @@ def _label(
         if value not in (None, ""):
             return str(value)
     return None
-
-
-_Label = str | list[str] | None
-
-
-def _check_labels(ids: Sequence[str], labels: Sequence[_Label], given_N: NDArray[np.str_], column: str) -> None:
-    """Raise InputError for a sample without a label, unless it is of val or test and none there has one."""
-    missing_N = np.array([label is None for label in labels])
-    for split in SPLITS:
-        in_split_N = given_N == split
-        if (missing_N & in_split_N).any() and (split == "train" or not missing_N[in_split_N].all()):
-            raise InputError(
-                f"{ids[int(np.argmax(missing_N & in_split_N))]!r} has no label: expected a .cls, or a .json with "
-                f"{column!r}; name another field (--label-column), or take all images without labels (--no-labels)"
-            )
-
-
-def _single(
-    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
-) -> Labelling:
-    if any(isinstance(label, list) for label in labels):
-        raise InputError("labels are lists; ask for them with --multi-label (multi_label=True)")
-    known_N = np.array([label is not None for label in labels])
-    texts = [str(label) for label in labels if label is not None]
-    class_of = _classes(texts, names)
-    class_names = ordered_classes(texts) if names is None else distinct_names(names)
-    labels_N = np.full(len(labels), -1, np.int64)
-    labels_N[known_N] = label_indices([class_of[text] for text in texts], class_names)
-    return Labelling.single_label(labels_N, class_names, given_N, random_split)
-
-
-def _several(
-    labels: Sequence[_Label], names: Sequence[str] | None, given_N: NDArray[np.str_], random_split: RandomSplit
-) -> Labelling:
-    cells = [label if isinstance(label, list) else several_of(label or "") for label in labels]
-    class_of = _classes([text for cell in cells for text in cell], names)
-    return Labelling.multi_label([[class_of[text] for text in cell] for cell in cells], given_N, random_split)
-
-
-def _classes(texts: Sequence[str], names: Sequence[str] | None) -> dict[str, str]:
-    """Map each label to its class: with ``names`` the one that its number stands for, else the label itself."""
-    distinct = sorted(set(texts))
-    if names is None:
-        return {text: text for text in distinct}
-    if odd := [text for text in distinct if not text.isdecimal() or int(text) >= len(names)]:
-        raise InputError(
-            f"the label {odd[0]!r} is no number below {len(names)}, the lines of classnames.txt; take that file away "
-            "to have the labels as they are"
-        )
-    known = distinct_names(names)
-    return {text: known[int(text)] for text in distinct}
-
-
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """Make class names unique by adding its number to each one that occurs several times.
-
-    >>> distinct_names(["crane", "maillot", "crane"])
-    ['crane (0)', 'maillot', 'crane (2)']
-    """
-    counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]

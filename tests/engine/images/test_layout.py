@@ -177,6 +177,42 @@ class TestReader:
         assert (found.reader, len(found.files)) == ("tars", 5)
         assert found.left_out == {".json": 5, "parquet": 5}
 
+    @pytest.mark.parametrize("above", ["", "laion/", "train/"])
+    def test_the_numbered_folders_of_an_img2dataset_download_are_no_classes(self, above: str) -> None:
+        samples = [f"{above}{shard:05d}/{shard:05d}{n:04d}" for shard in range(3) for n in range(4)]
+        beside = [f"{above}{shard:05d}{ending}" for shard in range(3) for ending in (".parquet", "_stats.json")]
+        found = meaning([f"{sample}.{kind}" for sample in samples for kind in ("jpg", "txt", "json")], beside)
+        assert (found.reader, found.class_names, set(found.labels)) == ("images", (), {-1})
+        assert found.files == [f"{sample}.jpg" for sample in samples]
+        assert found.left_out == {".json": 15, ".txt": 12, "parquet": 3}
+        assert "img2dataset" in found.sentence
+        assert "captions are no labels" in found.sentence
+
+    def test_an_img2dataset_download_that_was_stopped_is_still_one(self) -> None:
+        paths = ["00000/000000000.jpg", "00000/000000000.json", "00000/000000001.jpg", "00000/000000002.txt", "00001/"]
+        assert meaning(paths).class_names == ()
+
+    def test_img2dataset_downloads_of_splits_keep_their_splits(self) -> None:
+        shards = [
+            f"{split}/00000/00000000{n}.{kind}" for split in ("train", "val") for n in "01" for kind in ("jpg", "json")
+        ]
+        assert roles(meaning(shards)) == {("train", ""): 2, ("val", ""): 2}
+        with pytest.raises(InputError, match=r"shards in train and classes such as 'cat' in val.*--no-labels"):
+            meaning([path for path in shards if path.startswith("train")], many("val/cat", 2))
+
+    @pytest.mark.parametrize(
+        "paths",
+        [
+            [f"{name}/{name}_{n:05d}.ppm" for name in ("00000", "00001") for n in range(3)],  # GTSRB
+            [f"{name}/{name}{n}.{kind}" for name in ("00", "01") for n in range(3) for kind in ("jpg", "json")],
+            [f"{name}/{name}000{n}.jpg" for name in ("00000", "00001") for n in range(3)],
+            [f"{name}/{n:09d}.{kind}" for name in ("00010", "00011") for n in range(3) for kind in ("jpg", "json")],
+            [*(f"00000/00000000{n}.{kind}" for n in range(3) for kind in ("jpg", "json")), "cat/1.jpg"],
+        ],
+    )
+    def test_other_folders_that_are_called_by_numbers_are_classes(self, paths: list[str]) -> None:
+        assert len(meaning(paths).class_names) == 2
+
     def test_clip_benchmark_exports_have_their_class_names(self) -> None:
         found = meaning(
             ["train/0.tar", "train/1.tar", "test/0.tar", "train/nshards.txt", "test/nshards.txt", "classnames.txt"],

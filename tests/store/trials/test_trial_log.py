@@ -117,12 +117,12 @@ def test_paths_that_hold_no_log_are_said_to_hold_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "photo.jpg").touch()
     (tmp_path / "file").touch()
-    for name in ("folder", "file"):
-        with pytest.raises(NotAStoreError):
-            TrialLog.create(tmp_path / name)
-    for name in ("folder", "file", "nothing"):
-        with pytest.raises(NotAStoreError):
-            TrialLog(tmp_path / name)
+    for call in (TrialLog, TrialLog.create):
+        for name in ("folder", "file"):
+            with pytest.raises(NotAStoreError, match="is not empty and no trial log; choose a new or empty folder"):
+                call(tmp_path / name)
+    with pytest.raises(NotAStoreError, match="there is no trial log"):
+        TrialLog(tmp_path / "nothing")
     with pytest.raises(InputError, match="there is no folder"):
         TrialLog.create(tmp_path / "no" / "parent")
     assert TrialLog.create(TrialLog.create(tmp_path / "log").path).trials() == []

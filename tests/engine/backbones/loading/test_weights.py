@@ -239,6 +239,8 @@ def test_a_repository_of_the_hub_is_refused_at_once_where_the_hub_cannot_be_reac
         ("timm/resnet50.a1_in1k", "resnet50.a1_in1k"),
         ("https://huggingface.co/timm/vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_224.openai"),
         ("dinov2_vits14", "vit_small_patch14_dinov2"),
+        ("dino_vits16", "vit_small_patch16_224.dino"),
+        ("mae", "hiera_base_224.mae"),
         ("dinov2_vitg14_reg", "vit_giant_patch14_dinov2"),
         ("facebook/dinov2-small", "vit_small_patch14_dinov2"),
         ("ViT-B/32", "vit_base_patch32_224"),

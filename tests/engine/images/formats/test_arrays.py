@@ -11,6 +11,7 @@ from penultimate.store.errors import InputError
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (30, 8, 6, 3), dtype=np.uint8)
 LABELS = np.arange(30) % 3
+SEVERAL = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 1]], np.uint8)[LABELS]
 
 
 def npz(path: Path, **arrays: Any) -> str:
@@ -66,7 +67,22 @@ def test_a_npy_is_mapped_and_finds_its_labels_beside_it(tmp_path: Path) -> None:
         ({"images": RGB.astype(np.float32), "labels": LABELS}, "not float32 of"),
         ({"images": RGB[..., :2], "labels": LABELS}, r"not uint8 of \(30, 8, 6, 2\)"),
         ({"images": RGB, "labels": LABELS[:-1]}, r"not int64 of \(29,\)"),
-        ({"images": RGB, "labels": np.eye(30, 3, dtype=np.int64)}, r"not int64 of \(30, 3\)"),
+        ({"images": RGB, "labels": 2 * np.eye(30, 3, dtype=np.int64)}, r"matrix of 0 and 1 .*not int64 of \(30, 3\)"),
+        ({"images": RGB, "labels": np.full((30, 3), np.nan)}, r"not float64 of \(30, 3\)"),
+        ({"images": RGB, "labels": np.eye(3, dtype=np.uint8)[LABELS]}, r"has one 1: .*argmax.*--multi-label"),
+        ({"images": RGB, "labels": SEVERAL, "class_names": ["a", "b"]}, "2 class names, and 3 columns"),
+        (
+            {"x_train": RGB, "y_train": SEVERAL, "x_test": RGB, "y_test": SEVERAL[:, :2]},
+            r"alike in all splits.*\(30, 2\), \(30, 3\)",
+        ),
+        (
+            {"x_train": RGB, "y_train": SEVERAL, "x_test": RGB, "y_test": 0 * SEVERAL},
+            "no image of test shows any class",
+        ),
+        (
+            {"x_train": RGB, "y_train": SEVERAL * [1, 1, 0], "x_test": RGB, "y_test": SEVERAL},
+            "test has classes that train lacks.*: 2",
+        ),
         ({"images": RGB, "labels": LABELS, "class_names": ["a", "b"]}, "2 class names, got 0 to 2"),
         ({"x_train": RGB, "y_train": LABELS, "x_test": RGB[:, 1:], "y_test": LABELS}, "differ in size"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "cannot read the arrays.*allow_pickle"),
@@ -75,6 +91,34 @@ def test_a_npy_is_mapped_and_finds_its_labels_beside_it(tmp_path: Path) -> None:
 def test_arrays_that_are_no_images_are_explained(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_images(npz(tmp_path / "a.npz", **arrays))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float32"])
+def test_a_matrix_of_zeros_and_ones_is_several_labels_an_image(tmp_path: Path, dtype: str) -> None:
+    images = load_images(npz(tmp_path / "chest.npz", images=RGB, labels=SEVERAL.astype(dtype)))
+    assert (images.metric, images.class_names, str(images.labels_N.dtype)) == ("map11", ("0", "1", "2"), "uint8")
+    np.testing.assert_array_equal(images.labels_N, SEVERAL)
+    assert Counter(images.split_N.tolist()) == {"train": 18, "val": 6, "test": 6}
+
+
+def test_splits_keep_their_rows_of_the_matrix_and_classes_their_names(tmp_path: Path) -> None:
+    arrays = {"train_images": RGB, "train_labels": SEVERAL, "test_images": RGB[::-1], "test_labels": SEVERAL[::-1]}
+    images = load_images(npz(tmp_path / "chest.npz", **arrays, class_names=["calm", "ill", "old"]))
+    assert images.class_names == ("calm", "ill", "old")
+    np.testing.assert_array_equal(images.labels_N, np.concatenate([SEVERAL[::-1], SEVERAL]))
+    assert set(images.split_N[:30].tolist()) == {"test"}
+
+
+def test_a_single_one_in_every_row_is_several_labels_if_that_is_asked(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", images=RGB, labels=np.eye(3, dtype=np.uint8)[LABELS])
+    images = load_images(path, multi_label=True)
+    assert images.metric == "map11"
+    np.testing.assert_array_equal(images.labels_N.argmax(axis=1), LABELS)
+    np.save(tmp_path / "images.npy", RGB)
+    np.save(tmp_path / "labels.npy", SEVERAL)
+    np.testing.assert_array_equal(load_images(str(tmp_path / "images.npy")).labels_N, SEVERAL)
+    with pytest.raises(InputError, match=r"--multi-label\) are a matrix .* have the shapes \(30,\)"):
+        load_images(npz(tmp_path / "b.npz", images=RGB, labels=LABELS), multi_label=True)
 
 
 def test_a_damaged_archive_is_said(tmp_path: Path) -> None:

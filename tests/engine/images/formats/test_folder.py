@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penultimate.engine.images.formats.folder import load_folder
+from penultimate.engine.images.formats.folder import load_folder, root_name
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.errors import InputError
 
@@ -226,3 +226,8 @@ class TestDigest:
         (tmp_path / "val" / "cat").mkdir(parents=True)
         (tmp_path / "val" / "cat" / "1.jpg").write_bytes(b"bc")
         assert load_folder(tmp_path).digest == "4324da5d28f79830"
+
+
+def test_the_root_of_the_file_system_has_a_name_as_any_folder(tmp_path: Path) -> None:
+    assert root_name(Path("/")) == "root"
+    assert root_name(tmp_path / ".." / tmp_path.name) == tmp_path.name

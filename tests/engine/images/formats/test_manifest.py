@@ -1,3 +1,4 @@
+import json
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -83,17 +84,32 @@ def test_a_missing_cell_is_no_label_and_not_a_class(tmp_path: Path) -> None:
         load_manifest(tmp_path / "set.parquet")
 
 
-def test_lists_of_labels_must_be_asked_for(tmp_path: Path) -> None:
-    labels: list[object] = [["dog"]] * 6
-    with pytest.raises(InputError, match="multi_label=True"):
-        load_manifest(table(tmp_path, {"path": PATHS, "label": labels}, "set.parquet"))
+def test_a_column_of_lists_says_itself_that_there_are_several_labels(tmp_path: Path) -> None:
+    labels: list[object] = [["dog", "cat"], ["cat"], [], ["eel"], ["cat", "eel"], ["dog"]]
+    manifest = table(tmp_path, {"path": PATHS, "label": labels}, "set.parquet")
+    images = load_manifest(manifest)
+    assert images.metric == "map11"
+    assert images.digest == load_manifest(manifest, multi_label=True).digest
+    lines = [json.dumps({"path": path, "label": cell}) for path, cell in zip(PATHS, labels, strict=True)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    assert load_manifest(tmp_path / "set.jsonl").digest == images.digest
+    (tmp_path / "set.jsonl").write_text("\n".join([*lines[:-1], json.dumps({"path": "b/6.jpg", "label": "dog|cat"})]))
+    with pytest.raises(InputError, match="holds lists, and in row 6 none"):
+        load_manifest(tmp_path / "set.jsonl")
+
+
+def test_a_class_of_several_that_the_test_split_alone_shows_is_refused(tmp_path: Path) -> None:
+    labels: list[object] = ["dog|cat", "cat", "dog", "eel", "cat", "dog"]
+    splits: list[object] = ["train", "train", "train", "test", "test", "val"]
+    with pytest.raises(InputError, match=r"test has classes that train lacks.*: eel"):
+        load_manifest(table(tmp_path, {"path": PATHS, "label": labels, "split": splits}), multi_label=True)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"path": PATHS, "labels": LABELS}, "no column 'label'; it has 'path', 'labels'; did you mean 'labels'?"),
-        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species' .name another with --label-"),
+        ({"path": PATHS, "species": LABELS}, "no column 'label'; it has 'path', 'species'; name another with --label-"),
         ({"label": LABELS}, "no column 'path'; it has 'label'"),
         ({"path": PATHS, "label": ["cat", "", *LABELS[2:]]}, "row 2 of .* has nothing in column 'label'"),
         ({"path": [*PATHS[:5], PATHS[1]], "label": LABELS}, r"names 'a/1.jpg' twice, in rows 2 and 6"),

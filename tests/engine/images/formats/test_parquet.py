@@ -19,7 +19,12 @@ CLASSES = ["airplane", "ant", "bee"]
 
 
 def hugging_face(
-    path: Path, images: Sequence[bytes | None], labels: Sequence[Any] | None, *, names: list[str] | None = CLASSES
+    path: Path,
+    images: Sequence[bytes | None],
+    labels: Sequence[Any] | None,
+    *,
+    names: list[str] | None = CLASSES,
+    wrapped: Callable[[Any], Any] | None = None,
 ) -> Path:
     """Write a file as ``datasets`` writes it, with schema metadata and 4 rows a group instead of 100."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +35,8 @@ def hugging_face(
     if labels is not None:
         columns["label"] = pa.array(labels)
         features["label"] = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "string", "_type": "Value"}
+    if wrapped is not None:
+        features["label"] = wrapped(features["label"])
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), path, row_group_size=4)
     return path
@@ -80,7 +87,11 @@ def test_a_row_without_bytes_stays_in_the_set_as_unreadable(tmp_path: Path) -> N
         ([0, 1, -1], CLASSES, "should be positions in its 3 class names, got -1 to 1"),
         ([0, 1, 3], CLASSES, "got 0 to 3"),
         ([0, None, 1], CLASSES, "have no label"),
-        ([0.5, 1.0, 2.0], None, "one integer or text a row, not double"),
+        ([0.5, 1.0, 2.0], None, "one integer or text a row, or a list of them, not double"),
+        ([[0.5], [1.0], []], None, r"or a list of them, not list<.*double>"),
+        ([[0], None, [1]], CLASSES, "have no label"),
+        ([[0], [None], [1]], CLASSES, "some lists of 'label' .* hold a null"),
+        ([[0], [1, 3], [1]], CLASSES, "got 0 to 3"),
         (None, None, r"no column 'label'; its other columns are none.*--label-column"),
     ],
 )
@@ -187,3 +198,86 @@ def test_a_column_of_bytes_that_are_no_images_is_no_path(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"column 'image' of .* holds bytes") as raised:
         load_images(str(tmp_path / "a.parquet"))
     assert len(str(raised.value)) < 300
+
+
+LISTS = [[0, 2], [], [1], [2, 1, 0], [0], [2]]
+MATRIX = [[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda feature: {"_type": "List", "feature": feature},  # datasets 4
+        lambda feature: {"_type": "Sequence", "feature": feature, "length": -1},  # datasets 2 and 3
+        lambda feature: [feature],  # datasets 1
+    ],
+)
+def test_lists_of_class_labels_are_several_labels_with_the_names_of_the_schema(
+    tmp_path: Path, wrapped: Callable[[Any], Any]
+) -> None:
+    images = load_images(str(hugging_face(tmp_path / "a.parquet", rows(0, 6), LISTS, wrapped=wrapped)))
+    assert (images.class_names, images.metric) == (tuple(CLASSES), "map11")
+    assert images.labels_N.tolist() == MATRIX
+    assert Counter(images.split_N.tolist()) == {"train": 4, "val": 1, "test": 1}
+
+
+def test_lists_of_names_and_of_bare_numbers_are_several_labels(tmp_path: Path) -> None:
+    named = [[CLASSES[number] for number in cell] for cell in LISTS]
+    images = load_images(str(hugging_face(tmp_path / "a.parquet", rows(0, 6), named, names=None)))
+    assert (images.class_names, images.labels_N.tolist()) == (tuple(CLASSES), MATRIX)
+    images = load_images(str(hugging_face(tmp_path / "b.parquet", rows(0, 6), LISTS, names=None)))
+    assert (images.class_names, images.labels_N.tolist()) == (("0", "1", "2"), MATRIX)
+
+
+def test_lists_of_zeros_and_ones_of_one_length_are_the_rows_of_a_matrix(tmp_path: Path) -> None:
+    images = load_images(str(hugging_face(tmp_path / "a.parquet", rows(0, 6), MATRIX, names=None)))
+    assert (images.class_names, images.labels_N.tolist()) == (("0", "1", "2"), MATRIX)
+
+
+def test_texts_are_split_where_several_labels_are_asked_for(tmp_path: Path) -> None:
+    texts = ["bee|ant", "ant", "bee", "bee | cow", "cow", "ant"]
+    path = hugging_face(tmp_path / "a.parquet", rows(0, 6), texts, names=None)
+    images = load_images(str(path), multi_label=True)
+    assert images.class_names == ("ant", "bee", "cow")
+    assert images.labels_N.tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]]
+    one_each = hugging_face(tmp_path / "b.parquet", rows(0, 6), [0, 1, 2] * 2)
+    assert load_images(str(one_each), multi_label=True).labels_N.tolist() == np.eye(3)[[0, 1, 2] * 2].tolist()
+
+
+def test_lists_of_labels_are_mapped_by_name_across_files(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "train.parquet", rows(0, 6), LISTS, names=["cow", "ant", "bee"], wrapped=lambda f: [f])
+    hugging_face(
+        tmp_path / "test.parquet", rows(6, 3), [[0, 1], [2], []], wrapped=lambda f: [f], names=["ant", "bee", "cow"]
+    )
+    images = load_images(str(tmp_path))
+    shown = [{images.class_names[k] for k in np.flatnonzero(row)} for row in images.labels_N]
+    assert shown[:3] == [{"ant", "bee"}, {"cow"}, set()]
+    assert shown[3:] == [{["cow", "ant", "bee"][number] for number in cell} for cell in LISTS]
+
+
+def test_lists_beside_single_labels_must_be_asked_for(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "a.parquet", rows(0, 6), LISTS, wrapped=lambda feature: [feature])
+    hugging_face(tmp_path / "b.parquet", rows(6, 6), [0, 1] * 3)
+    with pytest.raises(
+        InputError, match=r"lists of labels in some files and one label a row in .*b\.parquet'.*--multi"
+    ):
+        load_images(str(tmp_path))
+    assert load_images(str(tmp_path), multi_label=True).labels_N[6:].tolist() == [[1, 0, 0], [0, 1, 0]] * 3
+
+
+@pytest.mark.parametrize("labels", [[None, None, None], [[], [], []]])
+def test_a_split_without_any_of_several_labels_is_not_taken_for_images_of_no_class(
+    tmp_path: Path, labels: list[Any]
+) -> None:
+    hugging_face(tmp_path / "train.parquet", rows(0, 6), LISTS, wrapped=lambda feature: [feature])
+    hugging_face(tmp_path / "test.parquet", rows(6, 3), pa.array(labels, pa.list_(pa.int64())))
+    with pytest.raises(InputError, match=r"no image of test shows any class.*--no-labels"):
+        load_images(str(tmp_path))
+
+
+def test_bare_numbers_without_labels_in_test_are_no_class(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "train.parquet", rows(0, 9), [0, 1, 2] * 3, names=None)
+    hugging_face(tmp_path / "test.parquet", rows(9, 3), [-1, -1, -1], names=None)
+    images = load_images(str(tmp_path))
+    assert images.class_names == ("0", "1", "2")
+    assert set(images.labels_N[images.split_N == "test"].tolist()) == {-1}

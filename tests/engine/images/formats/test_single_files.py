@@ -79,7 +79,7 @@ def test_options_that_do_not_apply_are_refused_rather_than_ignored(here: Path) -
     for name in ("cat", "dog"):
         Path("set", name).mkdir(parents=True)
         Path("set", name, "1.jpg").write_bytes(b"x")
-    with pytest.raises(InputError, match="--multi-label goes with manifests and tars"):
+    with pytest.raises(InputError, match="--multi-label goes with tables, tars, Parquet files and arrays"):
         load_images("set", multi_label=True)
     with pytest.raises(InputError, match="--set path_column=NAME goes with tables"):
         load_images("set", path_column="where")

@@ -180,8 +180,12 @@ def test_tars_may_have_several_labels(tmp_path: Path) -> None:
     assert images.class_names == ("cat", "dog", "eel")
     assert images.labels_N.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert images.metric == "map11"
-    with pytest.raises(InputError, match=r"labels are lists.*--multi-label"):
+    assert load_images(str(path)).digest == images.digest  # lists say it themselves
+    mixed = members | {"5.json": json.dumps({"label": "eel|cat"}).encode()}
+    path = write_tar(tmp_path / "mixed.tar", mixed)
+    with pytest.raises(InputError, match=r"lists, and that of 'mixed/5' is none; .*--multi-label"):
         load_images(str(path))
+    assert load_images(str(path), multi_label=True).labels_N.tolist() == images.labels_N.tolist()
     texts = {f"{n}.{kind}": b"x%d" % n if kind == "jpg" else b"cat|dog" for n in range(6) for kind in ("jpg", "cls")}
     assert load_images(str(write_tar(tmp_path / "b.tar", texts)), multi_label=True).class_names == ("cat", "dog")
 
@@ -233,3 +237,12 @@ def test_several_tars_named_by_a_shell_are_the_set_of_the_glob(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     names = [str(pets(Path(f"pets-{number}.tar"), first=12 * number)) for number in range(3)]
     assert load_images(names).digest == load_images("pets-*.tar").digest
+
+
+def test_a_test_split_without_any_of_several_labels_is_not_scored_as_images_of_no_class(tmp_path: Path) -> None:
+    labels = [["cat"], ["dog"], ["cat", "dog"]] * 2
+    train = {f"{n}.json": json.dumps({"label": cell}).encode() for n, cell in enumerate(labels)}
+    write_tar(tmp_path / "train.tar", train | {f"{n}.jpg": b"%d" % n for n in range(6)})
+    write_tar(tmp_path / "test.tar", {f"{n}.jpg": b"test%d" % n for n in range(3)})
+    with pytest.raises(InputError, match="no image of test shows any class"):
+        load_images(str(tmp_path))
