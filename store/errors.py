@@ -4,6 +4,7 @@
     ├── InputError (ValueError)      exit code 2: the request or the input is wrong; nothing was started
     │   ├── UnknownNameError         a name that does not exist; the message gives the nearest ones
     │   ├── UnavailableError         a device, decoder, solver, dtype or package this machine lacks
+    │   ├── ForbiddenError           an object store refuses a request with these credentials
     │   └── NotAStoreError           no feature store or trial log lies at this location
     ├── StoreError (OSError)
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
@@ -50,6 +51,10 @@ class UnknownNameError(InputError):
 
 class UnavailableError(InputError):
     """A device, decoder, solver, dtype or package exists, but not on this machine."""
+
+
+class ForbiddenError(InputError):
+    """An object store refuses a request with these credentials."""
 
 
 class NotAStoreError(InputError):

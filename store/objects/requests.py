@@ -20,7 +20,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from penultimate.store.errors import InputError, StoreError
+from penultimate.store.errors import ForbiddenError, InputError, StoreError
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.retry import Retry
 
@@ -41,7 +41,7 @@ class Requests:
         self.retry = retry
 
     def make(self, name: str, request: Callable[[], _Result]) -> _Result:
-        """Return the result of ``request``; raises StoreError after the last attempt, InputError without permission."""
+        """Return the result of ``request``; raises StoreError after the last attempt, ForbiddenError if refused."""
         for pause in self.retry.pauses():
             try:
                 return request()
@@ -85,7 +85,7 @@ class Requests:
         if isinstance(error, RESPONSES):
             raise error
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            raise InputError(
+            raise ForbiddenError(
                 f"{where} cannot be used: {self._reason(error)}; check the credentials in the environment or profile, "
                 "and what they are allowed to do in this bucket"
             ) from None
