@@ -16,7 +16,7 @@ from support.s3_server import BUCKET, Proxy, every
 
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.formats import remote_tars
+from penultimate.engine.images.formats import spool
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
@@ -62,8 +62,8 @@ def location(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep nothing of a tar in memory, as of one too large."""
-    monkeypatch.setattr(remote_tars, "_KEPT_BYTES", 0)
+    """Keep nothing of a tar on the disk, as of one too large."""
+    monkeypatch.setattr(spool, "SHARE_OF_FREE_SPACE", 0.0)
 
 
 def pixels(images: ImageSet) -> dict[str, object]:
