@@ -28,6 +28,7 @@ RESPONSES = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionE
 """Errors that are a valid response; they are raised to the caller at once and the request is not repeated."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
+_REFUSED = re.compile(r"status code: 40[13]\b")  # of a listing obstore makes a plain error
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 
 _Result = TypeVar("_Result")
@@ -84,7 +85,7 @@ class Requests:
             ) from None
         if isinstance(error, RESPONSES):
             raise error
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(str(error)):
             raise ForbiddenError(
                 f"{where} cannot be used: {self._reason(error)}; check the credentials in the environment or profile, "
                 "and what they are allowed to do in this bucket"

@@ -34,8 +34,8 @@ READS_AT_ONCE = 64
 """Connections to object stores. Each waits some 20 ms for an answer, so that 64 give 3,200 images a second; of more,
 one Python process has no use (benchmarks/results/remote_reads_<...>.md)."""
 
-_LISTINGS = 32
-"""Largest number of ranges of names that are listed at once."""
+_LISTINGS, _PER_RANGE = 32, 1000
+"""Largest number of ranges of names that are listed at once, and smallest number of names in one of them."""
 
 _LISTED_AT_LEAST, _LISTED_PER_IMAGE = 10_000, 20
 """Numbers of objects after which a listing is given up: it costs a request a thousand, and saves one an image."""
@@ -197,7 +197,7 @@ def _listed(objects: "RemoteObjects", keys: Sequence[str]) -> Mapping[str, FileF
     """Return the fingerprints of those of ``keys`` that listings find, in ranges of names at the same time."""
     ordered = sorted(set(keys))
     # Azure lists from the beginning whatever range is asked for.
-    size = len(ordered) if objects.address.startswith("az:") else max(1000, -(-len(ordered) // _LISTINGS))
+    size = len(ordered) if objects.address.startswith("az:") else max(_PER_RANGE, -(-len(ordered) // _LISTINGS))
     ranges = [ordered[first : first + size] for first in range(0, len(ordered), size)]
     with ThreadPoolExecutor(len(ranges), thread_name_prefix="list") as pool:
         try:
