@@ -29,8 +29,8 @@ _ALONE = 8
 _CROWDED = 1.5
 """Ratio of the time of a request among others to that of one alone from which on they wait for each other."""
 
-_BUSY = 0.8
-"""Number of cores from which on one Python process is busy, whose threads run one at a time."""
+_BUSY = 0.9
+"""Number of cores from which on one Python process counts as busy, since its threads run one at a time."""
 
 _KEPT_BYTES = 256 << 20
 """Number of bytes of images that are kept in memory to be decoded."""
@@ -59,10 +59,10 @@ class FetchRates:
 
     @property
     def limit(self) -> str:
-        """What holds fetching back: ``cores``, of this process, ``network`` (or the server), or ``connections``."""
-        if self.busy_cores > _BUSY:
-            return "cores"
-        return "network" if self.request_ms > _CROWDED * self.request_ms_alone else "connections"
+        """What limits fetching: ``connections``, the ``network`` or the server, or the ``cores`` of this process."""
+        if self.request_ms <= _CROWDED * self.request_ms_alone:
+            return "connections"
+        return "cores" if self.busy_cores > _BUSY else "network"
 
     @classmethod
     def median(cls, rates: "Sequence[FetchRates]") -> Self:
