@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # it needs the extra `cloud`
 # Shapes: N samples.
 
 READS_AT_ONCE = 64
-"""Connections to object stores. Each waits some 20 ms for an answer, so that 64 give 3,200 images a second; of more,
-one Python process has no use (benchmarks/results/remote_reads_<...>.md)."""
+"""Number of requests in flight. Of answers that take 20 ms, 64 make at most 3,200 images a second; more requests gain
+little, as one Python process is then busy with them (benchmarks/results/remote_reads_xeon2_202611.md)."""
 
 _LISTINGS, _PER_RANGE = 32, 1000
 """Largest number of ranges of names that are listed at once, and smallest number of names in one of them."""
