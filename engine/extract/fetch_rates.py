@@ -38,7 +38,7 @@ _KEPT_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchRates:
-    """Rates of fetching images from a server, with one request each."""
+    """Rates of fetching images from a server, with one request each; those that a spool has come from the disk."""
 
     images: float
     """Images, and so requests, a second."""

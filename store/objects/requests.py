@@ -28,7 +28,9 @@ RESPONSES = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionE
 """Errors that are a valid response; they are raised to the caller at once and the request is not repeated."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
-_REFUSED = re.compile(r"status code: 40[13]\b")  # of a listing obstore makes a plain error
+_REFUSED = re.compile(r"status code: 40[13]\b")
+"""Obstore raises PermissionDeniedError for objects, and for listings an error that only its text tells apart."""
+
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 
 _Result = TypeVar("_Result")

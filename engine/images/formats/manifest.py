@@ -51,7 +51,7 @@ def load_manifest(
     metric: str | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Load images whose paths stand in a table, a file or, given as text, at an address.
+    """Load images whose paths stand in a table, which is a file or lies at an address.
 
     Paths are relative to the table's own folder or address, or are addresses.
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
@@ -68,13 +68,16 @@ def load_manifest(
         id=id_column,
         multi_label=multi_label,
     )
-    table = manifest if isinstance(manifest, Path) else open_table(manifest)
+    root: Path | ObjectPath = Path(manifest).parent
+    table: Path | TableObject = Path(manifest)
+    if is_address(manifest):
+        root, table = ObjectPath.parse(str(manifest)), open_table(str(manifest))
     rows = read_rows(table, columns)
     random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     given_N = np.array(rows.splits if rows.splits is not None else ["train"] * len(rows.paths), SPLIT_DTYPE)
     return _image_set(
         table,
-        manifest.parent if isinstance(manifest, Path) else ObjectPath.parse(manifest),
+        root,
         rows,
         given_N,
         name=PurePosixPath(str(table)).stem if name is None else name,

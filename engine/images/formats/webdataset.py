@@ -79,7 +79,8 @@ def load_webdataset(
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
     folder, stems_of_tars = stems([tar.path for tar in tars])
     shared = tars[0].folder(folder)
-    num_threads = max(min(16, 2 * usable_cores()), *(tar.reads_at_once for tar in tars))
+    # Of tars in a bucket at most a block of 4 MiB each is in memory.
+    num_threads = min(32, max(min(16, 2 * usable_cores()), *(tar.reads_at_once for tar in tars)))
     with ThreadPoolExecutor(num_threads, thread_name_prefix="tar") as pool:
         indexes = list(pool.map(lambda tar: _index(tar, label_column), tars))
     samples = sorted(

@@ -26,6 +26,7 @@ from penultimate.engine.images.formats import remote_images
 from penultimate.engine.images.formats.remote_images import ObjectPath
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
+from penultimate.engine.study.study import Dataset
 from penultimate.store.errors import ForbiddenError, InputError, StoreError, VanishedImageError
 from penultimate.store.objects.open import open_objects
 from penultimate.store.objects.remote import RemoteObjects
@@ -344,6 +345,13 @@ def test_a_slow_answer_is_told_from_a_full_network(bucket: Bucket) -> None:
     assert full.limit == "network"
     assert full.request_ms > 2 * full.request_ms_alone
     assert full.images < 50
+
+
+def test_a_study_takes_addresses_as_they_are(bucket: Bucket, local: ImageSet) -> None:
+    dataset = Dataset(images=bucket.put_manifest(relative))
+    images = dataset.load("pets", data="photos of mine", seed=0, cache=None)
+    assert (images.name, len(images)) == ("pets", 24)
+    assert images.digest == local.digest
 
 
 def test_bench_shows_fetching_and_listing_of_images_in_a_bucket_only(
