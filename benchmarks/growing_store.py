@@ -57,7 +57,7 @@ def image_steps(images: Path, work: Path) -> Iterator[Step]:
     root, held_back = work / "photos", work / "held back"
     files = sorted(path for path in images.glob("*/*") if path.is_file())
     for path in files:
-        _link(path, root / path.relative_to(images))
+        link(path, root / path.relative_to(images))
     num_held = min(100, len(files) // 10)
     for path in files[:: len(files) // num_held][:num_held]:
         _move(root / path.relative_to(images), held_back / path.relative_to(images))
@@ -112,14 +112,15 @@ def extract_once(root: str, store: str, seed: str, cache: str) -> None:
         requests=tuple(requests_of([MODEL], weights="random", seed=0)),
         settings=ExtractionSettings(compile=False, preprocess="paper"),
     )
-    began, before = time.perf_counter(), _bytes_read()
+    began, before = time.perf_counter(), bytes_read()
     images = load_images(root, seed=int(seed), cache=kept)
     (extracted,) = extract_job(images, job, FeatureStore.create(store))
-    seconds, read = time.perf_counter() - began, _bytes_read() - before
+    seconds, read = time.perf_counter() - began, bytes_read() - before
     print(extracted.features.num_rows, extracted.num_embedded, extracted.num_reused, read, seconds)
 
 
-def _bytes_read() -> int:
+def bytes_read() -> int:
+    """Return the bytes that this process has read by system calls."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
@@ -277,7 +278,8 @@ def report(images: Path, num_rows: int, rounds: int, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _link(path: Path, target: Path) -> None:
+def link(path: Path, target: Path) -> None:
+    """Make a hard link, or a copy on another disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, target)

@@ -97,6 +97,7 @@ class _Rows:
         self._source = source
         self._rows = rows.tolist()
         self.location = source.location
+        self.reads_at_once = source.reads_at_once
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         return self._source.read(self._rows[index])

@@ -1,5 +1,6 @@
 """``penultimate bench``: measure each part of an extraction on the user's images and name the bottleneck."""
 
+import time
 from dataclasses import replace
 from typing import Annotated
 
@@ -29,6 +30,15 @@ _COLUMNS = {
     "ceiling_per_sec": "ceiling/s",
     "ratio_to_ceiling": "ratio",
     "bottleneck": "bottleneck",
+}
+
+
+_REMOTE_COLUMNS = {
+    "requests_per_sec": "fetch/s",
+    "fetch_mb_per_sec": "MB/s",
+    "request_ms": "ms a request",
+    "request_ms_alone": "ms alone",
+    "listing_seconds": "listing s",
 }
 
 
@@ -65,10 +75,12 @@ def bench(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Measure decoding, the network, writing and all together, and name what holds the whole back.
+    """Measure decoding, the model, writing and all together, and name what holds the whole back.
 
     The first round holds all warm-up; the other columns are medians of the rounds after it. Of several models there
-    is a row each, and one of all from one decode. Files come from the system's cache where it has them.
+    is a row each, and one of all from one decode. Files come from the system's cache where it has them. Of images in an
+    object store fetching is measured too, with as many requests at once as an extraction makes and with one; the
+    bottleneck may then be listing, the number of connections, or the network.
 
     \b
     penultimate bench photos/ --model resnet50.a1_in1k
@@ -77,13 +89,16 @@ def bench(
     how = BenchOptions.of(settings)
     how.check_machine()
     requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    began = time.perf_counter()
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
+    listing_seconds = time.perf_counter() - began
     log(summary_of(whole))
     rows = sample_rows(len(whole), num_images or default_num_images(how.device))
     # Under the digest of the sample alone, for which the rest of the set need not be read.
     sample = replace(subset(whole, rows), subset_of=None)
     job = ExtractionJob(requests=requests, settings=how.part(ExtractionSettings))
     backbones, _ = prepared_backbones(job.requests, job.settings, num_images=lambda backbone: len(whole), log=log)
+    is_remote = whole.source.reads_at_once > 1
     together = [backbones] if len(backbones) > 1 else []
     measured = [
         measure(
@@ -92,6 +107,8 @@ def bench(
             num_parameters=sum(backbone.num_parameters for backbone in chosen),
             shared_cores=how.device == "cpu",
             num_rounds=rounds,
+            listing_seconds=listing_seconds if is_remote else None,
+            num_listed=len(whole),
         ).as_dict()
         | {"machine": machine()}
         for chosen in [*([backbone] for backbone in backbones), *together]
@@ -101,6 +118,6 @@ def bench(
     else:
         print_table(
             measured,
-            _COLUMNS,
+            _COLUMNS | (_REMOTE_COLUMNS if is_remote else {}),
             title=f"{len(sample):,} images of {sample.name}, batch {how.rows_per_batch}, {how.threads}",
         )

@@ -89,6 +89,7 @@ def extract(
     penultimate extract caltech101 --root data/caltech101 --store features.zarr \\
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
+    penultimate extract s3://bucket/photos/labels.csv --store features.zarr --model resnet50.a1_in1k
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
     """

@@ -16,8 +16,8 @@ Images = Annotated[
         metavar="IMAGES...",
         help="A folder of images, of tars (WebDataset) or of Parquet files with images in them; a CSV, TSV, JSON Lines "
         "or Parquet manifest; a .npz or .npy; a dataset's name. Tars and Parquet files also by glob or "
-        "`set-{000..009}.tar`; tars also at s3://, gs:// or az://, read in ranges. Without labels also images, lists "
-        "of paths (.txt) and any number of all these.",
+        "`set-{000..009}.tar`; tars, manifests and the images that these name also at s3://, gs:// or az://. Without "
+        "labels also images, lists of paths (.txt) and any number of all these.",
     ),
 ]
 StoreLocation = Annotated[

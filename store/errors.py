@@ -5,6 +5,7 @@
     │   ├── UnknownNameError         a name that does not exist; the message gives the nearest ones
     │   ├── LabelsError              labels are missing or contradict each other; without them, images can be read
     │   ├── UnavailableError         a device, decoder, solver, dtype or package this machine lacks
+    │   ├── ForbiddenError           an object store refuses a request with these credentials
     │   └── NotAStoreError           no feature store or trial log lies at this location
     ├── StoreError (OSError)
     │   ├── IncompleteFeaturesError  shards are missing; extract resumes
@@ -68,6 +69,10 @@ class LabelsError(InputError):
 
 class UnavailableError(InputError):
     """A device, decoder, solver, dtype or package exists, but not on this machine."""
+
+
+class ForbiddenError(InputError):
+    """An object store refuses a request with these credentials."""
 
 
 class NotAStoreError(InputError):

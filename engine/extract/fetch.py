@@ -1,8 +1,10 @@
 """Fetch images in one pass: each is read once, digested, and looked up in the store before anything is decoded."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,13 @@ from penultimate.store.errors import PenultimateError
 # Shapes: N samples of a set, B of a group.
 
 _GROUP = 8
-"""Number of images that one task reads and that are looked up together."""
+"""Number of images that are looked up together and, where reading keeps a core busy, read by one task."""
 
-_IN_FLIGHT = 8
-"""Number of groups read ahead of the decoder."""
+_IN_FLIGHT = 64
+"""Smallest number of images read ahead of the decoder."""
+
+_MOST_BYTES = 256 << 20
+"""Number of bytes read ahead of the decoder from which on fewer images are."""
 
 Fetched = bytes | NDArray[np.uint8] | str
 """An encoded file, pixels (H, W, 3), or the reason why neither could be read."""
@@ -28,28 +33,45 @@ Fetched = bytes | NDArray[np.uint8] | str
 IsNeeded = Callable[[NDArray[np.int64], Sequence[Fetched]], NDArray[np.bool_]]
 """A function from indices of samples and what was read of them to which of them are to be decoded, (B,)."""
 
+_Item = TypeVar("_Item")
+
 
 class FetchedSource(ImageSource):
     """A source that reads ahead, and hands out what it has read once.
 
-    ``needed`` yields the indices to decode; a decoder that takes from it may read exactly these, in any order.
+    ``needed`` yields the indices to decode; a decoder that takes from it may read exactly these, in any order. As many
+    reads are in flight as the source wants, ``reads_at_once``, unless the images are so large that they would fill the
+    memory.
     """
 
     def __init__(self, source: ImageSource, *, num_threads: int, is_needed: IsNeeded) -> None:
-        """Read from ``source`` on ``num_threads`` threads; ``is_needed`` is called on the thread of ``needed``."""
+        """Read from ``source`` on ``num_threads`` threads, or as many as it has reads at once if that is more.
+
+        ``is_needed`` is called on the thread of ``needed``.
+        """
         self._source = source
-        self._num_threads = num_threads
+        self._num_threads = max(num_threads, source.reads_at_once)
+        # One image a task where it waits for a server, or those behind it in its task would wait as well.
+        self._per_task = 1 if source.reads_at_once > 1 else _GROUP
         self._is_needed = is_needed
         self._fetched: dict[int, bytes | NDArray[np.uint8]] = {}
+        self._ahead = _BytesAhead(_MOST_BYTES)
 
     @property
     @override
     def location(self) -> str:
         return self._source.location
 
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
+
     @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        return self._fetched.pop(index)
+        content = self._fetched.pop(index)
+        self._ahead.release(content)
+        return content
 
     @override
     def fingerprint(self, index: int) -> FileFingerprint:
@@ -60,26 +82,88 @@ class FetchedSource(ImageSource):
 
         One that cannot be read is not needed: ``is_needed`` is told the reason.
         """
-        remaining = iter(indices)
-        groups = iter(lambda: list(islice(remaining, _GROUP)), [])
-        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="fetch") as pool:
-            for group, contents in prefetch_map(pool, self._fetch, groups, depth=_IN_FLIGHT):
-                needed_B = self._is_needed(np.array(group, np.int64), contents)
-                for index, content, needed in zip(group, contents, needed_B.tolist(), strict=True):
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="fetch")
+        try:
+            for group in _groups(self._in_order(pool, indices), _GROUP):
+                samples_B, contents = np.array([index for index, _ in group], np.int64), [read for _, read in group]
+                for (index, content), needed in zip(group, self._is_needed(samples_B, contents).tolist(), strict=True):
                     if needed and not isinstance(content, str):
                         self._fetched[index] = content
                         yield index
+                    else:
+                        self._ahead.release(content)
+        finally:
+            pool.shutdown(cancel_futures=True)  # those that have not begun
 
-    def _fetch(self, group: list[int]) -> tuple[list[int], list[Fetched]]:
-        return group, [self._read(index) for index in group]
+    def _in_order(self, pool: ThreadPoolExecutor, indices: Iterable[int]) -> Iterator[tuple[int, Fetched]]:
+        """Read ``indices`` on the threads of ``pool``; yield each with what was read."""
+        for read in prefetch_map(
+            pool,
+            lambda task: [(index, self._read(index)) for index in task],
+            _groups(map(self._ahead.begin, indices), self._per_task),
+            # Twice as many as threads, so that all have something to do while the next in order is waited for.
+            depth=max(_IN_FLIGHT, 2 * self._source.reads_at_once) // self._per_task,
+            has_room=self._ahead.has_room,
+        ):
+            yield from read
 
     def _read(self, index: int) -> Fetched:
         try:
-            return self._source.read(index)
+            content: Fetched = self._source.read(index)
         except PenultimateError:  # not this image's fault: the run stops
             raise
         except OSError as error:
-            return reason_of(error)
+            content = reason_of(error)
+        self._ahead.add(content)
+        return content
+
+
+class _BytesAhead:
+    """Counts what is read ahead, so that there is never much more of it in memory than ``most`` bytes.
+
+    The size of an image is not known before it was read: those that are being read count as the mean so far.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = self._total = 0
+        self._num_read = self._num_begun = 0
+        self._lock = threading.Lock()
+
+    def begin(self, index: int) -> int:
+        """Count one more image that is going to be read; returns ``index``."""
+        self._num_begun += 1
+        return index
+
+    def add(self, content: Fetched) -> None:
+        """Count an image that was read, and is held until ``release``."""
+        with self._lock:
+            self._num_read += 1
+            self._held += _num_bytes(content)
+            self._total += _num_bytes(content)
+
+    def release(self, content: Fetched) -> None:
+        """Count an image that was handed on."""
+        with self._lock:
+            self._held -= _num_bytes(content)
+
+    def has_room(self) -> bool:
+        """Return whether one more image may be read; before the first was, only a few."""
+        with self._lock:
+            if not self._num_read:
+                return self._num_begun < _GROUP
+            expected = (self._num_begun - self._num_read + 1) * self._total / self._num_read
+            return self._held + expected <= self._most
+
+
+def _num_bytes(content: Fetched) -> int:
+    return content.nbytes if isinstance(content, np.ndarray) else len(content) if isinstance(content, bytes) else 0
+
+
+def _groups(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Yield items in lists of ``size``, the last one perhaps shorter."""
+    remaining = iter(items)
+    return iter(lambda: list(islice(remaining, size)), [])
 
 
 class KeptSource(ImageSource):
@@ -94,6 +178,11 @@ class KeptSource(ImageSource):
     @override
     def location(self) -> str:
         return self._source.location
+
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
 
     @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:

@@ -2,14 +2,15 @@
 
 Rates are images a second. Stages run with the threads they have in an extraction. The ceiling of stages that run on
 separate hardware is the slowest one's rate; of stages that share the same cores, 1 / sum(1 / rate). What a decoder
-builds, it builds in the first round and keeps.
+builds, it builds in the first round and keeps. Images that come from a server have two stages more: they are listed,
+before all else, and fetched, which hardly takes a core.
 """
 
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
+from penultimate.engine.extract.fetch_rates import FetchRates, measure_fetch
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -35,7 +37,8 @@ class Rates:
     """Rates of the stages of an extraction, in images a second."""
 
     decode: float
-    """Rate of reading, decoding and resizing, for every view the backbones need."""
+    """Rate of reading, decoding and resizing, for every view the backbones need; of images that come from a server,
+    without reading."""
 
     model: float
     """Rate of copying in, the forward pass and copying back, all backbones one after the other."""
@@ -44,17 +47,25 @@ class Rates:
     """Rate of writing features into a store, on its disk."""
 
     end_to_end: float
-    """Rate of the whole extraction."""
+    """Rate of the whole extraction, of images that are listed."""
+
+    fetch: FetchRates | None = None
+    """Rates of fetching images from a server; None where they are on this machine."""
 
     def ceiling(self, *, shared_cores: bool) -> float:
-        """Return the largest rate that the three stages allow, in images a second."""
+        """Return the largest rate that the stages allow, in images a second."""
         stages = [self.decode, self.model, self.write]
-        return 1 / sum(1 / rate for rate in stages) if shared_cores else min(stages)
+        ceiling = 1 / sum(1 / rate for rate in stages) if shared_cores else min(stages)
+        return ceiling if self.fetch is None else min(ceiling, self.fetch.images)
 
-    @property
-    def bottleneck(self) -> str:
-        """Name of the slowest stage."""
-        return min(STAGES, key=lambda stage: float(getattr(self, stage)))
+    def bottleneck(self, listing: float | None = None) -> str:
+        """Return the name of the slowest stage, of fetching that of its limit; ``listing`` is the rate of that."""
+        rates = {stage: float(getattr(self, stage)) for stage in STAGES}
+        if self.fetch is not None:
+            rates[self.fetch.limit] = self.fetch.images
+        if listing is not None:
+            rates["listing"] = listing
+        return min(rates, key=rates.__getitem__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +87,12 @@ class Throughput:
     shared_cores: bool
     """True if decoding and networks run on the same cores."""
 
+    listing_seconds: float | None
+    """Time it took to list all images of a server; None where they are on this machine."""
+
+    num_listed: int
+    """Number of images that were listed."""
+
     first: Rates
     """Rates of the first round, in which everything is built, compiled and touched for the first time."""
 
@@ -85,7 +102,11 @@ class Throughput:
     @property
     def warm(self) -> Rates:
         """Median of each stage's rate over the rounds after the first."""
-        return Rates(**{f: median(getattr(r, f) for r in self.rounds) for f in (*STAGES, "end_to_end")})
+        fetches = [r.fetch for r in self.rounds if r.fetch is not None]
+        return Rates(
+            **{f: median(getattr(r, f) for r in self.rounds) for f in (*STAGES, "end_to_end")},
+            fetch=FetchRates.median(fetches) if fetches else None,
+        )
 
     @property
     def ratios(self) -> list[float]:
@@ -95,6 +116,7 @@ class Throughput:
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON: timm's benchmark columns (the warm model alone; a step's time in ms), then ours."""
         warm, ratios = self.warm, self.ratios
+        listing = None if self.listing_seconds is None else self.num_listed / self.listing_seconds
         return {
             "model": self.model,
             "infer_samples_per_sec": warm.model,
@@ -110,7 +132,9 @@ class Throughput:
             "ceiling": "1 / sum(1 / rate)" if self.shared_cores else "min(rate)",
             "ratio_to_ceiling": median(ratios),
             "ratio_to_ceiling_range": [ratios[0], ratios[-1]],
-            "bottleneck": warm.bottleneck,
+            "bottleneck": warm.bottleneck(listing),
+            **({} if warm.fetch is None else warm.fetch.as_dict()),
+            **({} if listing is None else {"listing_seconds": self.listing_seconds, "listing_per_sec": listing}),
             "rounds": len(self.rounds),
         }
 
@@ -127,10 +151,13 @@ def measure(
     num_parameters: int,
     shared_cores: bool,
     num_rounds: int,
+    listing_seconds: float | None = None,
+    num_listed: int = 0,
     scratch: Path | None = None,
 ) -> Throughput:
     """Measure each stage and the whole, ``num_rounds`` times after a first; ``scratch`` is where a store is written.
 
+    ``listing_seconds``, where images come from a server, is what listing ``num_listed`` of them took.
     Raises DecodeError if no image can be decoded.
     """
     bench = _Bench(images, extractor, scratch)
@@ -144,6 +171,8 @@ def measure(
         image_size=backbones[0].preprocess.height,
         parameters=num_parameters,
         shared_cores=shared_cores,
+        listing_seconds=listing_seconds,
+        num_listed=num_listed,
         first=first,
         rounds=tuple(rounds),
     )
@@ -157,27 +186,31 @@ class _Bench:
 
     def round(self) -> Rates:
         """Measure every stage once, over all images."""
+        images, rows, fetch = self.images, list(range(len(self.images))), None
+        if images.source.reads_at_once > 1:
+            fetch, kept, rows = measure_fetch(images.source, rows)
+            images = replace(images, source=kept)
         with self.extractor.threads.in_force():
-            decode, pixels = self._decode()
+            decode, pixels = self._decode(images, rows)
             model, features = self._model(pixels)
             write = self._write(features)
         end_to_end = self._end_to_end()
         num_images = len(self.images)
         return Rates(
-            decode=num_images / decode,
+            fetch=fetch,
+            decode=len(rows) / decode,
             model=num_images / model,
             write=num_images / write,
             end_to_end=num_images / end_to_end,
         )
 
-    def _decode(self) -> tuple[float, list[Pixels]]:
-        """Decode all images; return the seconds it took and a batch of pixels a backbone."""
+    def _decode(self, images: ImageSet, rows: Sequence[int]) -> tuple[float, list[Pixels]]:
+        """Decode these images; return the seconds it took and a batch of pixels a backbone."""
         views = list(dict.fromkeys(backbone.preprocess.pixels for backbone in self.extractor.backbones))
-        rows = np.arange(len(self.images))
         fullest: Sequence[Pixels] = ()
         batch_size = self.extractor.rows_per_batch(self.images)
         started = time.perf_counter()
-        for batch in self.extractor.decoder.batches(self.images, rows, views, batch_size=batch_size):
+        for batch in self.extractor.decoder.batches(images, rows, views, batch_size=batch_size):
             if not fullest or len(batch.views[0]) > len(fullest[0]):
                 fullest = batch.views
         seconds = time.perf_counter() - started

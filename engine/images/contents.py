@@ -124,7 +124,7 @@ class Contents:
                 pass
 
         try:
-            _on_threads(read, np.flatnonzero(is_unknown(self.known())))
+            _on_threads(read, np.flatnonzero(is_unknown(self.known())), at_least=source.reads_at_once)
         finally:
             self.save()
         return self.known()
@@ -164,9 +164,9 @@ def _recall(memory: _Memory, entries: Entries, source: ImageSource) -> None:
     _on_threads(recall, np.flatnonzero(entries.fingerprints_NF[:, 0] != NO_FINGERPRINT.number))
 
 
-def _on_threads(function: Callable[[int], None], rows_M: NDArray[np.int64]) -> None:
+def _on_threads(function: Callable[[int], None], rows_M: NDArray[np.int64], *, at_least: int = 1) -> None:
     """Call ``function`` with each row, in groups of neighbours, on several threads; raise what it raises."""
-    num_threads = min(16, 2 * usable_cores())
+    num_threads = max(at_least, min(16, 2 * usable_cores()))
     group = max(1, min(_GROUP, len(rows_M) // (4 * num_threads)))
 
     def call(first: int) -> None:

@@ -8,7 +8,7 @@ computed again.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class FileFingerprint(NamedTuple):
     """
 
     number: int
-    """Inode of the file."""
+    """Inode of the file, or a number made of the ETag of an object."""
 
     size: int
     modified_ns: int
@@ -48,6 +48,15 @@ class FileFingerprint(NamedTuple):
         """Return the fingerprint of the file at ``path``, links followed, or of an open file; raise OSError if gone."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @classmethod
+    def of_object(cls, meta: Mapping[str, Any], size: int) -> "FileFingerprint":
+        """Return the fingerprint of an object with ``size`` bytes from the ``e_tag`` or ``version`` in its metadata.
+
+        Either changes with the content, so that times would add nothing. UNKNOWN if the server gives neither.
+        """
+        known = meta.get("e_tag") or meta.get("version")  # a listing has no version where reading gives both
+        return cls(int(digest_of(known), 16) >> 1, size, 0, 0) if known else UNKNOWN
 
     def is_settled(self) -> bool:
         """Return whether any later change must show: file systems keep times in steps of up to 2 s."""

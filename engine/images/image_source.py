@@ -15,6 +15,10 @@ class ImageSource(Protocol):
     def location(self) -> str:
         """Unique name of the location of the samples, usually an absolute path; the digest cache goes by it."""
 
+    @property
+    def reads_at_once(self) -> int:
+        """Number of reads to have in flight: 1 where reading keeps a core busy, many where each waits for a server."""
+
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Read the encoded file, or the pixels (H, W, 3), of sample ``index``; raise OSError if it is gone."""
 

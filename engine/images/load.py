@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from penultimate.engine.images.datasets import digits
@@ -65,8 +65,8 @@ def load_images(
     Parameters
     ----------
     spec
-        A folder (``engine.images.layout`` lists the rules), a CSV, TSV, JSON Lines or Parquet manifest, WebDataset
-        tars (a tar, a glob or ``shard-{0000..0009}.tar``; also at an ``s3://``, ``gs://`` or ``az://`` address),
+        A folder (``engine.images.layout`` lists the rules), a CSV, TSV, JSON Lines or Parquet manifest, or WebDataset
+        tars (a tar, a glob or ``shard-{0000..0009}.tar``), both also at an ``s3://``, ``gs://`` or ``az://`` address,
         Parquet files with the images in them, arrays in a ``.npz`` or ``.npy``, or the name of a dataset. With
         ``labels=False`` also images, lists of them in a ``.txt``, and any number of all these.
     root
@@ -171,6 +171,8 @@ def _load_one(spec: str, options: _Options) -> ImageSet:
     path = Path(spec)
     if is_address(spec):
         _only_for_folders(spec, options)
+        if PurePosixPath(spec.partition("?")[0]).suffix.lower() in (*MANIFEST_SUFFIXES, LIST_SUFFIX):
+            return _load_manifest(spec, options)
         name, tars = remote_tars(spec)
         return load_webdataset(
             tars,
@@ -255,21 +257,25 @@ def _load_files(specs: Sequence[str], options: _Options) -> ImageSet:
         _no_label_column(repr(specs[0]), columns)
         return load_arrays(paths[0], labels=labels, multi_label=columns.multi_label, random_split=random_split)
     if len(paths) == 1 and suffixes <= {*MANIFEST_SUFFIXES, LIST_SUFFIX}:
-        return load_manifest(
-            paths[0],
-            labels=labels,
-            path_column=columns.path,
-            label_column=columns.label or "label",
-            multi_label=columns.multi_label,
-            cache=cache,
-            **asdict(random_split),
-        )
+        return _load_manifest(paths[0], options)
     if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
         raise InputError(
             f"{str(compressed)!r} is a compressed tar; samples are read from the middle of a tar: decompress it first "
             "(gunzip, xz -d, zstd -d), or unpack it"
         )
     return load_files(paths, typed=specs, labels=labels, cache=cache)
+
+
+def _load_manifest(manifest: Path | str, options: _Options) -> ImageSet:
+    return load_manifest(
+        manifest,
+        labels=options.labels,
+        path_column=options.columns.path,
+        label_column=options.columns.label or "label",
+        multi_label=options.columns.multi_label,
+        cache=options.cache,
+        **asdict(options.random_split),
+    )
 
 
 def _named(spec: str) -> list[Path]:

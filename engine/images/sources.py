@@ -31,6 +31,11 @@ class FileSource(ImageSource):
     def location(self) -> str:
         return str(self.root.resolve())
 
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return 1
+
     @override
     def read(self, index: int) -> bytes:
         # By a Path and a buffered file 12 us an image (processor), so 7: files of 15 kB in the page cache.
@@ -57,6 +62,11 @@ class ArraySource(ImageSource):
     @override
     def location(self) -> str:
         return self._location
+
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return 1
 
     @override
     def read(self, index: int) -> NDArray[np.uint8]:
@@ -85,6 +95,11 @@ class DigestingSource(ImageSource):
     @override
     def location(self) -> str:
         return self.original.location
+
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return self.original.reads_at_once
 
     @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:

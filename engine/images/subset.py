@@ -65,6 +65,11 @@ class _SubsetSource(ImageSource):
     def location(self) -> str:
         return self._source.location
 
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
+
     @override
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         return self._source.read(int(self._rows_M[index]))

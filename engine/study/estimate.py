@@ -70,7 +70,7 @@ def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
             continue
         source = (
             f"{len(images):,} images at {rates.end_to_end:,.1f}/s end to end, measured now on {len(sample)} of them, "
-            f"not compiled; bottleneck: {rates.bottleneck}"
+            f"not compiled; bottleneck: {rates.bottleneck()}"
         )
         yield Estimate(what=cell.title, seconds=len(images) / rates.end_to_end, source=source)
 

@@ -23,10 +23,13 @@ from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Seed, Strict
 from penultimate.engine.study.settings import PretrainSection, ProbeSection, TrainSection
+from penultimate.store.objects.address import is_address
 
 
 def below(folder: str, path: str) -> str:
-    """Return ``path`` below ``folder`` unless it is absolute; ``~`` is the home folder."""
+    """Return ``path`` below ``folder`` unless it is absolute or an address; ``~`` is the home folder."""
+    if is_address(path):
+        return path
     return str(Path(folder).expanduser() / Path(path).expanduser())
 
 
@@ -42,8 +45,8 @@ class Dataset(ImageOptions):
     """Source of a dataset's images; its key in ``datasets`` is its name."""
 
     images: str | None = None
-    """Name of a built-in dataset, or a folder, manifest, tars or arrays below the study's ``data``; by default the key
-    in ``datasets``."""
+    """Name of a built-in dataset, or a folder, manifest, tars or arrays below the study's ``data``, or an address; by
+    default the key in ``datasets``."""
 
     root: str | None = None
     """Folder of a built-in dataset, below the study's ``data``; by default the folder named like its key. The digits

@@ -7,6 +7,9 @@ from penultimate.store.errors import (
     DecodeError as DecodeError,
 )
 from penultimate.store.errors import (
+    ForbiddenError as ForbiddenError,
+)
+from penultimate.store.errors import (
     IncompleteFeaturesError as IncompleteFeaturesError,
 )
 from penultimate.store.errors import (
@@ -55,6 +58,7 @@ from penultimate.store.errors import (
 __all__ = [
     "CorruptFeaturesError",
     "DecodeError",
+    "ForbiddenError",
     "IncompleteFeaturesError",
     "InputError",
     "LabelsError",

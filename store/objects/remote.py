@@ -5,16 +5,15 @@ the server: a put may demand that there is no such object (If-None-Match) or tha
 seen (If-Match). ``shard_commit`` builds the commit of a shard on these, ``lease`` the claims.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from typing_extensions import override
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -32,6 +31,9 @@ from penultimate.store.objects.shard_commit import PENDING_BYTES, commit_shard
 
 _AT_ONCE = 32
 """Concurrent requests of ``get_many`` and its like; each takes tens of milliseconds, nearly all of it waiting."""
+
+_PAGE = 1000
+"""Number of objects that a server lists in one request."""
 
 _ABSENT = (FileNotFoundError, NotFoundError)
 
@@ -98,11 +100,13 @@ class RemoteObjects(VersionedObjects):
         except _ABSENT:
             return None
 
-    def get_range(self, name: str, start: int, length: int) -> bytes:
-        """Return up to ``length`` bytes from ``start``; raises FileNotFoundError if the object does not exist."""
-        return self._requests.make(
-            name, lambda: bytes(obstore.get_range(self._client, name, start=start, length=length))
-        )
+    def get_range(self, name: str, start: int, length: int, *, e_tag: str | None = None) -> bytes:
+        """Return up to ``length`` bytes from ``start`` of the object, which must have ``e_tag`` if one is given.
+
+        Raises one of ``requests.RESPONSES`` if the object does not exist (FileNotFoundError) or has another ETag.
+        """
+        options: Any = {"range": (start, start + length)} | ({"if_match": e_tag} if e_tag else {})
+        return self._requests.make(name, lambda: bytes(obstore.get(self._client, name, options=options).bytes()))
 
     @override
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
@@ -188,15 +192,34 @@ class RemoteObjects(VersionedObjects):
     def size(self, name: str) -> int:
         if (head := self.head(name)) is not None:
             return int(head["size"])
-        return sum(int(meta["size"]) for meta in self._walk(name))
+        return sum(int(meta["size"]) for page in self.pages(name) for meta in page)
 
     def walk(self, folder: str) -> list[str]:
         """Return the sorted names of all objects at any depth below ``folder``."""
-        return sorted(meta["path"] for meta in self._walk(folder))
+        return sorted(meta["path"] for page in self.pages(folder) for meta in page)
 
-    def _walk(self, folder: str) -> Any:
-        stream = partial(obstore.list, self._client, folder or None, chunk_size=1000)
-        return self._requests.make(folder, lambda: stream().collect())
+    def pages(self, folder: str, *, after: str | None = None) -> Iterator[Sequence[Mapping[str, Any]]]:
+        """Yield the metadata of all objects at any depth below ``folder``, one page a request, by increasing name.
+
+        Of each object these are ``path`` (its name) and what ``head`` returns; ``after`` leaves out names up to that
+        one. A listing that is interrupted goes on behind the last page.
+        """
+        stream: Iterator[Sequence[Mapping[str, Any]]] | None = None
+
+        def request() -> Sequence[Mapping[str, Any]]:
+            nonlocal stream
+            try:
+                if stream is None:
+                    listed: Any = obstore.list(self._client, folder or None, offset=after, chunk_size=_PAGE)
+                    stream = iter(listed)
+                return next(stream, ())
+            except BaseError:
+                stream = None  # it has ended with the error
+                raise
+
+        while page := self._requests.make(folder, request):
+            yield page
+            after = str(page[-1]["path"])
 
     @override
     def modified(self, folder: str) -> dict[str, datetime]:

@@ -20,7 +20,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from penultimate.store.errors import InputError, StoreError
+from penultimate.store.errors import ForbiddenError, InputError, StoreError
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.retry import Retry
 
@@ -28,6 +28,9 @@ RESPONSES = (FileNotFoundError, NotFoundError, AlreadyExistsError, PreconditionE
 """Errors that are a valid response; they are raised to the caller at once and the request is not repeated."""
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)")
+_REFUSED = re.compile(r"status code: 40[13]\b")
+"""Obstore raises PermissionDeniedError for objects, and for listings an error that only its text tells apart."""
+
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 
 _Result = TypeVar("_Result")
@@ -41,7 +44,7 @@ class Requests:
         self.retry = retry
 
     def make(self, name: str, request: Callable[[], _Result]) -> _Result:
-        """Return the result of ``request``; raises StoreError after the last attempt, InputError without permission."""
+        """Return the result of ``request``; raises StoreError after the last attempt, ForbiddenError if refused."""
         for pause in self.retry.pauses():
             try:
                 return request()
@@ -84,8 +87,8 @@ class Requests:
             ) from None
         if isinstance(error, RESPONSES):
             raise error
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            raise InputError(
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(str(error)):
+            raise ForbiddenError(
                 f"{where} cannot be used: {self._reason(error)}; check the credentials in the environment or profile, "
                 "and what they are allowed to do in this bucket"
             ) from None

@@ -26,5 +26,7 @@ def proxy(server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setattr(remote_objects, "USUAL_RETRY", Retry(attempts=5, first=0.01, longest=0.05, timeout=1.0))
     server.plan = healthy
     server.seen.clear()
+    server.most_at_once = 0
     yield server
     server.plan = healthy
+    server.latency_seconds = 0.0

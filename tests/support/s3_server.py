@@ -66,11 +66,26 @@ class Proxy(ThreadingHTTPServer):
         self.seen: list[tuple[str, str]] = []
         self.bytes_answered = 0
         """Bytes of all answers' bodies, whole or not."""
+        self.latency_seconds = 0.0
+        """What every request waits, beside each other, before it is looked at."""
+        self.most_at_once = 0
+        """Largest number of requests that waited at the same time."""
+        self.waiting = 0
         self.changes = threading.Lock()
+        self.counting = threading.Lock()
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def wait(self) -> None:
+        """Let a request wait its latency, and count those that do."""
+        with self.counting:
+            self.waiting += 1
+            self.most_at_once = max(self.most_at_once, self.waiting)
+        time.sleep(self.latency_seconds)
+        with self.counting:
+            self.waiting -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore the error of a client that gave up, which is what the tests are about."""
@@ -85,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _pass_on(self) -> None:
+        self.server.wait()
         fault = self.server.plan(self.command, self.path)
         self.server.seen.append((self.command, self.path))
         length = int(self.headers.get("Content-Length") or 0)

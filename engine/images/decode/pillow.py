@@ -160,5 +160,5 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a kind Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, FileNotFoundError):
-        return "the file is gone"
+        return "the file is gone" if error.errno else str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,15 @@ from penultimate.engine.images.formats.labels import (
     ordered_classes,
     splits_by_name,
 )
-from penultimate.engine.images.formats.tables import Columns, Rows, read_rows
+from penultimate.engine.images.formats.remote_images import ObjectPath, list_images, open_table
+from penultimate.engine.images.formats.tables import Columns, Rows, TableObject, read_rows
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
+from penultimate.engine.images.image_source import ImageSource
 from penultimate.engine.images.layout import Interpretation
 from penultimate.engine.images.sources import FileSource
 from penultimate.engine.images.splits import splits_in_name
 from penultimate.store.errors import InputError
+from penultimate.store.objects.address import is_address
 
 # Shapes: N samples, K classes.
 
@@ -34,7 +37,7 @@ NOT_NAMED = "images that no table names"
 
 
 def load_manifest(
-    manifest: Path,
+    manifest: Path | str,
     *,
     name: str | None = None,
     labels: bool = True,
@@ -49,8 +52,9 @@ def load_manifest(
     metric: str | None = None,
     cache: DigestCache | None = None,
 ) -> ImageSet:
-    """Load images whose paths, relative to the manifest's folder, stand in a table.
+    """Load images whose paths stand in a table, which is a file or lies at an address.
 
+    Paths are relative to the table's own folder or address, or are addresses.
     ``split`` and ``id`` columns may be absent: ids are then the paths, and splits that are not given are drawn from
     train as ``load_folder`` does (of several labels a sample: at random, not stratified). A label cell may be a list
     or, with ``multi_label``, names separated by ``|``; the metric is then ``map11`` unless another is given. Class
@@ -65,19 +69,27 @@ def load_manifest(
         id=id_column,
         multi_label=multi_label,
     )
-    rows = read_rows(manifest, columns)
+    root: Path | ObjectPath = Path(manifest).parent
+    table: Path | TableObject = Path(manifest)
+    if is_address(manifest):
+        root, table = ObjectPath.parse(str(manifest)), open_table(str(manifest))
+    rows = read_rows(table, columns)
     random_split = RandomSplit(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     given_N = np.array(rows.splits if rows.splits is not None else ["train"] * len(rows.paths), SPLIT_DTYPE)
     return _image_set(
-        manifest,
-        manifest.parent,
+        table,
+        root,
         rows,
         given_N,
-        name=manifest.stem if name is None else name,
+        name=PurePosixPath(str(table)).stem if name is None else name,
         columns=columns,
         random_split=random_split,
         metric=metric,
-        provenance={"source": "manifest", "manifest": str(manifest.resolve()), "layout": f"the table {manifest.name}"},
+        provenance={
+            "source": "manifest",
+            "manifest": str(table.resolve() if isinstance(table, Path) else table),
+            "layout": f"the table {PurePosixPath(str(table)).name}",
+        },
         cache=cache,
     )
 
@@ -132,7 +144,7 @@ def _below(root: Path, table: str, columns: Columns, found: Interpretation) -> R
     unlabelled = Columns(path=columns.path, label=None, split=columns.split, id=columns.id)
     rows = read_rows(root / table, unlabelled if table in found.unlabelled else columns)
     prefix = f"{parent_of(table)}/" if parent_of(table) else ""
-    paths = [os.path.normpath(prefix + path) for path in rows.paths]
+    paths = [path if is_address(path) else os.path.normpath(prefix + path) for path in rows.paths]
     return replace(rows, paths=paths, ids=None)
 
 
@@ -154,8 +166,8 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
 
 def _image_set(
-    table: Path,
-    root: Path,
+    table: Path | TableObject,
+    root: Path | ObjectPath,
     rows: Rows,
     given_N: NDArray[np.str_],
     *,
@@ -167,10 +179,9 @@ def _image_set(
     cache: DigestCache | None,
 ) -> ImageSet:
     ids = rows.paths if rows.ids is None else rows.ids
-    order = _sorted_unique(ids, table)
+    order = _sorted_unique(ids, str(table))
     labelling = _labelling(rows, order, given_N[order], columns, random_split)
     paths = [rows.paths[position] for position in order]
-    _check_files(table, root, paths)
     drawn = (
         {}
         if columns.label is None
@@ -184,10 +195,21 @@ def _image_set(
         split_N=labelling.split_N,
         class_names=labelling.class_names,
         metric=metric or ("map11" if rows.several else "top1"),
-        source=FileSource(root, paths),
+        source=_source(str(table), root, paths),
         provenance={**provenance, "columns": named, **drawn, "seed": random_split.seed},
         cache=cache,
     )
+
+
+def _source(table: str, root: Path | ObjectPath, paths: Sequence[str]) -> ImageSource:
+    """Return the source of the images at ``paths``, relative to a folder, or to the table at an address."""
+    if isinstance(root, ObjectPath):
+        return list_images(table, [root.beside(path) for path in paths], location=os.path.dirname(root.where()))
+    if any(map(is_address, paths)):
+        located = [ObjectPath.parse(path) if is_address(path) else ObjectPath("", str(root / path)) for path in paths]
+        return list_images(table, located, location=str(root.resolve()))
+    _check_files(table, root, paths)
+    return FileSource(root, paths)
 
 
 def _labelling(
@@ -206,25 +228,25 @@ def _labelling(
     return Labelling.single_label(labels_N, class_names, given_N, random_split)
 
 
-def _sorted_unique(ids: Sequence[str], manifest: Path) -> list[int]:
+def _sorted_unique(ids: Sequence[str], manifest: str) -> list[int]:
     order = sorted(range(len(ids)), key=ids.__getitem__)
     for first, second in pairwise(order):
         if ids[first] == ids[second]:
-            raise InputError(f"{str(manifest)!r} names {ids[first]!r} twice, in rows {first + 1} and {second + 1}")
+            raise InputError(f"{manifest!r} names {ids[first]!r} twice, in rows {first + 1} and {second + 1}")
     return order
 
 
-def _check_files(manifest: Path, root: Path, paths: Sequence[str]) -> None:
+def _check_files(manifest: str, root: Path, paths: Sequence[str]) -> None:
     """Raise InputError if no file exists, or if one exists under a name that looks the same in other characters."""
     for path in paths:
         if not path.isascii() and not (root / path).exists() and (form := _other_form(root / path)):
             raise InputError(
-                f"{str(manifest)!r} names {path!r} ({path!a}), and the file is there in other Unicode characters "
+                f"{manifest!r} names {path!r} ({path!a}), and the file is there in other Unicode characters "
                 f"that look the same ({form}); write the table in them, or rename the file"
             )
     if not any((root / path).exists() for path in paths):
         raise InputError(
-            f"none of the {len(paths)} files in {str(manifest)!r} exists; paths are relative to the manifest's "
+            f"none of the {len(paths)} files in {manifest!r} exists; paths are relative to the manifest's "
             f"folder: tried {str(root / paths[0])!r}"
         )
 

@@ -104,6 +104,11 @@ class ParquetSource(ImageSource):
     def location(self) -> str:
         return self._location
 
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return 1
+
     @override
     def read(self, index: int) -> bytes:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1

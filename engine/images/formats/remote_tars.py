@@ -2,22 +2,22 @@
 
 import io
 import os
-import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from typing_extensions import override
 
 from penultimate.engine.images.digest_cache import FileFingerprint
 from penultimate.engine.images.formats.file_patterns import expand_braces
 from penultimate.engine.images.formats.indexed_file import changed, gone
+from penultimate.engine.images.formats.remote_images import READS_AT_ONCE
+from penultimate.engine.images.formats.spool import Spool
 from penultimate.engine.images.formats.tars import Tar
 from penultimate.store.errors import InputError
-from penultimate.store.format.digest import digest_of
 from penultimate.store.objects.address import Address
 from penultimate.store.objects.open import open_objects
 
@@ -27,51 +27,25 @@ if TYPE_CHECKING:  # it needs the extra `cloud`
 _HEADER_BYTES = 4 << 10
 """Smallest request while a tar is indexed: the headers of a sample's members, and a label between them."""
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 4 << 20
 """Largest request while a tar is indexed."""
 
 _SKIP_BYTES = 128 << 10
 """Number of bytes between two headers above which they are not fetched. Skipping them costs a request, some 20 ms,
 in which one connection carries a megabyte: a tar of smaller members is sooner read as a whole."""
 
-_KEPT_BYTES = 128 << 20
-"""Number of bytes that the tars of one set keep in memory of what was fetched between headers, to fetch it once."""
 
+class _Extent(NamedTuple):
+    """A range of a tar that is in the spool."""
 
-class TarBucket:
-    """A bucket with tars in it, and the bytes that were fetched while they were indexed."""
+    start: int
+    size: int
+    position: int
+    """Where it begins in the spool."""
 
-    def __init__(self, address: Address) -> None:
-        """Make connections of its own, in every process."""
-        from penultimate.store.objects.client import make_client
-        from penultimate.store.objects.requests import Requests
-        from penultimate.store.objects.retry import USUAL_RETRY
-
-        self._address = address
-        self._client = make_client(address, USUAL_RETRY)
-        self._requests = Requests(address, USUAL_RETRY)
-        self._bytes_left = _KEPT_BYTES
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TarBucket, (self._address,)
-
-    def get_range(self, name: str, start: int, length: int, *, e_tag: str | None) -> bytes:
-        """Return ``length`` bytes from ``start`` of the object that has this ETag, or of any if it is None.
-
-        Raises what tells an object that is gone or has another ETag, ``store.objects.requests.RESPONSES``; StoreError
-        if the server does not answer.
-        """
-        options: Any = {"range": (start, start + length)} | ({"if_match": e_tag} if e_tag else {})
-        return self._requests.make(name, lambda: bytes(self._client.get(name, options=options).bytes()))
-
-    def may_keep(self, num_bytes: int) -> bool:
-        """Return whether so many bytes more may be kept in memory, and count them if so."""
-        with self._lock:
-            if num_bytes > self._bytes_left:
-                return False
-            self._bytes_left -= num_bytes
-            return True
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
 
 
 class RemoteTar(Tar):
@@ -80,15 +54,16 @@ class RemoteTar(Tar):
     Its methods raise StoreError, as the store does, where the server does not answer.
     """
 
-    def __init__(self, objects: "RemoteObjects", bucket: TarBucket, name: str) -> None:
-        """Take the object ``name`` of ``objects``, whose ranges come from ``bucket``, at the same address."""
+    def __init__(self, objects: "RemoteObjects", name: str, spool: Spool) -> None:
+        """Take the object ``name``; ``spool`` keeps what is fetched between its headers while it is indexed."""
         self._objects = objects
-        self._bucket = bucket
         self._name = name
-        self._kept: list[tuple[int, bytearray]] = []
+        self._spool = spool
+        self._extents: list[_Extent] = []
+        self._bytes_refused = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": []}
+        return {**self.__dict__, "_extents": []}
 
     def __str__(self) -> str:
         return self._objects.where(self._name)
@@ -102,14 +77,20 @@ class RemoteTar(Tar):
     def open(self) -> BinaryIO:
         return io.BufferedReader(_Headers(self), 512)  # which only joins what two blocks hold of a header
 
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return READS_AT_ONCE
+
+    @property
+    def bytes_refused(self) -> int:
+        """Number of bytes that were fetched for the index, and are fetched again as the spool had no room for them."""
+        return self._bytes_refused
+
     @override
     def read(self, offset: int, size: int) -> bytes:
-        number = bisect_right(self._kept, offset, key=lambda kept: kept[0]) - 1
-        if number >= 0:
-            start, content = self._kept[number]
-            if offset + size <= start + len(content):
-                return bytes(content[offset - start : offset - start + size])
-        return self.fetch(offset, size)
+        kept = self._spooled(offset, offset + size)
+        return kept if len(kept) == size else kept + self.fetch(offset + len(kept), size - len(kept))
 
     def fetch(self, offset: int, size: int) -> bytes:
         """Read a range from the server, as ``read`` does."""
@@ -117,21 +98,34 @@ class RemoteTar(Tar):
 
         size = min(size, self.size() - offset)
         try:
-            return self._bucket.get_range(self._name, offset, size, e_tag=self._head["e_tag"]) if size > 0 else b""
+            return self._objects.get_range(self._name, offset, size, e_tag=self._head["e_tag"]) if size > 0 else b""
         except RESPONSES as error:
             is_there = self._objects.exists(self._name)
             raise changed(str(self)) if is_there else gone(str(self), "no such object") from error
 
     def keep(self, offset: int, content: bytes) -> None:
-        """Keep what was fetched from ``offset`` on, for ``read``, if it goes on from the last and there is room."""
-        start, last = self._kept[-1] if self._kept else (0, bytearray())
-        end = start + len(last)
-        if offset < end or not self._bucket.may_keep(len(content)):
+        """Keep in the spool what was fetched from ``offset`` on, for ``read``, if it lies behind all that is there."""
+        last = self._extents[-1] if self._extents else _Extent(0, 0, -1)
+        if offset < last.stop:
             return
-        if offset == end and self._kept:
-            last.extend(content)
+        if (position := self._spool.append(content)) is None:
+            self._bytes_refused += len(content)
+        elif offset == last.stop and position == last.position + last.size:
+            self._extents[-1] = last._replace(size=last.size + len(content))
         else:
-            self._kept.append((offset, bytearray(content)))
+            self._extents.append(_Extent(offset, len(content), position))
+
+    def _spooled(self, start: int, stop: int) -> bytes:
+        """Return as much of a range of the tar, from its start on, as is in the spool."""
+        parts = []
+        number = max(0, bisect_right(self._extents, start, key=lambda extent: extent.start) - 1)
+        for extent in self._extents[number:]:
+            if not extent.start <= start < min(stop, extent.stop):
+                break
+            size = min(stop, extent.stop) - start
+            parts.append(self._spool.read(extent.position + start - extent.start, size))
+            start += size
+        return b"".join(parts)
 
     def size(self) -> int:
         """Return the number of bytes of the object; raise FileNotFoundError if it is gone."""
@@ -139,8 +133,7 @@ class RemoteTar(Tar):
 
     @override
     def fingerprint(self) -> FileFingerprint:
-        # The ETag stands for the inode. It changes with the content, so that times would add nothing.
-        return FileFingerprint(int(digest_of([self._head["e_tag"], self._head["version"]]), 16) >> 1, self.size(), 0, 0)
+        return FileFingerprint.of_object(self._head, self.size())
 
     @override
     def folder(self, shared: PurePath) -> str:
@@ -216,13 +209,16 @@ def remote_tars(spec: str) -> tuple[str, Sequence[RemoteTar]]:
     for wanted in expand_braces(plain.split("/", 3)[3] if plain.count("/") > 2 else ""):
         found = _matching(objects, wanted.strip("/"))
         if not found:
-            raise InputError(f"no tar at {address.scheme}://{address.bucket}/{wanted}")
+            raise InputError(
+                f"no tar at {address.scheme}://{address.bucket}/{wanted}; images that lie there one by one are named "
+                "by a manifest"
+            )
         names += found
     stem = PurePosixPath(os.path.commonprefix(names)).stem.rstrip("0123456789-_. ")  # noqa: RUF071 (by character)
     one = len(names) == 1
-    bucket = TarBucket(Address.parse(whole))
+    spool = Spool()
     return (PurePosixPath(names[0]).stem if one else stem or address.bucket), [
-        RemoteTar(objects, bucket, name) for name in dict.fromkeys(names)
+        RemoteTar(objects, name, spool) for name in dict.fromkeys(names)
     ]
 
 

@@ -15,6 +15,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.layout import interpret
 from penultimate.engine.images.sources import FileSource
 from penultimate.store.errors import InputError, LabelsError
+from penultimate.store.objects.address import is_address
 
 
 def load_files(paths: Sequence[Path], *, typed: Sequence[str], labels: bool, cache: DigestCache | None) -> ImageSet:
@@ -73,9 +74,12 @@ def _images(path: Path, left_out: Counter[str]) -> list[str]:
 def _listed(table: Path) -> list[str]:
     """List the paths in a table; none if not one of them leads to a file."""
     try:
-        paths = [str(table.parent / path) for path in read_rows(table, Columns(label=None)).paths]
+        named = read_rows(table, Columns(label=None)).paths
     except InputError:
         return []
+    if (address := next(filter(is_address, named), None)) is not None:
+        raise InputError(f"{str(table)!r} names objects, such as {address!r}: give it alone, as a manifest")
+    paths = [str(table.parent / path) for path in named]
     return paths if any(map(os.path.exists, paths)) else []
 
 

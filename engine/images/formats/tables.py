@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,25 @@ class Rows:
     path_column: str
 
 
-def read_rows(table: Path, columns: Columns) -> Rows:
+@dataclass(frozen=True, slots=True)
+class TableObject:
+    """A table that is an object in an object store."""
+
+    where: str
+    """Its address, for people."""
+
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.where
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its name, with the dot."""
+        return PurePosixPath(self.where).suffix
+
+
+def read_rows(table: Path | TableObject, columns: Columns) -> Rows:
     """Read the rows of a table.
 
     Raises InputError for a file that is no table, an empty one, a missing column, an empty cell and an unknown split.
@@ -85,7 +104,7 @@ def read_rows(table: Path, columns: Columns) -> Rows:
     )
 
 
-def _read(table: Path) -> pd.DataFrame:
+def _read(table: Path | TableObject) -> pd.DataFrame:
     suffix = table.suffix.lower()
     if suffix not in (*MANIFEST_SUFFIXES, LIST_SUFFIX):
         raise InputError(
@@ -101,9 +120,9 @@ def _read(table: Path) -> pd.DataFrame:
     return frame
 
 
-def _read_as(table: Path, suffix: str) -> pd.DataFrame:
+def _read_as(table: Path | TableObject, suffix: str) -> pd.DataFrame:
     if suffix == ".parquet":
-        return pd.read_parquet(table)
+        return pd.read_parquet(_readable(table))
     if suffix == ".jsonl":
         return pd.DataFrame([json.loads(line) for line in _lines(table)])
     if suffix == LIST_SUFFIX:
@@ -112,7 +131,7 @@ def _read_as(table: Path, suffix: str) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
             return pd.read_csv(
-                table,
+                _readable(table),
                 sep="\t" if suffix == ".tsv" else ",",
                 dtype=str,
                 keep_default_na=False,  # a class may well be called "NA"
@@ -125,11 +144,12 @@ def _read_as(table: Path, suffix: str) -> pd.DataFrame:
             ) from warning
 
 
-def _lines(table: Path) -> list[str]:
-    return [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+def _lines(table: Path | TableObject) -> list[str]:
+    content = table.content if isinstance(table, TableObject) else table.read_bytes()
+    return [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
 
 
-def _lacks(frame: pd.DataFrame, column: str, table: Path) -> str:
+def _lacks(frame: pd.DataFrame, column: str, table: Path | TableObject) -> str:
     """Return what to say of a column that is not there."""
     names = [str(name) for name in frame.columns]
     nearest = get_close_matches(column, names, n=1, cutoff=0.5)
@@ -137,7 +157,12 @@ def _lacks(frame: pd.DataFrame, column: str, table: Path) -> str:
     return f"{str(table)!r} has no column {column!r}; it has {', '.join(map(repr, names))}{hint}"
 
 
-def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -> list[Any]:
+def _readable(table: Path | TableObject) -> Path | BytesIO:
+    """Return what pandas reads."""
+    return BytesIO(table.content) if isinstance(table, TableObject) else table
+
+
+def _column(frame: pd.DataFrame, column: str, table: Path | TableObject, option: str | None) -> list[Any]:
     if column not in frame:
         named = f" (name another with {option})" if option else ""
         raise InputError(f"{_lacks(frame, column, table)}{named}")
@@ -145,7 +170,7 @@ def _column(frame: pd.DataFrame, column: str, table: Path, option: str | None) -
     return values
 
 
-def _texts(frame: pd.DataFrame, column: str, table: Path, *, option: str | None = None) -> list[str]:
+def _texts(frame: pd.DataFrame, column: str, table: Path | TableObject, *, option: str | None = None) -> list[str]:
     values = _column(frame, column, table, option)
     odd = next((value for value in values if isinstance(value, bytes | dict | list | np.ndarray)), None)
     if odd is not None:
@@ -171,7 +196,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, np.ndarray | list)  # an array is what pandas makes of Parquet's list
 
 
-def _cells(frame: pd.DataFrame, column: str, table: Path, *, several: bool) -> list[list[str]]:
+def _cells(frame: pd.DataFrame, column: str, table: Path | TableObject, *, several: bool) -> list[list[str]]:
     """Read the labels of each row, one each unless there may be ``several``."""
     if table.suffix.lower() == LIST_SUFFIX:
         raise LabelsError(f"{str(table)!r} is a list of paths without labels", "name a table with a column of labels")
@@ -197,7 +222,7 @@ def several_of(text: str) -> list[str]:
     return [label.strip() for label in text.split("|") if label.strip()]
 
 
-def _splits(frame: pd.DataFrame, column: str, table: Path) -> list[str]:
+def _splits(frame: pd.DataFrame, column: str, table: Path | TableObject) -> list[str]:
     texts = _texts(frame, column, table)
     if unknown := sorted({text for text in texts if text.lower() not in SPLIT_NAMES}):
         raise InputError(

@@ -17,6 +17,10 @@ class Tar(Protocol):
     def path(self) -> PurePath:
         """Absolute path; tars of one folder have the same parent."""
 
+    @property
+    def reads_at_once(self) -> int:
+        """Number of reads to have in flight, as of an ``ImageSource``."""
+
     def open(self) -> BinaryIO:
         """Open the tar as a file that is read from the beginning, and that can seek."""
 
@@ -47,6 +51,11 @@ class LocalTar(Tar):
     @override
     def path(self) -> PurePath:
         return self._path.resolve()
+
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return 1
 
     @override
     def open(self) -> BinaryIO:

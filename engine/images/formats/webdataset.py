@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -71,7 +72,9 @@ def load_webdataset(
     tars: list[Tar] = [LocalTar(file) if isinstance(file, Path) else file for file in files]
     folder, stems_of_tars = stems([tar.path for tar in tars])
     shared = tars[0].folder(folder)
-    with ThreadPoolExecutor(min(16, 2 * usable_cores()), thread_name_prefix="tar") as pool:
+    # Of tars in a bucket at most a block of 4 MiB each is in memory.
+    num_threads = min(32, max(min(16, 2 * usable_cores()), *(tar.reads_at_once for tar in tars)))
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="tar") as pool:
         indexes = list(pool.map(lambda tar: _index(tar, label_column), tars))
     samples = sorted(
         (f"{tar}/{key}", number, sample)
@@ -110,12 +113,20 @@ def load_webdataset(
             "tars": len(tars),
             "keys_without_image": without_image,
             "labels": label_column or False,
-            "layout": f"{len(tars):,} WebDataset tar{'s' * (len(tars) != 1)}",
+            "layout": f"{len(tars):,} WebDataset tar{'s' * (len(tars) != 1)}{_fetched_twice(tars)}",
             "left_out": {**(left_out or {}), **({"samples without an image": without_image} if without_image else {})},
             "seed": random_split.seed,
         },
         cache=cache,
     )
+
+
+def _fetched_twice(tars: Sequence[Tar]) -> str:
+    """Say how much of the tars is fetched a second time; nothing where nothing is."""
+    refused = sum(tar.bytes_refused for tar in tars if isinstance(tar, RemoteTar))
+    if not refused:
+        return ""
+    return f", of which up to {refused / 1e6:,.1f} MB are fetched twice, for want of space in {tempfile.gettempdir()}"
 
 
 class TarSource(ImageSource):
@@ -141,6 +152,11 @@ class TarSource(ImageSource):
     @override
     def location(self) -> str:
         return self._location
+
+    @property
+    @override
+    def reads_at_once(self) -> int:
+        return max(tar.reads_at_once for tar in self.tars)
 
     @override
     def read(self, index: int) -> bytes:

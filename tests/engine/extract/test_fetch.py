@@ -26,6 +26,7 @@ class CountingSource(ImageSource):
     """Counts the reads of each sample; sample i holds the bytes of i, unless another source is behind it."""
 
     location = "memory"
+    reads_at_once = 1
 
     def __init__(self, behind: ImageSource | None = None, *, errors: dict[int, Exception] | None = None) -> None:
         self._behind = behind
@@ -85,7 +86,7 @@ def test_few_are_read_ahead_of_what_is_taken() -> None:
         time.sleep(0.0005)
         ahead = max(ahead, sum(source.reads.values()) - number)
         fetched.read(index)
-    assert fetch._GROUP < ahead <= (fetch._IN_FLIGHT + 1) * fetch._GROUP
+    assert fetch._GROUP < ahead <= fetch._IN_FLIGHT + fetch._GROUP
 
 
 def test_what_cannot_be_read_is_told_with_its_reason_and_passed_over() -> None:
@@ -106,7 +107,7 @@ def test_an_error_in_the_middle_ends_it_after_what_came_before_and_no_thread_is_
     with pytest.raises(StoreError, match="does not answer"):
         found.extend(fetched.needed(range(1000)))
     assert found == list(range(500 // fetch._GROUP * fetch._GROUP))
-    assert max(source.reads) <= 500 + (fetch._IN_FLIGHT + 1) * fetch._GROUP
+    assert max(source.reads) <= 500 + fetch._IN_FLIGHT + fetch._GROUP
     assert threading.active_count() == before
 
 

@@ -1,11 +1,13 @@
 """Ceilings of throughput are as documented, and a measurement with a tiny network adds up."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.extract.extractor import Extractor
+from penultimate.engine.extract.fetch_rates import FetchRates
 from penultimate.engine.extract.throughput import Rates, Throughput, default_num_images, measure
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.formats.folder import load_folder
@@ -16,7 +18,7 @@ from penultimate.engine.runtime.threads import ThreadBudget
 def throughput(*rounds: Rates, shared_cores: bool = True) -> Throughput:
     return Throughput(
         model="a", precision="float32", num_images=10, batch_size=8, image_size=32, parameters=2_000_000,
-        shared_cores=shared_cores, first=rounds[0], rounds=rounds,
+        shared_cores=shared_cores, listing_seconds=None, num_listed=0, first=rounds[0], rounds=rounds,
     )  # fmt: skip
 
 
@@ -24,7 +26,7 @@ def test_the_ceiling_is_the_slowest_stage_or_on_shared_cores_all_of_them_togethe
     rates = Rates(decode=100.0, model=25.0, write=1e9, end_to_end=19.0)
     assert rates.ceiling(shared_cores=False) == 25.0
     assert rates.ceiling(shared_cores=True) == pytest.approx(20.0, rel=1e-6)  # 1 / (1/100 + 1/25)
-    assert rates.bottleneck == "model"
+    assert rates.bottleneck() == "model"
 
 
 def test_the_ratio_is_that_of_a_round_and_the_rates_are_medians() -> None:
@@ -34,6 +36,34 @@ def test_the_ratio_is_that_of_a_round_and_the_rates_are_medians() -> None:
     assert row["ratio_to_ceiling_range"] == pytest.approx([0.8, 1.0])
     assert (row["decode_per_sec"], row["end_to_end_per_sec"]) == (100, 45)
     assert (row["infer_samples_per_sec"], row["infer_step_time"], row["param_count"]) == (100.0, 80.0, 2.0)
+
+
+def fetch_rates(images: float = 50.0, *, ms: float = 20.0, alone: float = 20.0, cores: float = 0.1) -> FetchRates:
+    return FetchRates(
+        images=images, megabytes=5.0, request_ms=ms, request_ms_alone=alone, busy_cores=cores, connections=64
+    )  # fmt: skip
+
+
+def test_fetching_is_limited_by_connections_until_requests_wait_for_each_other() -> None:
+    assert fetch_rates(ms=24.0).limit == "connections"
+    assert fetch_rates(ms=52.0).limit == "network"
+    assert fetch_rates(ms=52.0, cores=0.95).limit == "cores"
+
+
+def test_the_bottleneck_of_images_from_a_server_may_be_fetching_or_listing() -> None:
+    rates = Rates(decode=100.0, model=90.0, write=1e9, end_to_end=19.0, fetch=fetch_rates(ms=52.0))
+    assert rates.ceiling(shared_cores=True) == pytest.approx(1 / (1 / 100 + 1 / 90))
+    assert rates.ceiling(shared_cores=False) == 50.0
+    assert rates.bottleneck(listing=1e4) == "network"
+    assert rates.bottleneck(listing=49.0) == "listing"
+    row = replace(throughput(rates), listing_seconds=10.0, num_listed=100_000).as_dict()
+    assert (row["requests_per_sec"], row["request_ms"], row["fetch_limit"]) == (50.0, 52.0, "network")
+    assert (row["listing_per_sec"], row["bottleneck"]) == (1e4, "network")
+
+
+def test_of_images_on_this_machine_nothing_is_said_of_a_server() -> None:
+    row = throughput(Rates(decode=100.0, model=90.0, write=1e9, end_to_end=19.0)).as_dict()
+    assert not {"requests_per_sec", "fetch_limit", "listing_seconds"} & row.keys()
 
 
 def test_stages_and_the_whole_are_measured_on_the_same_images(photos: Path) -> None:

@@ -256,6 +256,7 @@ class _Fakes(ImageSource):
     """A thousand samples, of which some cannot be read, and a server that may not answer."""
 
     location = "nowhere"
+    reads_at_once = 1
 
     def __init__(self) -> None:
         self.lost: int | None = None

@@ -9,12 +9,14 @@ pytest.importorskip("obstore", reason="needs the extra `cloud`")
 
 from obstore.store import MemoryStore
 from support.memory_objects import MemoryObjects
-from support.s3_server import BUCKET, Proxy
+from support.s3_server import BUCKET, Proxy, every
 
-from penultimate.store.errors import InputError
+from penultimate.store.errors import ForbiddenError, InputError
+from penultimate.store.objects import remote
 from penultimate.store.objects.objects import VersionedObjects
 from penultimate.store.objects.open import open_objects
 from penultimate.store.objects.remote import RemoteObjects
+from penultimate.store.objects.requests import RESPONSES
 
 NUMBERS = itertools.count()
 
@@ -59,3 +61,37 @@ class TestS3Objects(VersionedObjectsContract):
         opened = open_objects(f"s3://{BUCKET}/contract {next(NUMBERS)}?endpoint={proxy.endpoint}")
         assert isinstance(opened, RemoteObjects)
         return opened
+
+    def test_a_range_is_that_of_the_version_that_is_asked_for(self, objects: RemoteObjects) -> None:
+        objects.put("a", b"0123456789")
+        head = objects.head("a")
+        assert head is not None
+        assert objects.get_range("a", 3, 4) == objects.get_range("a", 3, 4, e_tag=head["e_tag"]) == b"3456"
+        assert objects.get_range("a", 8, 4) == b"89"
+        objects.put("a", b"abcdefghij")
+        with pytest.raises(RESPONSES):
+            objects.get_range("a", 3, 4, e_tag=head["e_tag"])
+        with pytest.raises(FileNotFoundError):
+            objects.get_range("nothing", 3, 4)
+
+    def test_pages_list_what_is_below_a_folder_behind_a_name_whatever_fails(
+        self, objects: RemoteObjects, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "_PAGE", 3)
+        names = [f"k/{number // 4}/{number:02d}" for number in range(12)]
+        objects.put_many({name: b"x" * len(name) for name in [*names, "k2/0", "j/0"]})
+        pages = [[meta["path"] for meta in page] for page in objects.pages("k")]
+        assert pages == [names[:3], names[3:6], names[6:9], names[9:]]
+        assert [meta["path"] for page in objects.pages("k", after="k/1/06") for meta in page] == names[7:]
+        assert {meta["size"] for page in objects.pages("k") for meta in page} == {6}
+        proxy.plan = every(2, "503", "GET")
+        assert objects.walk("k") == names
+        assert objects.walk("") == sorted([*names, "k2/0", "j/0"])
+
+    def test_whatever_is_refused_is_not_asked_for_again(self, objects: RemoteObjects, proxy: Proxy) -> None:
+        proxy.plan = lambda method, path: "403"
+        for request in (lambda: objects.get("a"), lambda: objects.walk(""), lambda: objects.head("a")):
+            proxy.seen.clear()
+            with pytest.raises(ForbiddenError, match="check the credentials"):
+                request()
+            assert len(proxy.seen) == 1

@@ -16,10 +16,11 @@ from support.s3_server import BUCKET, Proxy, every
 
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.digest_cache import DigestCache
-from penultimate.engine.images.formats import remote_tars
+from penultimate.engine.images.formats import spool
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.images.summary import summary_of
 from penultimate.store.errors import InputError, StoreError, VanishedImageError
 from penultimate.store.objects.open import open_objects
 
@@ -62,8 +63,8 @@ def location(proxy: Proxy, photos: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep nothing of a tar in memory, as of one too large."""
-    monkeypatch.setattr(remote_tars, "_KEPT_BYTES", 0)
+    """Keep nothing of a tar on the disk, as of one too large."""
+    monkeypatch.setattr(spool, "SHARE_OF_FREE_SPACE", 0.0)
 
 
 def pixels(images: ImageSet) -> dict[str, object]:
@@ -130,15 +131,50 @@ def test_faults_on_the_way_change_nothing_and_a_server_that_is_gone_stops_the_ru
         pixels(images)
 
 
-def test_small_tars_are_fetched_once_in_all(proxy: Proxy, location: str, tmp_path: Path) -> None:
-    size = sum(path.stat().st_size for path in (tmp_path / "tars").iterdir())
+def members_of(count: int, size: int) -> dict[str, bytes]:
+    """Return images-to-be of about ``size`` bytes, each with a label."""
+    rng = np.random.default_rng(size)
+    images = {f"{number}.jpg": rng.bytes(size + 512 * (number % 7)) for number in range(count)}
+    return images | {f"{number}.cls": b"%d" % (number % 3) for number in range(count)}
+
+
+@pytest.mark.parametrize("size", [3_000, 60_000, 120_000, 135_000, 200_000, 400_000])
+def test_tars_with_members_of_any_size_are_fetched_once_in_all(proxy: Proxy, size: int) -> None:
+    folder = f"images {next(NUMBERS)}"
+    objects = open_objects(f"s3://{BUCKET}/{folder}?endpoint={proxy.endpoint}")
+    members = [members_of(8_000_000 // size // 2, size + number) for number in range(2)]
+    for number in range(2):
+        objects.put(f"{number}.tar", tar_with(members[number]))
+    whole = sum(objects.size(f"{number}.tar") for number in range(2))
     before = proxy.bytes_answered
+    images = load_images(f"s3://{BUCKET}/{folder}/?endpoint={proxy.endpoint}")
+    for row, id_ in enumerate(images.ids_N.tolist()):
+        tar, _, key = id_.partition("/")
+        assert images.source.read(row) == members[int(tar)][f"{key}.jpg"]
+    assert len(images) == 2 * len(members[0]) // 2
+    assert proxy.bytes_answered - before <= 1.02 * whole
+
+
+def test_workers_fetch_what_they_read(proxy: Proxy, location: str, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in (tmp_path / "tars").iterdir())
     images = load_images(f"{location}/?endpoint={proxy.endpoint}")
-    assert len(pixels(images)) == len(images) == 24
-    assert proxy.bytes_answered - before <= 1.02 * size + 2000  # and the listing of the folder
     before = proxy.bytes_answered
     assert len(pixels(pickle.loads(pickle.dumps(images)))) == 24  # in a worker, which has kept nothing
     assert 0 < proxy.bytes_answered - before <= size
+
+
+def test_what_the_spool_has_no_room_for_is_fetched_again_and_that_is_said(
+    proxy: Proxy, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in (tmp_path / "tars").iterdir())
+    whole = load_images(f"{location}/?endpoint={proxy.endpoint}")
+    assert summary_of(whole).endswith("read as 3 WebDataset tars")
+    monkeypatch.setattr(spool, "SHARE_OF_FREE_SPACE", 0.0)
+    before = proxy.bytes_answered
+    images = load_images(f"{location}/?endpoint={proxy.endpoint}")
+    assert f"3 WebDataset tars, of which up to {size / 1e6:.1f} MB are fetched twice" in summary_of(images)
+    assert images.digest == whole.digest
+    assert proxy.bytes_answered - before > 1.2 * size  # labels and padding are not
 
 
 @pytest.mark.usefixtures("forgetful")
