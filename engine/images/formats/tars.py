@@ -60,7 +60,9 @@ class LocalTar(Tar):
     @override
     def open(self) -> BinaryIO:
         self._opened = IndexedFile.of(self._path)
-        return self._path.open("rb")
+        # Most of a buffer is read for nothing, since behind a header an image is passed over: of photographs of 15 kB
+        # 14 % more than the whole tar was read, images included.
+        return self._path.open("rb", buffering=0)
 
     @override
     def read(self, offset: int, size: int) -> bytes:

@@ -246,3 +246,19 @@ def test_a_test_split_without_any_of_several_labels_is_not_scored_as_images_of_n
     write_tar(tmp_path / "test.tar", {f"{n}.jpg": b"test%d" % n for n in range(3)})
     with pytest.raises(InputError, match="no image of test shows any class"):
         load_images(str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the bytes of system calls as Linux does")
+@pytest.mark.parametrize("size", [3_000, 12_000, 60_000])
+def test_a_tar_is_read_once_in_all(tmp_path: Path, size: int) -> None:
+    members = {f"{number:03d}.jpg": os.urandom(size) for number in range(200)}
+    path = write_tar(tmp_path / "a.tar", members | {f"{number:03d}.cls": b"1" for number in range(200)})
+
+    def bytes_read() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
+
+    contents(load_images(path))  # what is imported late is not read below
+    before = bytes_read()
+    assert contents(load_images(path)) == {f"a/{name[:3]}": content for name, content in members.items()}
+    assert bytes_read() - before <= 1.02 * path.stat().st_size
