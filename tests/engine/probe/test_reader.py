@@ -38,6 +38,7 @@ def test_scores_are_multiplied_on_the_device() -> None:
 
 def test_a_trial_says_that_its_features_did_not_fit_and_were_streamed() -> None:
     features, lines = stored(9_000), list[str]()
+    setting = torch.backends.cuda.matmul.fp32_precision
     with simulated_cuda(total_bytes=1_200_000) as cuda:
         streamed = run_probe(features, SETTINGS, resources=GPU, log=lines.append).trial
         assert cuda.peak_bytes < 1_200_000
@@ -47,4 +48,4 @@ def test_a_trial_says_that_its_features_did_not_fit_and_were_streamed() -> None:
     assert all("features are streamed" in line for line in lines)
     in_memory = run_probe(features, SETTINGS).trial
     assert streamed.value == pytest.approx(in_memory.value, abs=5 / 2250)
-    assert torch.backends.cuda.matmul.fp32_precision != "ieee"  # settings are the process's own again
+    assert torch.backends.cuda.matmul.fp32_precision == setting  # the process's own again

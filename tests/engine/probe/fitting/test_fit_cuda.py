@@ -221,13 +221,16 @@ def test_products_of_bfloat16_stay_float32(cuda: SimulatedCuda, float32: None) -
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_certificates_hold_where_the_process_allows_tf32(
-    weighted: bool, cuda: SimulatedCuda, float32: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certificates_hold_where_the_process_allows_tf32(weighted: bool, cuda: SimulatedCuda, float32: None) -> None:
     plain = fitted("softmax", "cuda", weighted=weighted)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-    again = fitted("softmax", "cuda", weighted=weighted)
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"  # the user's setting is back
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        again = fitted("softmax", "cuda", weighted=weighted)
+        assert products.fp32_precision == "tf32"  # the user's setting is back
+    finally:
+        products.fp32_precision = before
     assert [probe.report.gap for probe in plain] == [probe.report.gap for probe in again]
     assert all(np.array_equal(one.weight_KD, other.weight_KD) for one, other in zip(plain, again, strict=True))
 
