@@ -127,7 +127,7 @@ def test_a_study_on_a_cluster_comes_to_the_trials_of_a_single_process(
     assert run([*command, "here"]) == 0
     here = sorted(json.loads(capsys.readouterr().out), key=lambda row: str(row["trial"]))
     with penultimate(*command, "there", "--cluster", "local", "--task-cpus", "1", cwd=tmp_path / "cwd") as process:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert sorted(json.loads(out), key=lambda row: str(row["trial"])) == here
     assert len(here) == 2
@@ -159,13 +159,13 @@ def test_an_extraction_whose_worker_is_killed_leaves_the_store_of_a_single_proce
     command = ["extract", str(photos), "--model", "test_resnet", *EXTRACT]
     assert run([*command, "--store", str(here)]) == 0
     with penultimate(*command, "--store", str(there), "--cluster", "local", "--task-cpus", "1") as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # Ray starts at nice 15, which takes minutes on a busy machine
         while not list(there.rglob("commits/[0-9]*.json")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.01)
         os.kill(busy_workers()[0], 9)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "its worker was lost (WorkerCrashedError); again, attempt 2 of 4" in err
     assert "288/288 images" in err
@@ -191,7 +191,7 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     arguments = ["probe", str(store), "--l2", "1e-2:1:3", "--json"]
     assert run([*arguments, "--trials", str(tmp_path / "here")]) == 0
     with penultimate(*arguments, "--trials", str(tmp_path / "there"), "--cluster", "local") as process:
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert len(json.loads(out)) == 3
     logs: list[dict[str, Any]] = [{t.id: t for t in TrialLog(tmp_path / name).trials()} for name in ("here", "there")]
