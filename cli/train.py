@@ -10,8 +10,8 @@ from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.output_paths import folder_to_write
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.cli.training_progress import TrainingProgress
-from penultimate.engine.backbones.catalog import refuse_if_no_backbone
-from penultimate.engine.backbones.loading.weights import check_package, check_source
+from penultimate.engine.backbones.catalog import refuse_to_train
+from penultimate.engine.backbones.loading.weights import check_source, check_weights_of
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.images.load import load_labelled_images
 from penultimate.engine.images.options import ImageOptions
@@ -93,9 +93,9 @@ def train(
     """
     train_options = TrainOptions.of(settings)
     job = train_options.part(TrainJob)
-    refuse_if_no_backbone(model)  # a wrong name is known before any image is read
+    refuse_to_train(model)  # a wrong name is known before any image is read
     check_source(weights)
-    check_package(model, weights=weights)
+    check_weights_of(model, weights=weights)
     partition = Partition.parse(shard)
     image_set = load_labelled_images(images, root=root, seed=job.seed, **train_options.part(ImageOptions).model_dump())
     request = BackboneRequest(model=model, weights=weights, seed=job.seed)

@@ -120,6 +120,14 @@ def predict(
 
 def _preprocess_kind(head: Head, network: LoadedNetwork, weights: str) -> PreprocessKind:
     """Return the preprocess that the head's features were made with."""
+    weights_digest, _, features_digest = network.digest.partition("-")
+    if features_digest and network.digest != head.features["weights"]:
+        same = head.features["weights"].startswith(weights_digest)
+        raise InputError(
+            f"the head belongs to another {network.name}: "
+            + ("its weights are the same, but it computes other features now" if same else "its weights were others")
+            + "; give the head the network that its features were extracted with, or fit it again"
+        )
     if network.digest != head.features["weights"]:
         raise InputError(
             f"the head belongs to weights {head.features['weights']} of {head.features['backbone']}, "

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from penultimate.engine.backbones.architectures.networks import (
-    HUB_PREFIXES,
     OUR_CONFIGS,
     check_name,
     create_network,
@@ -20,6 +19,8 @@ from penultimate.engine.backbones.architectures.networks import (
 from penultimate.engine.backbones.classifier import classifier_names, is_token_encoder, refuse_token_encoder
 from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
+from penultimate.engine.backbones.own.function import HUB_PREFIXES, is_own
+from penultimate.engine.backbones.own.load import load_own
 from penultimate.store.errors import InputError, UnknownNameError
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
@@ -88,7 +89,12 @@ def model_set(name: str) -> list[str]:
 
 
 def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
-    """Describe a network with its sizes; it is built on torch's meta device, without memory, in well under a second."""
+    """Describe a network with its sizes; it is built on torch's meta device, without memory, in well under a second.
+
+    A network of the user's is loaded and checked.
+    """
+    if is_own(name):
+        return _described_own(name)
     with torch.device("meta"):
         model = create_network(name)
     classifier = classifier_names(model)
@@ -105,11 +111,22 @@ def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
 def refuse_if_no_backbone(name: str) -> None:
     """Raise InputError for a network that gives no one vector an image, before weights or images are looked at.
 
-    It is built on torch's meta device for that; a repository of the hub is not.
+    It is built on torch's meta device for that; a repository of the hub is not, and a network of the user's is checked
+    when it is loaded.
     """
-    if not name.startswith(HUB_PREFIXES):
+    if ":" not in name:
         with torch.device("meta"):
             refuse_token_encoder(create_network(name), name)
+
+
+def refuse_to_train(name: str) -> None:
+    """Raise InputError for a network that cannot be trained, before weights or images are looked at."""
+    if is_own(name):
+        raise InputError(
+            f"{name} is a network of your own, and those are not trained: a trained network is kept as timm keeps its "
+            "own; extract its features and probe them, or train a network of timm"
+        )
+    refuse_if_no_backbone(name)
 
 
 def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
@@ -118,8 +135,8 @@ def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
 
     check_name(name)
     arch, _, tag = name.partition(".")
-    if name.startswith(HUB_PREFIXES):
-        return _row(name, name, imagenet)
+    if ":" in name:  # of the hub, or a user's function
+        return _row(name, name if name.startswith(HUB_PREFIXES) else None, imagenet)
     if arch in OUR_CONFIGS:
         config = OUR_CONFIGS[arch]
         return _row(name, f"{arch}.{config['tag']}", imagenet, input_size=config["input_size"][1])
@@ -154,10 +171,17 @@ def _row(
     )
 
 
+def _described_own(name: str) -> ModelRow:
+    own = load_own(name, seed=0).network
+    parameters = sum(p.numel() for p in own.parameters())
+    size = own.preprocess.height
+    return _row(name, None, {}, input_size=size, feature_dim=own.head_hidden_size, parameters=parameters)
+
+
 def _matched(pattern: str) -> list[str]:
     if pattern in SETS or Path(pattern).suffix in _READERS:
         return model_set(pattern)
-    if any(c in pattern for c in "*?[") and not pattern.startswith(HUB_PREFIXES):
+    if any(c in pattern for c in "*?[") and ":" not in pattern:
         return _from_glob(pattern)
     check_name(pattern)
     return [pattern]

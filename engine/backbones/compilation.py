@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from penultimate.engine.backbones.own.own_network import OwnNetwork
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
 from penultimate.engine.runtime.capabilities import has_compiler
 
@@ -39,6 +40,8 @@ def decide_compile(
 ) -> CompileDecision:
     """Decide as ``requested``, or if that is None, by an estimate of whether compiling pays for ``num_images``.
 
+    A network of the user's, which may do what torch's compiler cannot, is compiled only where that is requested.
+
     The estimate times one eager batch of ``batch_size`` (after one that is not counted) and compares the seconds that
     compiling would save with those it takes. On a CPU all replicas run at that speed side by side; on a GPU, which one
     batch fills, they take turns.
@@ -48,6 +51,10 @@ def decide_compile(
     if requested is not None:
         return CompileDecision(
             compile=requested, reason=f"{backbone.name}: {'' if requested else 'not '}compiled, as asked"
+        )
+    if isinstance(backbone.model, OwnNetwork):
+        return CompileDecision(
+            compile=False, reason=f"{backbone.name}: not compiled: networks of your own are where --compile asks for it"
         )
     if not has_compiler():
         return CompileDecision(compile=False, reason=f"{backbone.name}: not compiled, no C++ compiler here")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
-from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_package, check_source, load_network
+from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_source, check_weights_of, load_network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,7 +12,7 @@ class BackboneRequest:
     """A request for one network with its weights; small, and it can be pickled."""
 
     model: str
-    """Name of the network, ``arch`` or ``arch.tag``."""
+    """Name of the network: ``arch``, ``arch.tag``, or ``package.module:function``."""
 
     weights: str = "timm"
     """Source of the weights: ``timm``, ``package``, ``random``, or the path of a file or a run."""
@@ -32,11 +32,11 @@ class BackboneRequest:
 def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
     """Return a request for each network that the names, globs and sets match.
 
-    Raises what ``match_models``, ``check_source``, ``check_package`` and ``refuse_if_no_backbone`` raise.
+    Raises what ``match_models``, ``check_source``, ``check_weights_of`` and ``refuse_if_no_backbone`` raise.
     """
     check_source(weights)
     models = match_models(patterns)
     for model in models:
-        check_package(model, weights=weights)
+        check_weights_of(model, weights=weights)
         refuse_if_no_backbone(model)
     return [BackboneRequest(model=model, weights=weights, seed=seed) for model in models]

@@ -6,6 +6,7 @@ It turns uint8 pixels into float32 penultimate features, the input of the classi
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.classifier import num_classes_of, refuse_token_encoder
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.loading.weights import LoadedNetwork, load_network
+from penultimate.engine.backbones.own.own_network import OwnNetwork
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
@@ -259,7 +261,8 @@ def load_backbone(
     Parameters
     ----------
     name
-        A timm name, ``arch`` or ``arch.tag``, or ``hf-hub:owner/name``.
+        A timm name, ``arch`` or ``arch.tag``, ``hf-hub:owner/name``, or ``package.module:function`` of your own
+        (``docs/networks.md``).
     weights
         ``timm`` (downloaded from its hub), ``package`` (an installed weight package), ``random``, a ``.safetensors``
         or ``.pth`` file, or the folder of a run of ``train``.
@@ -300,6 +303,8 @@ def load_backbone(
     """
     dtype_named(precision, device_named(device))  # before a download, not after
     network = load_network(name, weights=weights, seed=seed)
+    for doubt in network.warnings:
+        warnings.warn(f"{name}: {doubt}", stacklevel=2)
     return backbone_of(network, preprocess=preprocess, device=device, precision=precision)
 
 
@@ -323,12 +328,15 @@ def preprocess_of(model: Network, kind: PreprocessKind) -> Preprocess:
 
     ``paper``: the whole image to the input size, bicubic. ``timm``: timm's own evaluation (crop fraction,
     interpolation). Mean and standard deviation are the network's in both. ``paper-exif`` and ``timm-exif`` are the same
-    of the image turned upright by its EXIF orientation.
+    of the image turned upright by its EXIF orientation. A network of the user's brings its own Preprocess, of which
+    ``kind`` changes the orientation alone.
     """
     from timm.data.config import resolve_model_data_config
 
     if kind not in get_args(PreprocessKind):
         raise UnknownNameError("preprocess", kind, get_args(PreprocessKind))
+    if isinstance(model, OwnNetwork):
+        return model.preprocess_for(kind)
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     mean, std = tuple(config["mean"]), tuple(config["std"])

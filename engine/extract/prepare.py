@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.compilation import decide_compile
+from penultimate.engine.backbones.own.function import telling_whose
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
 from penultimate.engine.extract.embed import Log
@@ -100,14 +101,18 @@ def prepared_backbones(
     settings.check_machine()  # before a download, not after
     reasons = {}
     with settings.threads.in_force():
+        networks = [request.load() for request in requests]
+        for network in networks:
+            for doubt in network.warnings:
+                log(f"warning: {network.name}: {doubt}")
         backbones = [
             backbone_of(
-                request.load(),
+                network,
                 preprocess=settings.preprocess,
                 device=settings.device,
                 precision=settings.precision,
             )
-            for request in requests
+            for network in networks
         ]
         for backbone in backbones:
             decision = decide_compile(
@@ -119,7 +124,9 @@ def prepared_backbones(
             )
             log(decision.reason)
             if decision.compile:
-                log(f"{backbone.name}: compiled in {backbone.compile(settings.rows_per_batch):.0f} s")
+                with telling_whose(backbone.name, "cannot be compiled", instead="; leave --compile away"):
+                    seconds = backbone.compile(settings.rows_per_batch)
+                log(f"{backbone.name}: compiled in {seconds:.0f} s")
             reasons[backbone.name] = decision.reason
     return backbones, reasons
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.network import Network, convolution
-from penultimate.engine.backbones.architectures.networks import Seeded
+from penultimate.engine.backbones.architectures.seeded import Seeded
 from penultimate.store.errors import UnknownNameError
 
 # Shapes: B images, C channels, H x W maps, K classes.

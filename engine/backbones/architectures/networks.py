@@ -4,16 +4,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from penultimate.engine.backbones.architectures.network import Network
+from penultimate.engine.backbones.architectures.seeded import Seeded
 from penultimate.engine.backbones.architectures.suggestions import suggested_names
 from penultimate.engine.backbones.loading.hub import asking_the_hub
+from penultimate.engine.backbones.own.function import HUB_PREFIXES, find_function, is_own
 from penultimate.store.errors import InputError, UnknownNameError
-
-HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-"""Prefixes of names that are repositories of the Hugging Face hub with a timm ``config.json``."""
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -105,10 +103,16 @@ def fix_batch_norm_scale(model: nn.Module, *, initial: bool) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise UnknownNameError unless ``name`` is an architecture, ``arch.tag`` or a hub repository."""
+    """Raise UnknownNameError unless ``name`` is an architecture, ``arch.tag``, a hub repository or a user's function.
+
+    The module of a function is imported; raises what ``find_function`` raises.
+    """
     import timm
 
     if name.startswith(HUB_PREFIXES):
+        return
+    if is_own(name):
+        find_function(name)
         return
     arch, _, tag = name.partition(".")
     if arch not in OUR_CONFIGS and not timm.is_model(arch):
@@ -140,8 +144,8 @@ def weight_tags(arch: str) -> list[str]:
 
 
 def arch_of(name: str) -> str:
-    """Return the name without its weights tag; that of a hub repository is returned unchanged."""
-    return name if name.startswith(HUB_PREFIXES) else name.partition(".")[0]
+    """Return the name without its weights tag; that of a hub repository or a function is returned unchanged."""
+    return name if ":" in name else name.partition(".")[0]
 
 
 def full_name(name: str, model: Network) -> str:
@@ -187,17 +191,3 @@ def _ours(arch: str, options: dict[str, Any]) -> Network:
         dropout=options["drop_rate"] or 0.0,
         pretrained_cfg=config,
     )
-
-
-class Seeded:
-    """A context in which torch's CPU generator is seeded; afterwards it has its earlier state again."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.random.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed every GPU as well
-
-    def __exit__(self, *_: object) -> None:
-        torch.random.set_rng_state(self.state)

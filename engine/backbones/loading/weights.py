@@ -2,7 +2,7 @@
 
 There are four sources: ``timm`` (its hub download, the default; the publisher's file for the networks timm lacks), a
 local ``.safetensors`` or ``.pth`` file, ``package`` (an installed package that holds a checkpoint) and ``random``
-(initialised from a seed).
+(initialised from a seed). A network of the user's brings its own.
 """
 
 import os
@@ -30,6 +30,9 @@ from penultimate.engine.backbones.loading.weight_files import (
     read_tensors,
     run_config,
 )
+from penultimate.engine.backbones.own.fingerprint import digest_of_fingerprint
+from penultimate.engine.backbones.own.function import is_own
+from penultimate.engine.backbones.own.load import load_own
 from penultimate.engine.runtime.seeds import check_seed
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -67,26 +70,33 @@ class LoadedNetwork:
     model: Network
     name: str
     """Name of network and weights: ``arch.tag`` from the hub, ``arch`` from a package, ``arch.<file stem>``,
-    ``arch.<run folder>``, ``arch.random<seed>``."""
+    ``arch.<run folder>``, ``arch.random<seed>``, ``package.module:function``."""
 
     digest: str
-    """Digest of the loaded tensors, as ``digest_of_weights`` computes it."""
+    """Digest of the loaded tensors, as ``digest_of_weights`` computes it; of a user's network followed by ``-`` and the
+    digest of the fingerprint of its features, since its code may change where its tensors do not."""
 
     source: str
     """Source of the tensors with versions, for people."""
+
+    warnings: tuple[str, ...] = ()
+    """Doubts about the network, for people."""
 
 
 def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     """Build the network ``name`` and load its weights.
 
-    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights depend on
-    ``seed``.
+    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights, and what a
+    user's function draws, depend on ``seed``.
 
     Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a package is
     not available, and InputError for a file that cannot be read or does not fit.
     """
     check_source(weights)
     check_seed(seed)
+    if is_own(name):
+        check_weights_of(name, weights=weights)
+        return _from_function(name, seed)
     if weights in _SOURCES:
         return _SOURCES[weights](name, seed)
     return _from_run(name, Path(weights)) if Path(weights).is_dir() else _from_file(name, Path(weights))
@@ -108,8 +118,17 @@ def check_source(weights: str) -> None:
     check_weights_file(path)
 
 
-def check_package(name: str, *, weights: str) -> None:
-    """Raise UnknownNameError if ``weights`` come from a package and none has those of the network ``name``."""
+def check_weights_of(name: str, *, weights: str) -> None:
+    """Raise, before anything is loaded, for a source that has no weights of the network ``name``.
+
+    UnknownNameError if they are to come from a package and none has them, InputError for a user's network, which brings
+    its own.
+    """
+    if is_own(name) and weights != "timm":
+        raise InputError(
+            f"{name} brings its own weights, and --weights {weights} is for networks of timm; leave it away, and give "
+            "networks of timm in a command of their own"
+        )
     if weights == "package" and arch_of(name) not in PACKAGES:
         raise UnknownNameError("network with a weight package", name, PACKAGES)
 
@@ -204,7 +223,7 @@ def _downloaded(name: str) -> tuple[Network, str]:
 
 
 def _from_package(name: str, seed: int) -> LoadedNetwork:
-    check_package(name, weights="package")
+    check_weights_of(name, weights="package")
     package = PACKAGES[arch_of(name)]
     model = create_network(name)
     try:
@@ -253,6 +272,19 @@ def _from_file(name: str, path: Path) -> LoadedNetwork:
     stem = re.sub(r"(\.pth)?\.\w+$", "", path.name)
     return LoadedNetwork(
         model=model, name=f"{arch_of(name)}.{stem}", digest=digest_of_weights(model), source=f"file {path}"
+    )
+
+
+def _from_function(name: str, seed: int) -> LoadedNetwork:
+    """Load a network of the user's; torch draws from ``seed`` while its function is called."""
+    own = load_own(name, seed=seed)
+    weights, features = digest_of_weights(own.network), digest_of_fingerprint(own.fingerprint)
+    return LoadedNetwork(
+        model=own.network,
+        name=name,
+        digest=f"{weights}-{features}",
+        source=f"{name}, fingerprint {own.fingerprint}",
+        warnings=own.warnings,
     )
 
 

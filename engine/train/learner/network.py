@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from penultimate.engine.backbones.architectures.auxiliary import AuxiliaryNetwork
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.architectures.networks import arch_of, create_network, fix_batch_norm_scale, full_name
-from penultimate.engine.backbones.catalog import refuse_if_no_backbone
+from penultimate.engine.backbones.catalog import refuse_to_train
 from penultimate.engine.backbones.classifier import classifier_names
 from penultimate.engine.backbones.loading.weights import load_network
 from penultimate.engine.train.learner.schedule import batch_norm_momentum, set_batch_norm_momentum
@@ -51,7 +51,7 @@ def load_initial_model(name: str, *, init: InitName, weights: str, seed: int) ->
 
     Raises what ``load_network`` raises, InputError for a network that cannot be given a classifier.
     """
-    refuse_if_no_backbone(name)
+    refuse_to_train(name)
     if init == "pretrained" and weights != "random":
         loaded = load_network(name, weights=weights, seed=seed)
         return InitialModel(
