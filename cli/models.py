@@ -1,6 +1,7 @@
 """``penultimate models``: list networks with their sizes and ImageNet accuracy."""
 
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,17 +40,27 @@ def models(
     imagenet: Annotated[
         Path | None, typer.Option(help="CSV with columns model and top1 (per cent), before the table that comes along.")
     ] = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print a file of networks of your own to begin with, and leave.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """List networks by name, glob or set: input size, feature dimension, parameters without the classifier, ImageNet.
 
-    Any network of timm is one; a name is `arch` or `arch.tag`. Without a pattern or a set, all architectures.
+    Any network of timm is one; a name is `arch` or `arch.tag`. A network of your own is `package.module:function`,
+    which is loaded and checked. Without a pattern or a set, all architectures.
 
     \b
     penultimate models --set kornblith16
     penultimate models 'resnet50.*' 'tf_efficientnet_lite*'
     penultimate models --json 'vit_small*'
+    penultimate models --template > my_networks.py; penultimate models my_networks:resnet18
     """
+    if template:
+        typer.echo(
+            files("penultimate.engine.backbones.own").joinpath("template.py").read_text(encoding="utf-8"), nl=False
+        )
+        return
     names = list(dict.fromkeys([*(model_set(set_) if set_ else []), *match_models(pattern or [])]))
     if not pattern and not set_:
         names = match_models(["*"])

@@ -45,7 +45,13 @@ NewStore = Annotated[
 ]
 Models = Annotated[
     list[str],
-    typer.Option("--model", "-m", help="A timm name, `arch` or `arch.tag`, or a glob; repeats.", rich_help_panel=WHAT),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A timm name, `arch` or `arch.tag`, a glob, or `package.module:function` of your own (see `models "
+        "--template`); repeats.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Weights = Annotated[
     str,

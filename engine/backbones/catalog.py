@@ -114,7 +114,7 @@ def refuse_if_no_backbone(name: str) -> None:
     It is built on torch's meta device for that; a repository of the hub is not, and a network of the user's is checked
     when it is loaded.
     """
-    if ":" not in name:
+    if not is_own(name) and not name.startswith(HUB_PREFIXES):
         with torch.device("meta"):
             refuse_token_encoder(create_network(name), name)
 
@@ -135,8 +135,10 @@ def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
 
     check_name(name)
     arch, _, tag = name.partition(".")
-    if ":" in name:  # of the hub, or a user's function
-        return _row(name, name if name.startswith(HUB_PREFIXES) else None, imagenet)
+    if is_own(name):
+        return _row(name, None, imagenet)
+    if name.startswith(HUB_PREFIXES):
+        return _row(name, name, imagenet)
     if arch in OUR_CONFIGS:
         config = OUR_CONFIGS[arch]
         return _row(name, f"{arch}.{config['tag']}", imagenet, input_size=config["input_size"][1])
@@ -181,7 +183,7 @@ def _described_own(name: str) -> ModelRow:
 def _matched(pattern: str) -> list[str]:
     if pattern in SETS or Path(pattern).suffix in _READERS:
         return model_set(pattern)
-    if any(c in pattern for c in "*?[") and ":" not in pattern:
+    if any(c in pattern for c in "*?[") and not is_own(pattern) and not pattern.startswith(HUB_PREFIXES):
         return _from_glob(pattern)
     check_name(pattern)
     return [pattern]

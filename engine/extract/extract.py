@@ -45,7 +45,8 @@ def extract(
         The feature store, or where it lies: a folder, or an ``s3://``, ``gs://`` or ``az://`` address. It is made
         if it is not there.
     model
-        timm names (``arch`` or ``arch.tag``), globs over them, or a set such as ``kornblith16``.
+        timm names (``arch`` or ``arch.tag``), globs over them, a set such as ``kornblith16``, or networks of your own
+        (``package.module:function``).
     weights
         ``timm`` (downloaded from its hub), ``package`` (an installed weight package), ``random``, or a
         ``.safetensors`` or ``.pth`` file.

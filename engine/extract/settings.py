@@ -31,7 +31,8 @@ class ExtractionOptions(PassOptions):
 
     preprocess: PreprocessKind = "paper"
     """Resize of images. ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop.
-    ``paper-exif`` and ``timm-exif``: the same after rotating the image by its EXIF orientation, otherwise ignored."""
+    ``paper-exif`` and ``timm-exif``: the same after rotating the image by its EXIF orientation, otherwise ignored.
+    A network of your own brings its resize."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units

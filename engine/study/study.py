@@ -75,7 +75,7 @@ class BackboneEntry(Strict):
     """One network, or several by a glob or a set."""
 
     model: str
-    """A timm name, ``arch`` or ``arch.tag``, a glob, or a set such as ``kornblith16``."""
+    """A timm name, ``arch`` or ``arch.tag``, a glob, a set such as ``kornblith16``, or ``package.module:function``."""
 
     weights: str | None = None
     """``timm`` (which None is), ``package``, ``random``, a .safetensors or .pth file, or the folder of a run of

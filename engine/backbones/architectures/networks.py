@@ -145,7 +145,7 @@ def weight_tags(arch: str) -> list[str]:
 
 def arch_of(name: str) -> str:
     """Return the name without its weights tag; that of a hub repository or a function is returned unchanged."""
-    return name if ":" in name else name.partition(".")[0]
+    return name if is_own(name) or name.startswith(HUB_PREFIXES) else name.partition(".")[0]
 
 
 def full_name(name: str, model: Network) -> str:

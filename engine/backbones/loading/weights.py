@@ -86,8 +86,8 @@ class LoadedNetwork:
 def load_network(name: str, *, weights: str, seed: int) -> LoadedNetwork:
     """Build the network ``name`` and load its weights.
 
-    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights, and what a
-    user's function draws, depend on ``seed``.
+    ``weights`` is ``timm``, ``package``, ``random``, or the path of a file or a run. Only ``random`` weights and what a
+    user's function draws depend on ``seed``.
 
     Raises UnknownNameError for a network or source that is not known, UnavailableError where the hub or a package is
     not available, and InputError for a file that cannot be read or does not fit.

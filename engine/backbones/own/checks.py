@@ -66,8 +66,8 @@ def _refuse_training_mode(network: OwnNetwork, name: str) -> None:
     if training:
         which = "the module is" if not training[0] else f"{training[0]} of the module is"
         raise InputError(
-            f"{name}: {which} in training mode, in which batch norm and dropout make the features of an image depend on "
-            "the rest of its batch and on chance; return the module with .eval()"
+            f"{name}: {which} in training mode, in which batch norm and dropout make the features of an image depend "
+            "on the rest of its batch and on chance; return the module with .eval()"
         )
 
 
@@ -164,7 +164,6 @@ def _reason(run: Callable[[Tensor], Features], images_BCHW: Tensor, together: Fe
 def _same(features: Features, expected: Features) -> bool:
     """Compare readout by readout, relative to the norm; NaN is equal to nothing."""
     return features.keys() == expected.keys() and all(
-        features[name].shape == vectors.shape
-        and bool((features[name] - vectors).norm() <= _TOLERANCE * vectors.norm())
+        features[name].shape == vectors.shape and bool((features[name] - vectors).norm() <= _TOLERANCE * vectors.norm())
         for name, vectors in expected.items()
     )

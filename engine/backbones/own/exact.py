@@ -38,11 +38,11 @@ def weights_in_float64(module: nn.Module) -> Iterator[None]:
 
 def exact_pass(module: nn.Module, images_BCHW: Tensor) -> Any:
     """Return what ``module``, within ``weights_in_float64``, gives for float64 images, computed in float64 alone."""
-    with torch.inference_mode(), _InFloat64():
+    with torch.inference_mode(), _InFloat64():  # type: ignore[no-untyped-call]  # torch does not type it
         return module(images_BCHW)
 
 
-class _InFloat64(TorchDispatchMode):
+class _InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type it
     """Within this mode, every operator that is given or asked for a lower precision gets float64 instead.
 
     So a module that computes some layers in float32 on purpose, as many do with norms and softmax, gives float64 too.

@@ -1,8 +1,7 @@
 """Make the images by which a network is known again: the same bytes on every machine and with every version.
 
-They are made of whole numbers alone. Their spectrum falls as that of photographs does (amplitude over frequency, Field
-1987, "Relations between the statistics of natural images and the response properties of cortical cells"), and their mean
-and contrast are about ImageNet's, so that a network is shown what it is made for.
+They are made of whole numbers alone. Like photographs they have the more contrast the coarser the detail, and a mean
+near ImageNet's, so that a network is shown the kind of input that it is made for.
 """
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 # Shapes: H x W pixels, C = 3 channels.
 
 _MEAN, _CONTRAST = 116, 66
-"""Mean of a pixel, and the largest step of the coarsest octave, out of 255: ImageNet's mean, and its deviation of 58."""
+"""Mean of a pixel, which is ImageNet's, and strength of the coarsest octave, out of 255."""
 
 _UNIT = 1 << 16
 

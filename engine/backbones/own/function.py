@@ -20,8 +20,8 @@ _GRAMMAR = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` is ``package.module:function``; no name of timm's has a colon, but for the hub's."""
-    return ":" in name and not name.startswith(HUB_PREFIXES)
+    """Return whether ``name`` is to be ``package.module:function``: it has a colon, and is nothing of the hub's."""
+    return ":" in name and "://" not in name and not name.startswith(HUB_PREFIXES)
 
 
 def find_function(name: str) -> Callable[[], Any]:
@@ -39,13 +39,13 @@ def find_function(name: str) -> Callable[[], Any]:
     module_name, _, path = name.partition(":")
     module = _imported(module_name)
     try:
-        found = reduce(getattr, path.split("."), module)
+        found: Any = reduce(getattr, path.split("."), module)
     except AttributeError:
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownNameError(f"function of {_file(module) or module_name}", path, own) from None
     if not callable(found):
         raise InputError(f"{name} is of type {type(found).__name__}; expected a function that returns a network")
-    return found  # type: ignore[no-any-return]  # what it returns is checked by its caller
+    return found
 
 
 @contextmanager
@@ -72,14 +72,13 @@ def _imported(module_name: str) -> ModuleType:
         with telling_whose(module_name, "cannot be imported"):
             return import_module(module_name)
     except InputError as error:
-        missing = error.__cause__
-        if isinstance(missing, ModuleNotFoundError) and missing.name is not None:
-            if f"{module_name}.".startswith(f"{missing.name}."):
-                raise UnavailableError(
-                    f"there is no module {missing.name!r} in {here} or among the installed packages; give "
-                    "`package.module:function` of a file that Python can import from there"
-                ) from error
-        raise
+        missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+        if missing is None or not f"{module_name}.".startswith(f"{missing}."):
+            raise
+        raise UnavailableError(
+            f"there is no module {missing!r} in {here} or among the installed packages; give `package.module:function` "
+            "of a file that Python can import from there"
+        ) from error
 
 
 def _where(name: str, error: Exception) -> str:

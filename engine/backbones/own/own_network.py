@@ -31,7 +31,7 @@ class OwnNetwork(Network):
         self.pretrained_cfg = {"input_size": (3, preprocess.height, preprocess.width)}
         self.readout_dims: dict[str, int] = {}
         """Number D of features by name of readout; empty until the module was run."""
-        self.train(module.training)
+        self.training = module.training
 
     @property
     def head_hidden_size(self) -> int:  # type: ignore[override]  # known once the module was run
@@ -67,9 +67,9 @@ def preprocess_from(given: Any, name: str) -> Preprocess:
     Raises InputError for anything else, and for a mean that is not of pixels between 0 and 1.
     """
     if not isinstance(given, Preprocess | Mapping) or (isinstance(given, Mapping) and set(given) != _FIELDS):
-        found = f"a dict of {', '.join(map(str, given))}" if isinstance(given, Mapping) else type(given).__name__
+        what = f"a dict of {', '.join(map(str, given))}" if isinstance(given, Mapping) else type(given).__name__
         raise InputError(
-            f"{name} gives {found} for how its images are made; expected a penultimate.Preprocess, or a dict of size "
+            f"{name} gives {what} for how its images are made; expected a penultimate.Preprocess, or a dict of size "
             "(pixels, or (height, width)), mean and std (three numbers each, of pixels between 0 and 1)"
         )
     try:

@@ -10,16 +10,15 @@ torch's generator is seeded (--seed) while the function runs. Penultimate knows 
 its features of two fixed images: edit what it computes, and images are embedded anew.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from penultimate import Preprocess
 
-IMAGENET = {"size": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = {"size": 224, "mean": MEAN, "std": STD}
 
 
-def resnet18() -> tuple[nn.Module, dict[str, Any]]:
+def resnet18() -> tuple[nn.Module, dict[str, object]]:
     """A network of torchvision whose class scores are left out: what went into them is the feature."""
     from torchvision.models import resnet18
 
@@ -34,14 +33,7 @@ def swin_stages() -> tuple[nn.Module, Preprocess]:
     from torchvision.models.feature_extraction import create_feature_extractor
 
     network = create_feature_extractor(swin_t(weights=None).eval(), {"features.3": "maps"})
-    crop = Preprocess(
-        height=224,
-        width=224,
-        resize="crop",
-        crop_pct=224 / 232,
-        mean=IMAGENET["mean"],
-        std=IMAGENET["std"],
-    )
+    crop = Preprocess(height=224, width=224, resize="crop", crop_pct=224 / 232, mean=MEAN, std=STD)
     return nn.Sequential(network, MeanOfMaps()).eval(), crop
 
 
@@ -53,7 +45,7 @@ class MeanOfMaps(nn.Module):
         return found["maps"].mean(dim=(1, 2))
 
 
-def dinov2() -> tuple[nn.Module, dict[str, Any]]:
+def dinov2() -> tuple[nn.Module, dict[str, object]]:
     """A vision model of transformers (pip install transformers): its class token, and the mean of its patches."""
     from transformers import Dinov2Config, Dinov2Model
 
