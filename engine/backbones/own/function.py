@@ -45,7 +45,8 @@ def find_function(name: str) -> Callable[[], Any]:
         raise UnknownNameError(f"function of {_file(module) or module_name}", path, own) from None
     if not callable(found):
         raise InputError(f"{name} is of type {type(found).__name__}; expected a function that returns a network")
-    return found
+    function: Callable[[], Any] = found
+    return function
 
 
 @contextmanager
