@@ -1,5 +1,6 @@
 """``penultimate parity``: compare a fast way of computing features with the reference, on the user's images."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,9 +17,11 @@ from penultimate.engine.images.options import SourceOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import ParityError
+from penultimate.store.key import label_of
 
 _COLUMNS = {
     "backbone": "backbone",
+    "readout": "readout",
     "decoder": "decoder",
     "precision": "precision",
     "num_images": "images",
@@ -72,15 +75,17 @@ def parity(
     networks = how.part(ExtractionSettings)
     backbones, _ = prepared_backbones(requests, networks, num_images=lambda backbone: len(image_set), log=log)
     by = how.make_decoder()
-    reports = [
-        check_parity(image_set, backbone, by, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)
-        for backbone in backbones
-    ]
+    check = partial(check_parity, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)
+    reports = [report for backbone in backbones for report in check(image_set, backbone, by)]
     rows = [report.as_dict() | {"machine": machine()} for report in reports]
     if json:
         print_json(rows)
     else:
         print_table(rows, _COLUMNS)
-    failed = [f"{report.backbone}: {', '.join(report.failures)}" for report in reports if report.failures]
+    failed = [
+        f"{label_of(report.backbone, report.readout)}: {', '.join(report.failures)}"
+        for report in reports
+        if report.failures
+    ]
     if failed:
         raise ParityError(f"too far from the reference: {'; '.join(failed)}")

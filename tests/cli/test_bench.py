@@ -120,7 +120,7 @@ def test_a_network_is_compiled_for_the_rows_that_its_passes_have(
         compiled.append(rows)
         return 0.0
 
-    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         passed.append(len(images_BHWC))
         return embed(backbone, images_BHWC)
 
