@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, print_json, print_table, with_readout
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
@@ -34,6 +34,7 @@ _COLUMNS = {
 
 
 _FLAGS = {
+    options.WHAT: ("readouts --readout",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -69,7 +70,7 @@ def parity(
     """
     how = ParityOptions.of(settings)
     how.check_machine()
-    requests = requests_of(model, weights=weights, seed=seed)  # a wrong name is known before any image is read
+    requests = requests_of(model, weights=weights, seed=seed, readouts=how.readouts)
     image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(image_set))
     networks = how.part(ExtractionSettings)
@@ -81,7 +82,7 @@ def parity(
     if json:
         print_json(rows)
     else:
-        print_table(rows, _COLUMNS)
+        print_table(rows, with_readout(_COLUMNS, rows))
     failed = [
         f"{label_of(report.backbone, report.readout)}: {', '.join(report.failures)}"
         for report in reports

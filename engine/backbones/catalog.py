@@ -20,7 +20,10 @@ from penultimate.engine.backbones.architectures.networks import (
 from penultimate.engine.backbones.classifier import classifier_names, is_token_encoder, refuse_token_encoder
 from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
+from penultimate.engine.backbones.readouts.network_readouts import readouts_of
+from penultimate.engine.backbones.readouts.readout import chosen
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.key import PENULTIMATE
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
 """Name of a set -> its networks with their default weights."""
@@ -40,7 +43,11 @@ class ModelRow:
     """Height of the (square) input in pixels; None where timm keeps no configuration for the network."""
 
     feature_dim: int | None
-    """Number of features; None where the network was not built for the listing, and for encoders of tokens."""
+    """Number of penultimate features; None where the network was not built for the listing, and for encoders of
+    tokens."""
+
+    readouts: Mapping[str, int] | None
+    """Readout -> number of its features; None where ``feature_dim`` is."""
 
     parameters: int | None
     """Number of parameters without the classifier; None where the network was not built for the listing."""
@@ -97,19 +104,23 @@ def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
         full_name(name, model),
         imagenet,
         input_size=model.pretrained_cfg["input_size"][1],
-        feature_dim=None if is_token_encoder(model) else model.head_hidden_size,
+        readouts=None if is_token_encoder(model) else {each.name: each.dim for each in readouts_of(model).values()},
         parameters=sum(p.numel() for key, p in model.named_parameters() if key not in classifier),
     )
 
 
-def refuse_if_no_backbone(name: str) -> None:
-    """Raise InputError for a network that gives no one vector an image, before weights or images are looked at.
+def refuse_if_no_backbone(name: str, readouts: Iterable[str] = (PENULTIMATE,)) -> None:
+    """Raise InputError for a network that gives no one vector an image, or has not one of ``readouts``.
+
+    It does so before weights or images are looked at.
 
     It is built on torch's meta device for that; a repository of the hub is not.
     """
     if not name.startswith(HUB_PREFIXES):
         with torch.device("meta"):
-            refuse_token_encoder(create_network(name), name)
+            model = create_network(name)
+        refuse_token_encoder(model, name)
+        chosen(readouts_of(model), readouts, network=name)
 
 
 def listed(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
@@ -135,7 +146,7 @@ def _row(
     imagenet: Mapping[str, Accuracy],
     *,
     input_size: int | None = None,
-    feature_dim: int | None = None,
+    readouts: Mapping[str, int] | None = None,
     parameters: int | None = None,
 ) -> ModelRow:
     paper = next((network for network in KORNBLITH16 if network.model == weights), None)
@@ -144,7 +155,8 @@ def _row(
         model=name,
         weights=weights,
         input_size=input_size,
-        feature_dim=feature_dim,
+        feature_dim=readouts[PENULTIMATE] if readouts else None,
+        readouts=readouts,
         parameters=parameters,
         imagenet_top1=accuracy.top1 if accuracy else None,
         imagenet_source=accuracy.source if accuracy else None,

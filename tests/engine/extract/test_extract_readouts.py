@@ -75,7 +75,8 @@ def test_one_pass_an_image_gives_all_readouts(images: ImageSet, store: FeatureSt
     backbone = ColourBackbone(list(DIMS))
     assert extract(images, backbone, store) == dict.fromkeys(DIMS, (24, 0))
     assert backbone.num_seen == 24
-    assert sorted(key.readout for key in store.keys()) == sorted(DIMS)
+    keys = store.keys()
+    assert sorted(key.readout for key in keys) == sorted(DIMS)
     assert extract(images, again := ColourBackbone(list(DIMS)), store) == dict.fromkeys(DIMS, (0, 24))
     assert again.num_seen == 0
 
