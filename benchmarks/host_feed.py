@@ -50,6 +50,7 @@ from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import PENULTIMATE
 from penultimate.store.provenance import library_versions, source_commit
 
 # Shapes: N images, B images of a batch, D feature dimensions.
@@ -88,10 +89,10 @@ class NullBackbone:
     provenance: Mapping[str, Any] = {}
 
     def __init__(self, preprocess: Preprocess, feature_dim: int) -> None:
-        self.preprocess, self.feature_dim = preprocess, feature_dim
+        self.preprocess, self.feature_dims = preprocess, {PENULTIMATE: feature_dim}
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        return np.zeros((len(images_BHWC), self.feature_dim), np.float32)
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
+        return {PENULTIMATE: np.zeros((len(images_BHWC), self.feature_dims[PENULTIMATE]), np.float32)}
 
 
 def black(encoded: Any, views: Sequence[Preprocess], *, device: str) -> list[Any]:

@@ -32,6 +32,7 @@ from penultimate.engine.runtime.capabilities import computes_natively
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import PENULTIMATE
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N images, D feature dimensions.
@@ -69,7 +70,7 @@ def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) ->
 
     def features(batch_size: int) -> NDArray[np.float32]:
         starts = range(0, len(pixels), batch_size)
-        return np.concatenate([backbone.embed(pixels[start : start + batch_size]) for start in starts])
+        return np.concatenate([backbone.embed(pixels[start : start + batch_size])[PENULTIMATE] for start in starts])
 
     alone = features(1)
     return "".join(f"    batch {size} against 1: {distances(features(size), alone)}\n" for size in BATCH_SIZES)

@@ -36,7 +36,7 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import commit_object, shard_object, variable_width
-from penultimate.store.key import Embedding
+from penultimate.store.key import PENULTIMATE, Embedding
 from penultimate.store.objects import remote as remote_objects
 from penultimate.store.objects.retry import Retry
 from penultimate.store.plan import Plan
@@ -276,7 +276,7 @@ class SleepingBackbone:
     """A backbone that takes a fixed time for each image and no core, so that workers have no common bottleneck."""
 
     name = weights_digest = "sleeper"
-    feature_dim = 64
+    feature_dims: Mapping[str, int] = {PENULTIMATE: 64}
     precision = "float32"
     preprocess = Preprocess(height=8, width=8, resize="whole", mean=(0.5,) * 3, std=(0.5,) * 3)
     provenance: Mapping[str, Any] = {}
@@ -284,10 +284,10 @@ class SleepingBackbone:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         time.sleep(self._seconds * len(images_BHWC))
         means_B3 = np.asarray(images_BHWC, np.float32).mean(axis=(1, 2))
-        return np.tile(means_B3, (1, 22))[:, : self.feature_dim]
+        return {PENULTIMATE: np.tile(means_B3, (1, 22))[:, : self.feature_dims[PENULTIMATE]]}
 
 
 @dataclass(frozen=True)

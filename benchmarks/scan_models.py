@@ -44,6 +44,7 @@ from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
+from penultimate.store.key import PENULTIMATE
 
 # Shapes: B = 2 images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
 
@@ -168,12 +169,12 @@ def _on_cpu(name: str, listed_dim: int | None) -> dict[str, Any]:
     backbone = load_backbone(name, weights="random")
     images_BHWC = _noise(backbone)
     if backbone.num_classes:
-        features_BD, scores_BK = backbone.classify(images_BHWC)
+        features, scores_BK = backbone.classify(images_BHWC)
         distance: float | None = _distance_from_timm(backbone, images_BHWC, scores_BK)
     else:
-        features_BD, distance = backbone.embed(images_BHWC), None
-    agrees = distance is None or distance <= ROUNDING
-    report = check_parity(
+        features, distance = backbone.embed(images_BHWC), None
+    agrees, dim = distance is None or distance <= ROUNDING, backbone.feature_dims[PENULTIMATE]
+    (report,) = check_parity(
         _image_set(images_BHWC),
         backbone,
         PillowDecoder(),
@@ -186,12 +187,12 @@ def _on_cpu(name: str, listed_dim: int | None) -> dict[str, Any]:
     agrees = agrees or bool(exact and exact["float64"] <= ROUNDING < exact["timm_float32"])
     return {
         "device": "cpu",
-        "dim": backbone.feature_dim,
+        "dim": dim,
         "classes": backbone.num_classes,
         "distance_from_timm": distance,
         "wrong": {
-            "listed": None if listed_dim == backbone.feature_dim else f"with dimension {listed_dim}",
-            "embedded": _wrong_features(features_BD, backbone.feature_dim),
+            "listed": None if listed_dim == dim else f"with dimension {listed_dim}",
+            "embedded": _wrong_features(features[PENULTIMATE], dim),
             "parity": None
             if _is_itself(report.feature_distance, report.num_changed_predictions)
             else f"distance {report.feature_distance:.2g}, {report.num_changed_predictions} predictions changed",

@@ -43,6 +43,7 @@ _REMOTE_COLUMNS = {
 
 
 _FLAGS = {
+    options.WHAT: ("readouts --readout",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -88,7 +89,7 @@ def bench(
     """
     how = BenchOptions.of(settings)
     how.check_machine()
-    requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    requests = tuple(requests_of(model, weights=weights, seed=seed, readouts=how.readouts))
     began = time.perf_counter()
     whole = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     listing_seconds = time.perf_counter() - began

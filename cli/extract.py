@@ -7,7 +7,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, ClusterProgress, TaskCpus, open_cluster, resources_of
-from penultimate.cli.output import log, log_failed, print_json, print_table
+from penultimate.cli.output import log, log_failed, print_json, print_table, with_readout
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
@@ -25,21 +25,20 @@ from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
-    options.WHAT: ("label_column", "multi_label", "val_fraction", "test_fraction"),
+    options.WHAT: ("readouts --readout", "label_column", "multi_label", "val_fraction", "test_fraction"),
     options.HOW: (
         "preprocess",
         "decoder",
         "precision",
         "compile",
         "batch_size --batch-size -b",
-        "parity",
         "retry_failed",
     ),
     options.WHERE: ("device", "workers --workers -j"),
 }
 
 
-_COLUMNS = ("dataset", "backbone", "digest", "rows", "reused", "embedded", "failed", "dim")
+_COLUMNS = ("dataset", "backbone", "readout", "digest", "rows", "reused", "embedded", "failed", "dim")
 
 
 class ExtractOptions(ImageOptions, ExtractionSettings):
@@ -77,7 +76,7 @@ def extract(
     ] = True,
     json: options.Json = False,
 ) -> None:
-    """Embed images with pretrained backbones and keep the penultimate features.
+    """Embed images with pretrained backbones and keep the penultimate features, or other readouts of the same pass.
 
     Killed or interrupted, the same command goes on at the first missing block. An image of which the store has
     features, by its content, is not embedded again: sets may grow, move, be relabelled or split anew. Images that
@@ -89,6 +88,7 @@ def extract(
     penultimate extract caltech101 --root data/caltech101 --store features.zarr \\
         --model tf_efficientnet_lite0 --model tf_efficientnet_lite1 --weights package
     penultimate extract labels.csv --store features.zarr --model 'vit_small*' --device cuda
+    penultimate extract photos/ --store features.zarr --model vit_small_patch14_dinov2 --readout cls,patch-mean,last4
     penultimate extract s3://bucket/photos/labels.csv --store features.zarr --model resnet50.a1_in1k
     penultimate extract 's3://bucket/set-{0000..0999}.tar' --store s3://bucket/features --model resnet50.a1_in1k \\
         --device cuda --cluster auto
@@ -98,7 +98,8 @@ def extract(
     partition = Partition.parse(shard)
     if name is not None:
         check_dataset_name(name)
-    requests = tuple(requests_of(model, weights=weights, seed=seed))  # a wrong name is known before any image is read
+    # A wrong name is known before any image is read.
+    requests = tuple(requests_of(model, weights=weights, seed=seed, readouts=how.readouts))
     FeatureStore.check_location(store)  # and so is a wrong store, which is made once the images are known to be right
     image_set = load_images(
         images,
@@ -123,10 +124,7 @@ def extract(
     if json:
         print_json(rows)
     else:
-        print_table(rows, {column: column for column in _COLUMNS})
-    if len(extracted) < len(requests):
-        waiting = len(requests) - len(extracted)
-        typer.echo(f"part {shard} is done; {waiting} of {len(requests)} backbones wait for other parts", err=True)
+        print_table(rows, with_readout({column: column for column in _COLUMNS}, rows))
     for each in extracted[:1]:
         log_failed(each.features.failed)
 
@@ -152,6 +150,7 @@ def _row(extracted: Extracted) -> dict[str, Any]:
     return {
         "dataset": features.key.dataset,
         "backbone": features.key.backbone,
+        "readout": features.key.readout,
         "digest": features.key.digest,
         "rows": features.num_rows,
         "reused": extracted.num_reused,

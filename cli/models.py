@@ -1,14 +1,16 @@
 """``penultimate models``: list networks with their sizes and ImageNet accuracy."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import log, print_json, print_table
 from penultimate.engine.backbones.catalog import ModelRow, describe, listed, match_models, model_set
 from penultimate.engine.backbones.imagenet import imagenet_table
 
@@ -24,6 +26,9 @@ _COLUMNS = {
 }
 _BUILT = 40
 """Largest number of networks that are built by default to read their sizes, a fraction of a second each."""
+
+_WITH_READOUTS = 3
+"""Largest number of networks of which a table of readouts is printed below; ``--json`` has those of all."""
 
 
 def models(
@@ -48,7 +53,8 @@ def models(
     """List networks by name, glob or set: input size, feature dimension, parameters without the classifier, ImageNet.
 
     Any network of timm is one; a name is `arch` or `arch.tag`. A network of your own is `package.module:function`,
-    which is loaded and checked. Without a pattern or a set, all architectures.
+    which is loaded and checked. Without a pattern or a set, all architectures. Of up to three networks the readouts for
+    `extract --readout` are listed, with their dimensions; --json has them of all.
 
     \b
     penultimate models --set kornblith16
@@ -67,13 +73,25 @@ def models(
     describes = len(names) <= _BUILT if sizes is None else sizes
     table = imagenet_table(imagenet)
     rows = [describe(name, table) if describes else listed(name, table) for name in names]
+    for row in rows:
+        for doubt in row.warnings:
+            log(f"warning: {row.model}: {doubt}")
     if json:
         print_json([asdict(row) for row in rows])
         return
     cells = [_cells(row) for row in rows]
     print_table(cells, {field: heading for field, heading in _COLUMNS.items() if any(row[field] for row in cells)})
+    if len(rows) <= _WITH_READOUTS:
+        readouts = [{"model": row.model, **each} for row in rows for each in _readouts(row.readouts or {})]
+        print_table(readouts, {column: column for column in ("model", "readout", "dim")})
 
 
 def _cells(row: ModelRow) -> dict[str, Any]:
     percent = None if row.imagenet_top1 is None else f"{100 * row.imagenet_top1:.2f}"
     return asdict(row) | {"imagenet": percent, "switches": ", ".join(row.switches)}
+
+
+def _readouts(dims: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return a row for each readout with its dimension; successive layers of one dimension share a row."""
+    runs = [[*run] for _, run in groupby(dims, key=lambda name: (name.partition(":")[0], dims[name]))]
+    return [{"readout": run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}", "dim": dims[run[0]]} for run in runs]

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from penultimate.store.key import PENULTIMATE
+
 
 def log(line: str) -> None:
     """Print a message on stderr."""
@@ -24,6 +26,12 @@ def log_failed(failed: Mapping[str, str]) -> None:
         log(f"left out {id_}: {reason}")
     if (more := len(failed) - _FAILED_SHOWN) > 0:
         log(f"left out {more:,} more; the features have each with its reason")
+
+
+def with_readout(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return ``columns`` without the column ``readout`` where all rows are of the penultimate layer."""
+    shown = any(row["readout"] != PENULTIMATE for row in rows)
+    return {field: heading for field, heading in columns.items() if shown or field != "readout"}
 
 
 def print_json(value: Any) -> None:

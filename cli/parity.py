@@ -1,11 +1,12 @@
 """``penultimate parity``: compare a fast way of computing features with the reference, on the user's images."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, print_json, print_table, with_readout
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.request import requests_of
 from penultimate.engine.extract.parity import check_parity
@@ -16,9 +17,11 @@ from penultimate.engine.images.options import SourceOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import ParityError
+from penultimate.store.key import label_of
 
 _COLUMNS = {
     "backbone": "backbone",
+    "readout": "readout",
     "decoder": "decoder",
     "precision": "precision",
     "num_images": "images",
@@ -31,6 +34,7 @@ _COLUMNS = {
 
 
 _FLAGS = {
+    options.WHAT: ("readouts --readout",),
     options.HOW: ("preprocess", "decoder", "precision", "compile", "batch_size --batch-size -b"),
     options.WHERE: ("device", "workers --workers -j"),
 }
@@ -66,21 +70,23 @@ def parity(
     """
     how = ParityOptions.of(settings)
     how.check_machine()
-    requests = requests_of(model, weights=weights, seed=seed)  # a wrong name is known before any image is read
+    requests = requests_of(model, weights=weights, seed=seed, readouts=how.readouts)
     image_set = load_images(images, root=root, labels=False, **how.part(SourceOptions).model_dump())
     log(summary_of(image_set))
     networks = how.part(ExtractionSettings)
     backbones, _ = prepared_backbones(requests, networks, num_images=lambda backbone: len(image_set), log=log)
     by = how.make_decoder()
-    reports = [
-        check_parity(image_set, backbone, by, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)
-        for backbone in backbones
-    ]
+    check = partial(check_parity, num_images=num_images, batch_size=how.rows_per_batch, threads=how.threads)
+    reports = [report for backbone in backbones for report in check(image_set, backbone, by)]
     rows = [report.as_dict() | {"machine": machine()} for report in reports]
     if json:
         print_json(rows)
     else:
-        print_table(rows, _COLUMNS)
-    failed = [f"{report.backbone}: {', '.join(report.failures)}" for report in reports if report.failures]
+        print_table(rows, with_readout(_COLUMNS, rows))
+    failed = [
+        f"{label_of(report.backbone, report.readout)}: {', '.join(report.failures)}"
+        for report in reports
+        if report.failures
+    ]
     if failed:
         raise ParityError(f"too far from the reference: {'; '.join(failed)}")

@@ -7,10 +7,10 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, print_json, print_table, with_readout
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.analysis.dataset_names import told_apart
-from penultimate.engine.probe.api import matching_keys, probe_sets
+from penultimate.engine.probe.api import matching_keys, probe_sets, probed_together
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
@@ -18,7 +18,7 @@ from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
 
 _FLAGS = {
-    options.WHAT: ("losses --loss", "metric", "shots", "seeds"),
+    options.WHAT: ("choose_readout", "losses --loss", "metric", "shots", "seeds"),
     options.HOW: ("l2", "tol", "solver"),
     options.WHERE: ("device", "memory"),
 }
@@ -35,6 +35,9 @@ def probe(
     backbone: Annotated[
         str, typer.Option(help="Glob over the backbones in the store.", rich_help_panel=options.WHAT)
     ] = "*",
+    readout: Annotated[
+        str, typer.Option(help="Glob over the readouts in the store.", rich_help_panel=options.WHAT)
+    ] = "*",
     cluster: ClusterOption = None,
     task_cpus: TaskCpus = None,
     json: options.Json = False,
@@ -48,24 +51,25 @@ def probe(
     penultimate probe features.zarr --trials trials/
     penultimate probe features.zarr --trials trials/ --dataset caltech101 --backbone 'tf_*' --l2 1e-4:1e2:25
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
+    penultimate probe features.zarr --trials trials/ --readout '*cls*' --choose-readout
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """
     job = ProbeJob.of(settings)
     opened = FeatureStore(store)
-    keys = matching_keys(opened, dataset, backbone)
+    groups = probed_together(matching_keys(opened, dataset, backbone, readout), job)
     trial_log = TrialLog.create(trials)
     if cluster is not None:
-        found = _probe_on(cluster, opened, keys, trial_log, job, task_cpus)
+        found = _probe_on(cluster, opened, groups, trial_log, job, task_cpus)
     else:
-        found = probe_sets((opened.read(key) for key in keys), job, trial_log, log=log)
+        found = probe_sets(([opened.read(key) for key in group] for group in groups), job, trial_log, log=log)
     _print(found, json=json)
 
 
 def _probe_on(
     address: str,
     store: FeatureStore,
-    keys: Sequence[FeatureKey],
+    groups: Sequence[Sequence[FeatureKey]],
     trial_log: TrialLog,
     job: ProbeJob,
     task_cpus: int | None,
@@ -75,14 +79,14 @@ def _probe_on(
 
     cells = [
         ProbeCell(
-            key=key,
+            keys=tuple(group),
             settings=each,
             seed=seed,
             resources=job.resources,
             store=store.address,
             trials=trial_log.address,
         )
-        for key in keys
+        for group in groups
         for each, seed in job.settings()
     ]
     with open_cluster(address) as cluster:
@@ -98,17 +102,19 @@ def _print(trials: Sequence[Trial], *, json: bool) -> None:
     if json:
         print_json(rows)
         return
-    columns = {c: c for c in ("dataset", "backbone", "shots", "seed", "metric")}
+    columns = {c: c for c in ("dataset", "backbone", "readout", "shots", "seed", "metric")}
     if not any(row["shots"] for row in rows):
         del columns["shots"], columns["seed"]
     shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
-    print_table(shown, columns | {"value": "test %", "l2": "l2", "converged": "converged"})
+    print_table(shown, with_readout(columns, rows) | {"value": "test %", "l2": "l2", "converged": "converged"})
 
 
 def _row(trial: Trial) -> dict[str, Any]:
     return {
         "dataset": trial.dataset,
         "backbone": trial.backbone,
+        "readout": trial.chosen.get("readout", trial.readout),
+        "readout_chosen": "readout" in trial.chosen,
         "method": trial.method,
         "metric": trial.metric,
         "value": trial.value,

@@ -111,9 +111,9 @@ def _feature_set(opened: FeatureStore, store: str, dataset: str, backbone: str) 
     of_dataset = [key for key in keys if key.dataset == dataset]
     if not of_dataset:
         raise UnknownNameError(f"dataset in {store}", dataset, {key.dataset for key in keys})
-    matching = [key for key in of_dataset if backbone in (key.backbone, key.digest)]
+    matching = [key for key in of_dataset if backbone in (key.label, key.digest)]
     if not matching:
-        raise UnknownNameError(f"backbone on {dataset} in {store}", backbone, {key.backbone for key in of_dataset})
+        raise UnknownNameError(f"backbone on {dataset} in {store}", backbone, {key.label for key in of_dataset})
     if len(matching) > 1:
         digests = ", ".join(key.digest for key in matching)
         raise InputError(f"{store} has {len(matching)} feature sets of {backbone} on {dataset}; name one: {digests}")

@@ -127,8 +127,11 @@ class _Flag:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def read(self, value: Any) -> Any:
-        """Return the given value; for a tuple, each part between commas as YAML reads it."""
-        return [_yaml(part) for text in value for part in text.split(",")] if isinstance(value, list) else value
+        """Return the given value; for a tuple, each part between commas, as YAML reads it unless all are texts."""
+        if not isinstance(value, list):
+            return value
+        texts = get_args(_without_none(self.model.model_fields[self.name].annotation))[0] is str
+        return [part if texts else _yaml(part) for text in value for part in text.split(",")]
 
 
 def _group(parameter: inspect.Parameter) -> str | None:

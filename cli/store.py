@@ -9,7 +9,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.options import StoreLocation
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, print_json, print_table, with_readout
 from penultimate.engine.analysis.dataset_names import names_apart
 from penultimate.store.errors import CorruptFeaturesError, VanishedImageError
 from penultimate.store.feature_store import FeatureStore
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="A digest or path that `store ls` shows, or its beginning.")]
 
-_COLUMNS = ("dataset", "backbone", "digest", "rows", "total", "shared", "precision", "dtype", "complete")
+_COLUMNS = ("dataset", "backbone", "readout", "digest", "rows", "total", "shared", "precision", "dtype", "complete")
 
 
 @app.command("ls")
@@ -50,7 +50,7 @@ def list_keys(store: StoreLocation, json: options.Json = False) -> None:
     else:
         names = names_apart((row["dataset"], row.get("images")) for row in rows)
         apart = [row | {"dataset": name} for row, name in zip(rows, names, strict=True)]
-        print_table(apart, {column: column for column in _COLUMNS})
+        print_table(apart, with_readout({column: column for column in _COLUMNS}, apart))
 
 
 @app.command()

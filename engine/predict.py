@@ -22,6 +22,7 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.probe.head import Head
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import PENULTIMATE
 
 # Shapes: N images, K classes.
 
@@ -108,6 +109,7 @@ def predict(
     if given.decoder not in (None, own["decoder"]):
         log(f"warning: the head was fitted on images decoded by {own['decoder']}, these are by {given.decoder}")
     of_the_head = {"precision": own["precision"], "dtype": own["dtype"], "decoder": given.decoder or own["decoder"]}
+    of_the_head["readouts"] = own.get("readout", PENULTIMATE)
     preprocess = _preprocess_kind(head, request.load(), weights)
     how = ExtractionSettings.of({**given.model_dump(), **of_the_head, "preprocess": preprocess, "parity": False})
     with tempfile.TemporaryDirectory() as scratch:

@@ -187,7 +187,7 @@ class FeatureStore:
         for found in self.incomplete():
             if found.path.rpartition("/")[0] == folder and found.embedding.digest == key.embedding.digest:
                 raise IncompleteFeaturesError(
-                    f"{key.backbone} on {key.dataset} has {found.done_rows} of {found.num_rows} rows at "
+                    f"{key.label} on {key.dataset} has {found.done_rows} of {found.num_rows} rows at "
                     f"{self.objects.where(found.path)}; run `penultimate extract` again to resume"
                 )
         raise self._unknown(key)

@@ -39,6 +39,11 @@ class Embedding:
     """Which vector of the forward pass is kept."""
 
     @property
+    def label(self) -> str:
+        """Return the name for people of what embeds: the backbone, and the readout where it is not ``penultimate``."""
+        return label_of(self.backbone, self.readout)
+
+    @property
     def fields(self) -> dict[str, Any]:
         """Return the fields by name; the readout is among them only where it is not ``penultimate``.
 
@@ -76,6 +81,15 @@ class FeatureKey(Embedding):
     def path(self) -> str:
         """Return the group's path inside a store: ``<dataset>/<backbone>/<digest>``, names percent-encoded."""
         return f"{folder_of(self.dataset, self.backbone)}/{self.digest}"
+
+
+def label_of(backbone: str, readout: str) -> str:
+    """Return the name for people of a readout of a backbone.
+
+    >>> label_of("resnet50", "penultimate"), label_of("resnet50", "stage:3")
+    ('resnet50', 'resnet50 stage:3')
+    """
+    return backbone if readout == PENULTIMATE else f"{backbone} {readout}"
 
 
 def folder_of(dataset: str, backbone: str) -> str:

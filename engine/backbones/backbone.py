@@ -1,4 +1,4 @@
-"""Backbone is the interface of a network that turns uint8 images into penultimate features."""
+"""Backbone is the interface of a network that turns uint8 images into features, of one readout or several."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -36,15 +36,15 @@ class Backbone(Identified, Protocol):
     """A frozen network as a feature extractor."""
 
     @property
-    def feature_dim(self) -> int:
-        """Number D of features, the width of the penultimate layer."""
+    def feature_dims(self) -> Mapping[str, int]:
+        """Number D of features by name of readout, in the order in which they were asked for."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Origin of the weights and how the network was run, as values for JSON; complete after the last image."""
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Return the penultimate features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
+    def embed(self, images_BHWC: Pixels) -> Mapping[str, NDArray[np.float32]]:
+        """Return each readout's features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
 
-        B may be 0, and several threads may call it at once.
+        One pass of the network gives all of them. B may be 0, and several threads may call it at once.
         """

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from penultimate.engine.backbones.imagenet import Accuracy
 from penultimate.engine.backbones.kornblith16 import KORNBLITH16
 from penultimate.engine.backbones.own.function import HUB_PREFIXES, is_own
 from penultimate.engine.backbones.own.load import load_own
+from penultimate.engine.backbones.readouts.network_readouts import readouts_of
+from penultimate.engine.backbones.readouts.readout import chosen
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.key import PENULTIMATE
 
 SETS: dict[str, tuple[str, ...]] = {"kornblith16": tuple(network.model for network in KORNBLITH16)}
 """Name of a set -> its networks with their default weights."""
@@ -41,7 +44,11 @@ class ModelRow:
     """Height of the (square) input in pixels; None where timm keeps no configuration for the network."""
 
     feature_dim: int | None
-    """Number of features; None where the network was not built for the listing, and for encoders of tokens."""
+    """Number of penultimate features; None where the network was not built for the listing, and for encoders of
+    tokens."""
+
+    readouts: Mapping[str, int] | None
+    """Readout -> number of its features; None where ``feature_dim`` is."""
 
     parameters: int | None
     """Number of parameters without the classifier; None where the network was not built for the listing."""
@@ -60,6 +67,9 @@ class ModelRow:
 
     switches: tuple[str, ...]
     """Training settings studied by the paper that this network has; empty for networks that are not in the paper."""
+
+    warnings: tuple[str, ...] = ()
+    """Doubts about a network of the user's, for people."""
 
 
 def match_models(patterns: Iterable[str]) -> list[str]:
@@ -103,20 +113,24 @@ def describe(name: str, imagenet: Mapping[str, Accuracy]) -> ModelRow:
         full_name(name, model),
         imagenet,
         input_size=model.pretrained_cfg["input_size"][1],
-        feature_dim=None if is_token_encoder(model) else model.head_hidden_size,
+        readouts=None if is_token_encoder(model) else {each.name: each.dim for each in readouts_of(model).values()},
         parameters=sum(p.numel() for key, p in model.named_parameters() if key not in classifier),
     )
 
 
-def refuse_if_no_backbone(name: str) -> None:
-    """Raise InputError for a network that gives no one vector an image, before weights or images are looked at.
+def refuse_if_no_backbone(name: str, readouts: Iterable[str] = (PENULTIMATE,)) -> None:
+    """Raise InputError for a network that gives no one vector an image, or has not one of ``readouts``.
+
+    It does so before weights or images are looked at.
 
     It is built on torch's meta device for that; a repository of the hub is not, and a network of the user's is checked
     when it is loaded.
     """
     if not is_own(name) and not name.startswith(HUB_PREFIXES):
         with torch.device("meta"):
-            refuse_token_encoder(create_network(name), name)
+            model = create_network(name)
+        refuse_token_encoder(model, name)
+        chosen(readouts_of(model), readouts, network=name)
 
 
 def refuse_to_train(name: str) -> None:
@@ -154,7 +168,7 @@ def _row(
     imagenet: Mapping[str, Accuracy],
     *,
     input_size: int | None = None,
-    feature_dim: int | None = None,
+    readouts: Mapping[str, int] | None = None,
     parameters: int | None = None,
 ) -> ModelRow:
     paper = next((network for network in KORNBLITH16 if network.model == weights), None)
@@ -163,7 +177,8 @@ def _row(
         model=name,
         weights=weights,
         input_size=input_size,
-        feature_dim=feature_dim,
+        feature_dim=readouts[PENULTIMATE] if readouts else None,
+        readouts=readouts,
         parameters=parameters,
         imagenet_top1=accuracy.top1 if accuracy else None,
         imagenet_source=accuracy.source if accuracy else None,
@@ -174,10 +189,12 @@ def _row(
 
 
 def _described_own(name: str) -> ModelRow:
-    own = load_own(name, seed=0).network
+    checked = load_own(name, seed=0)
+    own = checked.network
     parameters = sum(p.numel() for p in own.parameters())
     size = own.preprocess.height
-    return _row(name, None, {}, input_size=size, feature_dim=own.head_hidden_size, parameters=parameters)
+    row = _row(name, None, {}, input_size=size, readouts=own.readout_dims, parameters=parameters)
+    return replace(row, warnings=checked.warnings)
 
 
 def _matched(pattern: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Forward is a network as one function from pixels to features, eager or compiled."""
+"""Forward is a network as one function from pixels to the features of every readout, eager or compiled."""
 
 import time
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from penultimate.engine.backbones.architectures.network import Network, to_channels_last
 from penultimate.engine.backbones.cast_once import with_weights_cast_once
+from penultimate.engine.backbones.readouts.readout_pass import ForwardPass
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.capabilities import has_compiler, has_onednn
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
@@ -18,7 +19,7 @@ from penultimate.store.errors import UnavailableError
 
 
 class Forward:
-    """A function from uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) on it.
+    """A function from uint8 pixels (B, H, W, 3) on the network's device to float32 features (B, D) by name of readout.
 
     The network runs channels-last, and under autocast below float32. float32 is IEEE float32 whatever torch's settings
     are, unless ``tf32`` was asked for. Once it is compiled, every pass has the same number of rows: smaller batches are
@@ -27,11 +28,22 @@ class Forward:
     """
 
     def __init__(
-        self, model: Network, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype, tf32: bool = False
+        self,
+        model: Network,
+        preprocess: Preprocess,
+        forward_pass: ForwardPass,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        tf32: bool = False,
     ) -> None:
-        """Move ``model`` to ``device``; ``tf32`` lets its float32 convolutions and products be TF32."""
+        """Move ``model`` to ``device``; ``tf32`` lets its float32 convolutions and products be TF32.
+
+        ``forward_pass`` gives the readouts of ``model``.
+        """
         self.model = model.eval().requires_grad_(False).to(device)
         to_channels_last(self.model)
+        self._pass = forward_pass
         self._device = device
         self._dtype = dtype
         self._tf32 = tf32
@@ -41,12 +53,12 @@ class Forward:
         self._shift_C = -mean_C / std_C
         self._size = (preprocess.height, preprocess.width, 3)
         self._network = self._cast_once() if dtype != torch.float32 else self.model
-        self._run: Callable[[Tensor], Tensor] = self.features
+        self._run: Callable[[Tensor], dict[str, Tensor]] = self.features
         self.fixed_rows: int | None = None
         """Number B of images in every pass; None while the network is not compiled."""
 
-    def __call__(self, pixels_BHWC: Tensor) -> Tensor:
-        """Return the features (B, D) of one pass; once compiled, B must be at most ``fixed_rows``."""
+    def __call__(self, pixels_BHWC: Tensor) -> dict[str, Tensor]:
+        """Return each readout (B, D) of one pass; once compiled, B must be at most ``fixed_rows``."""
         rows = len(pixels_BHWC)
         if self.fixed_rows is not None and rows < self.fixed_rows:
             # This tensor is made outside inference mode, as full batches are: each kind would have a graph of its own.
@@ -54,7 +66,7 @@ class Forward:
             filled[:rows] = pixels_BHWC
             pixels_BHWC = filled
         with torch.inference_mode(), float32_arithmetic(tf32=self._tf32):
-            return self._run(pixels_BHWC)[:rows]
+            return {name: features[:rows] for name, features in self._run(pixels_BHWC).items()}
 
     def compile(self, rows: int) -> float:
         """Compile for passes of ``rows`` images, run one, and return the seconds that took.
@@ -89,26 +101,22 @@ class Forward:
             torch.cuda.synchronize(self._device)  # folded weights were made on this stream; passes run on others
         return time.perf_counter() - started
 
-    def features(self, pixels_BHWC: Tensor) -> Tensor:
-        """Return the features (B, D) of one uncompiled pass."""
-        return self._features_of(self._network, pixels_BHWC)
+    def features(self, pixels_BHWC: Tensor) -> dict[str, Tensor]:
+        """Return each readout (B, D) of one uncompiled pass."""
+        return self._features_of(self._network, pixels_BHWC, self._pass)
 
-    def _features_of_float32(self, pixels_BHWC: Tensor) -> Tensor:
-        return self._features_of(self.model, pixels_BHWC)
+    def _features_of_float32(self, pixels_BHWC: Tensor) -> dict[str, Tensor]:
+        return self._features_of(self.model, pixels_BHWC, self._pass)
 
-    def _features_of(self, network: Network, pixels_BHWC: Tensor) -> Tensor:
+    def _features_of(self, network: Network, pixels_BHWC: Tensor, forward_pass: ForwardPass) -> dict[str, Tensor]:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            maps = network.forward_features(self._normalised(pixels_BHWC))
-            return network.forward_head(maps, pre_logits=True).float()
+            return forward_pass(network, self._normalised(pixels_BHWC))
 
     @torch.inference_mode()
-    def with_logits(self, pixels_BHWC: Tensor) -> Tensor:
-        """Return features and the network's own class scores, (B, D + K), of one uncompiled pass."""
-        autocast = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
-        with autocast, float32_arithmetic(tf32=self._tf32):
-            maps = self._network.forward_features(self._normalised(pixels_BHWC))
-            features_BD = self._network.forward_head(maps, pre_logits=True)
-            return torch.cat([features_BD.float(), self._network.forward_head(maps).float()], dim=1)
+    def uncompiled(self, pixels_BHWC: Tensor, forward_pass: ForwardPass) -> dict[str, Tensor]:
+        """Return what another pass of the same network gives of these pixels, uncompiled."""
+        with float32_arithmetic(tf32=self._tf32):
+            return self._features_of(self._network, pixels_BHWC, forward_pass)
 
     def _cast_once(self) -> Network:
         """Return the network with its weights cast once, if its features are then the same to the bit on a pass."""
@@ -117,11 +125,12 @@ class Forward:
         with torch.inference_mode(), float32_arithmetic(tf32=self._tf32):
             try:
                 expected, found = (
-                    self._features_of(network, pixels_BHWC.to(self._device)) for network in (self.model, cast)
+                    self._features_of(network, pixels_BHWC.to(self._device), self._pass)
+                    for network in (self.model, cast)
                 )
             except Exception:  # a network that is no backbone says so where its dimension is measured
                 return self.model
-        same = isinstance(expected, Tensor) and torch.equal(expected.nan_to_num(), found.nan_to_num())
+        same = all(torch.equal(expected[name].nan_to_num(), found[name].nan_to_num()) for name in expected)
         return cast if same else self.model
 
     def _normalised(self, images_BHWC: Tensor) -> Tensor:

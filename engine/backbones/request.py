@@ -1,10 +1,11 @@
 """BackboneRequest names a network and its weights before anything is loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from penultimate.engine.backbones.catalog import match_models, refuse_if_no_backbone
 from penultimate.engine.backbones.loading.weights import LoadedNetwork, check_source, check_weights_of, load_network
+from penultimate.store.key import PENULTIMATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +30,10 @@ class BackboneRequest:
         return loaded if self.name is None else replace(loaded, name=self.name)
 
 
-def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[BackboneRequest]:
-    """Return a request for each network that the names, globs and sets match.
+def requests_of(
+    patterns: Iterable[str], *, weights: str, seed: int, readouts: Sequence[str] = (PENULTIMATE,)
+) -> list[BackboneRequest]:
+    """Return a request for each network that the names, globs and sets match; each must have these readouts.
 
     Raises what ``match_models``, ``check_source``, ``check_weights_of`` and ``refuse_if_no_backbone`` raise.
     """
@@ -38,5 +41,5 @@ def requests_of(patterns: Iterable[str], *, weights: str, seed: int) -> list[Bac
     models = match_models(patterns)
     for model in models:
         check_weights_of(model, weights=weights)
-        refuse_if_no_backbone(model)
+        refuse_if_no_backbone(model, readouts)
     return [BackboneRequest(model=model, weights=weights, seed=seed) for model in models]

@@ -1,13 +1,14 @@
 """TimmBackbone makes a frozen feature extractor of any network with timm's interface.
 
-It turns uint8 pixels into float32 penultimate features, the input of the classifier:
-``forward_head(forward_features(x), pre_logits=True)``.
+It turns uint8 pixels into float32 features: the penultimate ones, the input of the classifier, which are
+``forward_head(forward_features(x), pre_logits=True)``, and other readouts of the same pass.
 """
 
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,10 +21,14 @@ from penultimate.engine.backbones.classifier import num_classes_of, refuse_token
 from penultimate.engine.backbones.forward import Forward
 from penultimate.engine.backbones.loading.weights import LoadedNetwork, load_network
 from penultimate.engine.backbones.own.own_network import OwnNetwork
+from penultimate.engine.backbones.readouts.network_readouts import readouts_of
+from penultimate.engine.backbones.readouts.readout import Readout, chosen
+from penultimate.engine.backbones.readouts.readout_pass import LOGITS, ReadoutPass
 from penultimate.engine.images.decode.decoded_batch import Pixels
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
 from penultimate.store.errors import InputError, MemoryLimitError, UnavailableError, UnknownNameError
+from penultimate.store.key import PENULTIMATE
 
 # Shapes: B images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes of the classifier.
 
@@ -41,7 +46,7 @@ Measured for EfficientNet-Lite0 on photographs, 2 to 64 against 1: ``benchmarks/
 
 
 class TimmBackbone:
-    """A frozen network as a Backbone: name, weights digest, feature dimension, preprocess, and ``embed``.
+    """A frozen network as a Backbone: name, weights digest, readouts and their dimensions, preprocess, and ``embed``.
 
     Up to rounding, the features of an image do not depend on the batch it comes in: kernels are chosen by batch size
     and may add in another order. ``BATCH_TOLERANCE`` bounds the difference relative to the vector's norm; ``compile``
@@ -56,13 +61,14 @@ class TimmBackbone:
         weights_digest: str,
         weights_source: str,
         preprocess: Preprocess,
+        readouts: Sequence[str] = (PENULTIMATE,),
         device: str = "cpu",
         precision: str = DEFAULT_PRECISION,
     ) -> None:
-        """Move ``model`` to ``device`` and run it once to learn its feature dimension.
+        """Move ``model`` to ``device`` and run it once to learn the dimension of each of its ``readouts``.
 
-        Raises UnavailableError for a device or precision that is not here, InputError for a network whose
-        penultimate output is not one vector an image.
+        Raises UnavailableError for a device or precision that is not here, InputError for a readout that the network
+        does not have, and for a network whose output is not one vector an image.
         """
         refuse_token_encoder(model, name)
         self.name = name
@@ -73,12 +79,16 @@ class TimmBackbone:
         self.device = device_named(device)
         self.model = model
         dtype = dtype_named(precision, self.device)
-        self._forward = Forward(model, preprocess, device=self.device, dtype=dtype, tf32=precision == "tf32")
+        self._readouts = chosen(readouts_of(model), readouts, network=name)
+        forward_pass = ReadoutPass(model, self._readouts)
+        self._forward = Forward(
+            model, preprocess, forward_pass, device=self.device, dtype=dtype, tf32=precision == "tf32"
+        )
         self._of_thread = threading.local()
         self._largest_pass: int | None = None
         self._halving = threading.Lock()
         self._compile_seconds: float | None = None
-        self.feature_dim = self._measured_dim()
+        self.feature_dims = self._measured_dims()
         if self.device.type == "cuda":
             # Weights were laid out on this thread's stream; passes run on streams of their own, which wait for none.
             torch.cuda.synchronize(self.device)
@@ -112,30 +122,27 @@ class TimmBackbone:
         self._compile_seconds = self._forward.compile(batch_size)
         return self._compile_seconds
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        """Return the penultimate features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
+        """Return each readout's features (B, D) of RGB images (B, H, W, 3) that are resized, but not yet normalised.
 
         B may be 0, and several threads may call it at once. A batch that does not fit into memory is halved, and so are
         those after it. Raises InputError for images of another shape or dtype, and MemoryLimitError if one image alone
         does not fit.
         """
-        return self._in_passes(images_BHWC, self._forward, width=self.feature_dim)
+        return self._in_passes(images_BHWC, self._forward, widths=self.feature_dims)
 
-    def classify(self, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the features (B, D) of ``embed``, and the scores (B, K) of the network's own classifier.
+    def classify(self, images_BHWC: Pixels) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Return the features by readout of ``embed``, and the scores (B, K) of the network's own classifier.
 
         The scores are of ``forward_head``, never of a layer called on features: some networks classify maps, tokens or
         several scales beside the pooled features. They are computed uncompiled. InputError if there is no classifier.
         """
-        width = self.feature_dim + self._checked_num_classes()
-        both_BM = self._in_passes(images_BHWC, self._forward.with_logits, width=width)
-        features_BD, logits_BK = both_BM[:, : self.feature_dim], both_BM[:, self.feature_dim :]
-        return (features_BD if self._forward.fixed_rows is None else self.embed(images_BHWC)), logits_BK
+        features, logits_BK = self._with_logits(images_BHWC, self._readouts)
+        return (features if self._forward.fixed_rows is None else self.embed(images_BHWC)), logits_BK
 
     def logits(self, images_BHWC: Pixels) -> NDArray[np.float32]:
         """Return the outputs (B, K) of the classifier that came with the weights; raise InputError if they had none."""
-        width = self.feature_dim + self._checked_num_classes()
-        return self._in_passes(images_BHWC, self._forward.with_logits, width=width)[:, self.feature_dim :]
+        return self._with_logits(images_BHWC, ())[1]
 
     def reference(self) -> "TimmBackbone":
         """Return a backbone with the same weights on the CPU, in float32, not compiled: the reference of parity."""
@@ -145,6 +152,7 @@ class TimmBackbone:
             weights_digest=self.weights_digest,
             weights_source=self.weights_source,
             preprocess=self.preprocess,
+            readouts=tuple(self.feature_dims),
         )
 
     def _check(self, images_BHWC: Pixels) -> None:
@@ -156,36 +164,44 @@ class TimmBackbone:
                 f"got {kind} of shape {tuple(images_BHWC.shape)}"
             )
 
-    def _checked_num_classes(self) -> int:
+    def _with_logits(
+        self, images_BHWC: Pixels, readouts: Sequence[Readout]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         if self.num_classes == 0:
             raise InputError(f"{self.name} has no classifier: its weights ({self.weights_source}) hold none")
-        return self.num_classes
+        forward_pass = ReadoutPass(self.model, readouts, with_logits=True)
+        run = partial(self._forward.uncompiled, forward_pass=forward_pass)
+        found = self._in_passes(images_BHWC, run, widths={**self.feature_dims, LOGITS: self.num_classes})
+        return found, found.pop(LOGITS)
 
-    def _in_passes(self, images_BHWC: Pixels, run: Callable[[Tensor], Tensor], *, width: int) -> NDArray[np.float32]:
-        """Run ``run`` over all images in passes as large as fit; return its outputs (B, width)."""
+    def _in_passes(
+        self, images_BHWC: Pixels, run: Callable[[Tensor], dict[str, Tensor]], *, widths: Mapping[str, int]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run ``run`` over all images in passes as large as fit; return its outputs, (B, width) each."""
         self._check(images_BHWC)
         if not len(images_BHWC):
-            return np.empty((0, width), np.float32)
+            return {name: np.empty((0, width), np.float32) for name, width in widths.items()}
         while True:
             rows = min(len(images_BHWC), self._largest_pass or len(images_BHWC), self._forward.fixed_rows or 1 << 30)
             try:
                 starts = range(0, len(images_BHWC), rows)
-                return np.concatenate([self._pass(images_BHWC[start : start + rows], run) for start in starts])
+                passes = [self._pass(images_BHWC[start : start + rows], run) for start in starts]
+                return {name: np.concatenate([each[name] for each in passes]) for name in passes[0]}
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 self._halve(self._forward.fixed_rows or rows, error)
 
-    def _pass(self, images_BHWC: Pixels, run: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+    def _pass(self, images_BHWC: Pixels, run: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, NDArray[np.float32]]:
         """Copy images to the device, run, and copy outputs back; on a GPU in order on this thread's own stream."""
         if self.device.type == "cpu":
-            return np.asarray(run(self._on_device(images_BHWC)).numpy())
+            return {name: np.asarray(output.numpy()) for name, output in run(self._on_device(images_BHWC)).items()}
         with torch.cuda.stream(self._stream()) as _:
             outputs = run(self._on_device(images_BHWC))
-            host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
-            host.copy_(outputs, non_blocking=True)
+            host = {name: _pinned_copy(output) for name, output in outputs.items()}
             self._stream().synchronize()
-        return np.array(host.numpy())  # a copy, so that the pinned memory, which is scarce, is free again
+        # Copies, so that the pinned memory, which is scarce, is free again.
+        return {name: np.array(output.numpy()) for name, output in host.items()}
 
     def _stream(self) -> torch.cuda.Stream:
         if not hasattr(self._of_thread, "stream"):
@@ -216,7 +232,7 @@ class TimmBackbone:
             if self._forward.fixed_rows is not None:
                 self.compile(self._largest_pass)
 
-    def _measured_dim(self) -> int:
+    def _measured_dims(self) -> dict[str, int]:
         black = torch.zeros((1, self.preprocess.height, self.preprocess.width, 3), dtype=torch.uint8)
         try:
             features = self._forward(black.to(self.device))
@@ -224,15 +240,35 @@ class TimmBackbone:
             if _is_out_of_memory(error):
                 raise
             raise InputError(no_backbone(self.name, self.preprocess, error)) from error
-        return vector_dim(features, self.name)
+        dims = {name: vector_dim(each, self.name, readout=name) for name, each in features.items()}
+        if PENULTIMATE in dims and len(dims) > 1:
+            self._check_penultimate(features[PENULTIMATE], black.to(self.device))
+        return dims
+
+    def _check_penultimate(self, found_BD: Tensor, pixels_BHWC: Tensor) -> None:
+        """Raise InputError where timm's pass with intermediates does not end in the penultimate features."""
+        alone = ReadoutPass(self.model, [readout for readout in self._readouts if readout.name == PENULTIMATE])
+        expected_BD = self._forward.uncompiled(pixels_BHWC, alone)[PENULTIMATE]
+        distance = float((found_BD - expected_BD).norm() / expected_BD.norm().clamp_min(1e-30))
+        if not distance <= BATCH_TOLERANCE[self.precision]:
+            raise InputError(
+                f"timm's forward_intermediates of {self.name} does not end in its penultimate features (distance "
+                f"{distance:.1g}): take {PENULTIMATE} in one extraction and the other readouts in another"
+            )
 
 
-def vector_dim(features: Tensor, name: str) -> int:
+def _pinned_copy(output: Tensor) -> Tensor:
+    """Begin to copy an output from the GPU, in order on this thread's stream, into pinned memory."""
+    host = torch.empty(output.shape, dtype=torch.float32, pin_memory=True)
+    return host.copy_(output, non_blocking=True)
+
+
+def vector_dim(features: Tensor, name: str, *, readout: str = PENULTIMATE) -> int:
     """D of the features (B, D) that a network gave; InputError if that is not one vector an image."""
     if not isinstance(features, Tensor) or features.ndim != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise InputError(
-            f"the penultimate output of {name} is {shape}; expected (B, D), one vector an image: this network cannot "
+            f"the {readout} output of {name} is {shape}; expected (B, D), one vector an image: this network cannot "
             "be a backbone"
         )
     return int(features.shape[1])
@@ -252,6 +288,7 @@ def load_backbone(
     *,
     weights: str = "timm",
     preprocess: PreprocessKind = "paper",
+    readouts: Sequence[str] = (PENULTIMATE,),
     device: str = "cpu",
     precision: PrecisionName = DEFAULT_PRECISION,
     seed: int = 0,
@@ -269,6 +306,9 @@ def load_backbone(
     preprocess
         ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop. ``paper-exif`` and
         ``timm-exif``: the same, of the image turned upright by its EXIF orientation.
+    readouts
+        Vectors that are kept of a pass, by name or glob: ``penultimate``, ``cls``, ``patch-mean``, ``cls+patch-mean``,
+        ``last4``, ``block:I``, ``stage:I``, ``blocks``; ``penultimate models NAME`` lists what a network has.
     device
         ``cpu`` or ``cuda``.
     precision
@@ -279,9 +319,9 @@ def load_backbone(
     Returns
     -------
     TimmBackbone
-        ``embed(images_BHWC)`` turns uint8 RGB images (B, H, W, 3), resized as ``preprocess`` says, into penultimate
-        features (B, D) float32, and normalises them itself. ``feature_dim`` is D, ``preprocess`` the Preprocess,
-        ``model`` the torch module.
+        ``embed(images_BHWC)`` turns uint8 RGB images (B, H, W, 3), resized as ``preprocess`` says, into features
+        (B, D) float32 by name of readout, and normalises them itself. ``feature_dims`` is D by name of readout,
+        ``preprocess`` the Preprocess, ``model`` the torch module.
 
     Raises
     ------
@@ -290,26 +330,31 @@ def load_backbone(
     UnavailableError
         If the device, the precision or the weights are not to be had here.
     InputError
-        If the weights do not fit the network, or it gives no one vector an image.
+        If the weights do not fit the network, it gives no one vector an image, or it has not one of the readouts.
 
     Examples
     --------
     >>> import numpy as np, penultimate
-    >>> backbone = penultimate.load_backbone("test_vit", weights="random", seed=1)
-    >>> backbone.feature_dim, backbone.preprocess.height
-    (64, 160)
-    >>> backbone.embed(np.zeros((2, 160, 160, 3), np.uint8)).shape
+    >>> backbone = penultimate.load_backbone("test_vit", weights="random", readouts=["penultimate", "last4"])
+    >>> backbone.feature_dims, backbone.preprocess.height
+    ({'penultimate': 64, 'last4': 320}, 160)
+    >>> backbone.embed(np.zeros((2, 160, 160, 3), np.uint8))["penultimate"].shape
     (2, 64)
     """
     dtype_named(precision, device_named(device))  # before a download, not after
     network = load_network(name, weights=weights, seed=seed)
     for doubt in network.warnings:
         warnings.warn(f"{name}: {doubt}", stacklevel=2)
-    return backbone_of(network, preprocess=preprocess, device=device, precision=precision)
+    return backbone_of(network, preprocess=preprocess, readouts=readouts, device=device, precision=precision)
 
 
 def backbone_of(
-    network: LoadedNetwork, *, preprocess: PreprocessKind, device: str, precision: PrecisionName
+    network: LoadedNetwork,
+    *,
+    preprocess: PreprocessKind,
+    readouts: Sequence[str] = (PENULTIMATE,),
+    device: str,
+    precision: PrecisionName,
 ) -> TimmBackbone:
     """Make a TimmBackbone of a loaded network; raise what ``TimmBackbone`` raises."""
     return TimmBackbone(
@@ -318,6 +363,7 @@ def backbone_of(
         weights_digest=network.digest,
         weights_source=network.source,
         preprocess=preprocess_of(network.model, preprocess),
+        readouts=readouts,
         device=device,
         precision=precision,
     )

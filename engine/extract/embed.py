@@ -1,11 +1,12 @@
-"""Embed images with loaded backbones into one FeatureSet a backbone; an interrupted run resumes at a block.
+"""Embed images with loaded backbones into one FeatureSet a readout; an interrupted run resumes at a block.
 
-Each image is read once and decoded once however many backbones there are, and resized once for each distinct view.
+Each image is read once and decoded once however many backbones there are, and resized once for each distinct view; one
+pass of a backbone gives all of its readouts.
 What the store has of it already, by its content, is not embedded again. Reading, decoding, forward passes and writing
 run at the same time, with a bounded number of batches between them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,16 +18,15 @@ from numpy.typing import NDArray
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch import Fetched, FetchedSource
+from penultimate.engine.extract.readout_writer import BackboneWriters, Embedded, ReadoutWriter
 from penultimate.engine.extract.upgrade import contents_by_id, read_for_format_1
-from penultimate.engine.images.contents import Contents
-from penultimate.engine.images.decode.decoded_batch import DecodedBatch, Pixels
+from penultimate.engine.images.decode.decoded_batch import DecodedBatch
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.prefetch import prefetch_map
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.contents import is_known
 from penultimate.store.key import FeatureKey
 from penultimate.store.not_finite import not_finite_advice
 from penultimate.store.plan import Plan
@@ -68,8 +68,9 @@ def embed_images(
 ) -> list[Extracted]:
     """Embed every image with every backbone and keep the features; what the store has is not computed again.
 
-    Returns one result a backbone, in their order; of a ``partition``, those that are complete with what other
-    processes did. Images that cannot be decoded are left out and recorded by id with their reason.
+    Returns one result a readout of a backbone, in the order of ``extractor.outputs``; of a ``partition``, those that
+    are complete with what other processes did. Images that cannot be decoded are left out and recorded by id with their
+    reason.
 
     Raises DecodeError if no image can be decoded, MemoryLimitError if one image does not fit beside the networks,
     StoreBusyError if another process writes one of these blocks, VanishedImageError if an image is not any more what
@@ -78,26 +79,29 @@ def embed_images(
     plans = extractor.plans(images)
     read_for_format_1(images, [plan.embedding for plan in plans], store)
     there = complete_keys(images, extractor, store)
-    lacking = {plan: backbone for plan, backbone in zip(plans, extractor.backbones, strict=True) if plan not in there}
     try:
         with ExitStack() as stack:
-            writers = [
-                _BackboneWriter(backbone, stack.enter_context(writer), images.contents)
-                for plan, backbone in lacking.items()
-                if (writer := _open_writer(store, plan, images, backbone, partition, log)) is not None
-            ]
+            found = {
+                plan: ReadoutWriter(readout, stack.enter_context(writer), images.contents)
+                for plan, (backbone, readout) in zip(plans, extractor.outputs, strict=True)
+                if plan not in there
+                and (writer := _open_writer(store, plan, images, backbone, partition, log)) is not None
+            }
+            writers = list(found.values())
+            groups = _grouped(extractor, [found.get(plan) for plan in plans])
             if writers:
                 stack.enter_context(extractor.threads.in_force())
                 _log_known(writers, log)
-                _Pipeline(writers, images, extractor).run(progress)
-            for each in writers:
-                own = extractor.notes.get(each.backbone.name, {})
-                each.writer.provenance |= {"backbone": dict(each.backbone.provenance), **own}
+                _Pipeline(groups, images, extractor).run(progress)
+            for group in groups:
+                for each in group.writers:
+                    own = extractor.notes.get(each.writer.plan.embedding.label, {})
+                    each.writer.provenance |= {"backbone": dict(group.backbone.provenance), **own}
     finally:
         images.contents.save()
     made = {each.writer.plan: (each.writer.key, each.writer.num_embedded) for each in writers}
-    found = [(there[plan], 0) if plan in there else made.get(plan, (None, 0)) for plan in plans]
-    return [Extracted(features=store.read(key), num_embedded=number) for key, number in found if key is not None]
+    complete = [(there[plan], 0) if plan in there else made.get(plan, (None, 0)) for plan in plans]
+    return [Extracted(features=store.read(key), num_embedded=number) for key, number in complete if key is not None]
 
 
 def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Log) -> None:
@@ -106,7 +110,7 @@ def log_not_finite(store: FeatureStore, extracted: Sequence[FeatureSet], log: Lo
         key = features.key
         if count := store.info(key)["num_not_finite"]:
             log(
-                f"warning: {count} of {features.num_rows} features of {key.backbone} on {key.dataset} are NaN or "
+                f"warning: {count} of {features.num_rows} features of {key.label} on {key.dataset} are NaN or "
                 f"infinite, and no probe takes them; {not_finite_advice(key)}"
             )
 
@@ -123,13 +127,24 @@ def complete_keys(images: ImageSet, extractor: Extractor, store: FeatureStore) -
     return {plan: key for plan, key, is_done in zip(extractor.plans(images), keys, done, strict=True) if is_done}
 
 
-def _log_known(writers: Sequence["_BackboneWriter"], log: Log) -> None:
-    """Log how many rows of each backbone are in the store, where any are, and how many images are to be embedded."""
+def _grouped(extractor: Extractor, writers: Sequence[ReadoutWriter | None]) -> list[BackboneWriters]:
+    """Return the backbones that have writers, given the writer of each of ``extractor.outputs``, None where none is."""
+    of_backbone: dict[int, list[ReadoutWriter]] = {}
+    for (backbone, _), writer in zip(extractor.outputs, writers, strict=True):
+        if writer is not None:
+            of_backbone.setdefault(id(backbone), []).append(writer)
+    return [BackboneWriters(each, of_backbone[id(each)]) for each in extractor.backbones if id(each) in of_backbone]
+
+
+def _log_known(writers: Sequence[ReadoutWriter], log: Log) -> None:
+    """Log how many rows of each readout are in the store, where any are, and how many images are to be embedded."""
     for each in writers:
         num_samples, num_needed = each.writer.plan.num_samples, int(each.needed_N.sum())
         if num_needed < num_samples:
             rest = "to be read, then embedded if they are new" if each.num_unread else "to embed"
-            log(f"{each.backbone.name}: {num_samples - num_needed:,} rows are here, {num_needed:,} {rest}")
+            log(
+                f"{each.writer.plan.embedding.label}: {num_samples - num_needed:,} rows are here, {num_needed:,} {rest}"
+            )
 
 
 def _open_writer(
@@ -152,88 +167,30 @@ def _open_writer(
     return store.writer(plan, provenance=provenance, blocks=blocks, contents_of=contents_of, log=log)
 
 
-class _BackboneWriter:
-    """One backbone, the writer of its features, and the samples that it still needs."""
-
-    def __init__(self, backbone: Backbone, writer: FeatureWriter, contents: Contents) -> None:
-        """Offer the writer every missing sample whose content is known without reading it."""
-        self.backbone = backbone
-        self.writer = writer
-        self._contents = contents
-        missing = writer.missing_samples
-        self._needed_N = np.zeros(writer.plan.num_samples, np.bool_)
-        self._needed_N[missing] = True
-        self._unread_N = self._needed_N.copy()
-        contents_N3 = contents.known()
-        self._offer(missing[is_known(contents_N3[missing])])
-
-    @property
-    def needed_N(self) -> NDArray[np.bool_]:
-        """Return of every sample of the set whether it is to be embedded here, as far as that is known."""
-        return self._needed_N
-
-    @property
-    def num_unread(self) -> int:
-        """Return the number of samples of which only reading tells whether they are needed."""
-        return int(self._unread_N.sum())
-
-    def needs(self, samples_B: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of these samples it needs, (B,)."""
-        return self._needed_N[samples_B]
-
-    def offer_read(self, samples_B: NDArray[np.int64]) -> None:
-        """Offer the writer those of these samples, all read by now, that it was not offered before."""
-        self._offer(samples_B[self._unread_N[samples_B]])
-
-    def embed(self, samples_B: NDArray[np.int64], view: Pixels) -> NDArray[np.float32]:
-        """Return the features of those images of a batch that it needs, given all of its pixels."""
-        needed_B = self.needs(samples_B)
-        return self.backbone.embed(view if needed_B.all() else view[np.flatnonzero(needed_B)])
-
-    def write(self, samples_B: NDArray[np.int64], features_BD: NDArray[np.float32], failed: Mapping[int, str]) -> None:
-        """Write the features of those samples that it needs, and the reasons of those that failed."""
-        needed = samples_B[self.needs(samples_B)]
-        failed = {sample: reason for sample, reason in failed.items() if self._needed_N[sample]}
-        with np.errstate(over="ignore"):  # what float16 cannot hold is counted by the writer, and logged
-            stored_BD = features_BD.astype(self.writer.plan.embedding.dtype, copy=False)
-        self.writer.append(needed, stored_BD, failed)
-        self._needed_N[[*needed, *failed]] = False
-
-    def fail(self, failed: Mapping[int, str]) -> None:
-        """Write the reasons why some samples could not be read."""
-        nothing = np.empty((0, self.writer.plan.feature_dim), np.float32)
-        self.write(np.empty(0, np.int64), nothing, failed)
-
-    def _offer(self, samples: NDArray[np.int64]) -> None:
-        if len(samples):
-            self._unread_N[samples] = False
-            self._needed_N[samples] = self.writer.offer(samples, self._contents.at(samples))
-
-
 @dataclass(frozen=True, slots=True)
-class _Embedded:
-    """A decoded batch with the features of every backbone that needed images of it."""
+class _EmbeddedBatch:
+    """A decoded batch with what every backbone gave of the images of it that it needed."""
 
     batch: DecodedBatch
-    features: tuple[NDArray[np.float32], ...]
+    embedded: tuple[Embedded, ...]
 
 
 class _Pipeline:
     """Reads, decodes, embeds and writes at the same time on separate threads.
 
-    In memory are the decoder's own batches, two batches a replica, two to be written, and two shards a backbone.
+    In memory are the decoder's own batches, two batches a replica, two to be written, and two shards a readout.
     """
 
-    def __init__(self, writers: Sequence[_BackboneWriter], images: ImageSet, extractor: Extractor) -> None:
-        self._writers = writers
+    def __init__(self, groups: Sequence[BackboneWriters], images: ImageSet, extractor: Extractor) -> None:
+        self._groups = groups
         self._images = images
         self._extractor = extractor
-        self._views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in writers))
+        self._views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in groups))
         self._num_skipped = 0
 
     def run(self, progress: ImagesDone) -> None:
         """Embed what the writers need, and tell ``progress`` of every batch."""
-        rows = np.flatnonzero(np.logical_or.reduce([each.needed_N for each in self._writers]))
+        rows = np.flatnonzero(np.logical_or.reduce([each.needed_N for each in self._groups]))
         if not len(rows):
             return
         progress(0, len(rows))
@@ -264,20 +221,20 @@ class _Pipeline:
         unreadable = {
             sample: reason for sample, reason in zip(samples_B.tolist(), read, strict=True) if isinstance(reason, str)
         }
-        for each in self._writers:
+        for each in (writer for group in self._groups for writer in group.writers):
             each.offer_read(samples_B)
             each.fail(unreadable)
-        needed_B: NDArray[np.bool_] = np.logical_or.reduce([each.needs(samples_B) for each in self._writers])
+        needed_B: NDArray[np.bool_] = np.logical_or.reduce([each.needs(samples_B) for each in self._groups])
         self._num_skipped += int((~needed_B).sum())
         return needed_B
 
-    def _embed(self, batch: DecodedBatch) -> _Embedded:
-        pixels = [batch.views[self._views.index(each.backbone.preprocess.pixels)] for each in self._writers]
-        features = (each.embed(batch.indices_B, view) for each, view in zip(self._writers, pixels, strict=True))
-        return _Embedded(batch, tuple(features))
+    def _embed(self, batch: DecodedBatch) -> _EmbeddedBatch:
+        pixels = [batch.views[self._views.index(each.backbone.preprocess.pixels)] for each in self._groups]
+        embedded = (each.embed(batch.indices_B, view) for each, view in zip(self._groups, pixels, strict=True))
+        return _EmbeddedBatch(batch, tuple(embedded))
 
-    def _write(self, embedded: _Embedded) -> int:
+    def _write(self, embedded: _EmbeddedBatch) -> int:
         batch = embedded.batch
-        for each, features_BD in zip(self._writers, embedded.features, strict=True):
-            each.write(batch.indices_B, features_BD, batch.failed)
+        for each, features in zip(self._groups, embedded.embedded, strict=True):
+            each.write(features, batch.failed)
         return len(batch.indices_B) + len(batch.failed)

@@ -29,7 +29,7 @@ def extract(
     partition: Partition = WHOLE,
     **settings: Any,
 ) -> list[FeatureSet]:
-    """Embed images with pretrained networks and store the penultimate features; stored ones are not computed again.
+    """Embed images with pretrained networks and store their features; stored ones are not computed again.
 
     Each image is read and decoded once, however many networks there are. An image that any set in the store has
     features of, recognised by its content, is not embedded again: a set may grow, shrink, be relabelled, split anew,
@@ -58,13 +58,14 @@ def extract(
     **settings
         Any field of ``ExtractionSettings``, which ``penultimate settings extract`` lists with its type, range,
         default and meaning. Used most: ``device`` ("cpu" or "cuda"), ``precision`` ("float32", "bfloat16",
-        "float16", on a GPU "tf32"), ``batch_size`` (images a forward pass), ``workers`` (threads that decode).
+        "float16", on a GPU "tf32"), ``readouts`` (names of the vectors to keep of one pass), ``batch_size`` (images a
+        forward pass), ``workers`` (threads that decode).
 
     Returns
     -------
     list of FeatureSet
-        One for each network, in the order of ``model``. Of a part, those that are complete with what other
-        processes did.
+        One for each readout of each network, in the order of ``model`` and ``readouts``. Of a part, those that are
+        complete with what other processes did.
 
     Raises
     ------
@@ -87,7 +88,9 @@ def extract(
     """
     how = ExtractionSettings.of(settings)
     how.check_machine()
-    requests = tuple(requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed))
+    requests = tuple(
+        requests_of([model] if isinstance(model, str) else model, weights=weights, seed=seed, readouts=how.readouts)
+    )
     if not isinstance(store, FeatureStore):
         FeatureStore.check_location(store)  # before images are listed; it is made after that
     image_set = images if isinstance(images, ImageSet) else load_images(str(images))
@@ -117,5 +120,8 @@ def extract_job(
     extracted = embed_images(
         images, extractor.with_notes(checks), store, partition=partition, log=log, progress=progress
     )
+    if waiting := len(extractor.outputs) - len(extracted):
+        part, total = f"{partition.index}/{partition.count}", len(extractor.outputs)
+        log(f"part {part} is done; {waiting} of {total} sets of features wait for other parts")
     log_not_finite(store, [each.features for each in extracted], log)
     return extracted

@@ -11,11 +11,11 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.threads import CPU_BATCH_SIZE, ThreadBudget
 from penultimate.store.format.contents import is_unknown
 from penultimate.store.format.layout import SHARD_ROWS, shard_rows_for, variable_width
-from penultimate.store.key import Embedding, FeatureKey
+from penultimate.store.key import PENULTIMATE, Embedding, FeatureKey
 from penultimate.store.plan import Plan
 
 
-def embedding_of(backbone: Identified, decoder: str, *, dtype: str) -> Embedding:
+def embedding_of(backbone: Identified, decoder: str, *, dtype: str, readout: str = PENULTIMATE) -> Embedding:
     """Return what determines the features that this backbone and decoder make of an image.
 
     Batch size, threads and compilation are no part of it: they choose among orders of the same sums, which moves
@@ -29,15 +29,18 @@ def embedding_of(backbone: Identified, decoder: str, *, dtype: str) -> Embedding
         decoder=decoder,
         precision=backbone.precision,
         dtype=dtype,
+        readout=readout,
     )
 
 
-def feature_key(images: ImageSet, backbone: Identified, decoder: str, *, dtype: str) -> FeatureKey:
+def feature_key(
+    images: ImageSet, backbone: Identified, decoder: str, *, dtype: str, readout: str = PENULTIMATE
+) -> FeatureKey:
     """Return the key of the features of these images, made by this backbone and decoder.
 
     Images whose contents are not known yet are read first.
     """
-    fields = embedding_of(backbone, decoder, dtype=dtype).fields
+    fields = embedding_of(backbone, decoder, dtype=dtype, readout=readout).fields
     return FeatureKey(dataset=images.name, images=images.digest, **fields)
 
 
@@ -65,20 +68,25 @@ class Extractor:
     threads: ThreadBudget = field(default_factory=lambda: ThreadBudget.of("cpu"))
 
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name of a backbone -> entries that are added to the provenance of its features."""
+    """Label of a backbone's readout (``Embedding.label``) -> entries added to the provenance of its features."""
+
+    @property
+    def outputs(self) -> list[tuple[Backbone, str]]:
+        """Return every backbone with each of its readouts: one set of features each, in this order."""
+        return [(backbone, readout) for backbone in self.backbones for readout in backbone.feature_dims]
 
     def plans(self, images: ImageSet) -> list[Plan]:
-        """Return what each backbone is to do with ``images``, in the order of ``backbones``; nothing is read."""
+        """Return what is to be done with ``images``, in the order of ``outputs``; nothing is read."""
         shard_rows = self.shard_rows or shard_rows_for(len(images))
         return [
             _plan(
                 images,
-                embedding_of(backbone, self.decoder.name, dtype=self.dtype),
-                backbone.feature_dim,
+                embedding_of(backbone, self.decoder.name, dtype=self.dtype, readout=readout),
+                backbone.feature_dims[readout],
                 shard_rows,
                 self.retry_failed,
             )
-            for backbone in self.backbones
+            for backbone, readout in self.outputs
         ]
 
     def known_keys(self, images: ImageSet) -> list[FeatureKey] | None:
@@ -94,9 +102,8 @@ class Extractor:
 
     def with_notes(self, notes: Mapping[str, Mapping[str, Any]]) -> "Extractor":
         """Return an Extractor whose notes are these besides its own."""
-        return replace(
-            self, notes={b.name: {**self.notes.get(b.name, {}), **notes.get(b.name, {})} for b in self.backbones}
-        )
+        labels = {*self.notes, *notes}
+        return replace(self, notes={each: {**self.notes.get(each, {}), **notes.get(each, {})} for each in labels})
 
 
 def rows_per_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
@@ -107,7 +114,7 @@ def rows_per_batch(batch_size: int, shard_rows: int = SHARD_ROWS) -> int:
     return next(rows for rows in range(min(batch_size, shard_rows), 0, -1) if shard_rows % rows == 0)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _plan(images: ImageSet, embedding: Embedding, feature_dim: int, shard_rows: int, retry_failed: bool) -> Plan:
     """Make the plan of an extraction; it is cached for a cluster's worker that writes one part after the other."""
     return Plan(

@@ -59,8 +59,8 @@ class Checkable(Backbone, Protocol):
     def reference(self) -> "Checkable":
         """Return a backbone with the same weights on the CPU, in float32, not compiled."""
 
-    def classify(self, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return features (B, D), and the scores (B, K) of its own classifier for the same images."""
+    def classify(self, images_BHWC: Pixels) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Return features (B, D) by readout, and the scores (B, K) of its own classifier for the same images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +68,7 @@ class ParityReport:
     """Distances of one way of computing features from the reference."""
 
     backbone: str
+    readout: str
     decoder: str
     precision: str
 
@@ -119,8 +120,8 @@ def check_parity(
     num_images: int,
     batch_size: int,
     threads: ThreadBudget,
-) -> ParityReport:
-    """Embed ``num_images`` images, evenly spaced in the set, as given and by the reference, and compare.
+) -> list[ParityReport]:
+    """Embed ``num_images`` images, evenly spaced in the set, as given and by the reference; return a report a readout.
 
     The reference has all threads to itself. What is given keeps its own, which it may be compiled for.
 
@@ -139,38 +140,38 @@ def check_parity(
     if not both:
         raise DecodeError(f"not one of {len(rows)} images sampled from {images.name} can be decoded")
     pixels_S = np.array([np.abs(ours[r].pixels - theirs[r].pixels).mean() for r in both])
-    features_SD, reference_SD = (np.stack([way[r].features for r in both]) for way in (ours, theirs))
-    distance_S, cosine_S = _distances(features_SD, reference_SD)
-    return ParityReport(
-        backbone=backbone.name,
-        decoder=decoder.name,
-        precision=backbone.precision,
-        num_images=len(both),
-        num_decoded_by_one=len(ours.keys() ^ theirs.keys()),
-        pixel_distance=float(pixels_S.mean()),
-        pixel_distance_worst=float(pixels_S.max()),
-        feature_distance=nan if np.isnan(distance_S).any() else float(np.median(distance_S)),
-        cosine_worst=float(cosine_S.min()),
-        num_changed_predictions=sum(ours[r].best_class != theirs[r].best_class for r in both)
-        if reference.num_classes
-        else None,
-    )
+    pixels = {"pixel_distance": float(pixels_S.mean()), "pixel_distance_worst": float(pixels_S.max())}
+    changed = sum(ours[r].best_class != theirs[r].best_class for r in both) if reference.num_classes else None
+    return [
+        ParityReport(
+            backbone=backbone.name,
+            readout=readout,
+            decoder=decoder.name,
+            precision=backbone.precision,
+            num_images=len(both),
+            num_decoded_by_one=len(ours.keys() ^ theirs.keys()),
+            num_changed_predictions=changed,
+            **pixels,
+            **_feature_distances(*(np.stack([way[r].features[readout] for r in both]) for way in (ours, theirs))),
+        )
+        for readout in backbone.feature_dims
+    ]
 
 
 def parity_check(
     images: ImageSet, backbone: Checkable, decoder: Decoder, *, batch_size: int, threads: ThreadBudget
-) -> dict[str, Any]:
-    """Return what an extraction stores of its parity: the report of CHECK_IMAGES images, as a dict for JSON.
+) -> dict[str, dict[str, Any]]:
+    """Return what an extraction stores of its parity: by readout the report of CHECK_IMAGES images, as a dict for JSON.
 
-    If not one of those can be decoded, there is nothing to compare, and the dict says so under ``skipped``.
+    If not one of those can be decoded, there is nothing to compare, and each dict says so under ``skipped``.
     """
     try:
-        report = check_parity(
+        reports = check_parity(
             images, backbone, decoder, num_images=CHECK_IMAGES, batch_size=batch_size, threads=threads
         )
     except DecodeError as error:
-        return {"skipped": str(error)}
-    return report.as_dict()
+        return {readout: {"skipped": str(error)} for readout in backbone.feature_dims}
+    return {report.readout: report.as_dict() for report in reports}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,9 @@ class _ImageResult:
     """The pixels and the features of one image."""
 
     pixels: NDArray[np.int16]
-    features: NDArray[np.float32]
+    features: Mapping[str, NDArray[np.float32]]
+    """Features (D,) by name of readout."""
+
     best_class: int | None
     """Most likely class by the network's own classifier; None where there is none."""
 
@@ -195,19 +198,31 @@ def _through(
     with threads.in_force():
         for batch in decoder.batches(images, rows, [backbone.preprocess.pixels], batch_size=batch_size):
             (view_BHWC,) = batch.views
-            features_BD, classes_B = _features_and_classes(backbone, view_BHWC)
+            features, classes_B = _features_and_classes(backbone, view_BHWC)
             host_BHWC = view_BHWC if isinstance(view_BHWC, np.ndarray) else view_BHWC.cpu().numpy()
             rows_B = batch.indices_B.tolist()
-            for row, pixels, features, best in zip(rows_B, host_BHWC, features_BD, classes_B, strict=True):
-                passed[row] = _ImageResult(pixels.astype(np.int16), features, best)
+            for b, (row, pixels, best) in enumerate(zip(rows_B, host_BHWC, classes_B, strict=True)):
+                own = {readout: features_BD[b] for readout, features_BD in features.items()}
+                passed[row] = _ImageResult(pixels.astype(np.int16), own, best)
     return passed
 
 
-def _features_and_classes(backbone: Checkable, view_BHWC: Pixels) -> tuple[NDArray[np.float32], Sequence[int | None]]:
+def _features_and_classes(
+    backbone: Checkable, view_BHWC: Pixels
+) -> tuple[Mapping[str, NDArray[np.float32]], Sequence[int | None]]:
     if not backbone.num_classes:
         return backbone.embed(view_BHWC), [None] * len(view_BHWC)
-    features_BD, logits_BK = backbone.classify(view_BHWC)
-    return features_BD, logits_BK.argmax(axis=1).tolist()
+    features, logits_BK = backbone.classify(view_BHWC)
+    return features, logits_BK.argmax(axis=1).tolist()
+
+
+def _feature_distances(features_SD: NDArray[np.float32], reference_SD: NDArray[np.float32]) -> dict[str, float]:
+    """Return the fields of a report that compare features."""
+    distance_S, cosine_S = _distances(features_SD, reference_SD)
+    return {
+        "feature_distance": nan if np.isnan(distance_S).any() else float(np.median(distance_S)),
+        "cosine_worst": float(cosine_S.min()),
+    }
 
 
 def _distances(

@@ -19,6 +19,7 @@ from penultimate.engine.extract.parity import parity_check
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import label_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +51,12 @@ class ExtractionJob:
         settings.check_machine()  # before a network is loaded
 
         def num_to_embed(backbone: TimmBackbone) -> int:
-            return self._num_lacking(images, backbone, store) // self.num_workers
+            return max(self._num_lacking(images, backbone, store).values()) // self.num_workers
 
         backbones, reasons = prepared_backbones(self.requests, settings, num_images=num_to_embed, log=log)
-        return self.extractor(backbones).with_notes({name: {"compile": reason} for name, reason in reasons.items()})
+        extractor = self.extractor(backbones)
+        labels = {label_of(backbone.name, readout): backbone.name for backbone, readout in extractor.outputs}
+        return extractor.with_notes({label: {"compile": reasons[name]} for label, name in labels.items()})
 
     def extractor(self, backbones: Sequence[Backbone]) -> Extractor:
         """Return an Extractor of loaded ``backbones`` with the settings of this job."""
@@ -70,20 +73,30 @@ class ExtractionJob:
     def check(self, extractor: Extractor, images: ImageSet, store: FeatureStore, log: Log) -> dict[str, dict[str, Any]]:
         """Check each backbone that lacks features of ``images`` against the reference.
 
-        Returns notes by name of backbone, to be stored with its features. Distances past their tolerance are logged.
+        Returns notes by label of a backbone's readout, to be stored with its features. Distances past their tolerance
+        are logged.
         """
         found: dict[str, dict[str, Any]] = {}
         for backbone in extractor.backbones:
             assert isinstance(backbone, TimmBackbone), "prepare made it"
-            lacking = self.settings.parity and self._num_lacking(images, backbone, store)
-            found[backbone.name] = {"parity": _parity(images, backbone, extractor, log) if lacking else None}
+            lacking = self.settings.parity and any(self._num_lacking(images, backbone, store).values())
+            reports = _parity(images, backbone, extractor, log) if lacking else {}
+            found |= {
+                label_of(backbone.name, readout): {"parity": reports.get(readout)} for readout in backbone.feature_dims
+            }
         return found
 
-    def _num_lacking(self, images: ImageSet, backbone: TimmBackbone, store: FeatureStore) -> int:
-        """Return how many images have no features in the store, as far as that is known without reading them."""
-        embedding = embedding_of(backbone, self.settings.decoder_name, dtype=self.settings.dtype)
-        known = store.num_known(embedding, images.contents.known(), failures=not self.settings.retry_failed)
-        return len(images) - known
+    def _num_lacking(self, images: ImageSet, backbone: TimmBackbone, store: FeatureStore) -> dict[str, int]:
+        """Return how many images lack each readout in the store, as far as that is known without reading them."""
+        contents_N3, failures = images.contents.known(), not self.settings.retry_failed
+        dtype, decoder = self.settings.dtype, self.settings.decoder_name
+        embeddings = {
+            readout: embedding_of(backbone, decoder, dtype=dtype, readout=readout) for readout in backbone.feature_dims
+        }
+        return {
+            readout: len(images) - store.num_known(embedding, contents_N3, failures=failures)
+            for readout, embedding in embeddings.items()
+        }
 
 
 def prepared_backbones(
@@ -109,6 +122,7 @@ def prepared_backbones(
             backbone_of(
                 network,
                 preprocess=settings.preprocess,
+                readouts=settings.readouts,
                 device=settings.device,
                 precision=settings.precision,
             )
@@ -131,13 +145,18 @@ def prepared_backbones(
     return backbones, reasons
 
 
-def _parity(images: ImageSet, backbone: TimmBackbone, extractor: Extractor, log: Log) -> Mapping[str, Any]:
+def _parity(
+    images: ImageSet, backbone: TimmBackbone, extractor: Extractor, log: Log
+) -> Mapping[str, Mapping[str, Any]]:
+    """Check all readouts of a backbone in one pass; return the report of each by name."""
     found = parity_check(
         images, backbone, extractor.decoder, batch_size=extractor.batch_size, threads=extractor.threads
     )
-    if found.get("failures"):
-        log(
-            f"warning: {backbone.name} is far from the reference ({', '.join(found['failures'])}); "
-            "`penultimate parity` tells more; --precision float32 and --decoder pillow are the reference itself"
-        )
+    for readout, report in found.items():
+        if report.get("failures"):
+            log(
+                f"warning: {label_of(backbone.name, readout)} is far from the reference "
+                f"({', '.join(report['failures'])}); `penultimate parity` tells more; --precision float32 and "
+                "--decoder pillow are the reference itself"
+            )
     return found

@@ -1,6 +1,8 @@
 """ExtractionSettings declares once, for the command line, YAML and Python, every option of how features are made."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
 
 from penultimate.engine.backbones.timm_backbone import PreprocessKind
 from penultimate.engine.extract.extractor import rows_per_batch
@@ -8,9 +10,13 @@ from penultimate.engine.images.decode.decoder import Decoder
 from penultimate.engine.images.decode.factory import DecoderName, default_decoder, make_decoder
 from penultimate.engine.runtime.device_options import DecodingOptions
 from penultimate.engine.runtime.devices import DEFAULT_PRECISION, PrecisionName, device_named, dtype_named
-from penultimate.engine.runtime.option_types import Count
+from penultimate.engine.runtime.option_types import Count, listed
 from penultimate.engine.runtime.strict import Strict
 from penultimate.engine.runtime.threads import ThreadBudget, default_batch_size
+from penultimate.store.key import PENULTIMATE
+
+ReadoutNames = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
+"""Names of readouts, or globs over them; one may stand without a list."""
 
 
 class PassOptions(Strict):
@@ -33,6 +39,12 @@ class ExtractionOptions(PassOptions):
     """Resize of images. ``paper``: the whole image to the network's input. ``timm``: its own resize and centre crop.
     ``paper-exif`` and ``timm-exif``: the same after rotating the image by its EXIF orientation, otherwise ignored.
     A network of your own brings its resize."""
+
+    readouts: ReadoutNames = (PENULTIMATE,)
+    """Vectors of one pass of the network to keep, each as features of its own: penultimate (what the classifier is
+    given), cls, patch-mean, cls+patch-mean, last4 (class tokens of the last four blocks, and the last patch mean),
+    block:I or stage:I (mean over the patches or the map; negative from the end), blocks (four, evenly spaced), or a
+    glob. `penultimate models NAME` lists what a network has."""
 
     precision: PrecisionName = DEFAULT_PRECISION
     """Precision in which the network computes. float32 is on every processor; bfloat16 is faster where there are units

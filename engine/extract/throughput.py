@@ -219,15 +219,16 @@ class _Bench:
         return seconds, [fullest[views.index(backbone.preprocess.pixels)] for backbone in self.extractor.backbones]
 
     def _model(self, pixels: Sequence[Pixels]) -> tuple[float, list[NDArray[np.float32]]]:
-        """Embed as many images as there are; return the seconds it took and a batch of features a backbone."""
+        """Embed as many images as there are; return the seconds it took and a batch of features a readout."""
         batch_images = len(pixels[0])
         full, rest = divmod(len(self.images), batch_images)
         sizes = [batch_images] * full + ([rest] if rest else [])
 
         def embed(size: int) -> list[NDArray[np.float32]]:
-            return [
+            passes = (
                 backbone.embed(view[:size]) for backbone, view in zip(self.extractor.backbones, pixels, strict=True)
-            ]
+            )
+            return [features for readouts in passes for features in readouts.values()]
 
         started = time.perf_counter()
         with ThreadPoolExecutor(self.extractor.threads.replicas) as replicas:

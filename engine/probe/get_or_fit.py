@@ -1,5 +1,7 @@
 """Return a probe's trial from the log, or fit it and add it, with its head beside."""
 
+from collections.abc import Sequence
+
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
 from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
@@ -12,7 +14,7 @@ HEADS = "heads"
 
 
 def get_or_fit(
-    features: FeatureSet,
+    features: FeatureSet | Sequence[FeatureSet],
     settings: ProbeSettings,
     trials: TrialLog,
     *,
@@ -22,20 +24,25 @@ def get_or_fit(
 ) -> Trial:
     """Return the trial of these features and settings: read from ``trials``, or fitted and appended to them.
 
-    Raises what ``run_probe`` raises.
+    Of several FeatureSets, the readouts of one backbone on the same images, one is chosen on val. Raises what
+    ``run_probe`` raises.
     """
-    multi_label = features.labels.ndim == 2
-    wanted = planned_trial_id(features.key, settings, multi_label=multi_label, metric=features.metric, seed=seed)
+    sets = [features] if isinstance(features, FeatureSet) else features
+    first, keys = sets[0], [each.key for each in sets]
+    multi_label = first.labels.ndim == 2
+    wanted = planned_trial_id(keys, settings, multi_label=multi_label, metric=first.metric, seed=seed)
     if trials.contains(wanted):
         return next(trial for trial in trials.trials() if trial.id == wanted)
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
-    name = f"{features.key.dataset}, {features.key.backbone}{few}"
+    of = first.key.label if len(sets) == 1 else f"{first.key.backbone}, best of {len(sets)} readouts"
+    name = f"{first.key.dataset}, {of}{few}"
     log(f"{name}: {len(settings.path)} strengths")
-    run = run_probe(features, settings, resources=resources, seed=seed, log=log)
-    head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
+    run = run_probe(sets, settings, resources=resources, seed=seed, log=log)
+    head = Head.of(run.probe, run.key, class_names=tuple(first.class_names), loss=run.trial.settings["loss"])
     trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)
     for note in run.trial.notes:
         log(f"{name}: {note}")
-    log(f"{name}: {100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")
+    chosen = f"{run.key.readout}, " if len(sets) > 1 else ""
+    log(f"{name}: {chosen}{100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")
     return run.trial

@@ -1,17 +1,19 @@
-"""The protocol of a probe: fit the path on train, choose on val, refit on both, score test once; returns a Trial."""
+"""The protocol of a probe: fit the path on train, choose on val, refit on both, score test once; returns a Trial.
 
-import math
+Of several readouts the best on val is chosen together with its strength, so that nobody picks one by its test score.
+"""
+
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.metrics import METRICS, applicable, metric_named
+from penultimate.engine.probe.fitted_path import FittedPath, fit_on_train, history_rows
 from penultimate.engine.probe.path import RegularizationPath
-from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.capabilities import machine
@@ -19,31 +21,42 @@ from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import FeatureKey
 from penultimate.store.provenance import library_versions, source_commit, utc_now
-from penultimate.store.trials.subsets import shots_per_class
-from penultimate.store.trials.trial import Trial, trial_id
+from penultimate.store.trials.trial import CHOSEN, Trial, trial_id
 
 # Shapes: N samples, D feature dimensions, K classes, L strengths.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbeRun:
-    """Result of probing one FeatureSet."""
+    """Result of probing one FeatureSet, or the best of several readouts."""
 
     trial: Trial
     probe: Probe
     """The probe at the chosen strength, refitted on train + val unless ``shots`` were given."""
 
+    key: FeatureKey
+    """Key of the features that it scores: of the chosen readout."""
 
-def planned_trial_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
+
+def planned_trial_id(
+    keys: FeatureKey | Sequence[FeatureKey],
+    settings: ProbeSettings,
+    *,
+    multi_label: bool,
+    metric: str,
+    seed: int = 0,
+) -> str:
     """Return the id that the Trial of ``run_probe`` will have, before there are features.
 
     ``multi_label`` and ``metric`` are the dataset's, as in ``ProbeSettings.resolved``.
     """
-    return trial_id("probe", key.fields, settings.resolved(multi_label=multi_label, metric=metric), seed)
+    resolved = settings.resolved(multi_label=multi_label, metric=metric)
+    features, resolved = _request([keys] if isinstance(keys, FeatureKey) else keys, resolved)
+    return trial_id("probe", features, resolved, seed)
 
 
 def run_probe(
-    features: FeatureSet,
+    features: FeatureSet | Sequence[FeatureSet],
     settings: ProbeSettings,
     *,
     resources: ProbeResources = ON_CPU,
@@ -52,54 +65,83 @@ def run_probe(
 ) -> ProbeRun:
     """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
 
+    Of several FeatureSets, the readouts of one backbone on the same images, the readout is chosen together with the
+    strength: of equals the one of fewest features. Test is scored by the chosen one alone.
+
     Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
     or the metric does not suit the labels.
     """
     began = time.perf_counter()
-    resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
-    metric = metric_named(resolved["metric"])
-    _check(features, resolved["metric"])
-    train, val, test = (features.labelled_rows(split) for split in ("train", "val", "test"))
-    if settings.shots is not None:
-        train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
-    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources, log=log)
-    probes = reader.fit(train, settings.path)
-    val_scores = reader.scores(val, probes)
-    values_L = [metric(scores_NK, features.labels[val]) for scores_NK in val_scores]
-    best = int(np.argmax(values_L))
-    history = _history(probes, values_L, "train")
-    final = probes[best]
+    sets = [features] if isinstance(features, FeatureSet) else sorted(features, key=_by_size)
+    own, resolved = _request(
+        [each.key for each in sets], settings.resolved(multi_label=sets[0].labels.ndim == 2, metric=sets[0].metric)
+    )
+    for each in sets:
+        _check(each, resolved["metric"])
+    _check_same_samples(sets)
+    paths = (fit_on_train(each, settings, resolved, resources=resources, seed=seed, log=log) for each in sets)
+    history: list[Mapping[str, Any]] = []
+    best: FittedPath | None = None
+    converged = True
+    for path in paths:  # one after the other, so that the features of one readout are in memory
+        history += path.history(named=len(sets) > 1)
+        converged = converged and all(probe.report.certified for probe in path.probes)
+        best = path if best is None or path.value > best.value else best
+    assert best is not None, "there is a FeatureSet"
+    final = best.probe
+    chosen = best.reader.features
     if settings.shots is None:
-        both = np.union1d(train, val)
-        (final,) = reader.fit(both, RegularizationPath(l2=(final.l2,)), start=final)
-        history += _history([final], [None], "train+val")
-    (test_scores_NK,) = reader.scores(test, [final])
-    labels = features.labels[test]
+        both = chosen.labelled_rows("train", "val")
+        (final,) = best.reader.fit(both, RegularizationPath(l2=(final.l2,)), start=final)
+        history += history_rows([final], [None], "train+val")
+    test = chosen.labelled_rows("test")
+    (test_scores_NK,) = best.reader.scores(test, [final])
+    labels = chosen.labels[test]
     trial = Trial(
-        dataset=features.key.dataset,
-        backbone=features.key.backbone,
+        dataset=chosen.key.dataset,
+        backbone=chosen.key.backbone,
         method="probe",
-        features=features.key.fields,
+        features=own,
         settings=resolved,
         seed=seed,
         metric=resolved["metric"],
-        value=metric(test_scores_NK, labels),
+        value=metric_named(resolved["metric"])(test_scores_NK, labels),
         metrics={
-            "val": all_metrics(val_scores[best], features.labels[val]),
+            "val": all_metrics(best.val_scores_NK, chosen.labels[chosen.labelled_rows("val")]),
             "test": all_metrics(test_scores_NK, labels),
         },
-        chosen={"l2": final.l2},
-        converged=all(probe.report.certified for probe in (*probes, final)),
+        chosen={"l2": final.l2} | ({"readout": chosen.key.readout} if len(sets) > 1 else {}),
+        converged=converged and final.report.certified,
         history=history,
-        arrays=_predictions(features.ids[test], labels, test_scores_NK),
+        arrays=_predictions(chosen.ids[test], labels, test_scores_NK),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),
         created=utc_now(),
         wall_seconds=time.perf_counter() - began,
-        notes=reader.notes + notes(features, probes, final, best),
+        notes=best.reader.notes + notes(chosen, best.probes, final, best.index),
     )
-    return ProbeRun(trial=trial, probe=final)
+    return ProbeRun(trial=trial, probe=final, key=chosen.key)
+
+
+def _by_size(features: FeatureSet) -> tuple[int, str]:
+    return features.feature_dim, features.key.readout
+
+
+def _request(keys: Sequence[FeatureKey], resolved: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the features and the settings by which a Trial is found: of one key, or of the choice of a readout."""
+    if len(keys) == 1:
+        return keys[0].fields, resolved
+    return {**keys[0].fields, "readout": CHOSEN}, resolved | {"readouts": sorted(key.readout for key in keys)}
+
+
+def _check_same_samples(sets: Sequence[FeatureSet]) -> None:
+    for each in sets[1:]:
+        if each.ids.tolist() != sets[0].ids.tolist():
+            raise InputError(
+                f"{sets[0].key.label} and {each.key.label} have features of other images of {each.key.dataset}, so "
+                "that their scores on val do not compare; extract both in one call"
+            )
 
 
 def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
@@ -143,19 +185,10 @@ def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
     advice = f"; images of {' and '.join(bare)} have no labels"
     advice += ": extract train's folder alone to have splits drawn" if any(counts.values()) else ", nor have any others"
     return (
-        f"{features.key.backbone} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
+        f"{features.key.label} on {features.key.dataset} has no samples in {' and '.join(empty)}; "
         f"a probe needs train, val and test (got {', '.join(f'{n} {split}' for split, n in counts.items())})"
         + (advice if bare else "")
     )
-
-
-def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:
-    """Return the fits as JSON-able rows; a gap of inf, where there is no bound, is None."""
-    return [
-        {"l2": probe.l2, "fitted_on": fitted_on, "val": score}
-        | {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}
-        for probe, score in zip(probes, scores, strict=True)
-    ]
 
 
 def _predictions(ids_N: NDArray[Any], labels: NDArray[Any], scores_NK: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -111,7 +111,7 @@ class FeatureReader:
         """Log a line, and keep it once."""
         if line not in self.notes:
             self.notes.append(line)
-            self.log(f"{self.features.key.dataset}, {self.features.key.backbone}: {line}")
+            self.log(f"{self.features.key.dataset}, {self.features.key.label}: {line}")
 
     def _matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)

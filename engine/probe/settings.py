@@ -92,6 +92,10 @@ class ProbeGrid(_ProbeFields):
     seeds: Count = 1
     """Subsets drawn for each number of shots."""
 
+    choose_readout: bool = False
+    """Choose the readout on val together with the strength, of all a backbone has here, and score test with that one
+    alone; by default each readout is a trial of its own."""
+
     @field_validator("l2")
     @classmethod
     def _is_a_path(cls, text: str) -> str:

@@ -182,9 +182,9 @@ class ExtractCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeCell(Cell):
-    """Fit one regularization path on the features of one key."""
+    """Fit one regularization path on the features of one key, or of several readouts of which one is chosen."""
 
-    key: FeatureKey
+    keys: tuple[FeatureKey, ...]
     settings: ProbeSettings
     seed: int
     resources: ProbeResources
@@ -194,19 +194,26 @@ class ProbeCell(Cell):
     @property
     @override
     def dataset(self) -> str:
-        return self.key.dataset
+        return self.keys[0].dataset
+
+    @property
+    def label(self) -> str:
+        """Return the name of what is probed, for people."""
+        first = self.keys[0]
+        return first.label if len(self.keys) == 1 else f"{first.backbone}, best of {len(self.keys)} readouts"
 
     @property
     @override
     def title(self) -> str:
         few = "" if self.settings.shots is None else f", {self.settings.shots} shots, seed {self.seed}"
         loss = f", {self.settings.loss}" if self.settings.loss else ""
-        return f"probe {self.key.dataset}, {self.key.backbone}{loss}{few}"
+        return f"probe {self.dataset}, {self.label}{loss}{few}"
 
     @override
     def run(self, context: RunContext) -> str:
         """Fit and score what is not in the log yet; returns the id of the trial, which is in the log then."""
-        features = FeatureStore(self.store).read(self.key)
+        store = FeatureStore(self.store)
+        features = [store.read(key) for key in self.keys]
         log = TrialLog.create(self.trials)
         return get_or_fit(features, self.settings, log, seed=self.seed, resources=self.resources, log=context.log).id
 

@@ -52,6 +52,7 @@ def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
                 loaded[request] = backbone_of(
                     request.load(),
                     preprocess=job.settings.preprocess,
+                    readouts=job.settings.readouts,
                     device=job.settings.device,
                     precision=job.settings.precision,
                 )
@@ -89,7 +90,7 @@ def _probes(plan: StudyPlan, trials: Path) -> Iterator[Estimate]:
     if not everywhere:
         yield Estimate(what=what, seconds=None, source="no probe is logged here to go by")
         return
-    seconds = sum(median(logged.get(cell.key.dataset) or everywhere) for cell in cells)
+    seconds = sum(median(logged.get(cell.dataset) or everywhere) for cell in cells)
     source = f"medians of the {len(everywhere)} probes logged here, by dataset where there is one"
     yield Estimate(what=what, seconds=seconds, source=source)
 

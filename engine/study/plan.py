@@ -6,6 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from penultimate.engine.backbones.classifier import refuse_token_encoder
+from penultimate.engine.backbones.readouts.network_readouts import readouts_of
+from penultimate.engine.backbones.readouts.readout import chosen
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import preprocess_of
 from penultimate.engine.extract.extractor import feature_key
@@ -13,6 +16,7 @@ from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
+from penultimate.engine.probe.api import probed_together
 from penultimate.engine.probe.protocol import planned_trial_id
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.engine.runtime.capabilities import usable_cores
@@ -26,7 +30,7 @@ from penultimate.engine.study.cell import (
     TrainMethod,
 )
 from penultimate.engine.study.paths import StudyPaths
-from penultimate.engine.study.settings import TrainSection, is_for
+from penultimate.engine.study.settings import ProbeSection, TrainSection, is_for
 from penultimate.engine.study.study import BackboneEntry, Study
 from penultimate.engine.train.learner.network import InitName
 from penultimate.engine.train.runs.resources import ResourceSettings
@@ -34,7 +38,7 @@ from penultimate.engine.train.search.run_search import result_folder
 from penultimate.engine.train.settings import InitialModels, TrainSettings
 from penultimate.store.errors import PenultimateError
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.key import FeatureKey
+from penultimate.store.key import PENULTIMATE, FeatureKey
 from penultimate.store.trials.trial_log import TrialLog
 
 Value = TypeVar("Value")
@@ -90,6 +94,8 @@ class Identity:
     weights_digest: str
     preprocess: Preprocess
     precision: str
+    readouts: tuple[str, ...]
+    """Names of the readouts that the study asks for."""
 
 
 def images_request(study: Study, name: str) -> ImagesRequest:
@@ -139,7 +145,7 @@ class _Planner:
         backbones = [each for entry in self._study.backbones for each in self._wanted(entry)]
         if self._study.probe:
             here = any(not isinstance(images, str) for images in self._images.values())
-            probed = [wanted for wanted in backbones if self._probe_settings(wanted)]
+            probed = [wanted for wanted in backbones if self._sections(wanted)]
             self._features([self._identified(wanted) if here else (wanted, None) for wanted in probed])
         for wanted in backbones:
             self._trainings(wanted)
@@ -183,15 +189,16 @@ class _Planner:
                     name = wanted.name if identity is None else identity.name
                     status: Status = "blocked" if isinstance(images, str) else wanted.status
                     self._add("extract", dataset, name, status=status, reason=why)
-                    for settings, _ in self._probe_settings(wanted):
-                        self._add("probe", dataset, name, _setting(settings), status=status, reason=why)
+                    for section in self._sections(wanted):
+                        for settings, _ in section.settings():
+                            self._add("probe", dataset, name, _setting(settings), status=status, reason=why)
                     continue
-                decoder = self._study.extraction.decoder_name
-                key = feature_key(images, identity, decoder, dtype=self._study.extract.dtype)
-                there = self._store is not None and self._store.contains(key)
-                self._add("extract", dataset, identity.name, status="there" if there else "to do")
-                lacking += [] if there else [identity]
-                self._probes(images, key, wanted)
+                keys = self._keys(images, identity)
+                there = [self._store is not None and self._store.contains(key) for key in keys]
+                for key, is_there in zip(keys, there, strict=True):
+                    self._add("extract", dataset, identity.name, _readout(key), status="there" if is_there else "to do")
+                lacking += [] if all(there) else [identity]
+                self._probes(images, keys, wanted)
             if lacking:
                 self._plan.cells["extract"].append(self._extract_cell(dataset, lacking))
 
@@ -205,23 +212,40 @@ class _Planner:
             store=str(self._paths.store),
         )
 
-    def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
-        mine = [probe for probe in self._study.probe if is_for(probe.only, wanted.request.model)]
-        return [each for probe in mine for each in probe.settings()]
+    def _keys(self, images: ImageSet, identity: Identity) -> list[FeatureKey]:
+        """Return the key of each readout of a network on ``images``."""
+        decoder, dtype = self._study.extraction.decoder_name, self._study.extract.dtype
+        return [feature_key(images, identity, decoder, dtype=dtype, readout=readout) for readout in identity.readouts]
 
-    def _probes(self, images: ImageSet, key: FeatureKey, wanted: _Wanted) -> None:
-        for settings, seed in self._probe_settings(wanted):
-            cell = ProbeCell(
-                key=key,
-                settings=settings,
-                seed=seed,
-                resources=ProbeResources(device=self._study.device),
-                store=str(self._paths.store),
-                trials=str(self._paths.trials),
-            )
-            multi_label = images.labels_N.ndim == 2
-            trial = planned_trial_id(key, settings, multi_label=multi_label, metric=images.metric, seed=seed)
-            self._add_trial("probe", cell, key.backbone, trial, self._ids)
+    def _sections(self, wanted: _Wanted) -> list[ProbeSection]:
+        """Return the sections ``probe`` of the study that are for this network."""
+        return [section for section in self._study.probe if is_for(section.only, wanted.request.model)]
+
+    def _probes(self, images: ImageSet, keys: Sequence[FeatureKey], wanted: _Wanted) -> None:
+        for section in self._sections(wanted):
+            groups = _or_why(partial(probed_together, keys, section))
+            for settings, seed in section.settings():
+                if isinstance(groups, str):
+                    self._add(
+                        "probe", images.name, keys[0].backbone, _setting(settings), status="blocked", reason=groups
+                    )
+                    continue
+                for group in groups:
+                    self._probe(images, group, settings, seed)
+
+    def _probe(self, images: ImageSet, keys: Sequence[FeatureKey], settings: ProbeSettings, seed: int) -> None:
+        cell = ProbeCell(
+            keys=tuple(keys),
+            settings=settings,
+            seed=seed,
+            resources=ProbeResources(device=self._study.device),
+            store=str(self._paths.store),
+            trials=str(self._paths.trials),
+        )
+        multi_label = images.labels_N.ndim == 2
+        trial = planned_trial_id(keys, settings, multi_label=multi_label, metric=images.metric, seed=seed)
+        setting = ", ".join(filter(None, (_readout(*keys), _setting(settings))))
+        self._add_trial("probe", cell, keys[0].backbone, trial, self._ids, setting)
 
     def _trainings(self, wanted: _Wanted) -> None:
         """Plan fine-tuning of pretrained networks, and training from scratch, once for each network's name."""
@@ -263,19 +287,25 @@ class _Planner:
             name = cell.request.name or cell.request.model
             self._add(cell.what, cell.dataset, name, _setting(settings), status="blocked", reason=search)
             return "blocked", None
-        self._add_trial(cell.what, cell, search.initial.label, search.trial_id, ids)
+        self._add_trial(cell.what, cell, search.initial.label, search.trial_id, ids, _setting(settings))
         folder = result_folder(search, cell.runs)
         return "to do" if folder is None else "there", folder
 
     def _add_trial(
-        self, method: Method, cell: ProbeCell | TrainCell, backbone: str, trial: str, ids: frozenset[str]
+        self,
+        method: Method,
+        cell: ProbeCell | TrainCell,
+        backbone: str,
+        trial: str,
+        ids: frozenset[str],
+        setting: str,
     ) -> None:
         if trial in self._seen:
             return  # the same trial, named twice: two entries of a study may have a network in common
         self._seen.add(trial)
         there = trial in ids
         status: Status = "there" if there else "to do"
-        self._add(method, cell.dataset, backbone, _setting(cell.settings), status=status, trial=trial)
+        self._add(method, cell.dataset, backbone, setting, status=status, trial=trial)
         if not there:
             self._plan.cells[method].append(cell)
 
@@ -286,12 +316,16 @@ class _Planner:
 def identity_of(request: BackboneRequest, study: Study) -> Identity:
     """Load the network, and release it again; raises what ``load_network`` raises."""
     loaded = request.load()
+    refuse_token_encoder(loaded.model, loaded.name)
     return Identity(
         request=request,
         name=loaded.name,
         weights_digest=loaded.digest,
         preprocess=preprocess_of(loaded.model, study.extract.preprocess),
         precision=study.extract.precision,
+        readouts=tuple(
+            readout.name for readout in chosen(readouts_of(loaded.model), study.extract.readouts, network=loaded.name)
+        ),
     )
 
 
@@ -307,6 +341,13 @@ def _holds_something(folder: Path) -> bool:
 def _for(request: BackboneRequest, trains: Sequence[TrainSection], init: InitName, seed: int) -> list[TrainSettings]:
     mine = [train for train in trains if is_for(train.only, request.model)]
     return [settings for train in mine for settings in train.settings(init, seed=seed)]
+
+
+def _readout(*keys: FeatureKey) -> str:
+    """Name the readout where it is not the penultimate layer, or how many one is chosen of."""
+    if len(keys) > 1:
+        return f"best of {len(keys)} readouts"
+    return "" if keys[0].readout == PENULTIMATE else keys[0].readout
 
 
 def _setting(settings: Any) -> str:

@@ -7,6 +7,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from penultimate.store.format.digest import digest_of
+from penultimate.store.key import PENULTIMATE
+
+CHOSEN = "chosen"
+"""Readout of a trial whose readout was chosen on val, among ``settings["readouts"]``: ``chosen["readout"]``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,8 +43,8 @@ class Trial:
     metrics: Mapping[str, Mapping[str, float]]
     """Split (``val``, ``test``) -> metric -> value of the chosen fit; a metric that was not computed is absent."""
 
-    chosen: Mapping[str, float]
-    """The settings chosen on val, for example ``{"l2": 0.01}``."""
+    chosen: Mapping[str, Any]
+    """The settings chosen on val, for example ``{"l2": 0.01}``, and ``readout`` where that was chosen too."""
 
     converged: bool
     """True if every fit behind the result met its tolerance."""
@@ -69,6 +73,11 @@ class Trial:
     def id(self) -> str:
         """Return 16 hex digits over the request, not the result, so that the same request finds this trial again."""
         return trial_id(self.method, self.features, self.settings, self.seed)
+
+    @property
+    def readout(self) -> str:
+        """Return the readout of the features, or ``CHOSEN`` where it was chosen on val."""
+        return self.features.get("readout", PENULTIMATE)
 
     @property
     def num_test(self) -> int:

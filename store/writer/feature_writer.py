@@ -237,7 +237,7 @@ class FeatureWriter:
         if self._began_empty and len(new) and self._states.not_finite_M[new].all():
             embedding = self.plan.embedding
             raise InputError(
-                f"{embedding.backbone} on {self.plan.dataset}: all of the first {len(new)} features are NaN or "
+                f"{embedding.label} on {self.plan.dataset}: all of the first {len(new)} features are NaN or "
                 f"infinite, and none were stored; {not_finite_advice(embedding)}"
             )
         self._began_empty = False

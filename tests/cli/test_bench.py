@@ -85,7 +85,7 @@ def test_extract_keeps_its_gate_and_says_where_it_fails(
     (key,) = FeatureStore(store).keys()
     assert not FeatureStore(store).read(key).provenance["parity"]["passed"]
     FeatureStore(store).delete(key)
-    assert run([*arguments, "--no-parity"]) == 0
+    assert run([*arguments, "--set", "parity=false"]) == 0
     assert FeatureStore(store).read(key).provenance["parity"] is None
     FeatureStore(store).delete(key)
     assert run(arguments) == 0
@@ -120,13 +120,13 @@ def test_a_network_is_compiled_for_the_rows_that_its_passes_have(
         compiled.append(rows)
         return 0.0
 
-    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         passed.append(len(images_BHWC))
         return embed(backbone, images_BHWC)
 
     monkeypatch.setattr(TimmBackbone, "compile", compile_for)
     monkeypatch.setattr(TimmBackbone, "embed", counted)
-    six = (*TINY, "--compile", "--batch-size", "6", "--no-parity")
+    six = (*TINY, "--compile", "--batch-size", "6", "--set", "parity=false")
     assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *six]) == 0
     assert compiled == [4]  # the largest divisor of a shard's rows that is no more than 6
     assert [rows for rows in passed if rows] == [4] * 6

@@ -22,7 +22,7 @@ from penultimate.store.upkeep.verify import verify
 
 CLASSES = ("ant", "bee", "cat")
 MODEL = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--decoder", "pillow", "--no-compile")
-SETTINGS = ("--batch-size", "4", "--set", "shard_rows=8", "--no-parity", "--no-cache")
+SETTINGS = ("--batch-size", "4", "--set", "shard_rows=8", "--set", "parity=false", "--no-cache")
 
 Change = Callable[[Path, np.random.Generator], list[str]]
 

@@ -43,7 +43,17 @@ def test_two_halves_made_under_different_hash_seeds_meet_in_one_store(photos: Pa
         (photos / name).rename(photos / tie)
     rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.rglob("*.jpg"))]
     (photos / "set.csv").write_text("\n".join(["path,label", *rows]))
-    network = ["--model", "test_resnet", "--weights", "random", "--no-compile", "--no-parity", "--set", "shard_rows=6"]
+    network = [
+        "--model",
+        "test_resnet",
+        "--weights",
+        "random",
+        "--no-compile",
+        "--set",
+        "parity=false",
+        "--set",
+        "shard_rows=6",
+    ]
     stores = {}
     for source in ("set.csv", "."):
         store = tmp_path / f"{source}.zarr"

@@ -18,7 +18,7 @@ def test_extract_begins_with_classes_sizes_and_what_is_left_out(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "notes.txt").write_text("x")
-    assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--no-parity"]) == 0
+    assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--set", "parity=false"]) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert first == (
         "photos: 3 classes (cat, dog, owl); train 12, val 6, test 6; read as one folder a class; left out: 1 .txt"
@@ -40,7 +40,7 @@ def test_a_probe_of_one_class_is_refused(photos: Path, tmp_path: Path, capsys: p
     (tmp_path / "one").mkdir()
     (photos / "cat").rename(tmp_path / "one" / "cat")
     store = str(tmp_path / "s.zarr")
-    assert run(["extract", str(tmp_path / "one"), "--store", store, *TINY, "--no-parity"]) == 0
+    assert run(["extract", str(tmp_path / "one"), "--store", store, *TINY, "--set", "parity=false"]) == 0
     assert run(["probe", store, "--trials", str(tmp_path / "t")]) == 2
     assert "are of one class, 'cat'; a classifier needs two or more" in capsys.readouterr().err
 
@@ -49,7 +49,7 @@ def test_the_same_command_again_does_not_find_its_own_store(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(photos)
-    command = ["extract", ".", "--store", "features.zarr", *TINY, "--no-parity", "--json"]
+    command = ["extract", ".", "--store", "features.zarr", *TINY, "--set", "parity=false", "--json"]
     digests = []
     for _ in range(2):
         assert run(command) == 0
@@ -75,7 +75,7 @@ def test_more_failed_images_than_are_named_are_counted(
 ) -> None:
     for path in sorted(photos.rglob("*.jpg"))[:15]:
         path.write_bytes(path.name.encode() * 9 + str(path).encode())
-    assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--no-parity"]) == 0
+    assert run(["extract", str(photos), "--store", str(tmp_path / "s.zarr"), *TINY, "--set", "parity=false"]) == 0
     err = capsys.readouterr().err
     assert err.count("left out cat/") + err.count("left out dog/") == 10
     assert "left out 5 more" in err
@@ -86,7 +86,7 @@ def test_a_manifest_without_labels_and_images_by_name_are_extracted(
 ) -> None:
     monkeypatch.chdir(photos)
     Path("list.csv").write_text("path\ncat/00.jpg\ndog/00.jpg\n")
-    store = ["--store", str(tmp_path / "s.zarr"), *TINY, "--no-parity", "--json"]
+    store = ["--store", str(tmp_path / "s.zarr"), *TINY, "--set", "parity=false", "--json"]
     for names, rows in ((["list.csv"], 2), (["cat/00.jpg"], 1), (["cat/00.jpg", "dog", "owl/0[12].jpg"], 11)):
         assert run(["extract", *names, "--no-labels", *store]) == 0
         assert json.loads(capsys.readouterr().out)[0]["rows"] == rows
@@ -98,7 +98,7 @@ def test_predict_takes_images_folders_lists_and_globs(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, trials = str(tmp_path / "s.zarr"), tmp_path / "trials"
-    assert run(["extract", str(photos), "--store", store, *TINY, "--no-parity"]) == 0
+    assert run(["extract", str(photos), "--store", store, *TINY, "--set", "parity=false"]) == 0
     assert run(["probe", store, "--trials", str(trials), "--l2", "1e-2:1:2"]) == 0
     (head,) = (trials / "heads").iterdir()
     monkeypatch.chdir(photos)

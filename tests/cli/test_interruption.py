@@ -155,7 +155,7 @@ def test_two_processes_with_half_of_it_each_make_the_store_of_one(job: Job, tmp_
 def test_a_part_alone_leaves_the_rest_and_more_parts_than_shards_are_no_error(job: Job, tmp_path: Path) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
     assert finish(start(job.command(store, "--shard", "1/3"), log)) == 0
-    assert "part 1/3 is done; 1 of 1 backbones wait for other parts" in log.read_text()
+    assert "part 1/3 is done; 1 of 1 sets of features wait for other parts" in log.read_text()
     (begun,) = FeatureStore(store).incomplete()
     assert begun.done_rows == NUM_IMAGES // 3
     assert finish(start(job.command(store, "--shard", "0/99"), log)) == 0

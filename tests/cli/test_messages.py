@@ -40,7 +40,7 @@ def test_two_folders_of_one_name_are_told_apart_in_a_store(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "s.zarr")
-    command = ["--store", store, "--model", "test_resnet", *TINY, "--no-parity"]
+    command = ["--store", store, "--model", "test_resnet", *TINY, "--set", "parity=false"]
     assert run(["extract", str(photos), *command]) == 0
     (photos / "cat" / "00.jpg").unlink()
     assert run(["extract", str(photos), *command]) == 0
@@ -167,7 +167,15 @@ def test_float16_that_cannot_hold_some_features_is_said_with_what_to_do(
     )
     state[last] += 1e6
     save_file(state, tmp_path / "large.safetensors")
-    options = ["--model", "test_resnet", "--weights", str(tmp_path / "large.safetensors"), *TINY[2:], "--no-parity"]
+    options = [
+        "--model",
+        "test_resnet",
+        "--weights",
+        str(tmp_path / "large.safetensors"),
+        *TINY[2:],
+        "--set",
+        "parity=false",
+    ]
     command = ["extract", str(photos), "--store", str(tmp_path / "s"), *options]
     assert run([*command, "--set", "dtype=float16"]) == 2
     assert "--dtype float32" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_sets_that_share_rows_are_shown_and_removing_one_keeps_what_the_other_ne
 ) -> None:
     location = tmp_path / "s.zarr"
     extract = ["extract", str(photos), "--store", str(location), "--model", "test_resnet", "--weights", "random"]
-    extract += ["--workers", "1", "--no-cache", "--no-parity", "--decoder", "pillow"]
+    extract += ["--workers", "1", "--no-cache", "--set", "parity=false", "--decoder", "pillow"]
     assert run(extract) == 0
     (photos / "cat" / "00.jpg").rename(photos / "cat" / "zz.jpg")
     assert run([*extract, "--name", "renamed"]) == 0

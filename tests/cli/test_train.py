@@ -12,8 +12,10 @@ import pytest
 from support.command import finish, start
 
 import penultimate
+from penultimate.cli.extract import ExtractOptions
 from penultimate.cli.main import run
 from penultimate.cli.train import TrainOptions
+from penultimate.engine.runtime.strict import Strict
 from penultimate.store.errors import InputError
 
 SMALL = (
@@ -82,15 +84,21 @@ def test_budgets_differ_in_their_steps_alone(photos: Path, tmp_path: Path, capsy
     assert {name for name in rows[0] if rows[0][name] != rows[1][name]} <= {"steps", "value", "trial", "run"}
 
 
-def test_the_verb_has_few_flags_in_groups_and_the_others_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", "--help"]) == 0
+@pytest.mark.parametrize(("verb", "options"), [("train", TrainOptions), ("extract", ExtractOptions)])
+def test_the_verb_has_few_flags_in_groups_and_the_others_are_listed(
+    verb: str, options: type[Strict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([verb, "--help"]) == 0
     text = capsys.readouterr().out
     flags = [line for line in text.splitlines() if line.startswith("  -") and "--help" not in line]
     assert len(flags) <= 26
     headings = ["What:", "How:", "Where, and what is kept:"]
     assert sorted(headings, key=text.index) == headings
-    assert run(["settings", "train", "--json"]) == 0
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(TrainOptions.model_fields)
+    assert run(["settings", verb, "--json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(options.model_fields)
+
+
+def test_a_verb_without_settings_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["settings", "trian"]) == 2
     assert "did you mean train" in capsys.readouterr().err
 

@@ -250,11 +250,11 @@ EXTRACT_ANIMALS = [
 ]
 
 
-@pytest.mark.parametrize("parity", ["--parity", "--no-parity"])  # whose images are read before all others
+@pytest.mark.parametrize("parity", ["true", "false"])  # whose images are read before all others
 def test_features_that_are_there_are_not_embedded_again(
     work: Path, parity: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + [parity]) == 0
+    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + ["--set", f"parity={parity}"]) == 0
     keys = FeatureStore(work / "features.zarr").keys()
     # Everything that enters a key but the weights: another torch may draw other numbers from the same seed.
     assert {replace(key, weights=ANIMALS.weights) for key in keys} == {ANIMALS, IMAGES}
@@ -271,7 +271,7 @@ def test_a_set_of_format_1_that_grew_embeds_what_is_new(work: Path, capsys: pyte
         manifest.write(first.replace("images/cat/00.jpg", "images/cat/new.jpg") + "\n")
     content = (work / "images" / "cat" / "00.jpg").read_bytes()
     (work / "images" / "cat" / "new.jpg").write_bytes(content + b"x")  # what comes after a JPEG is not decoded
-    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + ["--no-parity"]) == 0
+    assert run([part.format(work=work) for part in EXTRACT_ANIMALS] + ["--set", "parity=false"]) == 0
     opened = FeatureStore(work / "features.zarr")
     if opened.keys()[0].weights != ANIMALS.weights:
         pytest.skip("this torch draws other random weights than 2.15.0: other features were asked for")

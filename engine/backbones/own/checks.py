@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ def checked_features(network: OwnNetwork, name: str) -> Features:
         last.remove()
         _refuse_numbers(together, name)
         patience = 1.0 + 10 * (time.monotonic() - began)
-        alone = _interrupted(run, images_BCHW, last.module, patience)
+        other = threading.Thread(target=_any_pass, args=(network, images_BCHW[1:]), daemon=True)
+        with _interrupted_by(other, last.module, patience):
+            alone = run(images_BCHW[:1])
         expected = {readout: features[:1] for readout, features in together.items()}
         if not _same(alone, expected):
             raise InputError(f"the features of {name} {_reason(run, images_BCHW, together)}")
@@ -109,38 +112,32 @@ class _LastModule:
         self.module = module
 
 
-def _interrupted(
-    run: Callable[[Tensor], Features], images_BCHW: Tensor, last: nn.Module | None, patience: float
-) -> Features:
-    """Return the features of the first image alone, while another thread runs the second just before the pass ends.
+@contextmanager
+def _interrupted_by(other: threading.Thread, last: nn.Module | None, patience: float) -> Iterator[None]:
+    """Within the context, run the ``other`` thread inside the next pass, once the module ``last`` has ended.
 
-    A module that keeps values between its layers, as hooks do that store on ``self``, then gives those of the second.
+    A module that keeps values between its layers, as hooks do that store on ``self``, then goes on with the other's.
     One that lets a single thread in makes the other wait: after ``patience`` seconds the pass goes on.
     """
-    other = threading.Thread(target=_quietly, args=(run, images_BCHW[1:]), daemon=True)
-    begun = threading.Event()
 
     def interrupt(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not begun.is_set():
-            begun.set()
+        if other.ident is None:
             other.start()
             other.join(patience)
 
     hook = last.register_forward_hook(interrupt) if last is not None else None
     try:
-        return run(images_BCHW[:1])
+        yield
     finally:
         if hook is not None:
             hook.remove()
-        if begun.is_set():
+        if other.ident is not None:
             other.join()
 
 
-def _quietly(run: Callable[[Tensor], Features], images_BCHW: Tensor) -> None:
-    try:
-        run(images_BCHW)
-    except InputError:  # the pass that it interrupts tells of it
-        return
+def _any_pass(network: nn.Module, images_BCHW: Tensor) -> None:
+    with suppress(Exception):  # the pass that it interrupts tells of it
+        exact_pass(network, images_BCHW)
 
 
 def _reason(run: Callable[[Tensor], Features], images_BCHW: Tensor, together: Features) -> str:

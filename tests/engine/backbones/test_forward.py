@@ -1,11 +1,13 @@
 """Forward runs eager and compiled, fills up and halves batches, and is compiled where that pays."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.backbones import penultimate
 from support.processors import pretend
 
 from penultimate.engine.backbones import compilation
@@ -27,13 +29,13 @@ def noise(backbone: TimmBackbone, batch: int) -> NDArray[np.uint8]:
 def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
     backbone = load_backbone("test_resnet", weights="random")
     images = noise(backbone, 6)
-    eager = backbone.embed(images)
+    eager = penultimate(backbone, images)
     assert backbone.compile(4) > 0
     assert backbone.provenance["compiled"]
-    compiled = backbone.embed(images)  # a full pass of four and one of two, filled up
+    compiled = penultimate(backbone, images)  # a full pass of four and one of two, filled up
     # Batch norms folded into convolutions, and sums in another order: float32 rounding through some twenty layers.
     np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=1e-4)
-    alone = np.concatenate([backbone.embed(images[i : i + 1]) for i in range(6)])
+    alone = np.concatenate([penultimate(backbone, images[i : i + 1]) for i in range(6)])
     # One graph and one shape: what fills the pass up can change nothing but the order within a kernel.
     np.testing.assert_allclose(alone, compiled, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
@@ -42,7 +44,7 @@ def test_compiled_features_are_the_eager_ones_in_any_company() -> None:
     # Weights are part of the graph: were they still its inputs, nothing would be folded or laid out beforehand.
     # On a thread, as replicas run: a graph that were traced anew there would take the weights of now.
     with ThreadPoolExecutor(1) as replica:
-        np.testing.assert_array_equal(replica.submit(backbone.embed, images).result(), compiled)
+        np.testing.assert_array_equal(replica.submit(penultimate, backbone, images).result(), compiled)
 
 
 class OutOfMemoryAbove:
@@ -52,7 +54,7 @@ class OutOfMemoryAbove:
         self.features, self.limit = backbone._forward._run, limit
         self.rows: list[int] = []
 
-    def __call__(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+    def __call__(self, pixels_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
         self.rows.append(len(pixels_BHWC))
         if len(pixels_BHWC) > self.limit:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
@@ -64,13 +66,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_are_not_tried_whole(
 ) -> None:
     backbone = load_backbone("test_resnet", weights="random")
     images = noise(backbone, 10)
-    expected = backbone.embed(images)
+    expected = penultimate(backbone, images)
     scarce = OutOfMemoryAbove(backbone, 3)
     monkeypatch.setattr(backbone._forward, "_run", scarce)
     # Passes of another size may add in another order: float32 rounding.
-    np.testing.assert_allclose(backbone.embed(images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(penultimate(backbone, images), expected, rtol=1e-4, atol=1e-5)
     assert scarce.rows == [10, 5, 2, 2, 2, 2, 2]
-    backbone.embed(images[:5])
+    penultimate(backbone, images[:5])
     assert scarce.rows[7:] == [2, 2, 1]
     assert backbone.provenance["halved_to"] == 2
 
@@ -79,25 +81,25 @@ def test_one_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch
     backbone = load_backbone("test_resnet", weights="random")
     monkeypatch.setattr(backbone._forward, "_run", OutOfMemoryAbove(backbone, 0))
     with pytest.raises(MemoryLimitError, match="one image through test_resnet"):
-        backbone.embed(noise(backbone, 4))
+        penultimate(backbone, noise(backbone, 4))
 
 
 def test_other_errors_of_a_pass_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone("test_resnet", weights="random")
 
-    def broken(pixels_BHWC: torch.Tensor) -> torch.Tensor:
+    def broken(pixels_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(backbone._forward, "_run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        backbone.embed(noise(backbone, 4))
+        penultimate(backbone, noise(backbone, 4))
 
 
 def test_one_pass_gives_the_features_of_embed_and_the_scores_of_the_network() -> None:
     backbone = load_backbone("test_resnet", weights="random")
     images = noise(backbone, 3)
     features, scores = backbone.classify(images)
-    np.testing.assert_array_equal(features, backbone.embed(images))
+    np.testing.assert_array_equal(features["penultimate"], penultimate(backbone, images))
     np.testing.assert_array_equal(scores, backbone.logits(images))
     assert scores.shape == (3, backbone.num_classes)
 
@@ -107,7 +109,7 @@ def test_the_reference_is_the_same_network_in_float32(monkeypatch: pytest.Monkey
     lower = load_backbone("test_resnet", weights="random", precision="bfloat16")
     images = noise(lower, 2)
     exact = load_backbone("test_resnet", weights="random")
-    np.testing.assert_array_equal(lower.reference().embed(images), exact.embed(images))
+    np.testing.assert_array_equal(penultimate(lower.reference(), images), penultimate(exact, images))
 
 
 def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,11 +152,11 @@ def test_on_a_gpu_compiled_features_on_two_threads_are_the_eager_ones() -> None:
         pytest.skip("no CUDA device")
     backbone = load_backbone("test_resnet", weights="random", device="cuda", precision="bfloat16")
     images = noise(backbone, 6)
-    eager = backbone.embed(images)
+    eager = penultimate(backbone, images)
     backbone.compile(4)
     pixels = torch.from_numpy(images).cuda()
     with ThreadBudget.of("cuda").in_force(), ThreadPoolExecutor(2) as replicas:
-        parts = list(replicas.map(backbone.embed, [pixels[:3], pixels[3:]] * 8))
+        parts = list(replicas.map(partial(penultimate, backbone), [pixels[:3], pixels[3:]] * 8))
     assert all(np.array_equal(part, parts[number % 2]) for number, part in enumerate(parts))
     compiled = np.concatenate(parts[:2])
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); fused kernels round at other places.

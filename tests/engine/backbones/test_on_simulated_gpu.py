@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.backbones import penultimate
 from support.simulated_cuda import SimulatedCuda, simulated_cuda
 
 from penultimate.engine.backbones import compilation
@@ -47,9 +49,8 @@ def test_features_and_scores_are_those_of_the_cpu(cuda: SimulatedCuda, name: str
     images = noise(cpu, 5)
     gpu = on_gpu(name)
     for given in (images, torch.from_numpy(images).cuda()):
-        assert distance(gpu.embed(given), cpu.embed(images)) < IEEE
-        for found, expected in zip(gpu.classify(given), cpu.classify(images), strict=True):
-            assert distance(found, expected) < IEEE
+        assert distance(penultimate(gpu, given), penultimate(cpu, images)) < IEEE
+        assert distance(gpu.classify(given)[1], cpu.classify(images)[1]) < IEEE
 
 
 @pytest.mark.parametrize("caller", ["default", "tf32 allowed"])
@@ -60,11 +61,11 @@ def test_float32_is_ieee_whatever_torch_allows(
     assert BACKENDS.cudnn.conv.fp32_precision == "tf32"  # torch's default
     cpu = load_backbone(name, weights="random")
     images = noise(cpu, 3)
-    expected = cpu.embed(images)
+    expected = penultimate(cpu, images)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if caller == "tf32 allowed" else before)
     try:
-        assert distance(on_gpu(name).embed(images), expected) < IEEE
+        assert distance(penultimate(on_gpu(name), images), expected) < IEEE
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -74,10 +75,10 @@ def test_tf32_is_its_own_precision(cuda: SimulatedCuda, name: str) -> None:
     coarse = on_gpu(name, "tf32")
     assert coarse.precision == "tf32"
     images = noise(coarse, 3)
-    expected = load_backbone(name, weights="random").embed(images)
+    expected = penultimate(load_backbone(name, weights="random"), images)
     # 2^-11 a rounding of operands, through some twenty layers
-    assert 10 * IEEE < distance(coarse.embed(images), expected) < 1e-2
-    assert distance(on_gpu(name).embed(images), expected) < IEEE  # and not left behind
+    assert 10 * IEEE < distance(penultimate(coarse, images), expected) < 1e-2
+    assert distance(penultimate(on_gpu(name), images), expected) < IEEE  # and not left behind
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
@@ -89,7 +90,7 @@ def test_a_pass_waits_once_and_copies_only_pixels_in_and_features_back(
     images = noise(backbone, 4)
     given = torch.from_numpy(images).cuda() if decoded_on == "device" else images
     cuda.reset()
-    features = backbone.embed(given)
+    features = penultimate(backbone, given)
     assert cuda.syncs.total() == 1, cuda.syncs.table()
     assert cuda.to_host.total() == 1, cuda.to_host.table()
     assert cuda.to_host_bytes == features.nbytes
@@ -104,10 +105,10 @@ def test_frozen_weights_are_cast_once_and_not_in_every_pass(cuda: SimulatedCuda)
     assert all(parameter.dtype == torch.float32 for parameter in weights)  # the reference is made of these
     images = torch.from_numpy(noise(backbone, 1)).cuda()
     before = cuda.launches.of("_to_copy")
-    backbone.embed(images)
+    penultimate(backbone, images)
     once = cuda.launches.of("_to_copy") - before
     backbone._forward._network = backbone.model
-    backbone.embed(images)
+    penultimate(backbone, images)
     every_pass = cuda.launches.of("_to_copy") - before - once
     layers = sum(type(layer) in (torch.nn.Conv2d, torch.nn.Linear) for layer in backbone.model.modules())
     assert every_pass - once >= 2 * (layers - 1)  # all but the classifier's weight and bias
@@ -123,9 +124,9 @@ def test_weights_are_in_place_before_any_stream_reads_them(cuda: SimulatedCuda) 
 def test_replicas_on_threads_give_the_same_features(cuda: SimulatedCuda) -> None:
     backbone = on_gpu()
     images = noise(backbone, 8)
-    expected = backbone.embed(images[:4]), backbone.embed(images[4:])
+    expected = penultimate(backbone, images[:4]), penultimate(backbone, images[4:])
     with ThreadPoolExecutor(2) as replicas:
-        for number, features in enumerate(replicas.map(backbone.embed, [images[:4], images[4:]] * 4)):
+        for number, features in enumerate(replicas.map(partial(penultimate, backbone), [images[:4], images[4:]] * 4)):
             np.testing.assert_array_equal(features, expected[number % 2])
 
 
@@ -135,7 +136,9 @@ def test_the_reference_is_on_the_cpu(cuda: SimulatedCuda, monkeypatch: pytest.Mo
     images = noise(backbone, 2)
     reference = backbone.reference()
     assert not any(parameter.is_cuda for parameter in reference.model.parameters())
-    np.testing.assert_array_equal(reference.embed(images), load_backbone("test_resnet", weights="random").embed(images))
+    np.testing.assert_array_equal(
+        penultimate(reference, images), penultimate(load_backbone("test_resnet", weights="random"), images)
+    )
 
 
 def test_replicas_of_a_gpu_take_turns_when_compiling_is_decided(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.backbones import penultimate
 from support.processors import pretend
 
 from penultimate.engine.backbones.architectures.networks import create_network
@@ -27,9 +28,9 @@ def test_features_are_what_the_classifier_is_given(name: str) -> None:
     backbone = load_backbone(name, weights="random")
     as_backbone: Backbone = backbone
     images = noise(backbone, 3)
-    features = as_backbone.embed(images)
+    features = penultimate(as_backbone, images)
     assert features.dtype == np.float32
-    assert features.shape == (3, backbone.feature_dim)
+    assert features.shape == (3, backbone.feature_dims["penultimate"])
     seen: list[torch.Tensor] = []
     classifier = backbone.model.get_classifier()
     assert isinstance(classifier, torch.nn.Module)
@@ -46,7 +47,7 @@ def test_pixels_are_scaled_and_normalised_by_the_mean_and_std_of_the_preprocess(
     with torch.inference_mode():
         expected = backbone.model.forward_head(backbone.model.forward_features(pixels), pre_logits=True)
     # The same sums in another order: float32 rounding through some twenty layers.
-    np.testing.assert_allclose(backbone.embed(images), expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(penultimate(backbone, images), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.capability
@@ -57,14 +58,14 @@ def test_an_image_gets_the_same_features_in_any_company_and_from_read_only_memor
     backbone = load_backbone("test_resnet", weights="random", precision=precision)
     images = noise(backbone, 13)
     images.setflags(write=False)
-    together = backbone.embed(images)
+    together = penultimate(backbone, images)
     norm_B = np.linalg.norm(together, axis=1)
     for rows in (1, 2, 8):
-        apart = np.concatenate([backbone.embed(images[start : start + rows]) for start in range(0, 13, rows)])
+        apart = np.concatenate([penultimate(backbone, images[start : start + rows]) for start in range(0, 13, rows)])
         assert (np.linalg.norm(apart - together, axis=1) <= BATCH_TOLERANCE[precision] * norm_B).all()
-    among_others = backbone.embed(np.concatenate([images[:4], noise(backbone, 9, seed=1)]))[:4]
+    among_others = penultimate(backbone, np.concatenate([images[:4], noise(backbone, 9, seed=1)]))[:4]
     np.testing.assert_array_equal(among_others, together[:4])  # the same kernels on the same rows
-    assert backbone.embed(images[:0]).shape == (0, backbone.feature_dim)
+    assert penultimate(backbone, images[:0]).shape == (0, backbone.feature_dims["penultimate"])
 
 
 @pytest.mark.capability
@@ -75,7 +76,7 @@ def test_lower_precision_stays_near_float32(precision: PrecisionName) -> None:
     exact = load_backbone("test_resnet", weights="random")
     lower = load_backbone("test_resnet", weights="random", precision=precision)
     images = noise(exact, 4)
-    expected, features = exact.embed(images), lower.embed(images)
+    expected, features = penultimate(exact, images), penultimate(lower, images)
     assert not np.array_equal(features, expected)
     # bfloat16 keeps 8 bits (2^-9 = 0.2 % a rounding); a few dozen layers of roundings stay under 3 % in norm.
     assert np.linalg.norm(features - expected) < 0.03 * np.linalg.norm(expected)
@@ -90,9 +91,9 @@ def test_weights_cast_once_give_the_features_of_weights_cast_in_every_pass(name:
     backbone = load_backbone(name, weights="random", precision=precision)
     forward, images = backbone._forward, noise(backbone, 5)
     assert forward._network is not backbone.model
-    once = backbone.embed(images), backbone.logits(images)
+    once = penultimate(backbone, images), backbone.logits(images)
     forward._network = backbone.model
-    for found, expected in zip(once, (backbone.embed(images), backbone.logits(images)), strict=True):
+    for found, expected in zip(once, (penultimate(backbone, images), backbone.logits(images)), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -121,7 +122,7 @@ def test_what_cannot_be_is_refused_before_anything_is_built() -> None:
     with pytest.raises(UnavailableError, match="sees"):
         load_backbone("test_resnet", weights="random", device="cuda:99")
     with pytest.raises(InputError, match=r"\(2, 160, 161, 3\)"):
-        load_backbone("test_resnet", weights="random").embed(np.zeros((2, 160, 161, 3), np.uint8))
+        penultimate(load_backbone("test_resnet", weights="random"), np.zeros((2, 160, 161, 3), np.uint8))
 
 
 def test_a_network_without_one_vector_an_image_is_refused() -> None:
@@ -151,9 +152,9 @@ def test_a_gpu_gives_the_features_of_the_cpu(precision: PrecisionName) -> None:
     cpu = load_backbone("test_resnet", weights="random")
     gpu = load_backbone("test_resnet", weights="random", device="cuda", precision=precision)
     images = noise(cpu, 4)
-    expected = cpu.embed(images)
+    expected = penultimate(cpu, images)
     # float32 is IEEE float32, in another order; TF32 would be some 1e-3 off. bfloat16 keeps 8 bits: see the twin above.
-    off = np.linalg.norm(gpu.embed(images) - expected) / np.linalg.norm(expected)
+    off = np.linalg.norm(penultimate(gpu, images) - expected) / np.linalg.norm(expected)
     assert off < (1e-4 if precision == "float32" else 0.03)
     if precision == "tf32":
         assert off > 1e-5

@@ -22,6 +22,7 @@ from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import PENULTIMATE
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -29,7 +30,7 @@ HALF = (0.5, 0.5, 0.5)
 class MeanBackbone:
     """A backbone whose features, mean and standard deviation of each channel, tell which image they are of."""
 
-    feature_dim = 6
+    feature_dims: Mapping[str, int] = {PENULTIMATE: 6}
     precision = "float32"
     provenance: Mapping[str, Any] = {"weights": "none"}
 
@@ -41,7 +42,7 @@ class MeanBackbone:
         self.threads: set[str] = set()
         self._lock = threading.Lock()
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         with self._lock:
             self.num_seen += len(images_BHWC)
             self.threads.add(threading.current_thread().name)
@@ -49,7 +50,7 @@ class MeanBackbone:
                 raise OSError("the network went away")
         time.sleep(0.002)
         pixels = np.asarray(images_BHWC, np.float32)
-        return np.concatenate([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))], axis=1)
+        return {PENULTIMATE: np.concatenate([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))], axis=1)}
 
 
 class CountingDecoder(PillowDecoder):
@@ -87,7 +88,7 @@ def store(tmp_path: Path) -> FeatureStore:
 def by_hand(images: ImageSet, backbone: MeanBackbone) -> NDArray[np.float32]:
     rows = np.arange(len(images))
     (batch,) = PillowDecoder().batches(images, rows, [backbone.preprocess], batch_size=len(images))
-    return MeanBackbone(size=backbone.preprocess.height).embed(batch.views[0])
+    return MeanBackbone(size=backbone.preprocess.height).embed(batch.views[0])[PENULTIMATE]
 
 
 def feature_sets(images: ImageSet, extractor: Extractor, store: FeatureStore) -> list[FeatureSet]:
@@ -180,10 +181,10 @@ class LargeBackbone(MeanBackbone):
         super().__init__("large")
         self.above, self.value = above, value
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
-        features_BD = super().embed(images_BHWC)
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
+        features_BD = super().embed(images_BHWC)[PENULTIMATE]
         features_BD[features_BD[:, :3].mean(axis=1) > self.above, 4] = self.value
-        return features_BD
+        return {PENULTIMATE: features_BD}
 
 
 def test_features_that_float16_cannot_hold_are_refused_before_anything_is_stored(photos: Path, tmp_path: Path) -> None:

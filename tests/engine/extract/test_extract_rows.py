@@ -18,6 +18,7 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.store.errors import DecodeError, VanishedImageError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import PENULTIMATE
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
 
@@ -27,14 +28,14 @@ class MeanColour:
 
     name = "mean-colour"
     weights_digest = "0" * 16
-    feature_dim = 3
+    feature_dims: Mapping[str, int] = {PENULTIMATE: 3}
     precision = "float32"
     provenance: Mapping[str, Any] = {}
     preprocess = Preprocess(height=8, width=8, resize="whole", mean=(0.5,) * 3, std=(0.5,) * 3)
 
-    def embed(self, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def embed(self, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         means_BC: NDArray[np.float32] = np.asarray(images_BHWC, np.float32).mean(axis=(1, 2))
-        return means_BC
+        return {PENULTIMATE: means_BC}
 
 
 def write_thousand(root: Path) -> tuple[dict[str, NDArray[np.float32]], set[str]]:

@@ -52,7 +52,7 @@ def backbone() -> TimmBackbone:
 
 
 def test_the_reference_is_at_no_distance_from_itself(images: ImageSet, backbone: TimmBackbone) -> None:
-    report = check_parity(images, backbone, PillowDecoder(), num_images=8, batch_size=4, threads=THREADS)
+    (report,) = check_parity(images, backbone, PillowDecoder(), num_images=8, batch_size=4, threads=THREADS)
     assert (report.num_images, report.pixel_distance, report.feature_distance) == (8, 0.0, 0.0)
     assert report.cosine_worst == pytest.approx(1.0)
     assert report.num_changed_predictions == 0
@@ -68,7 +68,7 @@ def test_the_fast_way_passes(images: ImageSet, precision: PrecisionName) -> None
     if not computes_natively(precision, torch.device("cpu")):
         pytest.skip(f"this processor has no {precision} units")
     fast = load_backbone("test_resnet", weights="random", precision=precision)
-    report = parity_check(images, fast, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    report = parity_check(images, fast, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)["penultimate"]
     assert report["passed"]
     assert report["num_images"] == len(images)
     assert report["feature_distance"] > 0
@@ -87,14 +87,14 @@ def test_photographs_pass_at_every_precision(data_folder: Path, precision: Preci
         pytest.skip(f"this processor has no {precision} units")
     photographs = load_folder(data_folder / "imagenet-sample", labels=False)
     backbone = load_backbone("tf_efficientnet_lite0", weights="package", precision=precision)
-    gate = parity_check(photographs, backbone, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)
+    gate = parity_check(photographs, backbone, DaliDecoder(num_workers=1), batch_size=8, threads=THREADS)["penultimate"]
     assert gate["passed"], gate["failures"]
     # A tolerance that ordinary photographs come within a tenth of would stop nothing.
     assert gate["feature_distance"] > FEATURE_TOLERANCE[precision] / 20
 
 
 def test_another_resize_does_not(images: ImageSet, backbone: TimmBackbone) -> None:
-    gate = parity_check(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)
+    gate = parity_check(images, backbone, NearestDecoder(), batch_size=8, threads=THREADS)["penultimate"]
     assert not gate["passed"]
     assert any("pixel distance" in failure for failure in gate["failures"])
 
@@ -104,9 +104,9 @@ def test_features_that_are_not_finite_do_not(
 ) -> None:
     reference = backbone.reference()
     monkeypatch.setattr(backbone, "reference", lambda: reference)
-    infinite = np.full((4, backbone.feature_dim), np.inf, np.float32)
-    monkeypatch.setattr(backbone, "classify", lambda view: (infinite, infinite))
-    report = check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
+    infinite = np.full((4, backbone.feature_dims["penultimate"]), np.inf, np.float32)
+    monkeypatch.setattr(backbone, "classify", lambda view: ({"penultimate": infinite}, infinite))
+    (report,) = check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
     assert "features are not finite" in report.failures
     assert report.as_dict()["feature_distance"] is None
 
@@ -116,7 +116,7 @@ def test_where_nothing_decodes_there_is_nothing_to_compare(tmp_path: Path, backb
     images = load_folder(tmp_path, labels=False)
     with pytest.raises(DecodeError, match="not one of 1"):
         check_parity(images, backbone, PillowDecoder(), num_images=4, batch_size=4, threads=THREADS)
-    gate = parity_check(images, backbone, PillowDecoder(), batch_size=4, threads=THREADS)
+    gate = parity_check(images, backbone, PillowDecoder(), batch_size=4, threads=THREADS)["penultimate"]
     assert "not one of 1" in gate["skipped"]
 
 
@@ -127,7 +127,7 @@ def test_the_reference_has_all_threads_and_what_is_given_keeps_its_own(
     seen: dict[str, set[int]] = {"given": set(), "reference": set()}
     classify = TimmBackbone.classify
 
-    def noting(one: TimmBackbone, images_BHWC: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def noting(one: TimmBackbone, images_BHWC: Pixels) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         seen["given" if one is backbone else "reference"].add(torch.get_num_threads())
         return classify(one, images_BHWC)
 

@@ -1,5 +1,7 @@
 """run_probe: one Trial a FeatureSet, chosen on val, scored once on test."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.processors import pretend
@@ -50,6 +52,59 @@ def test_the_id_is_known_before_the_run() -> None:
     features = stored()
     wanted = planned_trial_id(features.key, ProbeSettings(path=PATH), multi_label=False, metric=features.metric)
     assert wanted == run_probe(features, ProbeSettings(path=PATH)).trial.id
+
+
+def readouts(rows: int = 300) -> list[FeatureSet]:
+    """Return three readouts of one backbone: ``weak`` is noise on val, and the best of all on test."""
+    rng = np.random.default_rng(1)
+    labels_N = rng.integers(3, size=rows)
+    split_N = np.array(["train", "val", "test"])[np.arange(rows) % 3]
+    found = []
+    for readout, apart, dim in (("weak", 1.0, 4), ("good", 2.5, 8), ("twice", 2.5, 16)):
+        centres_KD = apart * np.eye(dim)[:3]
+        features_ND = (rng.normal(size=(rows, dim)) + centres_KD[labels_N]).astype(np.float32)
+        if readout == "weak":
+            features_ND[split_N == "test", :3] += 9 * np.eye(3, dtype=np.float32)[labels_N[split_N == "test"]]
+        if readout == "twice":
+            features_ND = np.concatenate([found[1].features, found[1].features], axis=1)
+        features = FeatureSet.of(features_ND, labels_N, split_N)
+        found.append(replace(features, key=replace(features.key, readout=readout)))
+    return found
+
+
+def test_the_readout_is_chosen_on_val_together_with_the_strength_and_test_is_scored_by_it_alone() -> None:
+    sets = readouts()
+    settings = ProbeSettings(path=PATH)
+    alone = {each.key.readout: run_probe(each, settings).trial for each in sets}
+    run = run_probe(sets, settings)
+    trial = run.trial
+    assert max(alone, key=lambda readout: alone[readout].value) == "weak"  # which whoever looked at test would take
+    assert trial.chosen == {**alone["good"].chosen, "readout": "good"}
+    assert (run.key.readout, trial.readout, trial.settings["readouts"]) == ("good", "chosen", ["good", "twice", "weak"])
+    assert (trial.value, trial.metrics) == (alone["good"].value, alone["good"].metrics)
+    np.testing.assert_array_equal(trial.arrays["test_predictions"], alone["good"].arrays["test_predictions"])
+    on_train = [(row["readout"], row["l2"]) for row in trial.history if row["fitted_on"] == "train"]
+    assert sorted(on_train) == sorted((readout, l2) for readout in alone for l2 in PATH.l2)
+
+
+def test_a_choice_is_another_trial_than_any_readouts_own_and_its_id_is_known_before_the_run() -> None:
+    sets = readouts(rows=90)
+    settings = ProbeSettings(path=PATH)
+    keys = [each.key for each in sets]
+    run = run_probe(sets, settings)
+    for order in (keys, keys[::-1]):
+        assert planned_trial_id(order, settings, multi_label=False, metric="top1") == run.trial.id
+    others = [planned_trial_id(each, settings, multi_label=False, metric="top1") for each in (*keys, keys[:2])]
+    assert run.trial.id not in others
+    assert len(set(others)) == len(others)
+
+
+def test_readouts_of_other_images_are_not_chosen_among() -> None:
+    whole, other, _ = readouts()
+    fewer = other.rows("train", "val", "test")[1:]
+    less = FeatureSet.of(other.features[fewer], other.labels[fewer], other.split[fewer])
+    with pytest.raises(InputError, match=r"features of other images .* extract both in one call"):
+        run_probe([whole, replace(less, key=other.key)], ProbeSettings(path=PATH))
 
 
 @pytest.mark.capability

@@ -187,7 +187,10 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     photos = write_photos(tmp_path / "photos", images_per_class=12)
     store = tmp_path / "store"
     for model in ("test_resnet", "test_vit", "test_efficientnet"):
-        assert run(["extract", str(photos), "--model", model, *EXTRACT, "--store", str(store), "--no-parity"]) == 0
+        assert (
+            run(["extract", str(photos), "--model", model, *EXTRACT, "--store", str(store), "--set", "parity=false"])
+            == 0
+        )
     arguments = ["probe", str(store), "--l2", "1e-2:1:3", "--json"]
     assert run([*arguments, "--trials", str(tmp_path / "here")]) == 0
     with penultimate(*arguments, "--trials", str(tmp_path / "there"), "--cluster", "local") as process:
@@ -211,7 +214,9 @@ def test_probes_on_a_cluster_are_those_of_a_single_process_and_one_that_fails_st
     log = TrialLog.create(tmp_path / "third")
     settings = ProbeSettings(path=RegularizationPath.parse("1e-2:1:3"))
     cells = [
-        ProbeCell(store=str(store), trials=log.address, key=key, settings=settings, seed=0, resources=ProbeResources())
+        ProbeCell(
+            store=str(store), trials=log.address, keys=(key,), settings=settings, seed=0, resources=ProbeResources()
+        )
         for key in FeatureStore(store).keys()  # noqa: SIM118
     ]
     says = r"1 of 3 tasks failed, the others are done .*does not hold what was written"

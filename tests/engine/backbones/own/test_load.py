@@ -57,7 +57,7 @@ def test_a_network_of_the_users_is_a_backbone_that_embeds_by_its_own_code() -> N
         expected = backbone.model.get_submodule("module")(
             (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
         )
-    torch.testing.assert_close(torch.from_numpy(backbone.embed(images)), expected)
+    torch.testing.assert_close(torch.from_numpy(backbone.embed(images)["penultimate"]), expected)
     assert backbone.name == f"{HERE}:plain"
     assert backbone.num_classes == 0
 
@@ -84,3 +84,15 @@ def test_what_a_function_draws_depends_on_the_seed_alone() -> None:
 def test_weights_of_timm_are_refused(weights: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"{HERE}:plain brings its own weights, and --weights {weights}")):
         load_network(f"{HERE}:plain", weights=weights, seed=0)
+
+
+def test_the_readouts_of_a_users_network_are_what_its_module_gives() -> None:
+    name = f"{HERE}:two_readouts"
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8).numpy()
+    both = load_backbone(name, readouts=["squares", "penultimate"])
+    assert both.feature_dims == {"squares": 8, "penultimate": 8}
+    found = both.embed(images)
+    torch.testing.assert_close(torch.from_numpy(found["squares"]), torch.from_numpy(found["penultimate"]) ** 2)
+    assert list(load_backbone(name).embed(images)) == ["penultimate"]
+    with pytest.raises(InputError, match=r"has no readout 'cls'; it has penultimate, squares"):
+        load_backbone(name, readouts=["cls"])

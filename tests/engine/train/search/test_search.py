@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.backbones import penultimate
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
 from penultimate.engine.images.image_set import ImageSet
@@ -130,7 +131,7 @@ def test_a_trained_network_is_a_backbone_like_any_other(
     assert (backbone.preprocess.height, backbone.preprocess.mean) == (32, (0.5, 0.5, 0.5))
     assert backbone.num_classes == 3
     assert backbone.weights_digest != search.recipe.weights
-    assert backbone.embed(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, backbone.feature_dim)
+    assert penultimate(backbone, np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, backbone.feature_dims["penultimate"])
     with pytest.raises(InputError, match="holds a network test_efficientnet"):
         load_backbone("test_resnet", weights=str(folder))
     again = load_initial_model("test_efficientnet", init="pretrained", weights=str(folder), seed=0)

@@ -1,0 +1,1 @@
+"""Readouts: which vectors of one pass of a network are kept as features."""
