@@ -66,8 +66,8 @@ def _not_timms_layout(folder: Path, config: Mapping[str, Any]) -> str:
         kind = "no model of timm's `local-dir:` layout"
     return (
         f"{folder} holds {kind}: its config.json has no `architecture`, and its tensors have other names than timm's; "
-        "give timm's weights of that network, such as --model hf-hub:timm/NAME, a file with timm's names, or a function "
-        "of your own that loads it (`penultimate models --template`)"
+        "give timm's weights of that network, such as --model hf-hub:timm/NAME, a file with timm's names, or a "
+        "function of your own that loads it (`penultimate models --template`)"
     )
 
 
