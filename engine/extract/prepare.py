@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.compilation import decide_compile
+from penultimate.engine.backbones.loading.weights import LoadedNetwork
 from penultimate.engine.backbones.own.function import telling_whose
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
@@ -114,10 +115,6 @@ def prepared_backbones(
     settings.check_machine()  # before a download, not after
     reasons = {}
     with settings.threads.in_force():
-        networks = [request.load() for request in requests]
-        for network in networks:
-            for doubt in network.warnings:
-                log(f"warning: {network.name}: {doubt}")
         backbones = [
             backbone_of(
                 network,
@@ -126,7 +123,7 @@ def prepared_backbones(
                 device=settings.device,
                 precision=settings.precision,
             )
-            for network in networks
+            for network in _loaded(requests, log)
         ]
         for backbone in backbones:
             decision = decide_compile(
@@ -143,6 +140,15 @@ def prepared_backbones(
                 log(f"{backbone.name}: compiled in {seconds:.0f} s")
             reasons[backbone.name] = decision.reason
     return backbones, reasons
+
+
+def _loaded(requests: Sequence[BackboneRequest], log: Log) -> list[LoadedNetwork]:
+    """Load the networks, and log what there is to doubt about each."""
+    networks = [request.load() for request in requests]
+    for network in networks:
+        for doubt in network.warnings:
+            log(f"warning: {network.name}: {doubt}")
+    return networks
 
 
 def _parity(

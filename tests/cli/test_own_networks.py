@@ -115,7 +115,7 @@ def test_every_other_verb_takes_it_or_refuses_it_in_one_line(folder: Folder) -> 
     (folder.folder / "val" / "n01440764").mkdir(parents=True)
     shutil.copy(Path(folder.photos) / "cat" / "00.jpg", folder.folder / "val" / "n01440764" / "a.JPEG")
     for arguments, words in (
-        (("train", folder.photos, "-m", MODEL, "--out", "runs"), "networks of your own, and those are not trained"),
+        (("train", folder.photos, "-m", MODEL, "--out", "runs"), "is a network of your own, and those are not trained"),
         (
             ("extract", folder.photos, "--store", "f.zarr", "-m", "nets_of_mine:batch"),
             "depend on the rest of the batch",
@@ -141,7 +141,7 @@ def test_a_study_takes_it_beside_networks_of_timm_and_blocks_its_training(folder
     }
     (folder.folder / "s.yaml").write_text(json.dumps(study))
     planned = folder.ended("study", "run", "s.yaml", "--dry-run", "--no-estimate")
-    assert "networks of your own, and those are not trained" in planned.stdout + planned.stderr
+    assert "is a network of your own, and those are not trained" in planned.stdout + planned.stderr
     folder.ended("study", "run", "s.yaml")
     found = FeatureStore(folder.folder / "s" / "features.zarr").keys()
     assert sorted(key.backbone for key in found) == ["mine", "test_resnet.random0"]
@@ -173,6 +173,9 @@ def test_the_template_works_as_it_stands_in_a_new_folder(folder: Folder) -> None
     (folder.folder / "my_networks.py").write_text(folder.done("models", "--template"))
     for function, dim in (("resnet18", 512), ("swin_stages", 192), ("dinov2", 192)):
         assert folder.extracted(model=f"my_networks:{function}")["dim"] == dim
+    both = ("--readout", "penultimate", "--readout", "patch-mean")
+    rows = folder.rows("extract", folder.photos, "--store", "f.zarr", "-m", "my_networks:dinov2", *both, *QUICK)
+    assert [(row["dim"], row["embedded"]) for row in rows] == [(192, 0), (192, 24)]
 
 
 def test_the_template_is_printed_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
