@@ -12,6 +12,7 @@ from penultimate.engine.backbones.backbone import Backbone
 from penultimate.engine.backbones.compilation import decide_compile
 from penultimate.engine.backbones.loading.weights import LoadedNetwork
 from penultimate.engine.backbones.own.function import telling_whose
+from penultimate.engine.backbones.own.own_network import OwnNetwork
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
 from penultimate.engine.extract.embed import Log
@@ -55,6 +56,7 @@ class ExtractionJob:
             return max(self._num_lacking(images, backbone, store).values()) // self.num_workers
 
         backbones, reasons = prepared_backbones(self.requests, settings, num_images=num_to_embed, log=log)
+        _log_other_rows(backbones, store, log)
         extractor = self.extractor(backbones)
         labels = {label_of(backbone.name, readout): backbone.name for backbone, readout in extractor.outputs}
         return extractor.with_notes({label: {"compile": reasons[name]} for label, name in labels.items()})
@@ -149,6 +151,19 @@ def _loaded(requests: Sequence[BackboneRequest], log: Log) -> list[LoadedNetwork
         for doubt in network.warnings:
             log(f"warning: {network.name}: {doubt}")
     return networks
+
+
+def _log_other_rows(backbones: Sequence[TimmBackbone], store: FeatureStore, log: Log) -> None:
+    """Log of each network of the user's that has no rows in the store whether another of its name has some."""
+    own = [backbone for backbone in backbones if isinstance(backbone.model, OwnNetwork)]
+    keys = store.keys() if own else []
+    for backbone in own:
+        there = {key.weights for key in keys if key.backbone == backbone.name}
+        if there and backbone.weights_digest not in there:
+            log(
+                f"{backbone.name}: the rows of this name in the store are of other weights, or of code that computed "
+                "something else; they are not used"
+            )
 
 
 def _parity(

@@ -81,8 +81,11 @@ def test_rows_are_reused_until_what_is_computed_is_edited_and_again_when_it_is_u
     assert (first["rows"], first["embedded"], first["dim"]) == (24, 24, 16)
     assert folder.extracted()["embedded"] == 0
     folder.write("tanh")
+    said = folder.ended("extract", folder.photos, "--store", "f.zarr", "--model", MODEL, *QUICK).stderr
+    assert "of code that computed something else; they are not used" in said
     edited = folder.extracted()
-    assert edited["embedded"] == 24
+    assert edited["rows"] == 24
+    assert edited["embedded"] == 0
     assert edited["digest"] != first["digest"]
     folder.write("relu")
     assert folder.extracted()["embedded"] == 0

@@ -89,8 +89,8 @@ def _other_scale(network: OwnNetwork) -> tuple[str, ...]:
     mean, std = SCALES[nearest]
     return (
         f"its input is on another scale than its first batch norm was trained on ({found:.2g} nats a channel from it "
-        f"with mean {_short(own[0])} and std {_short(own[1])}); {nearest} fits ({others[nearest]:.2g} nats with mean "
-        f"{_short(mean)} and std {_short(std)})",
+        f"with mean {_short(own[0])} and std {_short(own[1])}); this fits better: {nearest}, mean {_short(mean)} and "
+        f"std {_short(std)} ({others[nearest]:.2g} nats)",
     )
 
 

@@ -39,7 +39,7 @@ def test_another_scale_is_warned_of_with_the_one_that_fits(name: str) -> None:
     if name == HALF:
         assert said == ()
     else:
-        assert f"{HALF} fits" in said[0]
+        assert f"this fits better: {HALF}" in said[0]
 
 
 def test_a_mean_and_std_that_are_nearly_right_are_not_warned_of() -> None:
