@@ -115,6 +115,20 @@ def hooked() -> Made:
     return Hooked().eval(), HALF
 
 
+def hooked_before_the_end() -> Made:
+    """What a hook kept is used up before the last layer, and only two threads inside the network at once mix it."""
+
+    class Early(Hooked):
+        def __init__(self) -> None:
+            super().__init__()
+            self.projection = nn.Linear(8, 8)
+
+        def forward(self, images: Tensor) -> Any:
+            return self.projection(super().forward(images))
+
+    return Early().eval(), HALF
+
+
 def hooked_and_locked() -> Made:
     class Locked(Hooked):
         def forward(self, images: Tensor) -> Any:

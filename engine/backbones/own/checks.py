@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,9 @@ def checked_features(network: OwnNetwork, name: str) -> Features:
                 return _vectors(exact_pass(network, images_BCHW), rows=len(images_BCHW), name=name)
 
         began = time.monotonic()
-        last = _LastModule(network)
         together = run(images_BCHW)
-        last.remove()
         _refuse_numbers(together, name)
-        patience = 1.0 + 10 * (time.monotonic() - began)
-        other = threading.Thread(target=_any_pass, args=(network, images_BCHW[1:]), daemon=True)
-        with _interrupted_by(other, last.module, patience):
-            alone = run(images_BCHW[:1])
+        alone = _in_turns(run, network, images_BCHW, patience=1.0 + 10 * (time.monotonic() - began))
         expected = {readout: features[:1] for readout, features in together.items()}
         if not _same(alone, expected):
             raise InputError(f"the features of {name} {_reason(run, images_BCHW, together)}")
@@ -96,48 +91,68 @@ def _refuse_numbers(features: Features, name: str) -> None:
             raise InputError(f"the features of {what} are all 0; was a layer taken that was never trained?")
 
 
-class _LastModule:
-    """Records the module that ended last in a pass, besides the network as a whole."""
-
-    def __init__(self, network: OwnNetwork) -> None:
-        self.module: nn.Module | None = None
-        inner = [module for module in network.module.modules() if module is not network.module]
-        self._hooks = [module.register_forward_hook(self._record) for module in inner]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _record(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.module = module
-
-
-@contextmanager
-def _interrupted_by(other: threading.Thread, last: nn.Module | None, patience: float) -> Iterator[None]:
-    """Within the context, run the ``other`` thread inside the next pass, once the module ``last`` has ended.
+class _Turns:
+    """Lets two threads run a network in turns, each to the end of one module, of which some are in others.
 
     A module that keeps values between its layers, as hooks do that store on ``self``, then goes on with the other's.
-    One that lets a single thread in makes the other wait: after ``patience`` seconds the pass goes on.
+    Where the other cannot go on because the module lets a single thread in, turns end after ``patience`` seconds.
     """
 
-    def interrupt(module: nn.Module, inputs: Any, output: Any) -> None:
-        if other.ident is None:
-            other.start()
-            other.join(patience)
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._changed = threading.Condition(threading.RLock())
+        self._threads: list[int | None] = [threading.get_ident()]
+        self._turn = self._threads[0]
+        self._over = False
 
-    hook = last.register_forward_hook(interrupt) if last is not None else None
+    def add(self, other: threading.Thread) -> None:
+        """Let the other thread, which has begun and waits, take part."""
+        with self._changed:
+            self._threads.append(other.ident)
+
+    def end(self) -> None:
+        """Let every thread run on its own from now on."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until it is this thread's turn."""
+        me = threading.get_ident()
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: self._over or self._turn == me, self._patience)
+            if not in_time:
+                self.end()
+
+    def pass_on(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Give the turn to the other thread, and wait for its end: a forward hook."""
+        with self._changed:
+            self._turn = next((each for each in self._threads if each != threading.get_ident()), self._turn)
+            self._changed.notify_all()
+        self.wait()
+
+
+def _in_turns(run: Callable[[Tensor], Features], network: nn.Module, images_BCHW: Tensor, patience: float) -> Features:
+    """Return the features of the first image alone, while another thread runs the second, each a module at a time."""
+    turns = _Turns(patience)
+    hooks = [module.register_forward_hook(turns.pass_on) for module in network.modules()]
+
+    def run_other() -> None:
+        turns.wait()
+        with suppress(Exception):  # the pass in this thread tells of it
+            exact_pass(network, images_BCHW[1:])
+        turns.end()
+
+    other = threading.Thread(target=run_other, daemon=True)
+    other.start()
+    turns.add(other)
     try:
-        yield
+        return run(images_BCHW[:1])
     finally:
-        if hook is not None:
+        turns.end()
+        other.join()
+        for hook in hooks:
             hook.remove()
-        if other.ident is not None:
-            other.join()
-
-
-def _any_pass(network: nn.Module, images_BCHW: Tensor) -> None:
-    with suppress(Exception):  # the pass that it interrupts tells of it
-        exact_pass(network, images_BCHW)
 
 
 def _reason(run: Callable[[Tensor], Features], images_BCHW: Tensor, together: Features) -> str:

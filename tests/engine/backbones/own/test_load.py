@@ -22,6 +22,7 @@ HERE = "support.own_networks"
         ("squeezed", "gives shape (8,) for 1 images"),
         ("random", "differ from call to call: something is drawn at random"),
         ("hooked", "depend on what other threads do: values are kept between layers"),
+        ("hooked_before_the_end", "depend on what other threads do: values are kept between layers"),
         ("not_a_number", "are NaN or infinite for 2 of 2 images"),
         ("nothing", "are all 0"),
         ("maps", "gives shape (2, 8, 28, 28) for 2 images; expected vectors of shape (2, D)"),
