@@ -21,7 +21,7 @@ class Embedding:
     """Name for people, timm's ``arch.tag``; identity is ``weights``."""
 
     weights: str
-    """Digest of the tensors actually loaded."""
+    """Digest of the tensors actually loaded, and of what they compute where the code is the user's own."""
 
     preprocess: str
     """Digest of the Preprocess."""
