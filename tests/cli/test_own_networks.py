@@ -125,7 +125,7 @@ def test_every_other_verb_takes_it_or_refuses_it_in_one_line(folder: Folder) -> 
         ),
         (("extract", folder.photos, "--store", "f.zarr", "-m", "nets_of_mine:nett"), "did you mean net"),
         (("extract", folder.photos, "--store", "f.zarr", "-m", MODEL, "--weights", "random"), "brings its own weights"),
-        (("imagenet-eval", "val", "--model", MODEL), "no classifier"),
+        (("imagenet-eval", "val", "--model", MODEL), "a classifier of 0 classes"),
     ):
         refused = folder.ended(*arguments)
         assert refused.returncode == 2, (arguments, refused.stderr)
@@ -139,7 +139,7 @@ def test_a_study_takes_it_beside_networks_of_timm_and_blocks_its_training(folder
         "datasets": {"photos": folder.photos},
         "backbones": [{"model": MODEL, "name": "mine"}, {"model": "test_resnet", "weights": "random"}],
         "extract": {"decoder": "pillow"},
-        "probe": {"l2": 0.1},
+        "probe": {"l2": "1e-2:1:2"},
         "finetune": {"steps": 1, "only": MODEL},
     }
     (folder.folder / "s.yaml").write_text(json.dumps(study))
