@@ -8,7 +8,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.options import TrialsLocation
-from penultimate.cli.output import print_json, print_table
+from penultimate.cli.output import print_json, print_table, with_readout
 from penultimate.cli.output_paths import figure_to_write
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.score_row import ScoreRow
@@ -19,6 +19,7 @@ from penultimate.store.trials.trial_log import TrialLog
 _COLUMNS = {
     "dataset": "dataset",
     "backbone": "backbone",
+    "readout": "readout",
     "method": "method",
     "shots": "shots",
     "seed": "seed",
@@ -59,7 +60,8 @@ def show(
     else:
         subsets = any(row.shots for row in board.rows)
         columns = {field: head for field, head in _COLUMNS.items() if subsets or field not in ("shots", "seed")}
-        print_table([_cells(row) for row in board.rows], columns)
+        cells = [_cells(row) for row in board.rows]
+        print_table(cells, with_readout(columns, cells))
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:
@@ -70,6 +72,7 @@ def show(
 
 def _cells(row: ScoreRow) -> dict[str, Any]:
     cells: dict[str, Any] = {field: getattr(row, field, None) for field in _COLUMNS}
+    cells["readout"] = row.readout_text
     cells["percent"] = f"{100 * row.value:.2f}"
     if row.interval is not None:
         cells["interval"] = f"{100 * row.interval[0]:.1f} - {100 * row.interval[1]:.1f}"

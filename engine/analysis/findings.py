@@ -21,6 +21,7 @@ from penultimate.engine.analysis.curves.convergence import (
     threshold_budget,
 )
 from penultimate.engine.analysis.curves.data_size import Crossing, SizeCurve, crossings, size_curves
+from penultimate.engine.analysis.curves.depth import ReadoutCurve, readout_curves
 from penultimate.engine.analysis.jsonable import jsonable
 from penultimate.engine.analysis.panel import Panel, main_rows, setting_panels
 from penultimate.engine.analysis.published import TRAIN_SIZES
@@ -51,17 +52,26 @@ class Findings:
     """Setting -> correlation with ImageNet over the networks whose ImageNet accuracy is known."""
 
     panels: Mapping[str, Panel]
-    """Setting -> the table of results its analysis rests on."""
+    """Setting -> the table of results its analysis rests on. Single layers are compared by ``readout_curves`` alone:
+    beside other readouts, networks of other depths share few of them, and their pairs would be hundreds."""
 
     setting_pairs: tuple[SettingPair, ...]
     budget_curves: tuple[BudgetCurve, ...]
     reached: tuple[ThresholdBudget, ...]
     speeds: tuple[Speed, ...]
     speedup: Speedup | None
+    readout_curves: tuple[ReadoutCurve, ...]
+    """Backbones and datasets of which several readouts were probed."""
+
     size_curves: tuple[SizeCurve, ...]
     size_crossings: tuple[SizeCrossing, ...]
     notes: tuple[str, ...]
     """One sentence for everything that was left out, with the reason."""
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """Return the ids of the trials of single layers that ``readout_curves`` compares."""
+        return frozenset(score.trial for curve in self.readout_curves for score in curve.layers)
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers as plain values that JSON can hold; NaN becomes None."""
@@ -77,6 +87,7 @@ class Findings:
                     "speeds": self.speeds,
                     "speedup": self.speedup,
                 },
+                "readouts": self.readout_curves,
                 "data_size": {"curves": self.size_curves, "crossings": self.size_crossings},
                 "not_converged": [row.trial for row in self.board.rows if not row.converged],
                 "notes": self.notes,
@@ -104,7 +115,10 @@ def find(
     board = scoreboard(trials, imagenet=imagenet, correction=correction, seed=seed)
     analyses: dict[str, Analysis] = {}
     notes = list(board.notes)
-    panels = {panel.name: panel for panel in setting_panels(board.rows)}
+    readouts = readout_curves(trials, seed=seed)
+    layers = {score.trial for curve in readouts for score in curve.layers}
+    whole = [row for row in board.rows if row.trial not in layers]
+    panels = {panel.name: panel for panel in setting_panels(whole)}
     for name, panel in panels.items():
         table = _table(panel)
         if isinstance(table, str):
@@ -121,13 +135,14 @@ def find(
         board=board,
         analyses=analyses,
         panels={name: panels[name] for name in analyses},
-        setting_pairs=tuple(setting_pairs(main_rows(board.rows))),
+        setting_pairs=tuple(setting_pairs(main_rows(whole))),
         budget_curves=tuple(budgets),
         reached=tuple(when),
         speeds=tuple(
             speed([each for each in when if each.method == method]) for method in sorted({each.method for each in when})
         ),
         speedup=speedup(when),
+        readout_curves=tuple(readouts),
         size_curves=tuple(sizes),
         size_crossings=tuple(_size_crossings(sizes)),
         notes=tuple(notes),

@@ -33,6 +33,9 @@ class Panel:
     labels: tuple[str, ...]
     """Name of each contender: the network's within a setting, with the variant within a method."""
 
+    readouts: tuple[str, ...]
+    """Readout of each contender, or ``chosen``."""
+
     datasets: tuple[tuple[str, str], ...]
     """Name and digest of the images; empty where no dataset has all contenders."""
 
@@ -106,6 +109,7 @@ def _panel(name: str, rows: Sequence[ScoreRow], label_of: Callable[[ScoreRow], s
         name=name,
         contenders=tuple(contenders),
         labels=tuple(label_of(row) for row in ones),
+        readouts=tuple(row.readout for row in ones),
         datasets=tuple(shared),
         accuracy_MD=np.array(accuracy, dtype=np.float64).reshape(len(contenders), len(shared)),
         num_test_D=np.array(

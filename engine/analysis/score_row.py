@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,10 @@ class ScoreRow:
     """Digest of the images: rows are compared only where it is the same."""
 
     backbone: str
+    readout: str
+    """Readout of the features, ``penultimate`` for a trained network; where it was chosen on val it is ``chosen`` here,
+    and in ``chosen`` by its name."""
+
     variant: str
     """Settings that distinguish this trial from others of the same backbone, method and images; may be empty."""
 
@@ -57,7 +62,7 @@ class ScoreRow:
     l2: float | None
     """L2 strength chosen on val; None for a method without it."""
 
-    chosen: Mapping[str, float]
+    chosen: Mapping[str, Any]
     n_test: int
     converged: bool
     imagenet_top1: float | None
@@ -76,6 +81,11 @@ class ScoreRow:
     notes: tuple[str, ...]
     created: str
 
+    @property
+    def readout_text(self) -> str:
+        """Return the readout for people: ``last4``, or ``last4 (chosen)``."""
+        return f"{self.chosen['readout']} (chosen)" if "readout" in self.chosen else self.readout
+
 
 def score_row(
     trial: Trial, variant: Variant, predictions: TrialPredictions, imagenet_top1: float | None, *, seed: int
@@ -88,6 +98,7 @@ def score_row(
         dataset=trial.dataset,
         images=trial.features["images"],
         backbone=trial.backbone,
+        readout=trial.readout,
         variant=variant.label,
         network=f"{trial.backbone} ({variant.network})" if variant.network else trial.backbone,
         method=trial.method,

@@ -28,6 +28,7 @@ class Contender:
     """One backbone (and variant) by one method over the datasets that all of the method share."""
 
     backbone: str
+    readout: str
     variant: str
     method: str
     datasets: tuple[str, ...]
@@ -137,6 +138,7 @@ def _contenders(panel: Panel, correction: Correction) -> list[Contender]:
     contenders = [
         Contender(
             backbone=backbone,
+            readout=panel.readouts[m],
             variant=variant,
             method=panel.name,
             datasets=panel.dataset_labels,

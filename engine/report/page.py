@@ -15,6 +15,7 @@ from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.names import setting_name
 from penultimate.engine.report.sentences import sentences
+from penultimate.store.key import PENULTIMATE
 from penultimate.store.provenance import library_versions
 from penultimate.store.trials.trial import Trial
 
@@ -96,10 +97,11 @@ class TableCell:
 
 
 _HEADINGS = (
-    "dataset", "backbone", "setting", "method", "images a class", "steps", "seed", "metric", "test %", "95 %", "± s.e.",
-    "adjusted log odds", "ImageNet %", "n", "standing", "p against best", "p (Holm)", "l2", "converged",
+    "dataset", "backbone", "readout", "setting", "method", "images a class", "steps", "seed", "metric", "test %",
+    "95 %", "± s.e.", "adjusted log odds", "ImageNet %", "n", "standing", "p against best", "p (Holm)", "l2",
+    "converged",
 )  # fmt: skip
-_NUMERIC = set(_HEADINGS) - {"dataset", "backbone", "setting", "method", "metric", "standing", "converged"}
+_NUMERIC = set(_HEADINGS) - {"dataset", "backbone", "readout", "setting", "method", "metric", "standing", "converged"}
 
 
 def _board(rows: Sequence[ScoreRow]) -> tuple[list[tuple[str, bool]], list[list[TableCell]]]:
@@ -116,6 +118,7 @@ def _cells(row: ScoreRow) -> list[TableCell]:
     return [
         TableCell(row.dataset),
         TableCell(row.backbone),
+        TableCell("" if row.readout == PENULTIMATE else row.readout_text),
         TableCell(row.variant),
         TableCell(row.method),
         TableCell("" if row.shots is None else str(row.shots)),
@@ -149,7 +152,7 @@ def _exact(value: float | None) -> str:
 def _filters(row: ScoreRow) -> dict[str, str]:
     """Return the texts that the scoreboard's filters search."""
     return {
-        "text": " ".join((row.dataset, row.backbone, row.variant, row.method, row.metric)).lower(),
+        "text": " ".join((row.dataset, row.backbone, row.readout_text, row.variant, row.method, row.metric)).lower(),
         "standing": " ".join((_standing(row), "" if row.converged else "open")).strip(),
     }
 

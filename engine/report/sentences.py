@@ -25,6 +25,7 @@ def sentences(found: Findings) -> list[str]:
         *_best_of_few(found),
         *_correlations(found),
         *_settings(found),
+        *_readouts(found),
         *_speed(found),
         *_doubts(found),
     ]
@@ -135,6 +136,17 @@ def _setting(pair: SettingPair) -> str:
     if counts.p_value > SIGNIFICANCE:
         return f"{one} and {other} cannot be told apart: the former is better in {of} ({test})."
     return f"{one} is better than {other} in {of} ({test})."
+
+
+def _readouts(found: Findings) -> Iterator[str]:
+    """Say of each network which readout is best on each dataset, and which tie with it."""
+    for curve in found.readout_curves:
+        best = curve.best
+        tied = [each.readout for each in curve.scores if each.ties_with_best and not each.is_best]
+        yield (
+            f"Readouts of {curve.label} on {curve.dataset}: {best.readout} scores best of {len(curve.scores)} with "
+            f"{100 * best.value:.2f} % on test; {_tie(tied)} (paired test on the same images, p > 0.05)."
+        )
 
 
 def _speed(found: Findings) -> Iterator[str]:

@@ -55,6 +55,26 @@ def test_features_in_a_bucket_are_probed_and_shown_and_credentials_are_seen_nowh
         assert secret.encode() not in kept
 
 
+def test_readouts_in_a_bucket_are_those_in_a_folder_though_requests_fail(
+    proxy: Proxy, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proxy.plan = every(5, "503", "GET", "PUT")
+    places = (f"s3://{BUCKET}/readouts/store?endpoint={proxy.endpoint}", str(tmp_path / "store"))
+    network = ["--model", "test_vit", "--weights", "random", "--workers", "1", "--decoder", "pillow", "--no-cache"]
+    for store in places:
+        assert run(["extract", str(photos), "--store", store, *network, "--readout", "penultimate,block:2"]) == 0
+        capsys.readouterr()
+        assert run(["extract", str(photos), "--store", store, *network, "--readout", "block:2,last4", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [(row["readout"], row["embedded"]) for row in rows] == [("block:2", 0), ("last4", 24)]
+        assert run(["store", "verify", store]) == 0
+    there, here = (FeatureStore(store) for store in places)
+    keys = here.keys()
+    assert (there.keys(), len(keys)) == (keys, 3)
+    for key in keys:
+        np.testing.assert_array_equal(there.read(key).features, here.read(key).features)
+
+
 def test_an_address_without_the_extra_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from penultimate.engine.analysis.curves.convergence import BudgetCurve
 from penultimate.engine.analysis.curves.data_size import SizeCurve
+from penultimate.engine.analysis.curves.depth import layer_of
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.figures.curves import backbone_of, budgets_figure, method_of, sizes_figure
+from penultimate.engine.report.figures.depth import depth_figure
 from penultimate.engine.report.figures.methods import against_figure, method_pairs, methods_figure
 from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.figures.settings import settings_figure
@@ -21,7 +23,7 @@ _SETTING_FIGURES = {"probe": "figure3", "finetune": "figure5"}
 
 def figures(found: Findings) -> list[ReportFigure]:
     """Return the figures in the paper's order, leaving out those without trials."""
-    rows = main_rows(found.board.rows)
+    rows = main_rows(row for row in found.board.rows if row.trial not in found.layers)
     drawn = [*_transfer(found, rows), *_settings(found)]
     if rows:
         drawn.append(methods_figure(rows))
@@ -30,6 +32,8 @@ def figures(found: Findings) -> list[ReportFigure]:
         for first, second in (("scratch", "finetune"), ("probe", "finetune"), ("scratch", "probe"))
         if method_pairs(rows, first, second)
     ]
+    if found.readout_curves:
+        drawn.append(depth_figure(found.readout_curves))
     drawn += _budgets(found.budget_curves)
     drawn += _sizes(found.size_curves)
     return drawn
@@ -52,7 +56,11 @@ def _transfer(found: Findings, rows: Sequence[ScoreRow]) -> Iterator[ReportFigur
 
 def _settings(found: Findings) -> Iterator[ReportFigure]:
     for method in sorted({each.method for each in found.board.contenders}):
-        contenders = [each for each in found.board.contenders if each.method == method]
+        contenders = [
+            each
+            for each in found.board.contenders
+            if each.method == method and not (found.layers and layer_of(each.readout) is not None)
+        ]
         times = Counter(each.backbone for each in contenders)
         several = {backbone for backbone, variants in times.items() if variants > 1}
         if several:

@@ -115,10 +115,10 @@ def test_a_study_on_a_cluster_comes_to_the_trials_of_a_single_process(
     study = {
         "data": "..",
         "datasets": {"photos": {}},
-        "extract": {"decoder": "pillow", "compile": False},
+        "extract": {"decoder": "pillow", "compile": False, "readouts": ["penultimate", "*:4"]},
         "workers": 1,
         "backbones": [{"model": "test_resnet", "weights": "random"}, {"model": "test_vit", "weights": "random"}],
-        "probe": {"l2": "0.01:100:3"},
+        "probe": [{"l2": "0.01:100:3"}, {"l2": "0.01:100:3", "choose_readout": True}],
     }
     (tmp_path / "cwd").mkdir()
     (tmp_path / "cwd" / "study.yaml").write_text(json.dumps(study))  # JSON is YAML
@@ -130,7 +130,7 @@ def test_a_study_on_a_cluster_comes_to_the_trials_of_a_single_process(
         out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert sorted(json.loads(out), key=lambda row: str(row["trial"])) == here
-    assert len(here) == 2
+    assert len(here) == 6  # two readouts of two networks, and of each network the choice
 
 
 def penultimate(*arguments: str, cwd: Path | None = None) -> "subprocess.Popen[str]":

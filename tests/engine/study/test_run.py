@@ -47,6 +47,25 @@ def test_each_dataset_is_extracted_once_and_what_is_there_is_not_done_again(smal
     assert read_study(tmp_path / "out" / "study.yaml") == small()
 
 
+def test_readouts_are_an_axis_of_a_study_and_one_may_be_chosen(small: MakeStudy, tmp_path: Path) -> None:
+    network = [{"model": "test_resnet", "weights": "random"}]
+    readouts = {"decoder": "pillow", "compile": False, "readouts": ["penultimate", "stage:-1"]}
+    probes = [{"l2": "0.01:100:3"}, {"l2": "0.01:100:3", "choose_readout": True}]
+    study = small(backbones=network, extract=readouts, probe=probes)
+    steps = [(step.method, step.setting) for step in planned(study, tmp_path / "out").steps]
+    assert steps == [
+        ("extract", ""), ("extract", "stage:4"), ("probe", ""), ("probe", "stage:4"), ("probe", "best of 2 readouts")
+    ]  # fmt: skip
+    first = done(study, tmp_path / "out")
+    assert (first.ran, [trial.readout for trial in first.trials]) == (4, ["penultimate", "stage:4", "chosen"])
+    more = small(backbones=network, extract=readouts | {"readouts": ["penultimate", "stage:*"]}, probe=probes)
+    second = done(more, tmp_path / "out")
+    assert (second.ran, second.there) == (1 + 4 + 1, 4)  # an extraction of four stages, their probes, and a new choice
+    alone = small(backbones=network, probe=probes[1])
+    (blocked,) = planned(alone, tmp_path / "alone").with_status("blocked")
+    assert "has the readout penultimate alone" in blocked.reason
+
+
 @pytest.mark.slow
 def test_two_studies_may_share_a_store(small: MakeStudy, tmp_path: Path) -> None:
     shared = str(tmp_path / "features.zarr")

@@ -1,0 +1,32 @@
+"""The benchmarks of readouts run on a few images, so that they cannot rot."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+import readout_cost
+import readout_depth
+
+
+def test_many_readouts_are_timed_beside_one(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readout_cost.main([str(photos), "--model", "test_vit", "--images", "6", "--rounds", "2", "--batch-size", "4"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["readouts"], found["images"]) == (9, 6)
+    low, high = found["processor_ratio_range"]
+    assert 0 < low <= found["processor_ratio"] <= high
+
+
+def test_the_report_has_a_row_a_readout_and_the_figure_beside_it(photos: Path, tmp_path: Path) -> None:
+    report = tmp_path / "depth.md"
+    network = ["--model", "test_resnet", "--weights", "random", "--l2", "1e-2:1e2:3", "--per-class", "4"]
+    command = [str(photos), *network, "--work", str(tmp_path / "work"), "--report", str(report)]
+    readout_depth.main(command)
+    text = report.read_text()
+    rows = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| test_resnet")]
+    assert rows == [*(f"stage:{index}" for index in range(5)), "penultimate"]
+    assert "val chooses" in text
+    assert (tmp_path / "depth_figure.png").exists()
+    assert len((tmp_path / "depth_figure.csv").read_text().splitlines()) == 7
