@@ -105,12 +105,7 @@ def _print(trials: Sequence[Trial], *, json: bool) -> None:
     columns = {c: c for c in ("dataset", "backbone", "readout", "shots", "seed", "metric")}
     if not any(row["shots"] for row in rows):
         del columns["shots"], columns["seed"]
-    shown = [
-        row
-        | {"value": f"{100 * row['value']:.2f}"}
-        | ({"readout": f"{row['readout']} (chosen)"} if row["readout_chosen"] else {})
-        for row in rows
-    ]
+    shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
     print_table(shown, with_readout(columns, rows) | {"value": "test %", "l2": "l2", "converged": "converged"})
 
 
@@ -118,8 +113,7 @@ def _row(trial: Trial) -> dict[str, Any]:
     return {
         "dataset": trial.dataset,
         "backbone": trial.backbone,
-        "readout": trial.chosen.get("readout", trial.readout),
-        "readout_chosen": "readout" in trial.chosen,
+        "readout": trial.readout_text,
         "method": trial.method,
         "metric": trial.metric,
         "value": trial.value,

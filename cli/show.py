@@ -72,7 +72,6 @@ def show(
 
 def _cells(row: ScoreRow) -> dict[str, Any]:
     cells: dict[str, Any] = {field: getattr(row, field, None) for field in _COLUMNS}
-    cells["readout"] = row.readout_text
     cells["percent"] = f"{100 * row.value:.2f}"
     if row.interval is not None:
         cells["interval"] = f"{100 * row.interval[0]:.1f} - {100 * row.interval[1]:.1f}"

@@ -11,7 +11,7 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
-from penultimate.cli.output import log, print_json, print_table
+from penultimate.cli.output import log, print_json, print_table, with_readout
 from penultimate.cli.progress import ImageProgress
 from penultimate.cli.training_progress import TrainingProgress
 from penultimate.engine.study.cell import RunContext
@@ -31,6 +31,7 @@ _PROBLEMS_SHOWN = 20
 _TRIAL_COLUMNS = {
     "dataset": "dataset",
     "backbone": "backbone",
+    "readout": "readout",
     "method": "method",
     "setting": "setting",
     "seed": "seed",
@@ -122,7 +123,8 @@ def run_command(
     if json:
         print_json(rows)
     else:
-        print_table([row | {"value": f"{100 * row['value']:.2f}"} for row in rows], _TRIAL_COLUMNS)
+        shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
+        print_table(shown, with_readout(_TRIAL_COLUMNS, rows))
     _log_summary(summary, paths)
 
 
@@ -180,6 +182,7 @@ def _row(trial: Trial) -> dict[str, Any]:
     return {
         "dataset": trial.dataset,
         "backbone": trial.backbone,
+        "readout": trial.readout_text,
         "method": trial.method,
         "setting": ", ".join(f"{name} {value}" for name, value in named.items() if value is not None),
         "seed": trial.seed,

@@ -19,6 +19,8 @@ STANDS_FOR = {
     # Networks whose weights a hub has: a tiny one with random weights does the same steps.
     "--model resnet50.a1_in1k": "--model test_resnet --weights random",
     "--model 'vit_small_patch16_224.augreg*'": "--model test_vit",
+    "--model vit_small_patch14_dinov2": "--model test_vit --weights random",
+    'model="vit_small_patch14_dinov2"': 'model="test_vit", weights="random"',
     "--steps 2000": "--steps 2 --batch-size 4 --size 32",
     'model="resnet50.a1_in1k"': 'model="test_resnet", weights="random"',
 }

@@ -34,7 +34,7 @@ class Panel:
     """Name of each contender: the network's within a setting, with the variant within a method."""
 
     readouts: tuple[str, ...]
-    """Readout of each contender, or ``chosen``."""
+    """Readout of each contender, as the scoreboard has it."""
 
     datasets: tuple[tuple[str, str], ...]
     """Name and digest of the images; empty where no dataset has all contenders."""

@@ -25,8 +25,7 @@ class ScoreRow:
 
     backbone: str
     readout: str
-    """Readout of the features, ``penultimate`` for a trained network; where it was chosen on val it is ``chosen`` here,
-    and in ``chosen`` by its name."""
+    """Readout of the features, ``last4 (chosen)`` where it was chosen on val; ``penultimate`` for a trained network."""
 
     variant: str
     """Settings that distinguish this trial from others of the same backbone, method and images; may be empty."""
@@ -81,11 +80,6 @@ class ScoreRow:
     notes: tuple[str, ...]
     created: str
 
-    @property
-    def readout_text(self) -> str:
-        """Return the readout for people: ``last4``, or ``last4 (chosen)``."""
-        return f"{self.chosen['readout']} (chosen)" if "readout" in self.chosen else self.readout
-
 
 def score_row(
     trial: Trial, variant: Variant, predictions: TrialPredictions, imagenet_top1: float | None, *, seed: int
@@ -98,7 +92,7 @@ def score_row(
         dataset=trial.dataset,
         images=trial.features["images"],
         backbone=trial.backbone,
-        readout=trial.readout,
+        readout=trial.readout_text,
         variant=variant.label,
         network=f"{trial.backbone} ({variant.network})" if variant.network else trial.backbone,
         method=trial.method,

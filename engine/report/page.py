@@ -118,7 +118,7 @@ def _cells(row: ScoreRow) -> list[TableCell]:
     return [
         TableCell(row.dataset),
         TableCell(row.backbone),
-        TableCell("" if row.readout == PENULTIMATE else row.readout_text),
+        TableCell("" if row.readout == PENULTIMATE else row.readout),
         TableCell(row.variant),
         TableCell(row.method),
         TableCell("" if row.shots is None else str(row.shots)),
@@ -152,7 +152,7 @@ def _exact(value: float | None) -> str:
 def _filters(row: ScoreRow) -> dict[str, str]:
     """Return the texts that the scoreboard's filters search."""
     return {
-        "text": " ".join((row.dataset, row.backbone, row.readout_text, row.variant, row.method, row.metric)).lower(),
+        "text": " ".join((row.dataset, row.backbone, row.readout, row.variant, row.method, row.metric)).lower(),
         "standing": " ".join((_standing(row), "" if row.converged else "open")).strip(),
     }
 

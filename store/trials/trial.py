@@ -80,6 +80,11 @@ class Trial:
         return self.features.get("readout", PENULTIMATE)
 
     @property
+    def readout_text(self) -> str:
+        """Return the readout for people: ``last4``, or ``last4 (chosen)``."""
+        return f"{self.chosen['readout']} ({CHOSEN})" if "readout" in self.chosen else self.readout
+
+    @property
     def num_test(self) -> int:
         """Return the number of test samples that were scored."""
         return len(self.arrays["test_labels"])

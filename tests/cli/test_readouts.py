@@ -70,8 +70,7 @@ def test_probes_take_readouts_by_glob_and_choose_one_on_val(
     rows = table(capsys, probe)
     assert sorted(row["readout"] for row in rows) == ["block:5", "cls", "penultimate"]
     (chosen,) = table(capsys, [*probe, "--choose-readout"])
-    assert chosen["readout_chosen"]
-    assert chosen["value"] == next(row["value"] for row in rows if row["readout"] == chosen["readout"])
+    assert chosen["value"] == next(row["value"] for row in rows if f"{row['readout']} (chosen)" == chosen["readout"])
     assert len(TrialLog(trials).ids()) == 4
     assert table(capsys, [*probe, "--choose-readout"]) == [chosen]  # which is there, and is not fitted again
     assert run(["predict", "/nowhere", "--head", str(trials / "heads" / f"{chosen['trial']}.safetensors")]) != 0

@@ -34,10 +34,11 @@ class ReadoutPass:
         ``with_logits`` adds the network's own class scores, under ``LOGITS``.
         """
         self.readouts = tuple(readouts)
-        self._layers = sorted({part.layer for readout in readouts for part in readout.parts})
+        parts = {part for readout in readouts for part in readout.parts}
+        self._layers = sorted({part.layer for part in parts})
         self._with_logits = with_logits
         self._to_the_end = with_logits or any(not readout.parts for readout in readouts)
-        self._options = _options(model) if self._layers else {}
+        self._options = _options(model, with_prefix=any(part.pooling == "cls" for part in parts)) if parts else {}
 
     def __call__(self, network: Any, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Return each readout, (B, D) float32, by name."""
@@ -69,10 +70,13 @@ def _whole(network: Any, final: Any, readout: str) -> Tensor:
     return vector
 
 
-def _options(model: Network) -> dict[str, bool]:
-    """Return the options with which timm gives normed tokens of blocks, and maps of stages as they are."""
-    options = {"norm": unit_of(model) == "block", "return_prefix_tokens": True}
-    return {name: value for name, value in options.items() if takes(model, name)}
+def _options(model: Network, *, with_prefix: bool) -> dict[str, bool]:
+    """Return the options with which timm gives normed tokens of blocks, and maps of stages as they are.
+
+    Prefix tokens are asked for where they are needed: some networks without any fail when they are (timm 1.0.31).
+    """
+    norm = {"norm": unit_of(model) == "block"} if takes(model, "norm") else {}
+    return norm | ({"return_prefix_tokens": True} if with_prefix else {})
 
 
 def _pooled(outputs: Mapping[int, Any], part: Part) -> Tensor:

@@ -77,13 +77,13 @@ def _panel(
         axes.plot([x_of[each] for each in layers], [y_of[each] for each in layers], color=marks["color"], zorder=1)
         for s, score in enumerate(curve.scores):
             x, y = x_of[score.readout], y_of[score.readout]
-            ends = [_drawable(end, curve.n_test) for end in score.interval or (score.value, score.value)]
-            axes.vlines(x, *ends, color=marks["color"], linewidth=0.8, zorder=2)
+            low, high = (_drawable(end, curve.n_test) for end in score.interval or (score.value, score.value))
+            axes.vlines(x, low, high, color=marks["color"], linewidth=0.8, zorder=2)
             gid = f"{prefix}{labels.index(curve.label)}s{s}"
             fill: dict[str, Any] = {} if score.ties_with_best else {"markerfacecolor": "white"}
             axes.plot([x], [y], linestyle="none", **marks, **fill, zorder=3, gid=gid)
             hover[gid] = _described(curve, score)
-            bounds += [*ends, y]
+            bounds += [low, high, y]
     logit_axis(axes, "y", np.array(bounds))
     num_layers = sum(slot.isdecimal() for slot in slots)
     step = max(1, ceil(num_layers / 12))
@@ -118,7 +118,12 @@ def _described(curve: ReadoutCurve, score: ReadoutScore) -> str:
 
 
 def _numbers(curve: ReadoutCurve) -> pd.DataFrame:
-    shared = {"dataset": curve.dataset, "backbone": curve.backbone, "variant": curve.variant, "metric": curve.metric}
+    shared: dict[str, Any] = {
+        "dataset": curve.dataset,
+        "backbone": curve.backbone,
+        "variant": curve.variant,
+        "metric": curve.metric,
+    }
     return pd.DataFrame(
         [
             shared

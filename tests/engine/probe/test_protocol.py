@@ -59,7 +59,7 @@ def readouts(rows: int = 300) -> list[FeatureSet]:
     rng = np.random.default_rng(1)
     labels_N = rng.integers(3, size=rows)
     split_N = np.array(["train", "val", "test"])[np.arange(rows) % 3]
-    found = []
+    found: list[FeatureSet] = []
     for readout, apart, dim in (("weak", 1.0, 4), ("good", 2.5, 8), ("twice", 2.5, 16)):
         centres_KD = apart * np.eye(dim)[:3]
         features_ND = (rng.normal(size=(rows, dim)) + centres_KD[labels_N]).astype(np.float32)
@@ -94,7 +94,8 @@ def test_a_choice_is_another_trial_than_any_readouts_own_and_its_id_is_known_bef
     run = run_probe(sets, settings)
     for order in (keys, keys[::-1]):
         assert planned_trial_id(order, settings, multi_label=False, metric="top1") == run.trial.id
-    others = [planned_trial_id(each, settings, multi_label=False, metric="top1") for each in (*keys, keys[:2])]
+    fewer = [[key] for key in keys] + [keys[:2]]
+    others = [planned_trial_id(each, settings, multi_label=False, metric="top1") for each in fewer]
     assert run.trial.id not in others
     assert len(set(others)) == len(others)
 

@@ -131,7 +131,7 @@ def test_maps_of_stages_are_averaged_as_they_are(name: str) -> None:
         close(features_BD, mean_of_map(map_BCHW))
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit_relpos", "test_resnet", "test_convnext", "test_efficientnet"])
 def test_the_penultimate_layer_is_the_same_with_other_readouts_and_without(name: str) -> None:
     alone, among = (load_backbone(name, weights="random", readouts=each) for each in (["penultimate"], ["*"]))
     images = noise(alone, 3)
