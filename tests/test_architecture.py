@@ -28,6 +28,11 @@ FORBIDDEN = {
         "penultimate.engine.study",
     ),
     "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
+    "penultimate.engine.bench": (
+        "penultimate.engine.study",
+        "penultimate.engine.analysis",
+        "penultimate.engine.report",
+    ),
     "penultimate.engine.analysis": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
