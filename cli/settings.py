@@ -12,7 +12,12 @@ from penultimate.cli.parity import ParityOptions
 from penultimate.cli.predict import PredictOptions
 from penultimate.cli.settings_option import described
 from penultimate.cli.train import TrainOptions
+from penultimate.engine.bench.decode import DecodeBench
 from penultimate.engine.bench.extract import ExtractBench
+from penultimate.engine.bench.gpu.check import GpuBench
+from penultimate.engine.bench.probe import ProbeBench
+from penultimate.engine.bench.store import StoreBench
+from penultimate.engine.bench.train import TrainBench
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.engine.runtime.strict import Strict
 from penultimate.store.errors import UnknownNameError
@@ -20,6 +25,11 @@ from penultimate.store.errors import UnknownNameError
 MODELS: dict[str, type[Strict]] = {
     "extract": ExtractOptions,
     "bench-extract": ExtractBench,
+    "bench-decode": DecodeBench,
+    "bench-store": StoreBench,
+    "bench-probe": ProbeBench,
+    "bench-train": TrainBench,
+    "bench-gpu": GpuBench,
     "parity": ParityOptions,
     "probe": ProbeJob,
     "predict": PredictOptions,

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.output_paths import file_to_write
-from penultimate.engine.bench.report import Report
+from penultimate.engine.bench.timing.report import Report
 from penultimate.store.errors import InputError
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -64,6 +64,9 @@ def show(report: Report, *, out: Path | None, json: bool) -> None:
     if json:
         print_json(report.as_dict())
         return
+    for title, table in report.tables.items():
+        if table:
+            print_table(table, {heading: heading for heading in table[0]}, title=title)
     rows = report.rows()
     for group in dict.fromkeys(row["measured"] for row in rows):
         mine = [row for row in rows if row["measured"] == group]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone
-from penultimate.engine.bench.measurement import other_cores
-from penultimate.engine.bench.report import Report
 from penultimate.engine.bench.throughput import Throughput, fitting_images, measure, most_images
-from penultimate.engine.bench.turns import Progress, TurnOptions, no_progress
+from penultimate.engine.bench.timing.measurement import other_cores
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import Progress, TurnOptions, no_progress
 from penultimate.engine.extract.embed import Log
 from penultimate.engine.extract.prepare import ExtractionJob, prepared_backbones
 from penultimate.engine.extract.settings import ExtractionSettings

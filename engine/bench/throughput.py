@@ -19,9 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.bench.measurement import Measurement
 from penultimate.engine.bench.stage_times import StageTime, StageTimes, timed_extractor, timed_store
-from penultimate.engine.bench.turns import Contender, Lap, Laps, Progress, TurnOptions, no_progress, take_turns, timed
+from penultimate.engine.bench.timing.measurement import Measurement
+from penultimate.engine.bench.timing.turns import (
+    Contender,
+    Lap,
+    Laps,
+    Progress,
+    TurnOptions,
+    no_progress,
+    take_turns,
+    timed,
+)
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch_rates import FetchRates, measure_fetch
@@ -172,10 +181,7 @@ class Throughput:
         """Return a line for each stage and one for the whole, with its ratio to what the stages allow."""
         details = {name: value for name, value in self.as_dict().items() if name.startswith("infer_")}
         own = {"model": details | {"param_count": self.parameters / 1e6}}
-        lines = [
-            Measurement.of(laps, group=self.model, unit="images/s", details=own.get(name))
-            for name, laps in self.laps.items()
-        ]
+        lines = [Measurement.of(laps, unit="images/s", details=own.get(name)) for name, laps in self.laps.items()]
         ratios = [rates.end_to_end / rates.ceiling(shared_cores=self.shared_cores) for rates in self.rounds]
         return [*lines[:-1], replace(lines[-1].relative_to(ratios, "the ceiling"), name="end to end")]
 
@@ -305,8 +311,15 @@ class Stages:
             "write": (self._write, _nothing, cores),
             "end_to_end": (self._end_to_end, _nothing, cores),
         }[name]
+        group = " + ".join(backbone.name for backbone in self.extractor.backbones)
         return Contender(
-            name=name, run=run, prepare=prepare, items=len(self.images), share=1.0, threads=min(used, cores)
+            name=name,
+            group=group,
+            run=run,
+            prepare=prepare,
+            items=len(self.images),
+            share=1.0,
+            threads=min(used, cores),
         )
 
     def _fetch(self) -> None:

@@ -9,7 +9,7 @@ from statistics import median
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
 from penultimate.engine.bench.throughput import measure
-from penultimate.engine.bench.turns import TurnOptions
+from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.study.cell import ExtractCell, ProbeCell, RunContext, TrainCell

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
 from penultimate.engine.bench.throughput import Rates, Stages, Throughput, fitting_images, measure, most_images
-from penultimate.engine.bench.turns import Lap, Laps, TurnOptions, timed
+from penultimate.engine.bench.timing.turns import Lap, Laps, TurnOptions, timed
 from penultimate.engine.extract.extract import extract_job
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.extract.fetch_rates import FetchRates
@@ -34,6 +34,7 @@ def throughput(*rounds: Rates, shared_cores: bool = True) -> Throughput:
     laps = {
         name: Laps(
             name=name,
+            group="a",
             warm_up=lap(getattr(rounds[0], name)),
             rounds=tuple(lap(getattr(rates, name)) for rates in rounds),
         )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from penultimate.engine.bench.processor_time import ProcessorTime
+from penultimate.engine.bench.timing.processor_time import ProcessorClock
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.option_types import Count, Positive
 from penultimate.engine.runtime.strict import Strict
@@ -32,11 +32,11 @@ class TurnOptions(Strict):
     seconds: Positive = 50.0
     """Seconds to measure for; the warm-up and one round are done in any case, and loading and compiling come before."""
 
-    rounds: Count = 3
+    rounds: Count = 5
     """Rounds after the one that warms up, as far as the seconds allow."""
 
     def part_of(self, count: int) -> "TurnOptions":
-        """Return the options of one of ``count`` comparisons that share the seconds."""
+        """Return the options of one of ``count`` measurements that share the seconds."""
         return TurnOptions(seconds=self.seconds / count, rounds=self.rounds)
 
 
@@ -45,6 +45,9 @@ class Contender:
     """Something to be timed."""
 
     name: str
+    group: str
+    """What it has in common with those it is compared with, such as ``Read, cold``."""
+
     run: Steps
     """What it does after the last step is not timed."""
 
@@ -90,6 +93,7 @@ class Laps:
     """All turns of one contender."""
 
     name: str
+    group: str
     warm_up: Lap
     rounds: tuple[Lap, ...]
 
@@ -128,7 +132,7 @@ def take_turns(
             rounds[index].append(turn(contenders[index], number + 1))
     progress("measured", options.seconds, options.seconds)
     return [
-        Laps(name=contender.name, warm_up=first, rounds=tuple(laps))
+        Laps(name=contender.name, group=contender.group, warm_up=first, rounds=tuple(laps))
         for contender, first, laps in zip(contenders, warm_up, rounds, strict=True)
     ]
 
@@ -136,12 +140,12 @@ def take_turns(
 def timed(contender: Contender, limit: float = math.inf) -> Lap:
     """Run a contender once, until its work is done or the first step ends after ``limit`` seconds."""
     contender.prepare()
-    before, began, items, seconds = ProcessorTime.now(), time.perf_counter(), 0, 0.0
+    clock, began, items, seconds = ProcessorClock(), time.perf_counter(), 0, 0.0
     for count in contender.run():
         items, seconds = items + count, time.perf_counter() - began
         if items < contender.items and seconds > limit:
             break
-    spent = ProcessorTime.now().since(before)
+    spent = clock.read()
     return Lap(
         items=items,
         wall_seconds=seconds,

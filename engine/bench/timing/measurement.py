@@ -1,11 +1,11 @@
 """Measurement: one line of a benchmark's report, made of the laps of one contender."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from statistics import median
 from typing import Any, Self
 
-from penultimate.engine.bench.turns import Lap, Laps
+from penultimate.engine.bench.timing.turns import Lap, Laps
 
 SECONDS = "s"
 """Unit of a measurement that is a duration, of which less is better; all others are rates, of which more is."""
@@ -53,16 +53,14 @@ class Measurement:
     """Entries for JSON besides these, by timm's names where timm has them."""
 
     @classmethod
-    def of(
-        cls, laps: Laps, *, group: str, unit: str, size: float = 1.0, details: Mapping[str, Any] | None = None
-    ) -> Self:
+    def of(cls, laps: Laps, *, unit: str, size: float = 1.0, details: Mapping[str, Any] | None = None) -> Self:
         """Return the measurement of some laps; an item counts as ``size`` of the unit's, such as megabytes a row."""
 
         def value(lap: Lap) -> float:
             return lap.wall_seconds if unit == SECONDS else size * lap.items / lap.wall_seconds
 
         return cls(
-            group=group,
+            group=laps.group,
             name=laps.name,
             unit=unit,
             values=tuple(map(value, laps.rounds)),
@@ -93,6 +91,7 @@ class Measurement:
         ratio = {
             "ratio": median(self.ratios) if self.ratios else None,
             "ratio_range": [min(self.ratios), max(self.ratios)] if self.ratios else None,
+            "ratios": list(self.ratios),
             "ratio_to": self.ratio_to or None,
             "ratio_bound": self.ratio_bound or None,
         }
@@ -114,25 +113,32 @@ class Measurement:
             **self.details,
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``as_dict`` wrote."""
+        names = {each.name for each in fields(cls)} - {"details"}
+        known = {name: values[name] for name in names if values.get(name) is not None}
+        derived = {"median", "least", "most", "waiting_seconds", "ratio", "ratio_range"}
+        details = {name: value for name, value in values.items() if name not in names | derived}
+        return cls(**known | {name: tuple(known.get(name, ())) for name in ("values", "ratios")}, details=details)
+
 
 def compared(
-    all_laps: Sequence[Laps],
-    *,
-    group: str,
-    unit: str,
-    size: float = 1.0,
-    details: Mapping[str, Mapping[str, Any]] | None = None,
+    all_laps: Sequence[Laps], *, unit: str, size: float = 1.0, details: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Measurement]:
-    """Return a measurement for each contender, with the ratio of its speed to the first one's, round by round."""
-    first, found = all_laps[0], []
+    """Return a measurement for each contender, with the ratio of its speed to the first one's of its group.
+
+    ``details`` are entries for JSON, by contender.
+    """
+    firsts: dict[str, Laps] = {}
+    found = []
     for laps in all_laps:
-        own = (details or {}).get(laps.name, {})
-        measured = Measurement.of(laps, group=group, unit=unit, size=size, details=own)
-        if laps is not first:
+        first = firsts.setdefault(laps.group, laps)
+        measured = Measurement.of(laps, unit=unit, size=size, details=(details or {}).get(laps.name))
+        if laps is not first and (laps.complete or first.complete):  # of two that did not end, nothing follows
+            ratios = [a.wall_seconds / b.wall_seconds for a, b in zip(first.rounds, laps.rounds, strict=True)]
             bound = "" if laps.complete == first.complete else ">" if laps.complete else "<"
-            if laps.complete or first.complete:  # of two that did not end, nothing follows
-                ratios = [a.wall_seconds / b.wall_seconds for a, b in zip(first.rounds, laps.rounds, strict=True)]
-                measured = measured.relative_to(ratios, first.name, bound=bound)
+            measured = measured.relative_to(ratios, first.name, bound=bound)
         found.append(measured)
     return found
 

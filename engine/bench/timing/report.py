@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from penultimate.engine.bench.measurement import SECONDS, Measurement
+from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
 from penultimate.engine.runtime.capabilities import compiled_kernels, machine, usable_cores
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit, utc_now
@@ -44,6 +44,9 @@ class Report:
     not_measured: Sequence[str] = ()
     """Sentences of what was left out, and why."""
 
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """Title -> rows of a table of the bench's own, such as thresholds."""
+
     results: Sequence[Mapping[str, Any]] = ()
     """Rows of the bench's own, for JSON alone; by timm's column names where timm has them."""
 
@@ -78,6 +81,7 @@ class Report:
             "measurements": [each.as_dict() for each in self.measurements],
             "findings": list(self.findings),
             "not_measured": list(self.not_measured),
+            "tables": {title: list(rows) for title, rows in self.tables.items()},
             "results": [dict(row) for row in self.results],
         }
 
@@ -101,6 +105,8 @@ class Report:
         )
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
         parts = [f"# {self.title}", f"    {shlex.join(self.command)}", head, f"Measured: {settings}."]
+        for title, rows in self.tables.items():
+            parts += [f"## {title}", markdown_table(rows)]
         groups = list(dict.fromkeys(each.group for each in self.measurements))
         for group in groups:
             rows = [_row(each) for each in self.measurements if each.group == group]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from penultimate.engine.bench.measurement import Measurement, compared, other_cores
-from penultimate.engine.bench.processor_time import ProcessorTime
-from penultimate.engine.bench.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed
+from penultimate.engine.bench.timing.measurement import Measurement, compared, other_cores
+from penultimate.engine.bench.timing.processor_time import ProcessorClock
+from penultimate.engine.bench.timing.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed
 from penultimate.store.errors import InputError
 
 
@@ -22,7 +22,7 @@ def noting(name: str, noted: list[str], *, steps: int = 1, seconds: float = 0.0)
             time.sleep(seconds)
             yield 2
 
-    return Contender(name=name, run=run, items=2 * steps)
+    return Contender(name=name, group="test", run=run, items=2 * steps)
 
 
 def test_every_contender_has_a_turn_a_round_in_an_order_that_rotates() -> None:
@@ -59,7 +59,7 @@ def test_preparing_and_what_a_contender_does_when_it_is_closed_are_not_timed() -
         finally:
             time.sleep(0.3)
 
-    lap = timed(Contender(name="a", run=run, prepare=lambda: time.sleep(0.3), items=1))
+    lap = timed(Contender(name="a", group="test", run=run, prepare=lambda: time.sleep(0.3), items=1))
     assert lap.wall_seconds < 0.2
 
 
@@ -70,7 +70,7 @@ def test_sleeping_is_waiting_and_computing_is_not() -> None:
             pass
         yield 1
 
-    worked = timed(Contender(name="compute", run=compute, items=1, threads=1))
+    worked = timed(Contender(name="compute", group="test", run=compute, items=1, threads=1))
     slept = timed(noting("sleep", [], seconds=0.2))
     assert worked.self_seconds >= 0.19
     assert slept.waiting_seconds > 0.1  # reading the clocks takes a few milliseconds of processor time
@@ -113,9 +113,9 @@ def test_others_work_is_told_from_that_of_processes_that_were_started_here(
 ) -> None:
     burning(is_ours)
     time.sleep(0.3)
-    before, began = ProcessorTime.now(), time.process_time()
+    clock, began = ProcessorClock(), time.process_time()
     time.sleep(1.0)
-    spent, here = ProcessorTime.now().since(before), time.process_time() - began
+    spent, here = clock.read(), time.process_time() - began
     assert spent.others is not None
     # A third, as other tests may want the cores too; of the two clocks the slower one ticks every 0.01 s.
     if is_ours:
@@ -130,27 +130,25 @@ def lap(seconds: float, *, items: int = 10, complete: bool = True, others: float
 
 
 def laps(name: str, *rounds: Lap) -> Laps:
-    return Laps(name=name, warm_up=rounds[0], rounds=rounds)
+    return Laps(name=name, group="test", warm_up=rounds[0], rounds=rounds)
 
 
 def test_ratios_are_those_of_a_round_and_a_bound_where_one_did_not_end() -> None:
-    first, second = compared(
-        [laps("peer", lap(4.0), lap(8.0)), laps("ours", lap(2.0), lap(2.0))], group="path", unit="s"
-    )
+    first, second = compared([laps("peer", lap(4.0), lap(8.0)), laps("ours", lap(2.0), lap(2.0))], unit="s")
     assert first.ratios == ()
     assert (second.ratios, second.ratio_to, second.ratio_bound) == ((2.0, 4.0), "peer", "")
     assert (second.median, second.unit) == (2.0, "s")
     cut = laps("peer", lap(4.0, items=3, complete=False))
-    _, ours = compared([cut, laps("ours", lap(2.0))], group="path", unit="s")
+    _, ours = compared([cut, laps("ours", lap(2.0))], unit="s")
     assert (ours.ratios, ours.ratio_bound) == ((2.0,), ">")
-    _, peer = compared([laps("ours", lap(2.0)), cut], group="path", unit="s")
+    _, peer = compared([laps("ours", lap(2.0)), cut], unit="s")
     assert (peer.ratios, peer.ratio_bound) == ((0.5,), "<")
-    _, peer = compared([cut, laps("other", lap(3.0, items=5, complete=False))], group="path", unit="s")
+    _, peer = compared([cut, laps("other", lap(3.0, items=5, complete=False))], unit="s")
     assert peer.ratios == ()
 
 
 def test_a_rate_counts_items_by_their_size() -> None:
-    measured = Measurement.of(laps("a", lap(2.0, items=10)), group="read", unit="MB/s", size=3.0)
+    measured = Measurement.of(laps("a", lap(2.0, items=10)), unit="MB/s", size=3.0)
     assert measured.values == (15.0,)
 
 

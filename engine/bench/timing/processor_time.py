@@ -17,30 +17,38 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessorTime:
-    """Readings of the clocks at one moment, in seconds."""
+    """Processor time of a stretch of time, in seconds."""
 
     own: float
     """User and system time of this process and of those that it started, directly or not."""
 
-    cores: float | None
-    """Time that the cores this process may run on were busy, by whomever; None where the system does not tell."""
+    others: float | None
+    """Time that others took of the cores this process may run on; None where the system does not tell.
 
-    @classmethod
-    def now(cls) -> "ProcessorTime":
-        """Read the clocks."""
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        own = sum(each.ru_utime + each.ru_stime for each in used) + _running_children()
-        return cls(own=own, cores=_busy_cores())
+    The clocks tick 100 times a second, so it is never exact.
+    """
 
-    def since(self, earlier: "ProcessorTime") -> "ProcessorTime":
-        """Return the differences to ``earlier``."""
-        cores = None if self.cores is None or earlier.cores is None else self.cores - earlier.cores
-        return ProcessorTime(own=self.own - earlier.own, cores=cores)
 
-    @property
-    def others(self) -> float | None:
-        """Return the time that others took of the cores; the clocks tick 100 times a second, so it is never exact."""
-        return None if self.cores is None else max(0.0, self.cores - self.own)
+class ProcessorClock:
+    """Counts processor time from when it is made; reading the clocks itself does not count."""
+
+    def __init__(self) -> None:
+        self._children, self._cores = _running_children(), _busy_cores()
+        self._own = _own()
+
+    def read(self) -> ProcessorTime:
+        """Return the processor time so far."""
+        own, cores = _own() - self._own, _busy_cores()
+        own += _running_children() - self._children
+        if cores is None or self._cores is None:
+            return ProcessorTime(own=own, others=None)
+        return ProcessorTime(own=own, others=max(0.0, cores - self._cores - own))
+
+
+def _own() -> float:
+    """Return the seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _running_children() -> float:

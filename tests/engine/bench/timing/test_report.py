@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from penultimate.engine.bench.measurement import Measurement
-from penultimate.engine.bench.report import Report, markdown_table, number, read_report
+from penultimate.engine.bench.timing.measurement import Measurement
+from penultimate.engine.bench.timing.report import Report, markdown_table, number, read_report
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit
