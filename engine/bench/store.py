@@ -100,7 +100,8 @@ class _Bench:
         self.contents_N3 = drawn_contents(options.rows)
         self.plan = drawn_plan(np.zeros(options.rows, np.int64), options.dim)
         self.plain = PlainFiles(objects, self.values_ND, rows=self.plan.shard_rows)
-        self.kept = self._write("store")
+        self.kept = FeatureStore.create(_below(objects, "store"))
+        self._write(self.kept)
         np.testing.assert_array_equal(self._read().features, self.values_ND)
 
     def contenders(self) -> list[Contender]:
@@ -140,14 +141,11 @@ class _Bench:
             threads=1 if name.startswith(("plain files", "numpy")) else usable_cores(),
         )
 
-    def _write(self, folder: str) -> FeatureStore:
-        store = FeatureStore.create(_below(self.objects, folder))
-        write_features(store, self.plan, self.values_ND, self.contents_N3)
-        return store
+    def _write(self, store: FeatureStore) -> int:
+        return write_features(store, self.plan, self.values_ND, self.contents_N3)
 
     def _write_again(self) -> int:
-        self._write("written")
-        return len(self.values_ND)
+        return self._write(FeatureStore.create(_below(self.objects, "written")))
 
     def _make_way(self) -> None:
         self.objects.delete_folder("written")

@@ -48,9 +48,7 @@ def test_a_report_is_written_and_two_are_compared(
     assert "FeatureSet.rows_at" in capsys.readouterr().out
 
 
-def test_features_are_drawn_or_read_to_be_probed(
-    probe_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_drawn_or_read_to_be_probed(probe_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--l2", "0.01:100:3", "--rounds", "1"]
     for features in (["--shape", "120,6,3"], [str(probe_store)]):
         assert run(["bench", "probe", *features, *few, "--json"]) == 0
