@@ -1,10 +1,10 @@
-# make demo | test | test-all | lowered | check | browser; PYTHON chooses the interpreter the environment is made from.
+# make demo | test | test-all | lowered | check | gpu-check | browser; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile # tests of a file share fixtures
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lowered check lint browser scan-models clean
+.PHONY: demo test test-all lowered check gpu-check lint browser scan-models clean
 
 demo: .venv/installed-demo
 	$(BIN)/penultimate demo
@@ -21,6 +21,14 @@ lowered: .venv/installed-test
 	PENULTIMATE_CPU=avx2 $(BIN)/python -m pytest $(TWO) -m capability
 
 check: lint test-all lowered
+
+# On a machine with a GPU, as it is: tests of GPUs, then the report. Installs nothing; GPU_PYTHON chooses the interpreter.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_REPORT ?= gpu_$(shell date +%Y%m).md
+gpu-check: export PYTHONPATH := $(CURDIR)/src:$(PYTHONPATH)
+gpu-check:
+	$(GPU_PYTHON) -m pytest -m gpu $$(grep -rl mark.gpu tests); tests=$$?; \
+	$(GPU_PYTHON) -m penultimate bench gpu --out $(GPU_REPORT) && { [ $$tests -eq 0 ] || [ $$tests -eq 5 ]; }
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

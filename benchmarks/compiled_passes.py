@@ -1,13 +1,12 @@
 """Time the softmax probe's compiled passes beside torch's, in turns in one process: each pass alone, and whole paths.
 
-    python benchmarks/compiled_passes.py --store features.zarr --dataset caltech101 --rounds 7
+    python benchmarks/compiled_passes.py REPORT.md --store features.zarr --dataset caltech101 --rounds 7
 
-Prints medians, lowest and highest. Needs a processor with AMX and the compiled kernels (``kernels.py``).
+Needs a processor with AMX and the compiled kernels (``kernels.py``).
 """
 
 import argparse
-import statistics
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,8 +15,13 @@ from unittest import mock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from probe_path import ours, train_features
 
+from penultimate.engine.bench.probe import the_features
+from penultimate.engine.bench.timing.measurement import compared, other_cores
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import Contender, TurnOptions, take_turns
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.objective import make_design
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
@@ -25,6 +29,8 @@ from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.objective.make_design import ProductPrecision
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.runtime.malloc import keep_freed_memory
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.feature_store import FeatureStore
 
 # Shapes: N samples, D feature dimensions, K classes, R columns of the rotated features.
 
@@ -66,65 +72,70 @@ def passes(made: InMemoryProblem, classes: int) -> Sides:
     }
 
 
-def timed(run: Callable[[], object], repeats: int) -> float:
-    """Return milliseconds per run."""
-    began = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return 1e3 * (time.perf_counter() - began) / repeats
-
-
-def in_turns(sides: Sides, rounds: int, repeats: int) -> str:
-    """Return medians, ranges and the ratio, after one run of each that does not count."""
-    for run in sides.values():
-        run()
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, run in sides.items():
-            times[side].append(timed(run, repeats))
-    medians = {side: statistics.median(values) for side, values in times.items()}
-    cells = [f"{medians[side]:.2f} ({min(values):.2f} - {max(values):.2f})" for side, values in times.items()]
-    return " | ".join([*cells, f"{medians['torch'] / medians['compiled']:.2f}"])
-
-
-def lines(
-    features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], classes: int, path: RegularizationPath, rounds: int
-) -> Iterator[str]:
-    """Yield a row of a Markdown table for each pass, and one for the path."""
-    yield f"| milliseconds | {' | '.join(SIDES)} | ratio |\n|---|---|---|---:|"
-    found: dict[str, Sides] = {}
+def contenders(
+    features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], classes: int, path: RegularizationPath
+) -> list[Contender]:
+    """Return both sides of each pass, and of the path."""
+    made: dict[str, Sides] = {}
     for side, context in SIDES.items():
         with context():
-            found[side] = passes(problem(features_ND, labels_N), classes)
-    with torch.no_grad():
-        for name in found["torch"]:
-            yield f"| {name} | {in_turns({side: found[side][name] for side in SIDES}, rounds, REPEATS)} |"
+            made[side] = passes(problem(features_ND, labels_N), classes)
+    found = [_repeated(name, side, made[side][name], REPEATS) for name in made["torch"] for side in SIDES]
 
     def whole(side: str) -> Callable[[], object]:
         def run() -> object:
             with SIDES[side]():
-                return ours(features_ND, labels_N, classes, path)
+                return fit_path(features_ND, labels_N, FitSettings(num_classes=classes, path=path))
 
         return run
 
-    yield f"| path of {len(path)} strengths | {in_turns({side: whole(side) for side in SIDES}, rounds, 1)} |"
+    return found + [_repeated(f"path of {len(path)} strengths", side, whole(side), 1) for side in SIDES]
+
+
+def _repeated(name: str, side: str, call: Callable[[], object], repeats: int) -> Contender:
+    def run() -> Iterator[int]:
+        with torch.no_grad():
+            for _ in range(repeats):
+                call()
+        yield repeats
+
+    return Contender(name=side, group=name, run=run, items=repeats)
+
+
+def report(features: FeatureSet, path: RegularizationPath, options: TurnOptions, *, command: Sequence[str]) -> Report:
+    """Measure on the rows of train + val."""
+    rows = features.rows("train", "val")
+    rows_ND, labels_N = features.rows_at(rows).astype(np.float32), features.labels[rows].astype(np.int64)
+    classes = len(features.class_names)
+    laps = take_turns(contenders(rows_ND, labels_N, classes, path), options)
+    return Report(
+        bench="compiled-passes",
+        title=f"Compiled passes of the probe beside torch's: {features.key.backbone} on {features.key.dataset}",
+        command=command,
+        settings={"rows": len(rows), "features": features.feature_dim, "classes": classes, "repeats": REPEATS},
+        measurements=compared(laps, unit="runs/s"),
+        other_cores=other_cores(laps),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables for one stored dataset."""
+    """Write the report of one stored dataset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args(arguments)
     if library() is None:
         raise SystemExit(
             "there are no compiled passes here: this needs a processor with AMX, Linux and GCC 12 or later"
         )
     keep_freed_memory()
+    features = the_features(FeatureStore(options.store), options.dataset, "*")
+    turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
     path = RegularizationPath.spaced(1e-6, 1e5, 45)
-    for line in lines(*train_features(options.store, options.dataset), path, options.rounds):
-        print(line, flush=True)
+    report(features, path, turns, command=["python", *sys.argv]).write(options.report)
 
 
 if __name__ == "__main__":

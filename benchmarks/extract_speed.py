@@ -1,25 +1,26 @@
 """Compare images per second, end to end: penultimate, timm with a DataLoader and Pillow, and thingsvision.
 
-    python benchmarks/extract_speed.py FOLDER --model tf_efficientnet_lite0 --images 512 --rounds 3
+    python benchmarks/extract_speed.py FOLDER REPORT.md --model tf_efficientnet_lite0 --images 512 --rounds 3
 
 Every contender embeds the same images (the whole image to the network's input, bicubic) with the same architecture,
-random weights, on the same cores, in a process of its own; contenders take turns in every round. A process embeds the
-images twice: the second pass is the warm rate, the first, with all that has to be built or compiled, the cold one.
+random weights, on the same cores, in a process of its own; contenders take turns in every round. The first pass of a
+process, with all that has to be built or compiled, is its cold rate.
 """
 
 import argparse
-import json
-import resource
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+
+from penultimate.engine.bench.timing.measurement import compared, other_cores
+from penultimate.engine.bench.timing.processes import Turns, started
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 
 CONTENDERS = (
     "thingsvision float32 batch 32",
@@ -118,27 +119,12 @@ def transform_of(arch: str) -> Any:
     )
 
 
-def timed(run: Callable[[], int]) -> dict[str, float]:
-    """Time two passes, the first cold: images per second of both, and of the second also per second of CPU time.
-
-    Processor time (of this process and its workers) is what the work costs whoever else uses the cores; ``cores`` is
-    how many of them the second pass had, which is under their number where others were at work.
-    """
-    rates = []
-    for _ in range(2):
-        wall, busy = time.perf_counter(), processor_seconds()
-        num_images = run()
-        wall, busy = time.perf_counter() - wall, processor_seconds() - busy
-        rates.append(num_images / wall)
-    return {"cold": rates[0], "warm": rates[1], "cores": busy / wall, "per_core": num_images / busy}
-
-
-def processor_seconds() -> float:
-    """Return user and system time, in seconds, of this process and of its children that have ended."""
-    return sum(
-        used.ru_utime + used.ru_stime
-        for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
+def embed(contender: str, images: Path, arch: str, peers: Path | None, turns: Turns) -> None:
+    """Embed every image once a turn; runs in a process of its own. The first turn is cold."""
+    run = runner(contender, images, arch, peers)
+    turns.ready()
+    while True:
+        turns.over(run())
 
 
 def linked_sample(folder: Path, num_images: int, target: Path) -> int:
@@ -151,37 +137,47 @@ def linked_sample(folder: Path, num_images: int, target: Path) -> int:
     return len(chosen)
 
 
+def measure(
+    images: Path, arch: str, contenders: Sequence[str], options: TurnOptions, *, num_images: int, peers: Path | None
+) -> list[Laps]:
+    """Let the contenders take turns, each in a process of its own."""
+    with ExitStack() as stack:
+        remotes = {name: stack.enter_context(started(embed, name, images, arch, peers)) for name in contenders}
+        for remote in remotes.values():
+            remote.end()  # loaded
+        sides = [
+            Contender(name=name, group="Extraction", run=remote.turn, items=num_images)
+            for name, remote in remotes.items()
+        ]
+        return take_turns(sides, options)
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("report", type=Path)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--peers", type=Path, help="folder thingsvision was installed into")
     parser.add_argument("--only", action="append", help="a contender, as printed; repeats")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.one:
-        print(json.dumps(timed(runner(options.one, options.folder, options.model, options.peers))))
-        return
     contenders = options.only or [c for c in CONTENDERS if options.peers or not c.startswith("thingsvision")]
-    rates: dict[str, list[dict[str, float]]] = {contender: [] for contender in contenders}
+    turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
     with tempfile.TemporaryDirectory() as scratch:
-        num_images = linked_sample(options.folder, options.images, Path(scratch))
-        for _ in range(options.rounds):
-            for contender in contenders:
-                command = [sys.executable, __file__, scratch, "--model", options.model, "--one", contender]
-                command += ["--peers", str(options.peers)] if options.peers else []
-                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                rates[contender].append(json.loads(output.splitlines()[-1]))
-                print(f"{contender}: {rates[contender][-1]}", file=sys.stderr, flush=True)
-    print(f"{options.model}, {num_images} images, {options.rounds} rounds")
-    print("| contender | images/s warm (least - most) | cold | images/s of one core | cores it had |")
-    for contender, results in rates.items():
-        warm = sorted(result["warm"] for result in results)
-        cold, per_core, cores = (median(result[name] for result in results) for name in ("cold", "per_core", "cores"))
-        range_text = f"{median(warm):.1f} ({warm[0]:.1f} - {warm[-1]:.1f})"
-        print(f"| {contender} | {range_text} | {cold:.1f} | {per_core:.1f} | {cores:.2f} |")
+        sample = Path(scratch)
+        num_images = linked_sample(options.folder, options.images, sample)
+        laps = measure(sample, options.model, contenders, turns, num_images=num_images, peers=options.peers)
+    Report(
+        bench="extract-speed",
+        title="Extraction beside timm with a DataLoader, and thingsvision",
+        command=["python", *sys.argv],
+        settings={"model": options.model, "images": num_images, "weights": "random"},
+        measurements=compared(laps, unit="images/s"),
+        other_cores=other_cores(laps),
+        findings=["The warm-up is the cold rate, with all that has to be built or compiled."],
+    ).write(options.report)
 
 
 if __name__ == "__main__":

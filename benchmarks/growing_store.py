@@ -25,18 +25,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from store_io import drop_from_cache
 
+from penultimate.engine.bench.features import EMBEDDING, drawn_contents, drawn_plan
+from penultimate.engine.bench.plain_files import drop_from_cache
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.format.layout import shard_rows_for, variable_width
-from penultimate.store.key import Embedding
 from penultimate.store.plan import Plan
 from penultimate.store.provenance import source_commit
 
-EMBEDDING = Embedding(
-    backbone="random", weights="0" * 16, preprocess="0" * 16, decoder="none", precision="float32", dtype="float32"
-)
 MODEL = "mobilenetv3_small_050"
 
 
@@ -125,28 +121,6 @@ def bytes_read() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
 
-def drawn_plan(num_rows: int, dim: int, *, prefix: str = "") -> Plan:
-    """Return a plan of samples with ids ``<prefix><number>``, in one class."""
-    return Plan(
-        dataset="bench",
-        embedding=EMBEDDING,
-        ids_M=variable_width([f"{prefix}{row:08d}" for row in range(num_rows)]),
-        labels_M=np.zeros(num_rows, np.int64),
-        split_M=variable_width(["train"] * num_rows),
-        class_names=("one",),
-        metric="top1",
-        feature_dim=dim,
-        shard_rows=shard_rows_for(num_rows),
-    )
-
-
-def drawn_contents(num_rows: int) -> NDArray[np.uint64]:
-    """Draw content digests (N, 3), as files of 10 kB would have."""
-    contents_N3 = np.random.default_rng(0).integers(1, 2**63, (num_rows, 3)).astype(np.uint64)
-    contents_N3[:, 0] = 10_000
-    return contents_N3
-
-
 def write_drawn(store: FeatureStore, plan: Plan, contents_N3: NDArray[np.uint64]) -> int:
     """Offer every sample, write features of those that are needed; returns how many were."""
     num_needed = 0
@@ -163,7 +137,7 @@ def write_drawn(store: FeatureStore, plan: Plan, contents_N3: NDArray[np.uint64]
 def look_up(num_rows: int, work: Path) -> tuple[float, float]:
     """Return the seconds and the MB that finding ``num_rows`` rows of as many takes, in a process of its own."""
     contents_N3 = drawn_contents(num_rows)
-    write_drawn(FeatureStore.create(work / "many"), drawn_plan(num_rows, 8), contents_N3)
+    write_drawn(FeatureStore.create(work / "many"), drawn_plan(np.zeros(num_rows, np.int64), 8), contents_N3)
     command = [sys.executable, __file__, "--look-up", str(work / "many"), str(num_rows)]
     seconds, megabytes = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(seconds), float(megabytes)
@@ -200,12 +174,12 @@ def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[
         "every row elsewhere": rng.permutation(num_rows),
     }
     old = np.setdiff1d(np.arange(num_rows), np.arange(0, num_rows, 100))
-    write_drawn(FeatureStore.create(work / "fresh"), drawn_plan(num_rows, dim), contents_N3)
-    write_drawn(store, drawn_plan(len(old), dim, prefix="old"), contents_N3[old])
+    write_drawn(FeatureStore.create(work / "fresh"), drawn_plan(np.zeros(num_rows, np.int64), dim), contents_N3)
+    write_drawn(store, drawn_plan(np.zeros(len(old), np.int64), dim, prefix="old"), contents_N3[old])
     contenders: dict[str, Callable[[], NDArray[np.float32]]] = {}
     for name, order in orders.items():
         location = work / ("fresh" if name == "embedded at once" else "read")
-        plan = drawn_plan(num_rows, dim, prefix=f"{len(contenders)}-")
+        plan = drawn_plan(np.zeros(num_rows, np.int64), dim, prefix=f"{len(contenders)}-")
         write_drawn(FeatureStore(location), plan, contents_N3[order])
         key = plan.key(contents_N3[order])
         features = FeatureStore(location).read(key).features

@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 from growing_store import MODEL, bytes_read, link
 from object_server import ENVIRONMENT, ObjectServer, object_server
-from store_io import drop_from_cache
 
+from penultimate.engine.bench.plain_files import drop_from_cache
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.provenance import source_commit
 

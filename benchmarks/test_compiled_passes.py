@@ -1,9 +1,11 @@
 """The benchmark of compiled passes runs, and each side does run its own passes."""
 
 import compiled_passes
-import probe_path
 import pytest
 
+from penultimate.engine.bench.features import overlapping_classes
+from penultimate.engine.bench.probe import Shape, drawn_features
+from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.probe.kernels.amx_design import AmxDesign
 from penultimate.engine.probe.kernels.kernels import library
 from penultimate.engine.probe.objective.torch_design import TorchDesign
@@ -16,7 +18,7 @@ pytestmark = [
 
 
 def test_the_sides_differ_in_nothing_but_the_design() -> None:
-    features_ND, labels_N = probe_path.synthetic(300, 40, 4)
+    features_ND, labels_N = overlapping_classes(300, 40, 4)
     made = {}
     for side, context in compiled_passes.SIDES.items():
         with context():
@@ -26,9 +28,10 @@ def test_the_sides_differ_in_nothing_but_the_design() -> None:
     assert made["torch"].precision == "float32/bfloat16"
 
 
-def test_every_pass_and_the_path_have_a_row() -> None:
-    features_ND, labels_N = probe_path.synthetic(300, 40, 4)
-    path = RegularizationPath.spaced(1e-2, 1e2, 5)
-    rows = list(compiled_passes.lines(features_ND, labels_N, 4, path, rounds=1))
-    assert len(rows) == 1 + 5 + 1
-    assert rows[-1].startswith("| path of 5 strengths |")
+def test_every_pass_and_the_path_have_both_sides() -> None:
+    with drawn_features(Shape.parse("400,40,4")) as features:
+        path = RegularizationPath.spaced(1e-2, 1e2, 5)
+        found = compiled_passes.report(features, path, TurnOptions(rounds=1), command=[])
+    assert [line.name for line in found.measurements] == ["torch", "compiled"] * 6
+    assert found.measurements[-1].group == "path of 5 strengths"
+    assert all(line.ratio_to == "torch" for line in found.measurements[1::2])

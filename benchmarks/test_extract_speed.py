@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from support.processors import pretend
 
+from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.runtime.capabilities import computes_natively
 
 sys.path.append(str(Path(__file__).parent))
@@ -29,12 +30,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contender", ["penultimate float32 eager", "timm+DataLoader float32 batch 4"])
-def test_a_contender_embeds_every_image_twice(folder: Path, tmp_path: Path, contender: str) -> None:
+def test_a_contender_embeds_every_image_a_turn(folder: Path, tmp_path: Path, contender: str) -> None:
     sample = tmp_path / "sample"
     assert extract_speed.linked_sample(folder, 5, sample) == 5
-    run = extract_speed.runner(contender, sample, "test_resnet", None)
-    assert run() == 5
-    assert set(extract_speed.timed(run)) == {"cold", "warm", "cores", "per_core"}
+    turns = TurnOptions(rounds=1)
+    (laps,) = extract_speed.measure(sample, "test_resnet", [contender], turns, num_images=5, peers=None)
+    assert [lap.items for lap in (laps.warm_up, *laps.rounds)] == [5, 5]
 
 
 @pytest.mark.slow

@@ -84,14 +84,35 @@ def extraction(work: Work) -> Callable[[], object]:
 
 def training(work: Work) -> Callable[[], object]:
     """Return a function that trains the whole network for some updates, decoding and augmentation included."""
-    from train_speed import Workload, ours
+    import torch
 
-    settings = {"network": work.network, "batch_size": work.batch_size, "size": None, "precision": "float32"}
-    update = ours(Workload(folder=work.images, workers=2, **settings))  # type: ignore[arg-type]  # each its own type
+    from penultimate.engine.images.load import load_images
+    from penultimate.engine.train.augment.augmenter import CropSettings, augmented
+    from penultimate.engine.train.augment.draws import draw_batch
+    from penultimate.engine.train.augment.factory import make_augmenter
+    from penultimate.engine.train.learner.learner import Learner
+    from penultimate.engine.train.learner.network import load_initial_model
+    from penultimate.engine.train.settings import TrainSettings
+    from penultimate.engine.train.world import World
+
+    images, device = load_images([str(work.images)]), torch.device("cpu")
+    initial = load_initial_model(work.network, init="random", weights="timm", seed=0)
+    recipe = TrainSettings(init="random", batch_size=work.batch_size).search(images, initial).recipe
+    learner = Learner(
+        initial,
+        recipe,
+        num_classes=len(images.class_names),
+        steps_per_epoch=len(images) // work.batch_size,
+        world=World(rank=0, size=1, device=device),
+    )
+    augmenter = make_augmenter(recipe.augmenter, num_workers=2, device=device)
+    draws = (draw_batch(recipe, np.arange(len(images)), step) for step in range(recipe.steps))
+    batches = augmented(augmenter, images, draws, CropSettings.of(recipe))
 
     def updates() -> None:
         for _ in range(work.steps):
-            update()
+            batch = next(batches)
+            learner.update(batch.step, batch.images_BHWC, torch.from_numpy(images.labels_N[batch.rows_B]))
 
     return updates
 

@@ -12,7 +12,6 @@ import typer
 
 from penultimate.cli import (
     analyze,
-    bench,
     datasets,
     demo,
     extract,
@@ -28,6 +27,7 @@ from penultimate.cli import (
     study,
     train,
 )
+from penultimate.cli.bench.app import app as bench
 from penultimate.cli.grouped_help import GroupedCommand
 from penultimate.engine.runtime.capabilities import cpu_class
 from penultimate.engine.runtime.malloc import keep_freed_memory
@@ -42,7 +42,6 @@ app = typer.Typer(
 )
 for verb in (
     extract.extract,
-    bench.bench,
     parity.parity,
     probe.probe,
     predict.predict,
@@ -56,6 +55,7 @@ for verb in (
     demo.demo,
 ):
     app.command(cls=GroupedCommand)(verb)
+app.add_typer(bench, name="bench")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(study.app, name="study")
 app.add_typer(store.app, name="store")

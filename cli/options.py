@@ -87,6 +87,8 @@ Part = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+DatasetGlob = Annotated[str, typer.Option(help="Glob over the datasets in the store.", rich_help_panel=WHAT)]
+BackboneGlob = Annotated[str, typer.Option(help="Glob over the backbones in the store.", rich_help_panel=WHAT)]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.", rich_help_panel=WHERE),

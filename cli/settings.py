@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.bench import BenchOptions
 from penultimate.cli.extract import ExtractOptions
 from penultimate.cli.imagenet_eval import ImageNetSettings
 from penultimate.cli.output import print_json, print_table
@@ -13,13 +12,24 @@ from penultimate.cli.parity import ParityOptions
 from penultimate.cli.predict import PredictOptions
 from penultimate.cli.settings_option import described
 from penultimate.cli.train import TrainOptions
+from penultimate.engine.bench.decode import DecodeBench
+from penultimate.engine.bench.extract import ExtractBench
+from penultimate.engine.bench.gpu.check import GpuBench
+from penultimate.engine.bench.probe import ProbeBench
+from penultimate.engine.bench.store import StoreBench
+from penultimate.engine.bench.train import TrainBench
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.engine.runtime.strict import Strict
 from penultimate.store.errors import UnknownNameError
 
 MODELS: dict[str, type[Strict]] = {
     "extract": ExtractOptions,
-    "bench": BenchOptions,
+    "bench-extract": ExtractBench,
+    "bench-decode": DecodeBench,
+    "bench-store": StoreBench,
+    "bench-probe": ProbeBench,
+    "bench-train": TrainBench,
+    "bench-gpu": GpuBench,
     "parity": ParityOptions,
     "probe": ProbeJob,
     "predict": PredictOptions,

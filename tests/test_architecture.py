@@ -28,6 +28,11 @@ FORBIDDEN = {
         "penultimate.engine.study",
     ),
     "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
+    "penultimate.engine.bench": (
+        "penultimate.engine.study",
+        "penultimate.engine.analysis",
+        "penultimate.engine.report",
+    ),
     "penultimate.engine.analysis": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
@@ -48,8 +53,8 @@ FORBIDDEN = {
 # Heavy package -> the only places that may name it.
 HOMES = {
     "nvidia": ("penultimate.engine.images.decode.dali", "penultimate.engine.train.augment.dali"),
-    "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
-    "cuml": ("penultimate.engine.probe",),
+    "timm": ("penultimate.engine.backbones", "penultimate.engine.train", "penultimate.engine.bench.train_sides"),
+    "cuml": ("penultimate.engine.probe", "penultimate.engine.bench.probe_peers"),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
     "obstore": ("penultimate.store",),
     "boto3": (),

@@ -30,6 +30,7 @@ ONLY_PARSED = {
     "s3://": "needs a bucket",
     "gs://": "needs a bucket",
     "--device cuda": "needs a GPU",
+    "penultimate bench": "takes a minute; tests/cli/test_bench.py and tests/engine/bench run the same",
     "--cluster": "needs a cluster; tests/engine/runtime/test_ray_cluster.py runs the same",
     "data=DATA": "needs datasets and hours",
     "results/": "reads what the study before it made",

@@ -185,8 +185,13 @@ def has_compiler() -> bool:
 
 def usable_cores() -> int:
     """Return the number of cores this process may run on."""
+    return len(usable_processors()) or os.cpu_count() or 1
+
+
+def usable_processors() -> frozenset[int]:
+    """Return the numbers of the cores this process may run on; empty where the system does not tell."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return frozenset(affinity(0)) if affinity else frozenset()
 
 
 def machine() -> dict[str, str | int]:

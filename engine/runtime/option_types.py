@@ -1,4 +1,4 @@
-"""Types of options that several settings models declare: counts, and numbers of training images a class."""
+"""Types of options that several settings models declare: counts, positive numbers, training images a class."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, Final, Literal
@@ -11,6 +11,7 @@ ALL: Final = "all"
 """Word for every training image in a list of shots."""
 
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 def listed(value: Any) -> Any:

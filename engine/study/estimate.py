@@ -8,8 +8,9 @@ from statistics import median
 
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, backbone_of
+from penultimate.engine.bench.throughput import measure
+from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.extract.prepare import ExtractionJob
-from penultimate.engine.extract.throughput import measure
 from penultimate.engine.images.subset import sample_rows, subset
 from penultimate.engine.study.cell import ExtractCell, ProbeCell, RunContext, TrainCell
 from penultimate.engine.study.plan import StudyPlan
@@ -40,7 +41,7 @@ def estimates(plan: StudyPlan, trials: Path, context: RunContext) -> list[Estima
 
 
 def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
-    """Measure extraction as `penultimate bench` does: end to end, all backbones from one decode, not compiled."""
+    """Measure extraction as `penultimate bench extract` does: all backbones from one decode, not compiled."""
     loaded: dict[BackboneRequest, TimmBackbone] = {}
     for cell in plan.cells["extract"]:
         assert isinstance(cell, ExtractCell)
@@ -62,9 +63,9 @@ def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
             rates = measure(
                 sample,
                 job.extractor([loaded[request] for request in job.requests]),
+                TurnOptions(rounds=1),
                 num_parameters=sum(loaded[request].num_parameters for request in job.requests),
                 shared_cores=job.settings.device == "cpu",
-                num_rounds=1,
             ).warm
         except PenultimateError as error:
             yield Estimate(what=cell.title, seconds=None, source=str(error))

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from penultimate.engine.runtime.devices import PrecisionName
+from penultimate.engine.runtime.option_types import Positive
 from penultimate.engine.runtime.strict import Strict
 
 LossName = Literal["softmax", "sigmoid"]
 DecoderName = Literal["dali", "dali-gpu", "pillow"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 

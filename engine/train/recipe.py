@@ -6,9 +6,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.option_types import Count
+from penultimate.engine.runtime.option_types import Count, Positive
 from penultimate.engine.runtime.strict import Seed
-from penultimate.engine.train.options import LossName, Positive, RunOptions
+from penultimate.engine.train.options import LossName, RunOptions
 from penultimate.store.errors import InputError
 from penultimate.store.format.digest import digest_of
 

@@ -14,10 +14,10 @@ from penultimate.engine.backbones.timm_backbone import PreprocessKind, preproces
 from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
-from penultimate.engine.runtime.option_types import Count, listed
+from penultimate.engine.runtime.option_types import Count, Positive, listed
 from penultimate.engine.runtime.strict import Seed
 from penultimate.engine.train.learner.network import InitialModel, InitName, load_initial_model
-from penultimate.engine.train.options import DecoderName, LossName, Positive, RunOptions
+from penultimate.engine.train.options import DecoderName, LossName, RunOptions
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.search.grid import SINGLE, Grid, grid_named
 from penultimate.engine.train.search.grid_search import GridSearch

@@ -42,7 +42,7 @@ def test_a_seed_that_no_generator_takes_is_refused_by_every_verb(
     nowhere = tmp_path / "nowhere"
     for command in (
         ["extract", nowhere, "--store", tmp_path / "s", *RANDOM],
-        ["bench", nowhere, *RANDOM],
+        ["bench", "extract", nowhere, *RANDOM],
         ["parity", nowhere, *RANDOM],
         ["train", nowhere, "--out", tmp_path / "runs", *RANDOM],
         ["analyze", trials],

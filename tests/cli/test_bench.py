@@ -20,21 +20,75 @@ TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1", "--no
 
 
 def test_bench_prints_timms_columns_with_bottleneck_and_ratio(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", str(photos), *TINY, "--images", "8", "--rounds", "1", "--json"]) == 0
+    assert run(["bench", "extract", str(photos), *TINY, "--images", "8", "--rounds", "1", "--json"]) == 0
     out, err = capsys.readouterr()
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["results"]
     timms = {"model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size", "param_count"}
     assert timms | {"bottleneck", "ratio_to_ceiling", "decode_per_sec", "write_per_sec"} <= row.keys()
     assert (row["images"], row["infer_batch_size"]) == (8, 8)
-    assert row["machine"] == machine()
+    assert json.loads(out)["machine"] == machine()
     assert "not compiled, as asked" in err
+
+
+def test_a_report_is_written_and_two_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.md", "b.md"):
+        assert run(["bench", "store", ".", "--rows", "1100", "--dim", "8", "--rounds", "2", "--out", name]) == 0
+    out, err = capsys.readouterr()
+    assert "FeatureWriter" in out
+    assert "wrote b.md and b.json" in err
+    assert "Medians of 2 rounds" in err
+    assert Path("a.md").read_text().startswith("# The store beside plain files")
+    assert run(["bench", "compare", "a.json", "b.md", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert {change["verdict"] for change in compared["changes"]} <= {"faster", "slower", "same"}
+    assert run(["bench", "compare", "a.json", "b.json"]) == 0
+    assert "FeatureSet.rows_at" in capsys.readouterr().out
+
+
+def test_features_are_drawn_or_read_to_be_probed(probe_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--l2", "0.01:100:3", "--rounds", "1"]
+    for features in (["--shape", "120,6,3"], [str(probe_store)]):
+        assert run(["bench", "probe", *features, *few, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert [line["items"] for line in report["measurements"]] == [3, 3, 3, 1, 1, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["store", "nowhere"], "nowhere is no folder"),
+        (["store", ".", "--out", "report.txt"], "ends in .md"),
+        (["store", ".", "--seconds", "0"], "seconds"),
+        (["probe"], "STORE or --shape"),
+        (["probe", "--shape", "12"], "N,D,K"),
+        (["compare", "a.json", "b.json"], "no report a.json"),
+        (["gpu", "--steps", "party"], "parity"),
+        (["train", ".", "-m", "resnet5O"], "resnet50"),
+        (["decode", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.strip().splitlines())) == ("", 1)
+    assert expected in err
 
 
 @pytest.mark.slow
 def test_several_models_get_a_row_each_and_one_together(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = ("--model", "test_vit", "--precision", "float32")
-    assert run(["bench", str(photos), *TINY, *models, "--images", "4", "--rounds", "1", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    assert run(["bench", "extract", str(photos), *TINY, *models, "--images", "4", "--rounds", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
     alone = ["test_resnet.random0", "test_vit.random0"]
     assert [row["model"] for row in rows] == [*alone, " + ".join(alone)]
 
@@ -55,7 +109,7 @@ def test_bench_and_parity_read_no_image_but_their_sample(photos: Path, monkeypat
         return original(source, index)
 
     monkeypatch.setattr(FileSource, "read", noted)
-    assert run(["bench", str(photos), *TINY, "--images", "8", "--rounds", "1"]) == 0
+    assert run(["bench", "extract", str(photos), *TINY, "--images", "8", "--rounds", "1"]) == 0
     assert len(read) == 8
     read.clear()
     assert run(["parity", str(photos), *TINY, "--precision", "float32", "--images", "4"]) == 0

@@ -63,10 +63,11 @@ def test_a_wrong_model_is_said_before_any_image_is_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("images were read")
 
-    for verb in ("extract", "train", "bench", "parity"):
-        monkeypatch.setattr(f"penultimate.cli.{verb}.load_{'labelled_' * (verb == 'train')}images", never)
+    for verb in ("extract", "train", "bench extract", "parity"):
+        module = "penultimate.engine.bench.extract" if verb == "bench extract" else f"penultimate.cli.{verb}"
+        monkeypatch.setattr(f"{module}.load_{'labelled_' * (verb == 'train')}images", never)
         out = {"extract": ["--store", str(tmp_path / "s")], "train": ["--out", str(tmp_path / "r")]}.get(verb, [])
-        assert run([verb, str(photos), *out, "--model", "resnet5O"]) == 2
+        assert run([*verb.split(), str(photos), *out, "--model", "resnet5O"]) == 2
         assert "resnet50" in capsys.readouterr().err
 
 

@@ -138,7 +138,7 @@ def _fit_path(
         model = fit((2 if len(present_A) == 2 else 1) / l2)
         seconds = time.perf_counter() - began
         steps = int(np.max(model.n_iter_))
-        weight_AD, bias_A = _both_classes(model)
+        weight_AD, bias_A = both_classes(model)
         objective, gradient_norm = softmax_objective(
             features, index, weight, torch.from_numpy(weight_AD), torch.from_numpy(bias_A), l2 / total
         )
@@ -160,7 +160,7 @@ def _fit_path(
     return probes
 
 
-def _both_classes(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def both_classes(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the weights (A, D) and biases (A,) of a fitted estimator, two of each where it has one for two classes."""
     weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
     if len(weight) == 1:

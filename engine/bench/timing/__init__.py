@@ -1,0 +1,1 @@
+"""The one timer of all benchmarks and the one form of their reports, and what compares two of them."""
