@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
+from penultimate.store.format.contents import no_contents
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import FeatureKey
@@ -69,6 +70,9 @@ class FeatureSet:
 
     read_columns: Callable[[], Columns]
     """Function that reads the columns; called at most once."""
+
+    read_contents: Callable[[], NDArray[np.uint64] | None] = lambda: None
+    """Function that reads the content digests (M, 3) of all samples; None where they are not kept."""
 
     shard_rows: int = SHARD_ROWS
     """Number of rows of ``array`` in one shard, which are read together."""
@@ -160,6 +164,15 @@ class FeatureSet:
     def split(self) -> NDArray[np.str_]:
         """Return (N,) the split of each sample: ``train``, ``val`` or ``test``."""
         return self._columns.split_M[self._decoded_N]
+
+    @cached_property
+    def contents(self) -> NDArray[np.uint64]:
+        """Return the content digest of each sample, (N, 3) as in ``store.format.contents``.
+
+        None of them is known in a set of format 1 and in one in memory.
+        """
+        contents_M3 = self.read_contents()
+        return no_contents(self.num_rows) if contents_M3 is None else contents_M3[self._decoded_N]
 
     @cached_property
     def failed(self) -> Mapping[str, str]:

@@ -37,6 +37,22 @@ FORBIDDEN = {
         "penultimate.engine.study",
         "torch",
     ),
+    "penultimate.engine.neighbors": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+    ),
+    "penultimate.engine.audit": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+        "penultimate.engine.report",
+    ),
     "penultimate.engine.report": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
@@ -51,6 +67,7 @@ HOMES = {
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
     "cuml": ("penultimate.engine.probe",),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "cleanlab": ("penultimate.engine.audit.label_issues",),
     "obstore": ("penultimate.store",),
     "boto3": (),
     "ray": ("penultimate.engine.runtime.ray_cluster",),
@@ -59,6 +76,7 @@ HOMES = {
     "pydantic": (
         "penultimate.cli.options",
         "penultimate.cli.settings",
+        "penultimate.engine.audit.settings",
         "penultimate.engine.extract.settings",
         "penultimate.engine.images.options",
         "penultimate.engine.probe.settings",
