@@ -14,6 +14,7 @@ from penultimate.store.format.contents import no_contents
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import FeatureKey
+from penultimate.store.labels import PRESENT
 
 if TYPE_CHECKING:
     import xarray
@@ -188,6 +189,13 @@ class FeatureSet:
         """Return the rows in these splits that have a label; an image outside class folders has none (-1)."""
         rows = self.rows(*splits)
         return rows if self.labels.ndim == 2 else rows[self.labels[rows] >= 0]
+
+    def class_texts(self, rows_B: NDArray[np.int64] | None = None) -> list[str]:
+        """Return the class name of each row, or of some; several names separated by ``|``, "" for an unlabelled one."""
+        labels = self.labels if rows_B is None else self.labels[rows_B]
+        if labels.ndim == 2:
+            return ["|".join(self.class_names[k] for k in np.flatnonzero(row_K == PRESENT)) for row_K in labels]
+        return ["" if label < 0 else self.class_names[label] for label in labels.tolist()]
 
     def batches(
         self, num_rows: int, *, rows: NDArray[np.int64] | None = None
