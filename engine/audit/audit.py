@@ -135,12 +135,19 @@ def audit(
             raise InputError("against names datasets of a store, and features are one set: give the store")
         return audit_set(features, [], logged, how, log=log)
     store = features if isinstance(features, FeatureStore) else FeatureStore(str(features))
-    key = the_key(store, dataset, backbone)
-    others = [store.read(_other(store, key, name)) for name in against]
-    return audit_set(store.read(key), others, logged, how, log=log)
+    audited, others = sets_of(store, dataset, backbone, against)
+    return audit_set(audited, others, logged, how, log=log)
 
 
-def the_key(store: FeatureStore, dataset: str, backbone: str) -> FeatureKey:
+def sets_of(
+    store: FeatureStore, dataset: str, backbone: str, against: Sequence[str]
+) -> tuple[FeatureSet, list[FeatureSet]]:
+    """Return the set to audit and those it is compared with; arguments and errors as in ``audit``."""
+    key = _the_key(store, dataset, backbone)
+    return store.read(key), [store.read(_other(store, key, name)) for name in against]
+
+
+def _the_key(store: FeatureStore, dataset: str, backbone: str) -> FeatureKey:
     """Return the one complete key that matches two globs; raises InputError if there is none, or several."""
     keys = matching_keys(store, dataset, backbone)
     if len(keys) > 1:
