@@ -24,6 +24,7 @@ from penultimate.engine.audit.twins import SPLITS, Twins, find_twins
 from penultimate.engine.neighbors.local_scale import NEIGHBOR
 from penultimate.engine.probe.api import matching_keys
 from penultimate.engine.probe.settings import Log
+from penultimate.engine.runtime.devices import device_named
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -170,12 +171,12 @@ def audit_set(
     """Audit one set, with the sets that it is compared with and the trials of a log. Raises what ``audit`` does."""
     if not features.num_rows:
         raise InputError(f"{features.key.dataset} has no images with features: there is nothing to audit")
-    checking = settings.labels and bool(trials) and features.labels.ndim == 1
-    if checking:
+    device_named(settings.device)
+    trial = probe_to_check_with(features, trials) if settings.labels and features.labels.ndim == 1 else None
+    if trial is not None:
         check_cleanlab()
     log(f"{features.key.dataset}, {features.key.backbone}: neighbours of {features.num_rows:,} images")
     twins = find_twins(features, others, settings)
-    trial = probe_to_check_with(features, trials) if checking else None
     check = None if trial is None else label_issues(features, twins, trial, settings, log=log)
     same_images = trials_of(features, trials)
     leaked = leaked_test_ids(twins)

@@ -20,7 +20,8 @@ def _image(row: Record, audit: Audit) -> list[tuple[str, str]]:
 
 
 def _both(row: Record, audit: Audit) -> list[tuple[str, str]]:
-    return [(audit.summary["dataset"], row["image"]), (row["other_dataset"], row["other"])]
+    own = audit.summary["dataset"]
+    return [(own, row["image"]), (row.get("other_dataset", own), row["other"])]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,30 @@ def _outliers_lead(audit: Audit) -> str:
     )
 
 
+def _leak_rows(audit: Audit) -> pd.DataFrame:
+    return audit.leaks if audit.summary["against"] else audit.leaks.drop(columns="twins_in_dataset")
+
+
+def _score_rows(audit: Audit) -> pd.DataFrame:
+    table = audit.scores[
+        ["backbone", "method", "seed", "metric", "score", "without", "images", "images_without"]
+    ].copy()
+    for place, name in ((5, "score"), (7, "without")):
+        bounds = zip(audit.scores[f"{name}_low"], audit.scores[f"{name}_high"], strict=True)
+        table.insert(place, f"{name}_interval", [_interval(low, high) for low, high in bounds])
+    return table
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None or low != low else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _twin_rows(audit: Audit) -> pd.DataFrame:
+    first = ["kind", "distance"]
+    table = audit.twins[first + [name for name in audit.twins.columns if name not in first]]
+    return table if audit.summary["against"] else table.drop(columns="other_dataset")
+
+
 def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
@@ -93,16 +118,16 @@ SECTIONS = (
         nav="Leaks",
         title=lambda audit: "Images with a twin in another split, in their own, or in another dataset",
         lead=lambda audit: "Images that have a twin there, of all images of their split; equal: with an equal image.",
-        rows=lambda audit: audit.leaks,
-        headings={"twins_in_dataset": "twins in dataset", "twins_in_split": "twins in split"},
+        rows=_leak_rows,
         is_list=False,
     ),
     ListedTable(
         id="scores",
         nav="Scores",
         title=lambda audit: "Test scores with and without the images that have a twin in train or val",
-        lead=lambda audit: "Of every trial of these images; low and high are 95 % intervals over test images.",
-        rows=lambda audit: audit.scores,
+        lead=lambda audit: "Of every trial of these images; intervals are 95 %, over test images.",
+        rows=_score_rows,
+        headings={"score_interval": "95 %", "without_interval": "95 %", "images_without": "images left"},
         is_list=False,
         is_shown=lambda audit: len(audit.scores) > 0,
     ),
@@ -111,7 +136,7 @@ SECTIONS = (
         nav="Twins",
         title=lambda audit: _count(len(audit.twins), "pair of twins", "pairs of twins"),
         lead=_twins_lead,
-        rows=lambda audit: audit.twins,
+        rows=_twin_rows,
         pictures=_both,
         filters={
             "kind": lambda row: row["kind"],

@@ -7,7 +7,7 @@ from penultimate.engine.audit.audit import Audit
 
 def sentences(audit: Audit) -> list[str]:
     """Return what the tables say, as sentences for the top of the page and for a terminal."""
-    return [*_leaks(audit), *_scores(audit), *_labels(audit), *_others(audit)]
+    return [*_leaks(audit), *_scores(audit), *_twins(audit), *_labels(audit), *_others(audit)]
 
 
 def _leaks(audit: Audit) -> Iterator[str]:
@@ -19,6 +19,10 @@ def _leaks(audit: Audit) -> Iterator[str]:
         yield f"{leaked:,} of {test:,} test images ({100 * about['leaked_share']:.1f} %) have a twin in train or val."
     else:
         yield f"None of {test:,} test images has a twin in train or val."
+
+
+def _twins(audit: Audit) -> Iterator[str]:
+    about = audit.summary
     for name in about["against"]:
         rows = audit.twins[audit.twins["other_dataset"] == name]
         yield f"{rows['image'].nunique():,} images have a twin in {name}."

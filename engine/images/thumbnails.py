@@ -27,11 +27,12 @@ def thumbnails(
 ) -> dict[str, bytes]:
     """Return thumbnails of images of a set by id, WebP files with a longest side of ``pixels``, turned upright.
 
-    They are read where the set's provenance says they were, or from ``images``, which are what ``load_images`` takes
-    and where ids are the same. An image that is not there, cannot be read or is not what was embedded (by its content,
-    where the store knows it) has no thumbnail. Raises InputError for ``images`` that cannot be listed.
+    They are read from ``images``, which are what ``load_images`` takes and where ids are the same, and else where the
+    set's provenance says they were. An image that is not there, cannot be read, or is not what was embedded (by its
+    content, where the store knows it) has no thumbnail. Raises InputError for ``images`` that cannot be listed.
     """
-    sources = [load_images(spec, labels=False) for spec in images] or images_by_provenance(features.provenance)
+    given = [load_images(spec, labels=False) for spec in images]
+    sources = [*images_by_provenance(features.provenance), *given]  # of two with an id the last is read
     index_of = {id_: (source, index) for source in sources for index, id_ in enumerate(source.ids_N.tolist())}
     row_of = {id_: row for row, id_ in enumerate(features.ids.tolist())}
     known_N = is_known(features.contents)

@@ -123,7 +123,7 @@ def _mask_self(cosine_BC: Tensor, start: int, first: int) -> None:
     """Let no query be its own neighbour; ``start`` and ``first`` are the rows of the first query and column."""
     begin = max(start, first)
     end = max(begin, min(start + cosine_BC.shape[0], first + cosine_BC.shape[1]))
-    rows = torch.arange(begin, end)
+    rows = torch.arange(begin, end, device=cosine_BC.device)
     cosine_BC[rows - start, rows - first] = -torch.inf
 
 

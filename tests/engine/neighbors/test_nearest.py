@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from support.simulated_cuda import simulated_cuda
 
 from penultimate.engine.neighbors import nearest as nearest_module
 from penultimate.engine.neighbors import projected
-from penultimate.engine.neighbors.duplicates import Neighborhood
+from penultimate.engine.neighbors.duplicates import Neighborhood, Search
 from penultimate.engine.neighbors.local_scale import scales
 from penultimate.engine.neighbors.nearest import Neighbors, nearest, within
 from penultimate.engine.neighbors.projected import nearest_projected
@@ -202,3 +204,25 @@ def test_neighbours_that_no_cell_held_count_as_the_farthest() -> None:
     neighbors = Neighbors(rows_Qk=np.array([[1, -1]]), distance_Qk=np.array([[0.1, np.inf]], np.float32))
     hood = replace(Neighborhood.of(_rows(1)), neighbors=neighbors)
     assert hood.kth_distance_N.tolist() == [2]
+
+
+@pytest.mark.parametrize("search", ["exact", "projected"])
+def test_on_a_gpu_nothing_mixes_devices_and_the_same_pairs_are_found(search: Search) -> None:
+    rows, others = _rows(300), _rows(80, seed=5)
+    here = Neighborhood.of(rows, search=search)
+    with simulated_cuda():
+        there = Neighborhood.of(rows, search=search, device="cuda")
+        pairs, across = there.pairs(), there.pairs_with(others)[0]
+    assert (pairs.first_P == here.pairs().first_P).all()
+    assert (pairs.second_P == here.pairs().second_P).all()
+    assert (across.second_P == here.pairs_with(others)[0].second_P).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("search", ["exact", "projected"])
+def test_a_gpu_finds_the_same_pairs(search: Search) -> None:
+    rows = _rows(900)
+    here, there = (Neighborhood.of(rows, search=search, device=device).pairs() for device in ("cpu", "cuda"))
+    assert _near_duplicates(rows, 0.3) == set(zip(there.first_P.tolist(), there.second_P.tolist(), strict=True))
+    assert len(here) == len(there)
