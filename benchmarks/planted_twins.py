@@ -84,11 +84,11 @@ def found(
 def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, seed: int, ratio: float) -> str:
     """Return the report as Markdown; features that the store has are not embedded again."""
     how = {"store": store, "model": model, "weights": weights, "parity": False}
-    originals = penultimate.extract(penultimate.load_images(folder, labels=False), **how)[0].features  # type: ignore[arg-type]  # a dict of several types
+    originals = penultimate.extract(penultimate.load_images(folder, labels=False), **how)[0]  # type: ignore[arg-type]  # a dict of several types
     with tempfile.TemporaryDirectory() as scratch:
         planted = Path(scratch) / "copies"
         rows_C = plant(originals, folder, planted, copies=copies, seed=seed)
-        edited = penultimate.extract(penultimate.load_images(planted, labels=False), **how)[0].features  # type: ignore[arg-type]  # the same
+        edited = penultimate.extract(penultimate.load_images(planted, labels=False), **how)[0]  # type: ignore[arg-type]  # the same
     unit_ND, unit_CD = (unit_rows(each, np.arange(each.num_rows)) for each in (originals, edited))
     lines = []
     for kind, name in enumerate(EDITS):

@@ -10,6 +10,7 @@ from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
 from penultimate.cli.output_paths import file_to_write
 from penultimate.cli.settings_option import Given, with_settings
+from penultimate.engine.analysis.jsonable import records
 from penultimate.engine.audit.audit import Audit, audit_set, sets_of
 from penultimate.engine.audit.sentences import sentences
 from penultimate.engine.audit.settings import AuditSettings
@@ -102,7 +103,7 @@ def _write(output: Path, found: Audit, sets: Sequence[FeatureSet], images: Seque
 
 
 def _print(found: Audit) -> None:
-    leaks = found.leaks.to_dict("records")
+    leaks = records(found.leaks)
     if leaks:
         shown = [row | {"share": f"{100 * row['share']:.2f}"} for row in leaks]
         headings = {"split": "split", "twins_in_dataset": "twins in", "twins_in_split": "split of twins"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from penultimate.engine.analysis.jsonable import jsonable
+from penultimate.engine.analysis.jsonable import jsonable, records
 from penultimate.engine.audit.balance import class_balance
 from penultimate.engine.audit.label_issues import (
     COLUMNS,
@@ -72,7 +72,7 @@ class Audit:
         """Return everything as values that JSON can hold, a list of rows for each table; what is not known is None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: _records(value) if isinstance(value, pd.DataFrame) else jsonable(value)
+            name: records(value) if isinstance(value, pd.DataFrame) else jsonable(value)
             for name, value in values.items()
         }
 
@@ -222,7 +222,6 @@ def _summary(
         "splits": counts,
         "classes": len(features.class_names),
         "against": [each.key.dataset for each in twins.rows.sets[1:]],
-        "search": twins.search,
         "recalls": [
             {"dataset": name, "rows": recall.num_rows, "found": recall.num_found} for name, recall in twins.recalls
         ],
@@ -290,8 +289,3 @@ def _notes(
             "`penultimate probe` makes one"
         )
     return notes + list(() if check is None else check.notes)
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    names = [str(name) for name in table.columns]
-    return [dict(zip(names, jsonable(list(row)), strict=True)) for row in table.itertuples(index=False, name=None)]

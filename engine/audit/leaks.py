@@ -19,6 +19,12 @@ LEAKY = ("train", "val")
 """Splits that a probe has learned from when it is scored on test: it is fitted on train, chosen on val, refitted."""
 
 
+_SCORE_COLUMNS = (
+    *("backbone", "method", "seed", "metric", "score", "score_low", "score_high"),
+    *("without", "without_low", "without_high", "images", "images_without", "trial"),
+)
+
+
 def twin_shares(twins: Twins) -> pd.DataFrame:
     """Return, for each split and each part where its images have twins, how many they are.
 
@@ -56,7 +62,7 @@ def scores_without(trials: Sequence[Trial], leaked: Sequence[str]) -> pd.DataFra
     images), each with ``_low`` and ``_high`` (95 % interval over test images, None where the metric has none there),
     ``images`` and ``images_without``, ``trial``.
     """
-    return pd.DataFrame([_score_row(trial, leaked) for trial in trials])
+    return pd.DataFrame([_score_row(trial, leaked) for trial in trials], columns=_SCORE_COLUMNS)
 
 
 def _rows_with_twins(twins: Twins, part: int, other: int, among: NDArray[np.bool_] | None) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from penultimate.engine.analysis.jsonable import records
 from penultimate.engine.audit.audit import Audit
 from penultimate.engine.audit.sections import SECTIONS, ListedTable
 from penultimate.engine.audit.sentences import sentences
@@ -24,7 +25,7 @@ def pictured(audit: Audit) -> dict[str, list[str]]:
     """Return the ids of the images that the page shows, in the order of the page, by the name of their dataset."""
     wanted: dict[str, dict[str, None]] = {}
     for table in SECTIONS:
-        for row in table.rows(audit).head(ROWS).to_dict("records"):
+        for row in records(table.rows(audit).head(ROWS)):
             for dataset, id_ in table.pictures(row, audit):
                 wanted.setdefault(dataset, {})[id_] = None
     return {dataset: list(ids) for dataset, ids in wanted.items()}
@@ -115,7 +116,7 @@ class Section:
 def _section(table: ListedTable, audit: Audit, number_of: Mapping[tuple[str, str], int]) -> Section:
     whole = table.rows(audit)
     shown = whole.head(ROWS)
-    rows = [_row(table, record, audit, number_of) for record in shown.to_dict("records")]
+    rows = [_row(table, record, audit, number_of) for record in records(shown)]
     left = len(whole) - len(shown)
     return Section(
         id=table.id,
@@ -148,7 +149,7 @@ def _row(
 
 
 def _cell(name: str, value: object) -> Cell:
-    if value is None or value != value:  # NaN differs from itself
+    if value is None:
         return Cell(text="")
     if isinstance(value, bool):
         return Cell(text="yes" if value else "no")

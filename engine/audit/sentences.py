@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from penultimate.engine.analysis.jsonable import records
 from penultimate.engine.audit.audit import Audit
 
 
@@ -35,7 +36,7 @@ def _scores(audit: Audit) -> Iterator[str]:
     if not audit.summary["leaked_test_images"] or not len(known):
         return
     if len(known) == 1:
-        (row,) = known.to_dict("records")
+        (row,) = records(known)
         yield (
             f"Without them {row['backbone']} scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} % "
             f"({row['metric']}, {row['method']})."
@@ -48,7 +49,9 @@ def _scores(audit: Audit) -> Iterator[str]:
 def _labels(audit: Audit) -> Iterator[str]:
     if (checked := audit.summary["labels_checked"]) is None:
         return
-    yield f"{len(audit.label_issues):,} of {checked:,} labels are doubtful."
+    yield (
+        f"{len(audit.label_issues):,} of {checked:,} labels are doubtful." if checked else "No label could be checked."
+    )
 
 
 def _others(audit: Audit) -> Iterator[str]:

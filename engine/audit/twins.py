@@ -94,9 +94,8 @@ class Twins:
     scale: float
     """Median of the scales with which distances are compared."""
 
-    search: str
     recalls: tuple[tuple[str, Recall], ...]
-    """Recall of each projected search, with the name of the set that was searched."""
+    """Recall of each search in which not every pair was compared, with the name of the set that was searched."""
 
 
 def find_twins(features: FeatureSet, others: Sequence[FeatureSet], settings: AuditSettings) -> Twins:
@@ -128,7 +127,6 @@ def find_twins(features: FeatureSet, others: Sequence[FeatureSet], settings: Aud
         equal_P=equal,
         kth_distance_N=kth_distance_N[rows.equal_G[: features.num_rows]],
         scale=float(np.median(hood.scale_N)),
-        search=hood.search,
         recalls=tuple(recalls),
     )
 

@@ -45,7 +45,9 @@ class Neighborhood:
 
     unit_ND: NDArray[np.float32]
     neighbors: Neighbors
-    search: Search
+    asked: Search | None
+    """Search that was asked for; None: by the number of rows."""
+
     device: str
     seed: int
     recall: Recall | None
@@ -56,10 +58,9 @@ class Neighborhood:
         cls, unit_ND: NDArray[np.float32], *, search: Search | None = None, device: str = "cpu", seed: int = 0
     ) -> Self:
         """Find the neighbours of rows of length 1 among themselves, exactly up to ``EXACT_ROWS`` rows unless asked."""
-        how = search or ("exact" if len(unit_ND) <= EXACT_ROWS else "projected")
         k = max(1, min(NEIGHBOR, len(unit_ND) - 1))
-        found, recall = _nearest(unit_ND, unit_ND, k, search=how, same=True, device=device, seed=seed)
-        return cls(unit_ND=unit_ND, neighbors=found, search=how, device=device, seed=seed, recall=recall)
+        found, recall = _nearest(unit_ND, unit_ND, k, asked=search, same=True, device=device, seed=seed)
+        return cls(unit_ND=unit_ND, neighbors=found, asked=search, device=device, seed=seed, recall=recall)
 
     @property
     def kth_distance_N(self) -> NDArray[np.float32]:
@@ -92,10 +93,9 @@ class Neighborhood:
         With them comes how often the nearest row was found, as ``recall``. Raises InputError as ``pairs`` does.
         """
         limit_N = ratio * self.scale_N
-        search: Search = "exact" if self.search == "exact" and len(other_MD) <= EXACT_ROWS else "projected"
         k = min(NEIGHBOR, len(other_MD))
         found, recall = _nearest(
-            self.unit_ND, other_MD, k, search=search, same=False, device=self.device, seed=self.seed
+            self.unit_ND, other_MD, k, asked=self.asked, same=False, device=self.device, seed=self.seed
         )
         first, second = _candidates(self.unit_ND, other_MD, found, limit_N, self.device)
         distance = pair_distances(self.unit_ND, first, other_MD, second)
@@ -109,12 +109,13 @@ def _nearest(
     bank: NDArray[np.float32],
     k: int,
     *,
-    search: Search,
+    asked: Search | None,
     same: bool,
     device: str,
     seed: int,
 ) -> tuple[Neighbors, Recall | None]:
-    if search == "exact":
+    """Find the nearest as asked, or else exactly where both sets have up to ``EXACT_ROWS`` rows."""
+    if asked == "exact" or (asked is None and max(len(queries), len(bank)) <= EXACT_ROWS):
         return nearest(queries, bank, k, same=same, device=device), None
     return nearest_projected(queries, bank, k, same=same, device=device, seed=seed)
 

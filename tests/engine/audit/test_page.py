@@ -49,7 +49,9 @@ def _audit() -> Audit:
 
 
 def _thumbnails() -> Thumbnails:
-    return {(dataset, id_): b"picture of " + id_.encode() for dataset, ids in pictured(_audit()).items() for id_ in ids}
+    return {
+        (dataset, id_): f"of {dataset}: {id_}".encode() for dataset, ids in pictured(_audit()).items() for id_ in ids
+    }
 
 
 def test_the_page_needs_no_network() -> None:
@@ -83,7 +85,7 @@ def test_each_thumbnail_is_embedded_once_and_shown_beside_its_id() -> None:
     shown = re.findall(r'<img class="thumb" alt="([^"]+)"[^>]* data-thumb="(\d+)"', text)
     assert len(shown) > len(addresses) == len(set(addresses)) == len(_thumbnails())
     for id_, index in shown:
-        assert base64.b64decode(addresses[int(index)].partition(",")[2]) == b"picture of " + id_.encode()
+        assert base64.b64decode(addresses[int(index)].partition(",")[2]).decode().endswith(f": {id_}")
 
 
 def test_without_thumbnails_ids_are_shown_alone() -> None:
@@ -138,7 +140,7 @@ class TestInChromium:
             const set = (name, value) => { const field = form.querySelector(name); field.value = value;
               field.dispatchEvent(new Event("input")); };
             set("select[name=kind]", "equal"); out.equal = rows().length;
-            set("input[type=search]", "0/0040 0/0050"); out.found = rows().length;
+            set("input[type=search]", "0/0060 0/0061"); out.found = rows().length;
             out.count = form.querySelector("[role=status]").textContent;
             const blobs = []; URL.createObjectURL = (blob) => { blobs.push(blob.size); return "#"; };
             form.querySelector("[data-save]").click(); out.saved = blobs;
@@ -156,7 +158,7 @@ class TestInChromium:
         assert got["equal"] == _audit().summary["equal"]
         assert got["image"][0] == "data:image/webp;base64,"
         (saved,) = csv.DictReader(io.StringIO(got["csv"]))
-        assert (saved["image"], saved["other"], saved["kind"]) == ("0/0040.jpg", "0/0050.jpg", "equal")
+        assert (saved["image"], saved["other"], saved["kind"]) == ("0/0060.jpg", "0/0061.jpg", "equal")
         assert got["saved"] == [len(got["csv"])]
         assert (got["found"], got["count"]) == (1, f"1 of {got['rows']} rows")
 
