@@ -154,11 +154,10 @@ def _cell(name: str, value: object) -> Cell:
     if isinstance(value, bool):
         return Cell(text="yes" if value else "no")
     if isinstance(value, float):
-        percent = name in _PERCENT
-        return Cell(text=f"{100 * value:.2f} %" if percent else f"{value:.4f}", value=repr(value), style="n")
+        return Cell(text=_fraction(name, value), value=repr(value), style="n")
     if isinstance(value, int):
         return Cell(text=f"{value:,}", value=str(value), style="n")
-    return Cell(text=str(value), style="id" if name in ("image", "other", "reason") else "")
+    return Cell(text=str(value), style=_STYLES.get(name, ""))
 
 
 _PERCENT = (
@@ -173,6 +172,18 @@ _PERCENT = (
     "p_suggested",
 )
 """Columns of fractions that are read in per cent; what is sorted and saved stays a fraction."""
+
+
+_STYLES = dict.fromkeys(("image", "other", "reason"), "id") | dict.fromkeys(
+    ("label", "other_label", "suggested"), "name"
+)
+"""Column -> class of its cells, which says how long texts are broken."""
+
+
+def _fraction(name: str, value: float) -> str:
+    if name in _PERCENT:
+        return f"{100 * value:.2f} %"
+    return f"{value:.3f}" if value == 0 or value >= 0.001 else "< 0.001"
 
 
 def _is_number(table: pd.DataFrame, name: str) -> bool:

@@ -60,7 +60,7 @@ def _twins_lead(audit: Audit) -> str:
         f"{about['ratio']:g} times as far from each other (cosine distance of features) as either is from its "
         f"{about['neighbor']}th neighbour, which here is {about['typical_distance']:.3f} at the median. "
         + (searched or "Every pair was compared.")
-        + " Of three and more equal images one pair for each split is listed."
+        + " Of many equal images not every pair is listed, but every image is."
     )
 
 
