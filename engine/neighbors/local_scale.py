@@ -14,8 +14,8 @@ NEIGHBOR = 10
 """Neighbour whose distance is a row's scale."""
 
 DEFAULT_RATIO = 0.3
-"""Largest distance of near-duplicates, as a fraction of the scale: of planted copies 95 % or more were nearer, but for
-grey ones (``benchmarks/results/planted_twins_202611.md``)."""
+"""Largest distance of near-duplicates, as a fraction of the scale. Up to it pairs of Caltech-101's photographs were
+nearly all one photograph; how many edited copies it finds, ``benchmarks/planted_twins.py`` counts."""
 
 
 def scales(kth_distance_N: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -92,7 +92,7 @@ def test_everything_has_a_json_form_without_nan() -> None:
     }  # fmt: skip
 
 
-def test_seeds_and_devices_do_not_change_what_an_exact_search_finds() -> None:
+def test_the_seed_does_not_change_what_an_exact_search_finds() -> None:
     first, second = (audit_set(clustered(copies=COPIES), [], [], AuditSettings(seed=seed)) for seed in (0, 5))
     assert first.twins.equals(second.twins)
 
