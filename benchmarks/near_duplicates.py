@@ -117,9 +117,9 @@ def table(records: list[dict[str, Any]]) -> str:
         "rows with planted copies (the script says how they are made). Memory is the peak resident set of the process "
         "while it searches, without the rows themselves; before it searches, "
         f"{min(each['mib_before'] - each['mib_rows'] for each in records):,.0f} MiB are the interpreter's and torch's. "
-        "Rows that are noise have hardly a nearest neighbour, so that a projection finds few; copies have. Other work ran "
-        "on the machine, so seconds are upper bounds; that touches neither memory nor counts. `tests/engine/neighbors` "
-        "shows exact results equal to brute force. Written by the script.\n\n"
+        "Rows that are noise have hardly a nearest neighbour, so that a projection finds few; copies have. Other work "
+        "ran on the machine, so seconds are upper bounds; that touches neither memory nor counts. The tests "
+        "show exact results equal to brute force. Written by the script.\n\n"
         "| search | rows | seconds: neighbours | seconds: pairs | MiB of rows | MiB besides | copies found (95 %) | "
         "other pairs | nearest neighbour found, of a sample |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         + "\n".join(lines)

@@ -14,7 +14,7 @@ NEIGHBOR = 10
 """Neighbour whose distance is a row's scale."""
 
 DEFAULT_RATIO = 0.3
-"""Largest distance of near-duplicates, as a fraction of the scale: up to it 97 % or more of planted copies of
+"""Largest distance of near-duplicates, as a fraction of the scale: up to it over 96 % of planted copies of
 Caltech-101's photographs were found, rescaled, recompressed, cropped or mirrored, and 35 % of grey ones, with hardly a
 wrong pair (``benchmarks/results/planted_twins_202611.md``)."""
 
