@@ -30,7 +30,9 @@ function makeSortable(table) {
 }
 
 // The fields of a form role=search hide rows: a text by its words, a select by the data attribute of its name.
-function makeFilters(table, form) {
+// The form says in data-for which table's; not by form.dataset, which a field of that name would hide.
+function makeFilters(form) {
+  const table = byId(form.getAttribute("data-for"));
   const rows = Array.from(table.tBodies[0].rows), count = form.querySelector("[role=status]");
   const selects = Array.from(form.querySelectorAll("select")), text = form.querySelector("input[type=search]");
   function filter() {
