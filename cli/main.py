@@ -12,6 +12,7 @@ import typer
 
 from penultimate.cli import (
     analyze,
+    audit,
     datasets,
     demo,
     extract,
@@ -49,6 +50,7 @@ for verb in (
     show.show,
     analyze.analyze,
     report.report,
+    audit.audit,
     models.models,
     settings.settings,
     imagenet_eval.imagenet_eval,

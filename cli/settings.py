@@ -12,6 +12,7 @@ from penultimate.cli.parity import ParityOptions
 from penultimate.cli.predict import PredictOptions
 from penultimate.cli.settings_option import described
 from penultimate.cli.train import TrainOptions
+from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.bench.decode import DecodeBench
 from penultimate.engine.bench.extract import ExtractBench
 from penultimate.engine.bench.gpu.check import GpuBench
@@ -34,6 +35,7 @@ MODELS: dict[str, type[Strict]] = {
     "probe": ProbeJob,
     "predict": PredictOptions,
     "train": TrainOptions,
+    "audit": AuditSettings,
     "imagenet-eval": ImageNetSettings,
 }
 """Verb -> the model that declares its options."""

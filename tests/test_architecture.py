@@ -42,6 +42,22 @@ FORBIDDEN = {
         "penultimate.engine.study",
         "torch",
     ),
+    "penultimate.engine.neighbors": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+    ),
+    "penultimate.engine.audit": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+        "penultimate.engine.report",
+    ),
     "penultimate.engine.report": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
@@ -56,6 +72,7 @@ HOMES = {
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train", "penultimate.engine.bench.train_sides"),
     "cuml": ("penultimate.engine.probe", "penultimate.engine.bench.probe_peers"),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "cleanlab": ("penultimate.engine.audit.label_issues",),
     "obstore": ("penultimate.store",),
     "boto3": (),
     "ray": ("penultimate.engine.runtime.ray_cluster",),
@@ -64,6 +81,7 @@ HOMES = {
     "pydantic": (
         "penultimate.cli.options",
         "penultimate.cli.settings",
+        "penultimate.engine.audit.settings",
         "penultimate.engine.extract.settings",
         "penultimate.engine.images.options",
         "penultimate.engine.probe.settings",

@@ -20,7 +20,7 @@ from penultimate.engine.probe.settings import Log, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.not_finite import not_finite_advice
+from penultimate.store.not_finite import check_finite
 
 # Shapes: N samples, B of them in a batch, D feature dimensions, K classes.
 
@@ -103,7 +103,7 @@ class FeatureReader:
     ) -> list[NDArray[np.float32]]:
         batches = []
         for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
-            self._check_finite(rows_B, batch_BD)
+            check_finite(self.features, rows_B, batch_BD)
             batches.append(score(batch_BD))
         return [np.concatenate(scores) for scores in zip(*batches, strict=True)]
 
@@ -117,16 +117,7 @@ class FeatureReader:
         matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)
         done = 0
         for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
-            self._check_finite(rows_B, batch_BD)
+            check_finite(self.features, rows_B, batch_BD)
             matrix_ND[done : done + len(batch_BD)] = batch_BD
             done += len(batch_BD)
         return matrix_ND
-
-    def _check_finite(self, rows_B: NDArray[np.int64], batch_BD: NDArray[Any]) -> None:
-        finite_B = np.isfinite(batch_BD).all(1)
-        if not finite_B.all():
-            bad = self.features.ids[rows_B[~finite_B]]
-            named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-            raise InputError(
-                f"features of {len(bad)} samples are NaN or infinite: {named}; {not_finite_advice(self.features.key)}"
-            )
