@@ -1,7 +1,9 @@
 """``penultimate probe``: fit regularisation paths on stored features, one trial for each dataset and backbone."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
