@@ -27,6 +27,14 @@ FORBIDDEN = {
         "penultimate.engine.train",
         "penultimate.engine.study",
     ),
+    "penultimate.engine.neighbors": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract.extract",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+    ),
     "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
     "penultimate.engine.analysis": (
         "penultimate.engine.images",

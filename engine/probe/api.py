@@ -43,7 +43,8 @@ def probe(
         Any field of ``ProbeJob``, which ``penultimate settings probe`` lists with its type, range, default and
         meaning. Used most: ``l2`` ("FROM:TO:HOW_MANY", strengths on the *sum* of losses: scikit-learn's C = 1 / l2),
         ``losses`` ("softmax", "logistic", "squared_hinge"), ``metric``, ``shots`` (training images a class), ``seeds``
-        (subsets drawn for each number of shots), ``device``, ``memory`` ("4G": features that take more are streamed).
+        (subsets drawn for each number of shots), ``method`` ("knn": the ``k`` most similar training images vote),
+        ``device``, ``memory`` ("4G": features that take more are streamed).
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Return a probe's trial from the log, or fit it and add it, with its head beside."""
+"""Return a trial on stored features from the log, or fit it and add it, with the head of a probe beside."""
 
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
-from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, Log, ProbeResources
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
@@ -13,7 +13,7 @@ HEADS = "heads"
 
 def get_or_fit(
     features: FeatureSet,
-    settings: ProbeSettings,
+    settings: FeatureSettings,
     trials: TrialLog,
     *,
     seed: int = 0,
@@ -30,10 +30,12 @@ def get_or_fit(
         return next(trial for trial in trials.trials() if trial.id == wanted)
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
     name = f"{features.key.dataset}, {features.key.backbone}{few}"
-    log(f"{name}: {len(settings.path)} strengths")
+    log(f"{name}: {settings.grid}")
     run = run_probe(features, settings, resources=resources, seed=seed, log=log)
-    head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=run.trial.settings["loss"])
-    trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
+    if run.probe is not None:
+        loss = run.trial.settings["loss"]
+        head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=loss)
+        trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)
     for note in run.trial.notes:
         log(f"{name}: {note}")

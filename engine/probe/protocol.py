@@ -1,19 +1,19 @@
-"""The protocol of a probe: fit the path on train, choose on val, refit on both, score test once; returns a Trial."""
+"""The protocol of a probe: fit on train, choose on val, refit on both, score test once; returns a Trial."""
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.engine.metrics import METRICS, applicable, metric_named
-from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.metrics import METRICS, Metric, applicable, metric_named
+from penultimate.engine.probe.candidates import Candidates, LinearCandidates
+from penultimate.engine.probe.knn_candidates import KnnCandidates
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
-from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, KnnSettings, Log, ProbeResources
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
@@ -22,84 +22,117 @@ from penultimate.store.provenance import library_versions, source_commit, utc_no
 from penultimate.store.trials.subsets import shots_per_class
 from penultimate.store.trials.trial import Trial, trial_id
 
-# Shapes: N samples, D feature dimensions, K classes, L strengths.
+# Shapes: N samples, K classes.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbeRun:
-    """Result of probing one FeatureSet."""
+    """Result of classifying one FeatureSet by one method."""
 
     trial: Trial
-    probe: Probe
-    """The probe at the chosen strength, refitted on train + val unless ``shots`` were given."""
+    probe: Probe | None
+    """The probe at the chosen strength, refitted on train + val unless ``shots`` were given; None for another method
+    than ``probe``, which has no weights."""
 
 
-def planned_trial_id(key: FeatureKey, settings: ProbeSettings, *, multi_label: bool, metric: str, seed: int = 0) -> str:
+def planned_trial_id(
+    key: FeatureKey, settings: FeatureSettings, *, multi_label: bool, metric: str, seed: int = 0
+) -> str:
     """Return the id that the Trial of ``run_probe`` will have, before there are features.
 
     ``multi_label`` and ``metric`` are the dataset's, as in ``ProbeSettings.resolved``.
     """
-    return trial_id("probe", key.fields, settings.resolved(multi_label=multi_label, metric=metric), seed)
+    resolved = settings.resolved(multi_label=multi_label, metric=metric)
+    return trial_id(settings.method, key.fields, resolved, seed)
 
 
 def run_probe(
     features: FeatureSet,
-    settings: ProbeSettings,
+    settings: FeatureSettings,
     *,
     resources: ProbeResources = ON_CPU,
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> ProbeRun:
-    """Choose the strength with the best val score (the strongest of equals), refit on train + val, score test once.
+    """Choose the candidate with the best val score, refit it on train + val, score test once.
 
-    Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
-    or the metric does not suit the labels.
+    Of equally good candidates the strongest l2, or the kNN that averages most, is chosen. Raises ``InputError`` where a
+    split has no samples, train has one class only, features are not finite (naming ids), or the metric does not suit
+    the labels.
     """
     began = time.perf_counter()
     resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
-    metric = metric_named(resolved["metric"])
     _check(features, resolved["metric"])
     train, val, test = (features.labelled_rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
-    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources, log=log)
-    probes = reader.fit(train, settings.path)
-    val_scores = reader.scores(val, probes)
-    values_L = [metric(scores_NK, features.labels[val]) for scores_NK in val_scores]
-    best = int(np.argmax(values_L))
-    history = _history(probes, values_L, "train")
-    final = probes[best]
+    candidates = _candidates(features, settings, resolved, resources, log)
+    candidates.fit(train)
+    choice = _choose(candidates.scores(val), features.labels[val], metric_named(resolved["metric"]))
+    chosen = candidates.choose(choice.best)
     if settings.shots is None:
-        both = np.union1d(train, val)
-        (final,) = reader.fit(both, RegularizationPath(l2=(final.l2,)), start=final)
-        history += _history([final], [None], "train+val")
-    (test_scores_NK,) = reader.scores(test, [final])
+        candidates.refit(np.union1d(train, val))
+    test_scores_NK = candidates.final_scores(test)
     labels = features.labels[test]
     trial = Trial(
         dataset=features.key.dataset,
         backbone=features.key.backbone,
-        method="probe",
+        method=settings.method,
         features=features.key.fields,
         settings=resolved,
         seed=seed,
         metric=resolved["metric"],
-        value=metric(test_scores_NK, labels),
+        value=metric_named(resolved["metric"])(test_scores_NK, labels),
         metrics={
-            "val": all_metrics(val_scores[best], features.labels[val]),
+            "val": all_metrics(choice.scores_NK, features.labels[val]),
             "test": all_metrics(test_scores_NK, labels),
         },
-        chosen={"l2": final.l2},
-        converged=all(probe.report.certified for probe in (*probes, final)),
-        history=history,
+        chosen=chosen,
+        converged=candidates.converged,
+        history=candidates.history(choice.val),
         arrays=_predictions(features.ids[test], labels, test_scores_NK),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),
         created=utc_now(),
         wall_seconds=time.perf_counter() - began,
-        notes=reader.notes + notes(features, probes, final, best),
+        notes=candidates.notes() + _failed(features),
     )
-    return ProbeRun(trial=trial, probe=final)
+    return ProbeRun(trial=trial, probe=candidates.probe if isinstance(candidates, LinearCandidates) else None)
+
+
+def _candidates(
+    features: FeatureSet, settings: FeatureSettings, resolved: Mapping[str, Any], resources: ProbeResources, log: Log
+) -> Candidates:
+    if isinstance(settings, KnnSettings):
+        return KnnCandidates(features, settings, resources)
+    reader = FeatureReader(features, settings, loss=resolved["loss"], resources=resources, log=log)
+    return LinearCandidates(reader, settings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Choice:
+    """The choice on val."""
+
+    best: int
+    """Index of the first of the best candidates."""
+
+    scores_NK: NDArray[np.float32]
+    """Scores of val by the best candidate."""
+
+    val: Sequence[Mapping[str, float]]
+    """What each candidate scored, as its row of the history has it."""
+
+
+def _choose(scores: Iterable[NDArray[np.float32]], labels: NDArray[Any], metric: Metric) -> _Choice:
+    """Choose among candidates by their scores of val, of which only the best are held."""
+    values: list[float] = []
+    best, best_scores_NK = 0, np.empty((0, 0), np.float32)
+    for index, scores_NK in enumerate(scores):
+        values.append(metric(scores_NK, labels))
+        if index == 0 or values[index] > values[best]:
+            best, best_scores_NK = index, scores_NK
+    return _Choice(best=best, scores_NK=best_scores_NK, val=[{"val": value} for value in values])
 
 
 def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
@@ -107,19 +140,8 @@ def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[st
     return {name: METRICS[name](scores_NK, labels) for name in applicable(labels)}
 
 
-def notes(features: FeatureSet, probes: Sequence[Probe], final: Probe, best: int) -> list[str]:
-    """Return one sentence for each fact about this trial that a report repeats."""
-    found = []
-    uncertified = [f"{probe.l2:.3g}" for probe in probes if not probe.report.certified]
-    if uncertified:
-        found.append(f"not certified to the tolerance at l2 = {', '.join(uncertified)}")
-    if final is not probes[best] and not final.report.certified:
-        found.append(f"the refit at l2 = {final.l2:.3g} is {final.report.status}")
-    if len(probes) > 1 and best in (0, len(probes) - 1):
-        found.append(f"the chosen l2 = {final.l2:.3g} is at the edge of the path")
-    if features.failed:
-        found.append(f"{len(features.failed)} images could not be decoded and are left out")
-    return found
+def _failed(features: FeatureSet) -> list[str]:
+    return [f"{len(features.failed)} images could not be decoded and are left out"] if features.failed else []
 
 
 def _check(features: FeatureSet, metric: str) -> None:
@@ -147,15 +169,6 @@ def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
         f"a probe needs train, val and test (got {', '.join(f'{n} {split}' for split, n in counts.items())})"
         + (advice if bare else "")
     )
-
-
-def _history(probes: Sequence[Probe], scores: Sequence[float | None], fitted_on: str) -> list[Mapping[str, Any]]:
-    """Return the fits as JSON-able rows; a gap of inf, where there is no bound, is None."""
-    return [
-        {"l2": probe.l2, "fitted_on": fitted_on, "val": score}
-        | {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}
-        for probe, score in zip(probes, scores, strict=True)
-    ]
 
 
 def _predictions(ids_N: NDArray[Any], labels: NDArray[Any], scores_NK: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

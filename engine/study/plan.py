@@ -14,7 +14,7 @@ from penultimate.engine.images.decode.factory import default_decoder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.protocol import planned_trial_id
-from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import FeatureSettings, KnnSettings, ProbeResources
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.study.cell import (
     Cell,
@@ -205,7 +205,7 @@ class _Planner:
             store=str(self._paths.store),
         )
 
-    def _probe_settings(self, wanted: _Wanted) -> list[tuple[ProbeSettings, int]]:
+    def _probe_settings(self, wanted: _Wanted) -> list[tuple[FeatureSettings, int]]:
         mine = [probe for probe in self._study.probe if is_for(probe.only, wanted.request.model)]
         return [each for probe in mine for each in probe.settings()]
 
@@ -310,9 +310,10 @@ def _for(request: BackboneRequest, trains: Sequence[TrainSection], init: InitNam
 
 
 def _setting(settings: Any) -> str:
-    """Name the settings loss, shots and steps where they are not the default."""
+    """Name the method knn of a probe, and the settings loss, shots and steps where they are not the default."""
     named = {name: getattr(settings, name, None) for name in ("loss", "shots", "steps")}
-    return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+    knn = ["knn"] if isinstance(settings, KnnSettings) else []
+    return ", ".join(knn + [f"{name} {value}" for name, value in named.items() if value is not None])
 
 
 def _or_why(load: Callable[[], Value]) -> Value | str:

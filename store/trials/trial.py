@@ -20,7 +20,7 @@ class Trial:
     """Name for people; identity is ``features["weights"]``."""
 
     method: str
-    """``probe``, ``finetune`` or ``scratch``."""
+    """``probe``, ``knn``, ``finetune`` or ``scratch``."""
 
     features: Mapping[str, str]
     """The FeatureKey's fields, or for a trained network those that apply (images, weights, preprocess, ...)."""

@@ -1,0 +1,1 @@
+"""Compare stored features with each other, without fitting anything to them."""
