@@ -19,7 +19,7 @@ from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
 
 _FLAGS = {
-    options.WHAT: ("method", "losses --loss", "metric", "shots", "seeds"),
+    options.WHAT: ("method", "losses --loss", "metric", "choose_by", "shots", "seeds"),
     options.HOW: ("l2", "tol", "solver", "k --k", "temperatures --temperature"),
     options.WHERE: ("device", "memory"),
 }

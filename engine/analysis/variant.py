@@ -71,6 +71,7 @@ def _label(fields: Mapping[str, Any], names: set[str]) -> str:
 def _fields(trial: Trial) -> dict[str, Any]:
     """Flatten settings and feature fields of a trial into one mapping with dotted names, without ``OTHER_AXES``."""
     features = {name: value for name, value in trial.features.items() if name not in _SAME_IN_A_CELL}
+    features["choose_by"] = trial.metric  # unless the settings name another score
     left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
     if trial.settings.get("shots") is not None:
         left_out += _FOLLOWS_FROM_SHOTS

@@ -65,8 +65,8 @@ def probe(
     >>> import penultimate
     >>> store = getfixture("probe_store")  # features of 24 photographs of three classes
     >>> (trial,) = penultimate.probe(store, l2="0.01:100:5")
-    >>> trial.metric, trial.converged, sorted(trial.chosen)
-    ('top1', True, ['l2'])
+    >>> trial.metric, trial.converged, "l2" in trial.chosen
+    ('top1', True, True)
     """
     job = ProbeJob.of(settings)
     log = None if trials is None else TrialLog.create(str(trials))

@@ -26,6 +26,10 @@ class Candidates(Protocol):
     def converged(self) -> bool:
         """Return whether every fit met its tolerance."""
 
+    @property
+    def has_temperature(self) -> bool:
+        """Return whether a temperature calibrates the scores; it cannot where a class may be ruled out."""
+
     def fit(self, rows: NDArray[np.int64]) -> None:
         """Fit every candidate to these rows."""
 
@@ -66,6 +70,11 @@ class LinearCandidates(Candidates):
     @override
     def converged(self) -> bool:
         return all(probe.report.certified for probe in (*self._probes, self.probe))
+
+    @property
+    @override
+    def has_temperature(self) -> bool:
+        return True
 
     @override
     def fit(self, rows: NDArray[np.int64]) -> None:

@@ -34,7 +34,13 @@ def get_or_fit(
     run = run_probe(features, settings, resources=resources, seed=seed, log=log)
     if run.probe is not None:
         loss = run.trial.settings["loss"]
-        head = Head.of(run.probe, features.key, class_names=tuple(features.class_names), loss=loss)
+        head = Head.of(
+            run.probe,
+            features.key,
+            class_names=tuple(features.class_names),
+            loss=loss,
+            temperature=run.trial.chosen.get("temperature", 1.0),
+        )
         trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)
     for note in run.trial.notes:

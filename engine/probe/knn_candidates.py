@@ -41,6 +41,11 @@ class KnnCandidates(Candidates):
     def converged(self) -> bool:
         return True  # nothing is iterated
 
+    @property
+    @override
+    def has_temperature(self) -> bool:
+        return False
+
     @override
     def fit(self, rows: NDArray[np.int64]) -> None:
         self._bank, self._train_size = rows, len(rows)

@@ -1,28 +1,29 @@
 """The protocol of a probe: fit on train, choose on val, refit on both, score test once; returns a Trial."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from penultimate.engine.metrics import METRICS, Metric, applicable, metric_named
+from penultimate.engine.metrics import applicable
 from penultimate.engine.probe.candidates import Candidates, LinearCandidates
+from penultimate.engine.probe.choice import choose
 from penultimate.engine.probe.knn_candidates import KnnCandidates
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, KnnSettings, Log, ProbeResources
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.scoring.outputs import Outputs
+from penultimate.engine.scoring.scores import OF_PROBABILITIES, SCORES, score_all, score_probabilities, value_of
+from penultimate.engine.scoring.temperature import fit_temperature
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import FeatureKey
 from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.subsets import shots_per_class
 from penultimate.store.trials.trial import Trial, trial_id
-
-# Shapes: N samples, K classes.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,18 +63,30 @@ def run_probe(
     """
     began = time.perf_counter()
     resolved = settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
-    _check(features, resolved["metric"])
+    metric, choose_by = resolved["metric"], resolved.get("choose_by", resolved["metric"])
+    loss = resolved.get("loss", "logistic" if features.labels.ndim == 2 else "softmax")  # of kNN: shares of votes
+    _check(features, metric, choose_by, loss)
     train, val, test = (features.labelled_rows(split) for split in ("train", "val", "test"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
     candidates = _candidates(features, settings, resolved, resources, log)
     candidates.fit(train)
-    choice = _choose(candidates.scores(val), features.labels[val], metric_named(resolved["metric"]))
-    chosen = candidates.choose(choice.best)
+    choice = choose(
+        (Outputs(scores_NK=each, labels=features.labels[val], loss=loss) for each in candidates.scores(val)),
+        metric,
+        choose_by,
+    )
+    chosen = dict(candidates.choose(choice.index))
     if settings.shots is None:
         candidates.refit(np.union1d(train, val))
-    test_scores_NK = candidates.final_scores(test)
-    labels = features.labels[test]
+    outputs = Outputs(scores_NK=candidates.final_scores(test), labels=features.labels[test], loss=loss)
+    metrics = {"val": score_all(choice.outputs), "test": score_all(outputs)}
+    calibrates = candidates.has_temperature and outputs.has_probabilities
+    temperature = fit_temperature(choice.outputs) if calibrates else None
+    if temperature is not None:
+        chosen["temperature"] = temperature
+        for split, each in (("val", choice.outputs), ("test", outputs)):
+            metrics[f"{split}_calibrated"] = score_probabilities(replace(each, temperature=temperature))
     trial = Trial(
         dataset=features.key.dataset,
         backbone=features.key.backbone,
@@ -81,22 +94,19 @@ def run_probe(
         features=features.key.fields,
         settings=resolved,
         seed=seed,
-        metric=resolved["metric"],
-        value=metric_named(resolved["metric"])(test_scores_NK, labels),
-        metrics={
-            "val": all_metrics(choice.scores_NK, features.labels[val]),
-            "test": all_metrics(test_scores_NK, labels),
-        },
+        metric=metric,
+        value=value_of(metric, outputs),
+        metrics=metrics,
         chosen=chosen,
         converged=candidates.converged,
         history=candidates.history(choice.val),
-        arrays=_predictions(features.ids[test], labels, test_scores_NK),
+        arrays=outputs.kept(features.ids[test]),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),
         created=utc_now(),
         wall_seconds=time.perf_counter() - began,
-        notes=candidates.notes() + _failed(features),
+        notes=candidates.notes() + _notes(features, told=temperature is not None or not calibrates),
     )
     return ProbeRun(trial=trial, probe=candidates.probe if isinstance(candidates, LinearCandidates) else None)
 
@@ -110,41 +120,14 @@ def _candidates(
     return LinearCandidates(reader, settings)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Choice:
-    """The choice on val."""
-
-    best: int
-    """Index of the first of the best candidates."""
-
-    scores_NK: NDArray[np.float32]
-    """Scores of val by the best candidate."""
-
-    val: Sequence[Mapping[str, float]]
-    """What each candidate scored, as its row of the history has it."""
+def _notes(features: FeatureSet, *, told: bool) -> list[str]:
+    found = [] if told else ["no val image is wrong, which tells of no temperature: probabilities are not calibrated"]
+    if features.failed:
+        found.append(f"{len(features.failed)} images could not be decoded and are left out")
+    return found
 
 
-def _choose(scores: Iterable[NDArray[np.float32]], labels: NDArray[Any], metric: Metric) -> _Choice:
-    """Choose among candidates by their scores of val, of which only the best are held."""
-    values: list[float] = []
-    best, best_scores_NK = 0, np.empty((0, 0), np.float32)
-    for index, scores_NK in enumerate(scores):
-        values.append(metric(scores_NK, labels))
-        if index == 0 or values[index] > values[best]:
-            best, best_scores_NK = index, scores_NK
-    return _Choice(best=best, scores_NK=best_scores_NK, val=[{"val": value} for value in values])
-
-
-def all_metrics(scores_NK: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
-    """Return every metric that these labels allow."""
-    return {name: METRICS[name](scores_NK, labels) for name in applicable(labels)}
-
-
-def _failed(features: FeatureSet) -> list[str]:
-    return [f"{len(features.failed)} images could not be decoded and are left out"] if features.failed else []
-
-
-def _check(features: FeatureSet, metric: str) -> None:
+def _check(features: FeatureSet, metric: str, choose_by: str, loss: str) -> None:
     rows = {split: features.labelled_rows(split) for split in ("train", "val", "test")}
     if not all(map(len, rows.values())):
         raise InputError(_lacking(features, {split: len(labelled) for split, labelled in rows.items()}))
@@ -154,8 +137,15 @@ def _check(features: FeatureSet, metric: str) -> None:
             f"all training samples of {features.key.dataset} are of one class, {only!r}; a classifier needs two or "
             "more: is the folder that was extracted one above or below the class folders?"
         )
-    if metric != "map11" and metric not in applicable(features.labels):
-        raise InputError(f"{metric} does not suit these labels; use one of {', '.join(applicable(features.labels))}")
+    suitable = {"map11", *applicable(features.labels), *SCORES}
+    if unsuitable := [name for name in (metric, choose_by) if name not in suitable]:
+        raise InputError(
+            f"{unsuitable[0]} does not suit these labels; use one of {', '.join(applicable(features.labels))}"
+        )
+    if loss == "squared_hinge" and choose_by in OF_PROBABILITIES:
+        raise InputError(
+            f"{choose_by} needs probabilities, which a squared hinge does not give; use another loss, or another score"
+        )
 
 
 def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
@@ -169,10 +159,3 @@ def _lacking(features: FeatureSet, counts: Mapping[str, int]) -> str:
         f"a probe needs train, val and test (got {', '.join(f'{n} {split}' for split, n in counts.items())})"
         + (advice if bare else "")
     )
-
-
-def _predictions(ids_N: NDArray[Any], labels: NDArray[Any], scores_NK: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    kept = {"test_ids": ids_N, "test_labels": labels}
-    if labels.ndim == 2:
-        return kept | {"test_scores": scores_NK}
-    return kept | {"test_predictions": scores_NK.argmax(1).astype(np.int64)}

@@ -14,8 +14,10 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line
+from penultimate.engine.scoring.scores import CHOICES
 
 LossName = Annotated[str, one_of("loss", LOSSES)]
+ChoiceName = Annotated[str, one_of("score", CHOICES)]
 MetricName = Annotated[str, one_of("metric", METRICS)]
 SolverName = Annotated[str, one_of("solver", SOLVERS)]
 
@@ -29,6 +31,10 @@ class _SharedFields(Strict):
 
     metric: MetricName | None = None
     """Choose and score by this metric; by default the dataset's own."""
+
+    choose_by: ChoiceName | None = None
+    """Choose on val by this score instead, such as ``log_loss``, ``auroc``, ``macro_f1``, ``brier`` or ``ece``; the
+    trial's value stays the metric's."""
 
 
 class _LinearFields(_SharedFields):
@@ -60,8 +66,10 @@ class _OneTrial(_SharedFields):
 
     def _shared(self, metric: str) -> dict[str, Any]:
         """Return the part of ``resolved`` that all methods have; what is at its default is left out or filled in."""
-        few = {} if self.shots is None else {"shots": self.shots}
-        return few | {"metric": self.metric or metric}
+        own = self.metric or metric
+        shots = {} if self.shots is None else {"shots": self.shots}
+        choose_by = {} if self.choose_by in (None, own) else {"choose_by": self.choose_by}
+        return shots | choose_by | {"metric": own}
 
 
 class ProbeSettings(_OneTrial, _LinearFields):

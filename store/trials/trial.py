@@ -31,16 +31,20 @@ class Trial:
     seed: int
 
     metric: str
-    """Metric by which settings were chosen and of which ``value`` is: ``top1``, ``mean_per_class``, ``map11``."""
+    """Metric of which ``value`` is, and by which settings were chosen unless ``settings["choose_by"]`` names another
+    score: ``top1``, ``mean_per_class``, ``map11``."""
 
     value: float
     """Test score of the chosen fit, a fraction in [0, 1]."""
 
     metrics: Mapping[str, Mapping[str, float]]
-    """Split (``val``, ``test``) -> metric -> value of the chosen fit; a metric that was not computed is absent."""
+    """Split (``val``, ``test``) -> metric or score -> value of the chosen fit; what was not computed is absent.
+
+    ``val_calibrated`` and ``test_calibrated`` are the scores of probabilities at the temperature fitted on val.
+    """
 
     chosen: Mapping[str, float]
-    """The settings chosen on val, for example ``{"l2": 0.01}``."""
+    """The settings chosen on val, for example ``{"l2": 0.01, "temperature": 1.3}``."""
 
     converged: bool
     """True if every fit behind the result met its tolerance."""
@@ -50,7 +54,12 @@ class Trial:
 
     arrays: Mapping[str, NDArray[Any]]
     """Per-sample predictions on test: ``test_ids``, ``test_labels``, ``test_predictions`` (class indices), or
-    ``test_scores`` (N, K) where samples have several labels."""
+    ``test_scores`` (N, K) float32 where samples have several labels.
+
+    Beside predictions ``test_class_scores`` (N, K) float16, uncalibrated, if they take at most 64 MB; else, where there
+    are probabilities, ``test_probability`` of the predicted and ``test_probability_true`` of the true class, (N,)
+    float32. Under softmax the highest score of a sample is 0. Trials written before these were kept have none.
+    """
 
     versions: Mapping[str, str]
     hardware: Mapping[str, Any]

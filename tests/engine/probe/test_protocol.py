@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from support.processors import pretend
 
 from penultimate.engine.probe.path import RegularizationPath
@@ -44,6 +46,40 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
     assert trial.settings["loss"] == "logistic"
     assert trial.arrays["test_scores"].shape == (100, 3)
     assert trial.value > 0.9  # the labels are thresholds of single features
+
+
+def test_a_strength_is_chosen_by_any_score_and_the_value_stays_the_metrics() -> None:
+    features = stored()
+    for choose_by, sign in (("log_loss", -1), ("auroc", 1), ("macro_f1", 1), ("ece", -1), ("top1", 1)):
+        trial = run_probe(features, ProbeSettings(path=PATH, choose_by=choose_by)).trial
+        on_train = [row for row in trial.history if row["fitted_on"] == "train"]
+        best = max(on_train, key=lambda row: sign * row[f"val_{choose_by}"])
+        assert trial.chosen["l2"] == best["l2"]
+        assert trial.metrics["val"][choose_by] == best[f"val_{choose_by}"]
+        assert trial.metric == "mean_per_class"
+        assert trial.value == trial.metrics["test"]["mean_per_class"]
+
+
+def test_a_score_that_the_labels_or_the_loss_do_not_allow_is_refused() -> None:
+    with pytest.raises(InputError, match="top1 does not suit these labels"):
+        run_probe(stored(several=True), ProbeSettings(path=PATH, choose_by="top1"))
+    with pytest.raises(InputError, match="brier needs probabilities"):
+        run_probe(stored(), ProbeSettings(path=PATH, loss="squared_hinge", choose_by="brier"))
+
+
+def test_the_temperature_is_fitted_on_val_and_reported_before_and_after() -> None:
+    trial = run_probe(stored(), ProbeSettings(path=PATH)).trial
+    assert trial.metrics["val_calibrated"]["log_loss"] <= trial.metrics["val"]["log_loss"]
+    assert set(trial.metrics["test_calibrated"]) == {"log_loss", "brier", "ece"}
+    # The kept scores are float16: three digits of a logit of up to 10.
+    kept = trial.arrays["test_class_scores"].astype(float) / trial.chosen["temperature"]
+    assert log_loss(trial.arrays["test_labels"], softmax(kept, axis=1)) == pytest.approx(
+        trial.metrics["test_calibrated"]["log_loss"], abs=2e-3
+    )
+    hinge = run_probe(stored(), ProbeSettings(path=PATH, loss="squared_hinge")).trial
+    assert "temperature" not in hinge.chosen
+    assert {"log_loss", "brier", "ece"}.isdisjoint(hinge.metrics["test"])
+    assert hinge.metrics["test"]["auroc"] > 0.8
 
 
 def test_the_id_is_known_before_the_run() -> None:
