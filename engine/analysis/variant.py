@@ -44,15 +44,16 @@ class Variant:
 def variants(trials: Sequence[Trial]) -> list[Variant]:
     """Return one variant for each trial, in their order.
 
-    A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does
-    not differ); settings that differ only between datasets are not. Once named for a method, it is named for all of
-    its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
+    A setting is named where two trials of the same backbone, method, images and shots differ in it (one that lacks it
+    does not differ); settings that differ only between datasets are not. Once named for a method, it is named for all
+    of its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
     ``OTHER_AXES`` are never named.
     """
     fields = [_fields(trial) for trial in trials]
     cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for trial, each in zip(trials, fields, strict=True):
-        cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
+        shots = str(trial.settings.get("shots"))  # with which a path of other strengths may be apt
+        cells[trial.method, trial.backbone, trial.dataset, trial.features["images"], shots].append(each)
     of_method: defaultdict[str, set[str]] = defaultdict(set)
     of_backbone: defaultdict[str, set[str]] = defaultdict(set)
     for (method, backbone, *_), cell in cells.items():

@@ -60,6 +60,7 @@ class LinearCandidates(Candidates):
         self._probes: list[Probe] = []
         self._best = 0
         self._refitted: Probe | None = None
+        self._num_train = self._num_refitted = 0
 
     @property
     def probe(self) -> Probe:
@@ -78,6 +79,7 @@ class LinearCandidates(Candidates):
 
     @override
     def fit(self, rows: NDArray[np.int64]) -> None:
+        self._num_train = len(rows)
         self._probes = self._reader.fit(rows, self._settings.path)
 
     @override
@@ -91,6 +93,7 @@ class LinearCandidates(Candidates):
 
     @override
     def refit(self, rows: NDArray[np.int64]) -> None:
+        self._num_refitted = len(rows)
         (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self.probe)
 
     @override
@@ -99,8 +102,12 @@ class LinearCandidates(Candidates):
 
     @override
     def history(self, val: Sequence[Mapping[str, float]]) -> list[Mapping[str, Any]]:
-        fitted = [_fit_row(probe, "train", scored) for probe, scored in zip(self._probes, val, strict=True)]
-        return fitted if self._refitted is None else [*fitted, _fit_row(self._refitted, "train+val", {"val": None})]
+        fitted = [
+            _fit_row(probe, "train", self._num_train, scored) for probe, scored in zip(self._probes, val, strict=True)
+        ]
+        if self._refitted is None:
+            return fitted
+        return [*fitted, _fit_row(self._refitted, "train+val", self._num_refitted, {"val": None})]
 
     @override
     def notes(self) -> list[str]:
@@ -115,7 +122,13 @@ class LinearCandidates(Candidates):
         return found
 
 
-def _fit_row(probe: Probe, fitted_on: str, val: Mapping[str, float | None]) -> Mapping[str, Any]:
-    """Return a fit as a JSON-able row; a gap of inf, where there is no bound, is None."""
+def _fit_row(probe: Probe, fitted_on: str, num_rows: int, val: Mapping[str, float | None]) -> Mapping[str, Any]:
+    """Return a fit as a JSON-able row; a gap of inf, where there is no bound, is None.
+
+    ``train_loss`` is the mean loss of its ``num_rows`` samples, nats: the objective less l2/2N ||W||^2.
+    """
     report = {name: None if value == math.inf else value for name, value in asdict(probe.report).items()}
-    return {"l2": probe.l2, "fitted_on": fitted_on, **val, **report}
+    norm = float(np.linalg.norm(probe.weight_KD.astype(np.float64)))
+    train_loss = probe.report.objective - probe.l2 * norm**2 / (2 * num_rows)
+    row = {"l2": probe.l2, "fitted_on": fitted_on, **val, "train_loss": train_loss, "weight_norm": norm}
+    return row | report

@@ -100,7 +100,7 @@ def run_probe(
         chosen=chosen,
         converged=candidates.converged,
         history=candidates.history(choice.val),
-        arrays=outputs.kept(features.ids[test]),
+        arrays=outputs.kept(features.ids[test], features.class_names),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),

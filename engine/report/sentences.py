@@ -14,31 +14,81 @@ from penultimate.engine.analysis.setting_pairs import SettingPair
 from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
 from penultimate.engine.report.names import setting_name
 
+FEWEST_NETWORKS = 5
+"""Number of networks from which on a correlation is said and drawn: with fewer its interval is -1 to 1."""
+
 FEW_MODELS = 8
 """Number of networks below which a report warns that the correlation is uncertain, whatever its value."""
 
 
+MOST = 3
+"""Number of sentences on the first screen."""
+
+
 def sentences(found: Findings) -> list[str]:
-    """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
-    return [
-        *_best(found),
-        *_best_of_few(found),
-        *_correlations(found),
-        *_settings(found),
-        *_speed(found),
-        *_doubts(found),
+    """Return every finding as a sentence, those of the first screen first."""
+    return [*headline(found), *more(found)]
+
+
+def headline(found: Findings) -> list[str]:
+    """Return the sentences of the first screen: who is best, what the correlation and the settings say, and doubts.
+
+    At most ``MOST`` of what was found, and besides what did not converge.
+    """
+    return [*_telling(found)[:MOST], *_doubts(found)]
+
+
+def more(found: Findings) -> list[str]:
+    """Return the findings that the first screen has no room for, and those that say little."""
+    telling = _telling(found)
+    little = [_correlation(name, each) for name, each in found.analyses.items() if not _tells(each)]
+    little += [_setting(pair) for pair in _overall(found) if not _is_significant(pair)]
+    return telling[MOST:] + little
+
+
+def _telling(found: Findings) -> list[str]:
+    """Return the findings that say something, the most important of each kind first."""
+    kinds = [
+        [*_best(found), *_best_of_few(found)],
+        [_correlation(name, each) for name, each in found.analyses.items() if _tells(each)],
+        [_setting(pair) for pair in _overall(found) if _is_significant(pair)],
+        list(_speed(found)),
     ]
+    first = [kind[0] for kind in kinds if kind]
+    return first + [sentence for kind in kinds for sentence in kind[1:]]
+
+
+def _tells(analysis: Analysis) -> bool:
+    """Return whether there are networks enough for a correlation to have an interval."""
+    return analysis.correlation.num_models >= FEWEST_NETWORKS
+
+
+def _overall(found: Findings) -> list[SettingPair]:
+    return [pair for pair in found.setting_pairs if pair.dataset is None]
+
+
+def _is_significant(pair: SettingPair) -> bool:
+    return pair.comparison.p_value <= SIGNIFICANCE
 
 
 def _best(found: Findings) -> Iterator[str]:
     """Yield the best over all datasets for a method with several datasets, otherwise dataset by dataset."""
-    for method, group in groupby(found.board.contenders, key=lambda each: each.method):
-        contenders = list(group)
+    for method, contenders in by_method(found.board.contenders).items():
         if len(contenders) > 1 and len(contenders[0].datasets) > 1:
             yield _best_on_average(method, contenders)
         else:
             rows = [row for row in main_rows(found.board.rows) if row.method == method]
             yield from (_best_on(list(each)) for _, each in groupby(rows, key=lambda row: (row.dataset, row.images)))
+
+
+def by_method(contenders: Sequence[Contender]) -> dict[str, list[Contender]]:
+    """Return the contenders of each method, the method with the best contender first."""
+    groups: dict[str, list[Contender]] = {}
+    for each in sorted(contenders, key=lambda each: -each.mean_log_odds):
+        groups.setdefault(each.method, [])
+    for each in contenders:
+        groups[each.method].append(each)
+    return groups
 
 
 def _best_on_average(method: str, contenders: Sequence[Contender]) -> str:
@@ -96,11 +146,6 @@ def _tie(ties: Sequence[str]) -> str:
     return f"{', '.join(ties)} tie{'s' * (len(ties) == 1)} with it"
 
 
-def _correlations(found: Findings) -> Iterator[str]:
-    for setting, analysis in found.analyses.items():
-        yield _correlation(setting, analysis)
-
-
 def _correlation(setting: str, analysis: Analysis) -> str:
     r = analysis.correlation
     low, high = r.r_interval_models
@@ -114,11 +159,6 @@ def _correlation(setting: str, analysis: Analysis) -> str:
     if r.num_models < FEW_MODELS:
         text += f" {r.num_models} networks are few: the interval over networks says how little is known."
     return text
-
-
-def _settings(found: Findings) -> Iterator[str]:
-    overall = [pair for pair in found.setting_pairs if pair.dataset is None]
-    yield from (_setting(pair) for pair in overall)
 
 
 def _setting(pair: SettingPair) -> str:

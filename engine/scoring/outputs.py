@@ -1,6 +1,6 @@
 """Outputs: scores of every class for labelled samples, the probabilities they stand for, and what a trial keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,9 +87,9 @@ class Outputs:
         highest_N = [block.probabilities_NK.max(1) for block in self.blocks()]
         return np.concatenate(highest_N), self.scores_NK.argmax(1) == self.labels
 
-    def kept(self, ids_N: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def kept(self, ids_N: NDArray[Any], class_names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the arrays that a trial keeps, as the docstring of ``Trial.arrays`` lists them."""
-        arrays = {"test_ids": ids_N, "test_labels": self.labels}
+        arrays = {"test_ids": ids_N, "test_labels": self.labels, "class_names": np.asarray(class_names, np.str_)}
         if self.several:
             return arrays | {"test_scores": self.scores_NK}
         predicted_N = self.scores_NK.argmax(1).astype(np.int64)

@@ -54,11 +54,12 @@ class Trial:
 
     arrays: Mapping[str, NDArray[Any]]
     """Per-sample predictions on test: ``test_ids``, ``test_labels``, ``test_predictions`` (class indices), or
-    ``test_scores`` (N, K) float32 where samples have several labels.
+    ``test_scores`` (N, K) float32 where samples have several labels. ``class_names`` (K,) names the indices.
 
     Beside predictions ``test_class_scores`` (N, K) float16, uncalibrated, if they take at most 64 MB; else, where there
     are probabilities, ``test_probability`` of the predicted and ``test_probability_true`` of the true class, (N,)
-    float32. Under softmax the highest score of a sample is 0. Trials written before these were kept have none.
+    float32. Under softmax the highest score of a sample is 0. Trials written before these were kept have none, nor
+    names.
     """
 
     versions: Mapping[str, str]

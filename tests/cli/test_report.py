@@ -28,7 +28,8 @@ def test_a_log_becomes_a_page_with_its_figures_beside(
 ) -> None:
     assert run(["report", str(log), "-o", str(tmp_path / "out.html"), "--title", "Digits", "--resamples", "100"]) == 0
     assert "<title>Digits</title>" in (tmp_path / "out.html").read_text()
-    assert {"figure6.png", "figure6.pdf", "figure6.csv"} <= {p.name for p in (tmp_path / "out_figures").iterdir()}
+    written = {path.name for path in (tmp_path / "out_figures").iterdir()}
+    assert {f"forest_digits_probe_top1.{ending}" for ending in ("png", "pdf", "csv")} <= written
     out, err = capsys.readouterr()
     assert out == ""
     assert "out.html" in err

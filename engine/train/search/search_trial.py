@@ -80,7 +80,7 @@ def trial_of(search: GridSearch, runs: SearchRuns, test: Evaluation) -> Trial:
         chosen={name: runs.chosen.recipe[name] for name in ("learning_rate", "weight_decay")},
         converged=True,  # a run that diverged is never chosen
         history=_history(runs),
-        arrays=outputs.kept(np.asarray(search.images.ids_N[test.rows_N])),
+        arrays=outputs.kept(np.asarray(search.images.ids_N[test.rows_N]), search.images.class_names),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),

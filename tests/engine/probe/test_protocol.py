@@ -6,6 +6,8 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 from support.processors import pretend
 
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
 from penultimate.engine.probe.settings import ProbeSettings
@@ -31,6 +33,21 @@ def test_the_chosen_strength_is_the_strongest_with_the_best_val_score() -> None:
     assert trial.chosen["l2"] == next(row["l2"] for row in on_train if row["val"] == best)
     assert trial.metrics["val"]["mean_per_class"] == best
     assert trial.converged
+
+
+def test_the_history_has_train_loss_and_norm_of_every_strength() -> None:
+    features = stored()
+    trial = run_probe(features, ProbeSettings(path=PATH)).trial
+    rows = features.rows("train")
+    settings = FitSettings(num_classes=3, path=PATH)
+    probes = fit_path(features.features[rows], features.labels[rows], settings)
+    on_train = [row for row in trial.history if row["fitted_on"] == "train"]
+    for row, probe in zip(on_train, probes, strict=True):
+        assert row["weight_norm"] == pytest.approx(np.linalg.norm(probe.weight_KD), rel=1e-3)
+        loss = log_loss(features.labels[rows], softmax(probe.scores(features.features[rows]), axis=1))
+        assert row["train_loss"] == pytest.approx(loss, rel=1e-3, abs=1e-6)
+    norms = [row["weight_norm"] for row in on_train]
+    assert norms == sorted(norms)  # weaker strengths, larger weights
 
 
 def test_the_value_is_what_the_kept_predictions_score() -> None:
