@@ -34,7 +34,7 @@ _COLUMNS = {
     "auroc": "AUROC",
     "log_loss": "log loss",
     "ece": "ECE %",
-    "calibrated": "calibrated %",
+    "calibrated_ece": "calibrated %",
     "chosen": "chosen",
     "converged": "converged",
 }
@@ -92,6 +92,6 @@ def _cells(row: ScoreRow) -> dict[str, Any]:
         if value is not None:
             cells[score] = f"{value:.3f}" if digits is None else f"{100 * value:.{digits}f}"
     if "ece" in row.calibrated:
-        cells["calibrated"] = f"{100 * row.calibrated['ece']:.2f}"
+        cells["calibrated_ece"] = f"{100 * row.calibrated['ece']:.2f}"
     cells["chosen"] = chosen_text(row.chosen)
     return cells

@@ -121,7 +121,7 @@ def _candidates(
 
 
 def _notes(features: FeatureSet, *, told: bool) -> list[str]:
-    found = [] if told else ["no val image is wrong, which tells of no temperature: probabilities are not calibrated"]
+    found = [] if told else ["no val image is wrong, which tells of no temperature: probabilities are as fitted"]
     if features.failed:
         found.append(f"{len(features.failed)} images could not be decoded and are left out")
     return found

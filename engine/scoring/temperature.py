@@ -13,28 +13,40 @@ from penultimate.store.labels import PRESENT, UNCOUNTED
 
 # Shapes: N samples, K classes.
 
-LOWEST, HIGHEST = 0.01, 100.0
-"""Range of temperatures."""
+RANGE = 1e-3, 1e3
+"""Range of temperatures, as multiples of how far apart the scores of a sample are: the median of its range."""
 
 
 def fit_temperature(outputs: Outputs) -> float | None:
     """Return the temperature, within the range, with the least log loss (Guo et al. 2017, sec. 4.2), to 0.1 %.
 
-    None where no sample is wrong: ever lower temperatures fit better then, and the samples tell of none. The loss is
-    the one that the classifier was fitted by: for ``logistic`` that of one class against the rest. Samples whose true
-    class has the score -inf count for nothing: no temperature changes their loss. Raises ``InputError`` for a squared
-    hinge.
+    None where no sample is wrong: ever lower temperatures fit better then, and the samples tell of none; and where all
+    scores are equal. The loss is the one that the classifier was fitted by: for ``logistic`` that of one class against
+    the rest. Samples whose true class has the score -inf count for nothing: no temperature changes their loss. Raises
+    ``InputError`` for a squared hinge.
     """
-    # The loss is convex in 1 / temperature (Guo et al.): where it has not risen at the lowest, it never does.
-    if _log_loss(replace(outputs, temperature=LOWEST)) <= _log_loss(replace(outputs, temperature=2 * LOWEST)):
+    lowest, highest = (multiple * _scale(outputs) for multiple in RANGE)
+    # The loss is convex in 1 / temperature: where it has not risen at the lowest, it never does.
+    if lowest == 0 or _loss_at(lowest, outputs) <= _loss_at(2 * lowest, outputs):
         return None
     found = minimize_scalar(
-        lambda log_temperature: _log_loss(replace(outputs, temperature=float(np.exp(log_temperature)))),
-        bounds=(np.log(LOWEST), np.log(HIGHEST)),
+        lambda log_temperature: _loss_at(float(np.exp(log_temperature)), outputs),
+        bounds=(np.log(lowest), np.log(highest)),
         method="bounded",
         options={"xatol": 1e-3},
     )
     return float(np.exp(found.x))
+
+
+def _scale(outputs: Outputs) -> float:
+    scores_NK = np.where(np.isfinite(outputs.scores_NK), outputs.scores_NK, np.nan).astype(np.float64)
+    if outputs.loss == "softmax":  # which adding a number to all scores of a sample does not change
+        return float(np.median(np.nanmax(scores_NK, axis=1) - np.nanmin(scores_NK, axis=1)))
+    return float(np.nanmedian(np.abs(scores_NK)))
+
+
+def _loss_at(temperature: float, outputs: Outputs) -> float:
+    return _log_loss(replace(outputs, temperature=temperature))
 
 
 def _log_loss(outputs: Outputs) -> float:

@@ -35,6 +35,21 @@ def test_a_log_becomes_a_page_with_its_figures_beside(
     assert "out.html" in err
 
 
+def test_a_published_table_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "published.csv"
+    rows = [f"net{m},{70 + m},{60 + 2 * m},{80 + m},{70 + 1.5 * m}" for m in range(6)]
+    table.write_text("\n".join(["model,imagenet,cars,pets,mean", *rows]))
+    asked = ["--dataset", "cars", "--dataset", "pets", "--resamples", "100", "-o", str(tmp_path / "out.html")]
+    assert run(["report", "--table", str(table), *asked]) == 0
+    text = (tmp_path / "out.html").read_text()
+    assert "net5 is best over 2 datasets (published)" in text
+    assert "figure1" in text
+    capsys.readouterr()
+    assert run(["report", str(tmp_path), "--table", str(table)]) == 2
+    assert "either TRIALS" in capsys.readouterr().err
+    assert run(["report"]) == 2
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     opened = FeatureStore.create(tmp_path / "store.zarr")

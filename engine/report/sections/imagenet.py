@@ -30,7 +30,7 @@ def imagenet(material: Material) -> Section | None:
 
 def _title(analysis: Analysis) -> str:
     r = analysis.correlation
-    over = f"r = {r.pearson_r:.2f} over {r.num_models} networks"
+    over = f"r\u00a0=\u00a0{r.pearson_r:.2f} over {r.num_models} networks"
     if r.p_value > SIGNIFICANCE:
         return f"ImageNet accuracy does not tell which network transfers best ({over})"
     return f"Networks that are better on ImageNet transfer {'better' if r.pearson_r > 0 else 'worse'} ({over})"

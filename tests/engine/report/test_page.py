@@ -246,6 +246,35 @@ class TestInChromium:
         assert got["tip"][0] == next(iter(whole_figures()["forest_finetune"].hover.values()))
         assert got["tip"][1:] == ["block", 0]
 
+    def test_arrow_keys_go_through_the_points_of_a_figure(self, tmp_path: Path) -> None:
+        got, console = _in_browser(
+            """
+            const svg = document.querySelector("figure svg"), tip = document.getElementById("tip");
+            const press = (key) => {
+              svg.dispatchEvent(new KeyboardEvent("keydown", { key })); return tip.textContent; };
+            const points = Array.from(svg.querySelectorAll(".point")).map((point) => point.dataset.tip);
+            const said = [press("ArrowRight"), press("ArrowRight"), press("ArrowLeft"), press("ArrowLeft")];
+            press("Escape");
+            return [svg.tabIndex, said, [points[0], points[1], points[0], points.at(-1)], tip.style.display];
+            """,
+            tmp_path,
+        )
+        assert console == ""
+        assert isinstance(got, list)
+        assert got[0] == 0
+        assert got[1] == got[2]
+        assert got[3] == "none"
+
+    def test_every_link_of_the_page_leads_somewhere(self, tmp_path: Path) -> None:
+        got, _ = _in_browser(
+            """
+            const links = Array.from(document.querySelectorAll("a[href^='#']")).map((link) => link.hash.slice(1));
+            return links.filter((id) => !document.getElementById(id));
+            """,
+            tmp_path,
+        )
+        assert got == []
+
     def test_on_a_phone_nothing_reaches_past_the_screen(self, tmp_path: Path) -> None:
         got, console = _in_browser(
             "return [document.documentElement.scrollWidth, document.documentElement.clientWidth];", tmp_path, width=500

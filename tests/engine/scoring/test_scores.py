@@ -70,7 +70,7 @@ def test_an_undefined_score_is_absent_and_refused_as_a_choice() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
-@pytest.mark.parametrize("true", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("true", [1e-4, 0.25, 1.0, 3.0, 1e4])
 def test_the_temperature_that_scores_were_multiplied_by_is_found(true: float, loss: str) -> None:
     """Labels drawn from the probabilities of the scores are calibrated at 1; 20,000 of them tell it to some 2 %."""
     rng = np.random.default_rng(1)
@@ -90,6 +90,11 @@ def test_samples_that_are_all_right_tell_of_no_temperature(scale: float) -> None
     assert fit_temperature(Outputs(scores_NK=scores_NK, labels=np.arange(3), loss="softmax")) is None
     several_NK = (2 * scores_NK - scale).astype(np.float32)
     assert fit_temperature(Outputs(scores_NK=several_NK, labels=np.eye(3), loss="logistic")) is None
+
+
+def test_equal_scores_tell_of_no_temperature() -> None:
+    equal = Outputs(scores_NK=np.ones((4, 3), np.float32), labels=np.arange(4) % 3, loss="softmax")
+    assert fit_temperature(equal) is None
 
 
 def test_a_sample_whose_class_is_ruled_out_has_no_say() -> None:
