@@ -201,12 +201,14 @@ def _format_of(objects: Objects) -> int:
     if (document := objects.get(layout.METADATA)) is None:
         if objects.is_vacant():
             raise NotAStoreError(f"there is no feature store at {objects.where()}; `penultimate extract` makes one")
-        raise _occupied(objects)
+        # Another process may have made the store since; this is the first object of one.
+        if (document := objects.get(layout.METADATA)) is None:
+            raise NotAStoreError(_occupied(objects))
     try:
         version: int = STORE.content(document)["format"]
     except ValueError as error:
         if STORE.name.encode() not in document:  # a group of somebody else's
-            raise _occupied(objects) from error
+            raise NotAStoreError(_occupied(objects)) from error
         raise NotAStoreError(f"{objects.where(layout.METADATA)} is {error}; bring back a copy of it") from error
     if version > layout.FORMAT_VERSION:
         raise NotAStoreError(
@@ -215,5 +217,5 @@ def _format_of(objects: Objects) -> int:
     return version
 
 
-def _occupied(objects: Objects) -> NotAStoreError:
-    return NotAStoreError(f"{objects.where()} is not empty and no feature store; choose a new or empty folder")
+def _occupied(objects: Objects) -> str:
+    return f"{objects.where()} is not empty and no feature store; choose a new or empty folder"

@@ -98,7 +98,9 @@ def set_digest(
     """
     sha256 = hashlib.sha256(json.dumps(list(class_names), separators=(",", ":")).encode() + b"\n")
     texts = repeat("null", len(labels_N)) if contents_N3 is None else _quoted(contents_N3)
-    labels = (str(label).replace(" ", "") for label in labels_N.tolist())  # as JSON has integers, and lists of them
+    labels: Iterable[str] = map(str, labels_N.tolist())
+    if labels_N.ndim > 1:
+        labels = (label.replace(" ", "") for label in labels)  # as JSON has lists of integers
     lines = (
         f'[{encode_basestring_ascii(id_)},{label},"{split}",{text}]\n'
         for id_, label, split, text in zip(ids, labels, split_N, texts, strict=True)
@@ -111,5 +113,11 @@ def set_digest(
 def _quoted(contents_N3: NDArray[np.uint64]) -> Iterator[str]:
     """Yield each content as a JSON string, with few of them in memory at once."""
     for start in range(0, len(contents_N3), 10_000):
-        for content in contents_N3[start : start + 10_000].tolist():
-            yield f'"{content_text(content)}"'
+        contents_B3 = contents_N3[start : start + 10_000]
+        if (is_known(contents_B3) & (contents_B3[:, 0] < _PIXELS)).all():  # files, which were read: the hex of all
+            digits = contents_B3[:, 1:].astype(">u8").tobytes().hex()
+            for number, size in enumerate(contents_B3[:, 0].tolist()):
+                yield f'"{size}:{digits[32 * number : 32 * (number + 1)]}"'
+        else:
+            for content in zip(*contents_B3.T.tolist(), strict=True):
+                yield f'"{content_text(content)}"'

@@ -5,6 +5,7 @@ folders above are synced only when this process sees them for the first time: th
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -13,6 +14,8 @@ from uuid import uuid4
 
 PARTIAL = ".partial"
 """End of the name of a file that is being written, or that a kill left half written."""
+
+_PARTIAL_NAME = re.compile(rf".+\.[0-9a-f]{{32}}{re.escape(PARTIAL)}")
 
 _MOST_BUFFERS = 512
 """Number of buffers given to one system call, of the 1024 that Linux takes."""
@@ -104,6 +107,11 @@ class DurableFiles:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def is_partial(name: str) -> bool:
+    """Return whether a file of this name is one that ``DurableFiles`` is writing or was killed in writing."""
+    return _PARTIAL_NAME.fullmatch(name) is not None
 
 
 def _write_all(handle: int, parts: Sequence[bytes | memoryview]) -> None:

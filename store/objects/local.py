@@ -13,7 +13,7 @@ from zarr.storage import LocalStore
 
 from penultimate.store.errors import InputError, StoreError
 from penultimate.store.objects.claim import Claim, LockClaim
-from penultimate.store.objects.durable_files import PARTIAL, DurableFiles
+from penultimate.store.objects.durable_files import PARTIAL, DurableFiles, is_partial
 from penultimate.store.objects.objects import Content, Objects, parts_of
 
 
@@ -49,7 +49,9 @@ class LocalObjects(Objects):
     @override
     def is_vacant(self) -> bool:
         with self.errors(""):
-            return not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir()))
+            if not self.root.exists():
+                return True
+            return self.root.is_dir() and all(is_partial(name) for name in os.listdir(self.root))
 
     @override
     def check_parent(self) -> None:

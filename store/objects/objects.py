@@ -60,7 +60,10 @@ class Objects(Protocol):
         """Turn errors of ``store``, when Zarr uses it inside this context, into StoreError or InputError."""
 
     def is_vacant(self) -> bool:
-        """Return whether nothing lies at the location, so that a store or log may be created there."""
+        """Return whether nothing lies at the location, so that a store or log may be created there.
+
+        An object that is still being written, or that a kill left half written, is not there.
+        """
 
     def check_parent(self) -> None:
         """Raise InputError if the location cannot be created, because the folder that should hold it is absent."""

@@ -44,7 +44,8 @@ class TrialLog:
             where = self.objects.where()
             if self.objects.is_vacant():
                 raise NotAStoreError(f"there is no trial log at {where}; `penultimate probe` makes one")
-            raise NotAStoreError(f"{where} is not empty and no trial log; choose a new or empty folder")
+            if not self._lines.exist():  # nor did another process make one since, of which these come first
+                raise NotAStoreError(f"{where} is not empty and no trial log; choose a new or empty folder")
 
     @classmethod
     def create(cls, location: str | Path) -> Self:

@@ -132,13 +132,18 @@ class _Outcome:
 def _write_set(objects: Objects, key: FeatureKey, outcome: _Outcome, provenance: Mapping[str, Any]) -> None:
     """Write the columns, then the group's document."""
     columns = {name: column_objects(name, values_M) for name, values_M in outcome.columns().items()}
+    checksums = outcome.plan.checksums | {
+        name: layout.values_checksum(values_M)
+        for name, values_M in outcome.columns().items()
+        if name not in outcome.plan.checksums
+    }
     objects.put_many(
         {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )
     objects.delete_leftovers(key.path)
     documents = {name: columns[name][layout.METADATA] for name in layout.COLUMNS}
     content = outcome.content(key) | {
-        "checksums": {name: layout.values_checksum(values_M) for name, values_M in outcome.columns().items()},
+        "checksums": checksums,
         "array_metadata": {name: layout.bytes_checksum(document) for name, document in documents.items()},
         "created": utc_now(),
         "provenance": dict(provenance),

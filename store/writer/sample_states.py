@@ -61,7 +61,7 @@ class SampleStates:
         """Let later samples of the same content refer to these own rows, which are committed now."""
         contents_B3 = self.contents_M3[samples]
         self._known.add_own(contents_B3, self.row_M[samples], self.not_finite_M[samples])
-        for size, high, low in contents_B3.tolist():
+        for size, high, low in contents_B3[~is_unknown(contents_B3)].tolist():
             self._first_of.pop((size, high, low), None)
         for sample in self.failed_within(within):
             size, high, low = self.contents_M3[sample].tolist()

@@ -25,6 +25,8 @@ from penultimate.store.errors import (
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format import layout
 from penultimate.store.format.layout import variable_width
+from penultimate.store.objects.local import LocalObjects
+from penultimate.store.trials.trial_log import TrialLog
 
 DECODED = np.array([row for row in range(NUM_ROWS) if row not in FAILED])
 
@@ -241,6 +243,35 @@ def test_paths_that_hold_no_store_are_said_to_hold_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder or an address such as s3://bucket/prefix"):
         FeatureStore("ftp://bucket/store")
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("opened", [FeatureStore, TrialLog])
+def test_many_may_create_one_at_a_time_whatever_another_has_done_of_it(
+    opened: type[FeatureStore | TrialLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends or is killed at each step of making it; whoever comes then must find or make it."""
+    location = tmp_path / "location"
+    is_vacant = LocalObjects.is_vacant
+
+    def made_meanwhile(self: LocalObjects) -> bool:
+        monkeypatch.setattr(LocalObjects, "is_vacant", is_vacant)
+        opened.create(location)
+        return self.is_vacant()
+
+    with monkeypatch.context() as killed:  # before the first file has its name
+        killed.setattr(Path, "replace", raise_interrupt)
+        killed.setattr(Path, "touch", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opened.create(location)
+    with pytest.raises(NotAStoreError, match="there is no"):
+        opened(location)
+    monkeypatch.setattr(LocalObjects, "is_vacant", made_meanwhile)
+    opened(location)  # which is there at the second look
+    assert LocalObjects.is_vacant is is_vacant
+
+
+def raise_interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_location_is_checked_without_making_anything(tmp_path: Path, store: FeatureStore) -> None:

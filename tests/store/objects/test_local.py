@@ -31,3 +31,10 @@ class TestLocalObjects(ObjectsContract):
         (objects.folder / "k" / "deep" / "b.1234.partial").write_bytes(b"ha")
         objects.delete_leftovers("k")
         assert objects.names("k/deep") == ["a"]
+
+    def test_a_file_that_is_being_written_does_not_occupy_the_location(self, objects: LocalObjects) -> None:
+        objects.prepare()
+        (objects.folder / f"zarr.json.{'0a' * 16}.partial").write_bytes(b"ha")
+        assert objects.is_vacant()
+        (objects.folder / "film.partial").write_bytes(b"somebody's download")
+        assert not objects.is_vacant()
