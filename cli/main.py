@@ -12,6 +12,7 @@ import typer
 
 from penultimate.cli import (
     analyze,
+    audit,
     bench,
     datasets,
     demo,
@@ -50,6 +51,7 @@ for verb in (
     show.show,
     analyze.analyze,
     report.report,
+    audit.audit,
     models.models,
     settings.settings,
     imagenet_eval.imagenet_eval,

@@ -13,6 +13,7 @@ from penultimate.cli.parity import ParityOptions
 from penultimate.cli.predict import PredictOptions
 from penultimate.cli.settings_option import described
 from penultimate.cli.train import TrainOptions
+from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.probe.settings import ProbeJob
 from penultimate.engine.runtime.strict import Strict
 from penultimate.store.errors import UnknownNameError
@@ -24,6 +25,7 @@ MODELS: dict[str, type[Strict]] = {
     "probe": ProbeJob,
     "predict": PredictOptions,
     "train": TrainOptions,
+    "audit": AuditSettings,
     "imagenet-eval": ImageNetSettings,
 }
 """Verb -> the model that declares its options."""

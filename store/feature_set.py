@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.store.errors import InputError
+from penultimate.store.format.contents import no_contents
 from penultimate.store.format.layout import SHARD_ROWS, Strings, variable_width
 from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import FeatureKey
+from penultimate.store.labels import PRESENT
 
 if TYPE_CHECKING:
     import xarray
@@ -69,6 +71,9 @@ class FeatureSet:
 
     read_columns: Callable[[], Columns]
     """Function that reads the columns; called at most once."""
+
+    read_contents: Callable[[], NDArray[np.uint64] | None] = lambda: None
+    """Function that reads the content digests (M, 3) of all samples; None where they are not kept."""
 
     shard_rows: int = SHARD_ROWS
     """Number of rows of ``array`` in one shard, which are read together."""
@@ -162,6 +167,15 @@ class FeatureSet:
         return self._columns.split_M[self._decoded_N]
 
     @cached_property
+    def contents(self) -> NDArray[np.uint64]:
+        """Return the content digest of each sample, (N, 3) as in ``store.format.contents``.
+
+        None of them is known in a set of format 1 and in one in memory.
+        """
+        contents_M3 = self.read_contents()
+        return no_contents(self.num_rows) if contents_M3 is None else contents_M3[self._decoded_N]
+
+    @cached_property
     def failed(self) -> Mapping[str, str]:
         """Return the reason, by id, for each sample that could not be decoded and has no row."""
         failed = np.flatnonzero(self._columns.failed_M != "")
@@ -175,6 +189,13 @@ class FeatureSet:
         """Return the rows in these splits that have a label; an image outside class folders has none (-1)."""
         rows = self.rows(*splits)
         return rows if self.labels.ndim == 2 else rows[self.labels[rows] >= 0]
+
+    def class_texts(self, rows_B: NDArray[np.int64] | None = None) -> list[str]:
+        """Return the class name of each row, or of some; several names separated by ``|``, "" for an unlabelled one."""
+        labels = self.labels if rows_B is None else self.labels[rows_B]
+        if labels.ndim == 2:
+            return ["|".join(self.class_names[k] for k in np.flatnonzero(row_K == PRESENT)) for row_K in labels]
+        return ["" if label < 0 else self.class_names[label] for label in labels.tolist()]
 
     def batches(
         self, num_rows: int, *, rows: NDArray[np.int64] | None = None

@@ -21,7 +21,7 @@ from penultimate.store.objects.open import open_objects
 from penultimate.store.plan import Plan
 from penultimate.store.rows.known_rows import ContentsOfIds, KnownRows
 from penultimate.store.rows.rows_folder import RowsFolder
-from penultimate.store.stored_columns import gathered_rows, read_columns
+from penultimate.store.stored_columns import gathered_rows, read_columns, read_contents
 from penultimate.store.upkeep.removal import Removed, remove_rows, remove_set
 from penultimate.store.writer.feature_writer import FeatureWriter
 
@@ -112,6 +112,7 @@ class FeatureStore:
             metric=content["metric"],
             array=gathered_rows(self.objects, key, content),
             read_columns=partial(read_columns, self.objects, key, content["checksums"]),
+            read_contents=partial(read_contents, self.objects, key, content),
             shard_rows=content["sources"][0]["shard_rows"] if content["format"] > 1 else content["shard_rows"],
             num_failed=content["num_failed"],
         )

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.store.errors import InputError
+from penultimate.store.feature_set import FeatureSet
 from penultimate.store.key import Embedding
 
 # Shapes: B rows, D feature dimensions.
@@ -34,3 +36,14 @@ def not_finite_advice(key: Embedding) -> str:
     return (
         "the network itself gives them, and would again: check its weights and these images, or leave the network out"
     )
+
+
+def check_finite(features: FeatureSet, rows_B: NDArray[np.int64], batch_BD: NDArray[Any]) -> None:
+    """Raise InputError, naming the first ids and what to do, if ``batch_BD``, these rows, is not finite everywhere."""
+    finite_B = np.isfinite(batch_BD).all(1)
+    if not finite_B.all():
+        bad = features.ids[rows_B[~finite_B]]
+        named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(
+            f"features of {len(bad)} samples are NaN or infinite: {named}; {not_finite_advice(features.key)}"
+        )

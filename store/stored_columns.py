@@ -35,6 +35,13 @@ def read_column(objects: Objects, path: str, name: str, checksums: Mapping[str, 
     return values
 
 
+def read_contents(objects: Objects, key: FeatureKey, content: Mapping[str, Any]) -> NDArray[np.uint64] | None:
+    """Return the content digest of every sample of a key, (M, 3), given what its group says; None of format 1."""
+    if content["format"] == 1:
+        return None
+    return read_column(objects, key.path, layout.CONTENT, content["checksums"])
+
+
 def gathered_rows(objects: Objects, key: FeatureKey, content: Mapping[str, Any]) -> RowArray:
     """Return the features of a set of either format, (M, D), given what its group says; they are read when sliced."""
     shape = content["num_rows"], content["feature_dim"]

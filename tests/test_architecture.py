@@ -53,6 +53,22 @@ FORBIDDEN = {
         "penultimate.engine.study",
         "torch",
     ),
+    "penultimate.engine.neighbors": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+    ),
+    "penultimate.engine.audit": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.extract",
+        "penultimate.engine.train",
+        "penultimate.engine.study",
+        "penultimate.engine.report",
+    ),
     "penultimate.engine.report": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",
@@ -67,6 +83,7 @@ HOMES = {
     "timm": ("penultimate.engine.backbones", "penultimate.engine.train"),
     "cuml": ("penultimate.engine.probe",),
     "cupy": ("penultimate.engine.probe", "penultimate.store"),
+    "cleanlab": ("penultimate.engine.audit.label_issues",),
     "obstore": ("penultimate.store",),
     "boto3": (),
     "ray": ("penultimate.engine.runtime.ray_cluster",),
@@ -75,6 +92,7 @@ HOMES = {
     "pydantic": (
         "penultimate.cli.options",
         "penultimate.cli.settings",
+        "penultimate.engine.audit.settings",
         "penultimate.engine.extract.settings",
         "penultimate.engine.images.options",
         "penultimate.engine.probe.settings",

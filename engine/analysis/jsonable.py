@@ -6,6 +6,7 @@ from math import isnan
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 def jsonable(value: Any) -> Any:
@@ -23,3 +24,9 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [jsonable(each) for each in value]
     return None if isinstance(value, float) and isnan(value) else value
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dicts of values that JSON can hold."""
+    names = [str(name) for name in table.columns]
+    return [dict(zip(names, jsonable(row), strict=True)) for row in table.itertuples(index=False, name=None)]

@@ -1,17 +1,15 @@
 """Upgrade the keys of format 1 in a store: find the contents of their images in the digest cache, or read them."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penultimate.engine.images.digest_cache import DigestCache
+from penultimate.engine.images.found_again import images_by_provenance
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import subset
-from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.contents import is_unknown, no_contents
 from penultimate.store.format.layout import Strings
@@ -61,7 +59,7 @@ def upgrade_store(
     upgraded = kept = 0
     for path in format_1_paths(store.objects):
         ids_M = ids_of(store.objects, path)
-        found = given or _by_provenance(store.catalog.set_content(path)["provenance"], cache)
+        found = given or images_by_provenance(store.catalog.set_content(path)["provenance"], cache=cache)
         if any(_upgrade(store, path, ids_M, one) for one in found):
             log(f"{path}: upgraded")
             upgraded += 1
@@ -77,15 +75,3 @@ def _upgrade(store: FeatureStore, path: str, ids_M: Strings, images: ImageSet) -
         return False
     images.contents.complete(images.source)
     return upgrade(store.objects, path, contents_by_id(images, ids_M))
-
-
-def _by_provenance(provenance: dict[str, Any], cache: DigestCache | None) -> list[ImageSet]:
-    """Return the images of a key where its provenance says they were, if they are still there."""
-    about = provenance.get("images", {})
-    location = about.get("root") or about.get("manifest")
-    if location is None or not Path(location).exists():
-        return []
-    try:
-        return [load_images(location, labels=False, cache=cache)]
-    except InputError:  # other things are there now
-        return []

@@ -1,1 +1,1 @@
-"""Compare stored features with each other, without fitting anything to them."""
+"""Nearest neighbours of features: exactly, or among candidates of a projection, and the near-duplicates they tell."""

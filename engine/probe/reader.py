@@ -20,7 +20,7 @@ from penultimate.engine.probe.settings import Log, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.not_finite import not_finite_advice
+from penultimate.store.not_finite import check_finite
 
 # Shapes: N samples, B of them in a batch, D feature dimensions, K classes.
 
@@ -125,11 +125,5 @@ def finite_batches(features: FeatureSet, rows: NDArray[np.int64]) -> Iterator[ND
     B is at most ``BATCH_ROWS``.
     """
     for rows_B, batch_BD in features.batches(BATCH_ROWS, rows=rows):
-        finite_B = np.isfinite(batch_BD).all(1)
-        if not finite_B.all():
-            bad = features.ids[rows_B[~finite_B]]
-            named = ", ".join(bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-            raise InputError(
-                f"features of {len(bad)} samples are NaN or infinite: {named}; {not_finite_advice(features.key)}"
-            )
+        check_finite(features, rows_B, batch_BD)
         yield batch_BD

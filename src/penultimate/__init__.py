@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from penultimate.engine.analysis.accuracy_table import read_accuracy_table as read_accuracy_table
     from penultimate.engine.analysis.analysis import analyze as analyze
     from penultimate.engine.analysis.scoreboard import scoreboard as scoreboard
+    from penultimate.engine.audit.audit import Audit as Audit
+    from penultimate.engine.audit.audit import audit as audit
+    from penultimate.engine.audit.settings import AuditSettings as AuditSettings
     from penultimate.engine.backbones.timm_backbone import load_backbone as load_backbone
     from penultimate.engine.extract.extract import extract as extract
     from penultimate.engine.extract.settings import ExtractionSettings as ExtractionSettings
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
 _let_waiting_threads_sleep()  # every way of starting the product imports this package before torch
 
 _HOME = {
+    "Audit": "penultimate.engine.audit.audit",
+    "AuditSettings": "penultimate.engine.audit.settings",
     "ExtractionSettings": "penultimate.engine.extract.settings",
     "FeatureSet": "penultimate.store.feature_set",
     "FeatureStore": "penultimate.store.feature_store",
@@ -71,6 +76,7 @@ _HOME = {
     "Trial": "penultimate.store.trials.trial",
     "TrialLog": "penultimate.store.trials.trial_log",
     "analyze": "penultimate.engine.analysis.analysis",
+    "audit": "penultimate.engine.audit.audit",
     "cupy_batches": "penultimate.store.interop.cupy_batches",
     "extract": "penultimate.engine.extract.extract",
     "fit_path": "penultimate.engine.probe.fitting.fit",

@@ -54,8 +54,8 @@ def export_csv(features: FeatureSet, file: str | Path) -> Path:
     columns: list[list[Any]] = [
         list(range(features.num_rows)),
         features.ids.tolist(),
-        _label_names(features) if several else features.labels.tolist(),
-        *([] if several else [_class_of_rows(features)]),
+        features.class_texts() if several else features.labels.tolist(),
+        *([] if several else [features.class_texts()]),
         features.split.tolist(),
     ]
     with new_file(file) as path, path.open("w", newline="", encoding="utf-8") as text:
@@ -80,16 +80,6 @@ def new_file(file: str | Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def _class_of_rows(features: FeatureSet) -> list[str]:
-    """Return the class name of each row, empty where it is unlabelled."""
-    return [features.class_names[label] if label >= 0 else "" for label in features.labels.tolist()]
-
-
-def _label_names(features: FeatureSet) -> list[str]:
-    """Return the class names of each row's labels, separated by ``|``, as in a manifest."""
-    return ["|".join(np.array(features.class_names)[row == 1].tolist()) for row in features.labels]
-
-
 def _write_features(features: FeatureSet, path: Path) -> None:
     """Write batch by batch, so that features larger than the memory can be exported."""
     shape = features.num_rows, features.feature_dim
@@ -111,7 +101,7 @@ def _write_tables(features: FeatureSet, folder: Path) -> None:
         "split": pa.array(features.split.tolist(), type=pa.string()),
     }
     if not several:
-        columns["class"] = pa.array(_class_of_rows(features), type=pa.string())
+        columns["class"] = pa.array(features.class_texts(), type=pa.string())
     parquet.write_table(pa.table(columns), folder / "metadata.parquet")
     failed = {"id": list(features.failed), "reason": list(features.failed.values())}
     schema = pa.schema([("id", pa.string()), ("reason", pa.string())])

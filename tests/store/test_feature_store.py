@@ -477,3 +477,9 @@ def test_a_first_shard_without_one_finite_row_is_refused_and_nothing_is_committe
     assert store.incomplete() == []
     job.write(store)  # other weights would have another key; the same rows, finite, go where those would have gone
     assert store.contains(job.key)
+
+
+def test_the_content_of_every_decoded_sample_is_read_with_it(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    decoded = np.setdiff1d(np.arange(NUM_ROWS), list(FAILED))
+    assert (store.read(job.key).contents == job.contents_M3[decoded]).all()

@@ -89,6 +89,10 @@ def test_several_labels_are_those_recorded(store: FeatureStore) -> None:
     assert features.failed == {"images/owl/broken.jpg": "OSError: Truncated File Read"}
 
 
+def test_no_content_of_a_sample_is_known(store: FeatureStore) -> None:
+    assert store.read(IMAGES).contents.tolist() == [[0, 0, 0]] * 24
+
+
 @pytest.mark.parametrize(
     ("key", "dtype", "checksum"),
     [(IMAGES, "float32", "eeb3a8a332f53f69acbba775c2fa136d"), (ANIMALS, "float16", "f0cdf6ea9989c24471c34f78165bb124")],

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.browser import BROWSER, run_in_page
 from support.probe_cases import mixture
 from support.studies import IMAGENET, whole_figures, whole_findings, whole_study
 from support.trial_cases import trial_of
@@ -28,8 +27,6 @@ from penultimate.engine.report.sections.section import Material, Section
 from penultimate.engine.report.sentences import headline, more, sentences
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @cache
@@ -184,30 +181,12 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert ">images a class</button>" in _page()
 
 
-def _in_browser(script: str, folder: Path, *, width: int = 1200) -> tuple[object, str]:
-    """Run ``script``, the body of a function, in the page; return its value and the console's messages."""
-    path = folder / "page.html"
-    driver = f"<script>document.body.dataset.got = JSON.stringify((() => {{ {script} }})());</script>"
-    path.write_text(_page().replace("</body>", f"{driver}</body>"), encoding="utf-8")
-    assert BROWSER is not None
-    done = subprocess.run(
-        [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-            f"--window-size={width},900", f"--user-data-dir={folder / 'profile'}", path.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    got = re.search(r'<body[^>]* data-got="([^"]*)"', done.stdout)
-    assert got is not None, done.stdout[-2000:]
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    return json.loads(html.unescape(got[1])), console
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 class TestInChromium:
     def test_it_sorts_filters_and_explains_points_without_an_error(self, tmp_path: Path) -> None:
-        got, console = _in_browser(
+        got, console = run_in_page(
+            _page(),
             """
             const rows = () => Array.from(document.querySelectorAll("#board tbody tr")).filter((row) => !row.hidden);
             const heads = Array.from(document.querySelectorAll("#board th button"));
@@ -247,7 +226,8 @@ class TestInChromium:
         assert got["tip"][1:] == ["block", 0]
 
     def test_arrow_keys_go_through_the_points_of_a_figure(self, tmp_path: Path) -> None:
-        got, console = _in_browser(
+        got, console = run_in_page(
+            _page(),
             """
             const svg = document.querySelector("figure svg"), tip = document.getElementById("tip");
             const press = (key) => {
@@ -266,7 +246,8 @@ class TestInChromium:
         assert got[3] == "none"
 
     def test_every_link_of_the_page_leads_somewhere(self, tmp_path: Path) -> None:
-        got, _ = _in_browser(
+        got, _ = run_in_page(
+            _page(),
             """
             const links = Array.from(document.querySelectorAll("a[href^='#']")).map((link) => link.hash.slice(1));
             return links.filter((id) => !document.getElementById(id));
@@ -276,8 +257,11 @@ class TestInChromium:
         assert got == []
 
     def test_on_a_phone_nothing_reaches_past_the_screen(self, tmp_path: Path) -> None:
-        got, console = _in_browser(
-            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth];", tmp_path, width=500
+        got, console = run_in_page(
+            _page(),
+            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth];",
+            tmp_path,
+            width=500,
         )
         assert console == ""
         assert isinstance(got, list)
