@@ -27,14 +27,6 @@ FORBIDDEN = {
         "penultimate.engine.train",
         "penultimate.engine.study",
     ),
-    "penultimate.engine.neighbors": (
-        "penultimate.engine.images",
-        "penultimate.engine.backbones",
-        "penultimate.engine.extract.extract",
-        "penultimate.engine.probe",
-        "penultimate.engine.train",
-        "penultimate.engine.study",
-    ),
     "penultimate.engine.scoring": (
         "penultimate.engine.images",
         "penultimate.engine.backbones",

@@ -1,5 +1,6 @@
 """Score each class of a trial's test set, and find what it is mistaken for, from the predictions it kept."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,12 @@ from scipy.stats import binomtest
 from penultimate.store.trials.trial import Trial
 
 # Shapes: K classes.
+
+
+_Examples = defaultdict[tuple[int, ...], list[str]]
+
+EXAMPLES = 4
+"""Number of samples of a confusion whose ids are kept, to be shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +44,9 @@ class Confusion:
     count: int
     num_test: int
     """Number of test samples of the true class."""
+
+    ids: tuple[str, ...]
+    """Ids of the first ``EXAMPLES`` of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,7 +76,7 @@ class ClassScores:
         matrix_KK = confusion_matrix(labels_N, predicted_N, labels=known_K)
         return cls(
             classes=_classes(matrix_KK, names),
-            confusions=_confusions(matrix_KK, names),
+            confusions=_confusions(matrix_KK, names, _examples(trial, known_K)),
             matrix_KK=matrix_KK,
             names=names,
         )
@@ -88,10 +98,27 @@ def _classes(matrix_KK: NDArray[Any], names: tuple[str, ...]) -> tuple[ClassScor
     return tuple(sorted(found, key=lambda each: (each.accuracy, -each.num_test, each.name)))
 
 
-def _confusions(matrix_KK: NDArray[Any], names: tuple[str, ...]) -> tuple[Confusion, ...]:
+def _confusions(matrix_KK: NDArray[Any], names: tuple[str, ...], examples: _Examples) -> tuple[Confusion, ...]:
     wrong_KK = matrix_KK - np.diag(np.diag(matrix_KK))
     found = [
-        Confusion(truth=names[t], predicted=names[p], count=int(wrong_KK[t, p]), num_test=int(matrix_KK[t].sum()))
+        Confusion(
+            truth=names[t],
+            predicted=names[p],
+            count=int(wrong_KK[t, p]),
+            num_test=int(matrix_KK[t].sum()),
+            ids=tuple(examples[t, p]),
+        )
         for t, p in np.argwhere(wrong_KK).tolist()
     ]
     return tuple(sorted(found, key=lambda each: (-each.count, each.truth, each.predicted)))
+
+
+def _examples(trial: Trial, known_K: NDArray[np.int64]) -> _Examples:
+    """Return the first ids of each pair of a true and another predicted class, by their indices among ``known_K``."""
+    labels_N, predicted_N = trial.arrays["test_labels"], trial.arrays["test_predictions"]
+    found: _Examples = defaultdict(list)
+    for n in np.flatnonzero(labels_N != predicted_N).tolist():
+        cell = tuple(np.searchsorted(known_K, [labels_N[n], predicted_N[n]]).tolist())
+        if len(found[cell]) < EXAMPLES:
+            found[cell].append(str(trial.arrays["test_ids"][n]))
+    return found

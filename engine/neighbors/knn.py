@@ -5,16 +5,15 @@ evaluates frozen features (Caron et al. 2021, app. F): of the k samples of the b
 to a query, each votes for its class with weight exp(s / temperature).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import normalize
 
+from penultimate.engine.neighbors.nearest import BestRows, Neighbors
+from penultimate.engine.neighbors.unit_rows import scale_to_unit
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.store.labels import PRESENT, UNCOUNTED
 
@@ -23,49 +22,36 @@ from penultimate.store.labels import PRESENT, UNCOUNTED
 Batches = Callable[[], Iterator[NDArray[Any]]]
 """A function that reads features again, in the same order, as batches (B, D)."""
 
-SIMILARITIES = 2**23
-"""Number of similarities that are held at once, 32 MiB."""
+QUERY_ROWS = 2_048
+"""Number of queries that are compared with a batch of the bank at once."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Neighbors:
-    """The most similar samples of the bank for each query, the most similar first."""
+def nearest_streamed(queries_QD: NDArray[Any], bank: Batches, *, k: int, device: str) -> Neighbors:
+    """Return the ``k`` samples of ``bank`` nearest to each query by cosine distance, in one pass over it.
 
-    similarity_Qk: NDArray[np.float32]
-    """Cosine similarity; that of features that are all 0 is 0."""
-
-    index_Qk: NDArray[np.int64]
-    """Index of the sample in the bank, in the order in which it was read."""
-
-    @classmethod
-    def concatenate(cls, parts: list["Neighbors"]) -> "Neighbors":
-        """Return the neighbours of several blocks of queries as one value."""
-        return cls(
-            similarity_Qk=np.concatenate([part.similarity_Qk for part in parts]),
-            index_Qk=np.concatenate([part.index_Qk for part in parts]),
-        )
-
-
-def nearest(queries_QD: NDArray[Any], bank: Batches, *, k: int, device: torch.device) -> Neighbors:
-    """Return the ``k`` samples of ``bank`` with the largest cosine similarity to each query, in one pass over it.
-
-    Similarities are float32. Which of equally similar samples comes k-th is not determined. ``k`` is at most the size
-    of the bank. Memory: the queries, a batch of the bank, and ``SIMILARITIES`` numbers.
+    Like ``nearest`` for a bank that is not held: rows are indices in the order in which it is read, and features need
+    not be of length 1. Which of equally near samples comes k-th is not determined. ``k`` is at most the size of the
+    bank. Memory: the queries, a batch of the bank, and ``QUERY_ROWS`` similarities for each of its rows.
     """
     with torch.no_grad(), float32_arithmetic():
-        queries = _unit(queries_QD, device)
-        similarity = torch.full((len(queries), k), -torch.inf, device=device)
-        index = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
-        first = 0
+        queries = torch.from_numpy(_unit(queries_QD)).to(device)
+        best, first = BestRows(len(queries), k, device), 0
         for batch_BD in bank():
-            batch = _unit(batch_BD, device)
-            for part in _slices(len(queries), max(1, SIMILARITIES // len(batch))):
-                found = (queries[part] @ batch.T).topk(min(k, len(batch)))
-                merged = torch.cat([similarity[part], found.values], dim=1).topk(k)
-                known = torch.cat([index[part], found.indices + first], dim=1)
-                similarity[part], index[part] = merged.values, known.gather(1, merged.indices)
+            batch = torch.from_numpy(_unit(batch_BD)).to(device)
+            rows = torch.arange(first, first + len(batch), device=device)
+            for start in range(0, len(queries), QUERY_ROWS):
+                part = slice(start, start + QUERY_ROWS)
+                best.take(queries[part] @ batch.T, rows, queries=part)
             first += len(batch)
-    return Neighbors(similarity_Qk=similarity.cpu().numpy(), index_Qk=index.cpu().numpy())
+    return best.neighbors()
+
+
+def concatenated(parts: Sequence[Neighbors]) -> Neighbors:
+    """Return the neighbours of several blocks of queries as one value."""
+    return Neighbors(
+        rows_Qk=np.concatenate([part.rows_Qk for part in parts]),
+        distance_Qk=np.concatenate([part.distance_Qk for part in parts]),
+    )
 
 
 def vote_shares(
@@ -76,9 +62,9 @@ def vote_shares(
     ``bank_labels`` are class indices (N,), for which rows sum to 1, or a matrix (N, K) of ``store.labels``, for which a
     neighbour votes in every class on its own and not where it is ``UNCOUNTED``; a class in which none may vote has 0.
     """
-    similarity_Qk = neighbors.similarity_Qk[:, :k].astype(np.float64)
-    weight_Qk = np.exp((similarity_Qk - similarity_Qk[:, :1]) / temperature)  # the largest weight is 1
-    voters_Qk = bank_labels[neighbors.index_Qk[:, :k]]
+    distance_Qk = neighbors.distance_Qk[:, :k].astype(np.float64)
+    weight_Qk = np.exp((distance_Qk[:, :1] - distance_Qk) / temperature)  # the largest weight is 1
+    voters_Qk = bank_labels[neighbors.rows_Qk[:, :k]]
     if bank_labels.ndim == 2:
         present_QK = np.einsum("qn,qnk->qk", weight_Qk, voters_Qk == PRESENT)
         counted_QK = np.einsum("qn,qnk->qk", weight_Qk, voters_Qk != UNCOUNTED)
@@ -90,9 +76,7 @@ def vote_shares(
     return np.asarray(votes.reshape(-1, num_classes) / weight_Qk.sum(1, keepdims=True))
 
 
-def _unit(features_BD: NDArray[Any], device: torch.device) -> Tensor:
-    return normalize(torch.from_numpy(np.array(features_BD, np.float32)).to(device), dim=1)
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+def _unit(features_BD: NDArray[Any]) -> NDArray[np.float32]:
+    unit_BD = np.array(features_BD, np.float32)
+    scale_to_unit(unit_BD)
+    return unit_BD

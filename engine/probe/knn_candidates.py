@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from penultimate.engine.neighbors.knn import Neighbors, nearest, vote_shares
+from penultimate.engine.neighbors.knn import concatenated, nearest_streamed, vote_shares
+from penultimate.engine.neighbors.nearest import Neighbors
 from penultimate.engine.probe.candidates import Candidates, Scores
 from penultimate.engine.probe.fitting.device_memory import usable_bytes
 from penultimate.engine.probe.reader import finite_batches
@@ -93,8 +94,8 @@ class KnnCandidates(Candidates):
         for start in range(0, len(rows), block):
             queries = np.concatenate(list(finite_batches(self._features, rows[start : start + block])))
             bank = lambda: finite_batches(self._features, self._bank)  # noqa: E731
-            parts.append(nearest(queries, bank, k=min(k, len(self._bank)), device=self._device))
-        return Neighbors.concatenate(parts)
+            parts.append(nearest_streamed(queries, bank, k=min(k, len(self._bank)), device=self._resources.device))
+        return concatenated(parts)
 
     def _memory_bytes(self) -> float:
         limit = math.inf if self._resources.memory_bytes is None else self._resources.memory_bytes

@@ -1,11 +1,7 @@
 """Write findings, figures and trials as one HTML page that needs no network."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from markupsafe import Markup
 
 from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.sections.answer import answer
@@ -17,6 +13,7 @@ from penultimate.engine.report.sections.datasets import datasets
 from penultimate.engine.report.sections.imagenet import imagenet
 from penultimate.engine.report.sections.paths import paths
 from penultimate.engine.report.sections.section import MakeSection, Material, Section, render
+from penultimate.engine.web.render import script_safe
 from penultimate.store.provenance import library_versions
 
 SECTIONS: tuple[MakeSection, ...] = (
@@ -58,7 +55,7 @@ def page(material: Material, sections: Sequence[Section], *, title: str = "Trans
             title=title,
             subtitle=_subtitle(material),
             sections=sections,
-            numbers=_script_safe(material.found.as_json()),
+            numbers=script_safe(material.found.as_json()),
         )
     )
 
@@ -71,9 +68,3 @@ def _subtitle(material: Material) -> str:
         f"{known}penultimate {version}. Accuracies are per cent of the test images; intervals are 95 %; p values are "
         "two-sided."
     )
-
-
-def _script_safe(value: Any) -> Markup:
-    """Return ``value`` as JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return Markup(text)

@@ -95,6 +95,7 @@ def test_a_backbone_that_is_not_in_the_store_is_refused_with_the_nearest(
     [
         (["-o", "nowhere/out.html"], "there is no folder"),
         (["--tsne", "digits"], "figure 4 needs --store"),
+        (["--images", "photos"], "need --store"),
         (["--store", "s", "--tsne", "digits", "--tsne-backbone", "a"], "--tsne-backbone twice"),
     ],
 )

@@ -94,11 +94,16 @@ def _exact(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
+def _standings(row: ScoreRow) -> list[str]:
+    """Return the words by which the filter of standings finds a row."""
+    return ["leading"] * bool(_standing(row)) + ["open"] * (not row.converged)
+
+
 def _filters(row: ScoreRow) -> dict[str, str]:
     """Return the texts that the scoreboard's filters search."""
     return {
         "text": " ".join((row.dataset, row.backbone, row.variant, row.method, row.metric)).lower(),
-        "standing": " ".join((_standing(row), "" if row.converged else "open")).strip(),
+        "standing": " ".join(_standings(row)),
     }
 
 

@@ -1,19 +1,20 @@
 """Section: one part of the report's page; Material: what all of them are made from; and how templates are rendered."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.report.figures.report_figure import ReportFigure
-from penultimate.engine.report.names import chosen_text, setting_name
+from penultimate.engine.report.names import chosen_text, setting_name, slug
+from penultimate.engine.web.render import environment
 from penultimate.store.trials.trial import Trial
 
 
@@ -27,6 +28,9 @@ class Material:
 
     spaces: Sequence[ReportFigure] = ()
     """Figures of feature spaces, which need a store and are drawn by who has one."""
+
+    photographs: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
+    """Digest of the images and id -> thumbnail, a WebP file, of test images that are shown."""
 
     @cached_property
     def rows(self) -> list[ScoreRow]:
@@ -93,22 +97,17 @@ def render(template: str, **values: Any) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("penultimate.engine.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    found = environment("penultimate.engine.report")
+    found.filters |= {
         "percent": percent,
         "p": p_text,
         "interval": interval_text,
         "setting": setting_name,
         "chosen": chosen_text,
+        "slug": slug,
         "json": lambda value: json.dumps(value, indent=1, sort_keys=True, default=str),
     }
-    return environment
+    return found
 
 
 def percent(value: float | None, digits: int = 2) -> str:

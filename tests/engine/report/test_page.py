@@ -23,6 +23,7 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.settings import KnnSettings, ProbeSettings
 from penultimate.engine.report.page import figures, make_sections, page
+from penultimate.engine.report.sections.classes import pictured
 from penultimate.engine.report.sections.section import Material, Section
 from penultimate.engine.report.sentences import headline, more, sentences
 from penultimate.store.feature_set import FeatureSet
@@ -136,6 +137,22 @@ def test_probes_have_every_section_with_its_figure() -> None:
     assert all(f'href="#{section.id}"' in text for section in sections[1:])
 
 
+def test_photographs_of_test_errors_stand_beside_their_confusion() -> None:
+    trials = _probed()
+    material = Material(found=find(trials, num_resamples=100), trials=trials)
+    wanted = pictured(material)
+    ((digest, ids),) = wanted.items()
+    assert 0 < len(ids) <= 4 * 6
+    best = max(trials, key=lambda trial: trial.value)
+    index = {id_: n for n, id_ in enumerate(best.arrays["test_ids"].tolist())}
+    wrong_N = best.arrays["test_labels"] != best.arrays["test_predictions"]
+    assert all(wrong_N[index[id_]] for id_ in ids)
+    shown = replace(material, photographs={(digest, ids[0]): b"picture"})
+    text = page(shown, make_sections(shown))
+    assert text.count('<img src="data:image/webp;base64,cGljdHVyZQ=="') == 1
+    assert f'alt="{ids[0]}"' in text
+
+
 def test_titles_say_what_is_seen() -> None:
     probe, knn = (_of([t for t in _probed() if t.method == method])[0] for method in ("probe", "knn"))
     assert re.match(r"near (and far tie|is best) on animals \(logistic regression\)", probe[0].figures[0].title)
@@ -191,7 +208,7 @@ class TestInChromium:
             const rows = () => Array.from(document.querySelectorAll("#board tbody tr")).filter((row) => !row.hidden);
             const heads = Array.from(document.querySelectorAll("#board th button"));
             const column = heads.findIndex((head) => head.textContent === "test %");
-            const values = () => rows().map((row) => Number(row.cells[column].dataset.sort));
+            const values = () => rows().map((row) => Number(row.cells[column].dataset.value));
             const out = { rows: rows().length };
             heads[column].click(); out.falling = values();
             heads[column].click(); out.rising = values();
