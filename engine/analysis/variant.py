@@ -18,6 +18,9 @@ _FOLLOWS_FROM_STEPS = ("eval_every",)
 _FOLLOWS_FROM_SHOTS = ("retrain",)
 """Settings left out of labels of trials on k images a class, which are never retrained on the larger val split."""
 
+_FITS_THE_SHOTS = ("l2",)
+"""Settings that may be apt for a number of shots: a path of other strengths for few images is no other variant."""
+
 OF_THE_NETWORK = ("weights", "preprocess")
 """Fields of a FeatureKey that always differ between backbones; named only for a backbone with several values."""
 
@@ -44,25 +47,35 @@ class Variant:
 def variants(trials: Sequence[Trial]) -> list[Variant]:
     """Return one variant for each trial, in their order.
 
-    A setting is named where two trials of the same backbone, method, images and shots differ in it (one that lacks it
-    does not differ); settings that differ only between datasets are not. Once named for a method, it is named for all
-    of its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
-    ``OTHER_AXES`` are never named.
+    A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does
+    not differ); settings that differ only between datasets are not, nor ``_FITS_THE_SHOTS`` between numbers of shots.
+    Once named for a method, it is named for all of its trials; fields of ``OF_THE_NETWORK`` are named only for the
+    backbones that have several values. ``OTHER_AXES`` are never named.
     """
     fields = [_fields(trial) for trial in trials]
-    cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    cells: defaultdict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    of_shots: defaultdict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for trial, each in zip(trials, fields, strict=True):
-        shots = str(trial.settings.get("shots"))  # with which a path of other strengths may be apt
-        cells[trial.method, trial.backbone, trial.dataset, trial.features["images"], shots].append(each)
+        cell_key = (trial.method, trial.backbone, trial.dataset, trial.features["images"])
+        cells[cell_key].append(_without(each, _FITS_THE_SHOTS))
+        of_shots[*cell_key, trial.settings.get("shots")].append(_only(each, _FITS_THE_SHOTS))
     of_method: defaultdict[str, set[str]] = defaultdict(set)
     of_backbone: defaultdict[str, set[str]] = defaultdict(set)
-    for (method, backbone, *_), cell in cells.items():
+    for (method, backbone, *_), cell in [*cells.items(), *of_shots.items()]:
         for name in _differing(cell):
             (of_backbone[backbone] if name in OF_THE_NETWORK else of_method[method]).add(name)
     return [
         Variant(setting=_label(each, of_method[trial.method]), network=_label(each, of_backbone[trial.backbone]))
         for trial, each in zip(trials, fields, strict=True)
     ]
+
+
+def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _only(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in names}
 
 
 def _label(fields: Mapping[str, Any], names: set[str]) -> str:
