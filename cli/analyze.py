@@ -1,12 +1,20 @@
 """``penultimate analyze``: print the statistics of a trial log, or of any table of accuracies."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import print_json, print_table
+from penultimate.cli.table_options import (
+    DatasetColumns,
+    ImagenetColumn,
+    ImagenetTable,
+    ModelColumn,
+    Table,
+    TableUnit,
+    TrialsOrTable,
+)
 from penultimate.engine.analysis.accuracy_table import read_accuracy_table
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.analysis import analyze as analyze_table
@@ -37,27 +45,13 @@ _SPEED_COLUMNS = {"method": "method", "curves": "curves", "steps": "steps to 90 
 
 
 def analyze(
-    runs: Annotated[
-        str | None,
-        typer.Argument(metavar="[TRIALS]", help="A trial log: a folder, or an s3://, gs:// or az:// address."),
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="A CSV or Parquet table instead: a row a model, a column a dataset.")
-    ] = None,
-    imagenet: Annotated[str, typer.Option(help="With --table: the column that holds ImageNet accuracy.")] = "imagenet",
-    model_column: Annotated[
-        str | None, typer.Option(help="With --table: the column that holds the models' names; the first if not given.")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="With --table: a column to use as a dataset; repeat. All if not given.")
-    ] = None,
-    unit: Annotated[
-        Literal["percent", "fraction"] | None,
-        typer.Option(help="With --table: what the accuracies are; told from the largest value if not given."),
-    ] = None,
-    imagenet_table: Annotated[
-        Path | None, typer.Option(help="With TRIALS: CSV of model,top1 (per cent) that overrules the built-in table.")
-    ] = None,
+    runs: TrialsOrTable = None,
+    table: Table = None,
+    imagenet: ImagenetColumn = "imagenet",
+    model_column: ModelColumn = None,
+    dataset: DatasetColumns = None,
+    unit: TableUnit = None,
+    imagenet_table: ImagenetTable = None,
     correction: Annotated[
         Literal["sqrt", "printed"],
         typer.Option(help="Factor on standard errors for M models: sqrt(M/(M-1)) (Morey), or M/(M-1) as printed."),

@@ -16,7 +16,7 @@ from penultimate.engine.images.options import SourceOptions
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.predict import Predictions
 from penultimate.engine.predict import predict as predict_scores
-from penultimate.engine.probe.head import Head, probabilities
+from penultimate.engine.probe.head import Head
 from penultimate.store.feature_store import FeatureStore
 
 _FLAGS = {
@@ -52,8 +52,9 @@ def predict(
 ) -> None:
     """Classify images with a head that `probe` saved, through the backbone, preprocess and precision it was fitted on.
 
-    A row an image and class, best first: probability (of one class against the rest where images have several), or
-    the score of a squared hinge, which has no probabilities. Images that cannot be decoded are named on stderr.
+    A row an image and class, best first: probability, calibrated by the head's temperature (of one class against the
+    rest where images have several), or the score of a squared hinge, which has no probabilities. Images that cannot be
+    decoded are named on stderr.
 
     \b
     penultimate predict new/ --head trials/heads/0123456789abcdef.safetensors
@@ -82,7 +83,7 @@ def predict(
 
 def _rows(found: Predictions, head: Head, top: int) -> list[dict[str, Any]]:
     hinge = head.loss == "squared_hinge"
-    value_NK = found.scores_NK if hinge else probabilities(found.scores_NK.astype(np.float64), head.loss)
+    value_NK = found.scores_NK if hinge else head.probabilities_of(found.scores_NK)
     best_NT = np.argsort(-found.scores_NK, axis=1, kind="stable")[:, :top]
     name = "score" if hinge else "probability"
     return [

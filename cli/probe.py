@@ -12,14 +12,15 @@ from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.probe.api import matching_keys, probe_sets, probed_together
 from penultimate.engine.probe.settings import ProbeJob
+from penultimate.engine.report.names import chosen_text
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
 
 _FLAGS = {
-    options.WHAT: ("choose_readout", "losses --loss", "metric", "shots", "seeds"),
-    options.HOW: ("l2", "tol", "solver"),
+    options.WHAT: ("method", "choose_readout", "losses --loss", "metric", "choose_by", "shots", "seeds"),
+    options.HOW: ("l2", "tol", "solver", "k --k", "temperatures --temperature"),
     options.WHERE: ("device", "memory"),
 }
 
@@ -40,12 +41,14 @@ def probe(
 ) -> None:
     """Fit the path on train, choose the strength on val, refit on train + val, score test once; keep it as a trial.
 
+    With --method knn the k most similar training images vote instead; k and the temperature are chosen in the same way.
     No image and no network is touched. A trial that is logged with the same features and settings is not fitted again.
-    Heads are written beside the trials, as heads/TRIAL.safetensors.
+    Heads of probes are written beside the trials, as heads/TRIAL.safetensors.
 
     \b
     penultimate probe features.zarr --trials trials/
     penultimate probe features.zarr --trials trials/ --dataset caltech101 --backbone 'tf_*' --l2 1e-4:1e2:25
+    penultimate probe features.zarr --trials trials/ --method knn --k 5,10,20,50
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
     penultimate probe features.zarr --trials trials/ --readout '*cls*' --choose-readout
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
@@ -101,8 +104,8 @@ def _print(trials: Sequence[Trial], *, json: bool) -> None:
     columns = {c: c for c in ("dataset", "backbone", "readout", "shots", "seed", "metric")}
     if not any(row["shots"] for row in rows):
         del columns["shots"], columns["seed"]
-    shown = [row | {"value": f"{100 * row['value']:.2f}"} for row in rows]
-    print_table(shown, with_readout(columns, rows) | {"value": "test %", "l2": "l2", "converged": "converged"})
+    shown = [row | {"value": f"{100 * row['value']:.2f}", "chosen": chosen_text(row["chosen"])} for row in rows]
+    print_table(shown, with_readout(columns, rows) | {"value": "test %", "chosen": "chosen", "converged": "converged"})
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -113,7 +116,8 @@ def _row(trial: Trial) -> dict[str, Any]:
         "method": trial.method,
         "metric": trial.metric,
         "value": trial.value,
-        "l2": trial.chosen["l2"],
+        "chosen": dict(trial.chosen),
+        "l2": trial.chosen.get("l2"),
         "shots": trial.settings.get("shots"),
         "seed": trial.seed,
         "n_test": trial.num_test,

@@ -1,16 +1,30 @@
 """``penultimate report``: write one page with the scoreboard, the figures and the tests behind each claim."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penultimate.cli import options
-from penultimate.cli.options import TrialsLocation
+from penultimate.cli.output import log
 from penultimate.cli.output_paths import file_to_write, folder_to_write
+from penultimate.cli.table_options import (
+    DatasetColumns,
+    ImagenetColumn,
+    ImagenetTable,
+    ModelColumn,
+    Table,
+    TableUnit,
+    TrialsOrTable,
+)
+from penultimate.engine.analysis.accuracy_table import read_accuracy_table
+from penultimate.engine.analysis.analysis import analyze
 from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
+from penultimate.engine.analysis.table_findings import table_findings
 from penultimate.engine.backbones.imagenet import imagenet_top1
 from penultimate.store.errors import InputError, UnknownNameError
 from penultimate.store.feature_set import FeatureSet
@@ -23,7 +37,13 @@ if TYPE_CHECKING:  # it draws with matplotlib, which the other verbs must not wa
 
 
 def report(
-    runs: TrialsLocation,
+    runs: TrialsOrTable = None,
+    table: Table = None,
+    imagenet: ImagenetColumn = "imagenet",
+    model_column: ModelColumn = None,
+    dataset: DatasetColumns = None,
+    unit: TableUnit = None,
+    imagenet_table: ImagenetTable = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.", callback=file_to_write)] = Path(
         "report.html"
     ),
@@ -35,11 +55,16 @@ def report(
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Transfer report",
-    imagenet_table: Annotated[
-        Path | None, typer.Option(help="CSV of model,top1 (per cent) that overrules the built-in table.")
-    ] = None,
     store: Annotated[
-        str | None, typer.Option(help="Feature store for figure 4, the t-SNE of two feature spaces.")
+        str | None,
+        typer.Option(
+            help="Feature store of these trials, for photographs of test errors and for figure 4, the t-SNE of two "
+            "feature spaces."
+        ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="With --store: where the images are, if not where they were embedded; repeats."),
     ] = None,
     tsne: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Draw figure 4 of the test images of this dataset.")
@@ -54,33 +79,70 @@ def report(
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples of the intervals.")] = NUM_RESAMPLES,
     seed: options.Seed = 0,
 ) -> None:
-    """Write one self-contained page: scoreboard, figures, the tests behind each claim, what did not converge.
+    """Write one self-contained page: who is best and how sure that is, then figures, scores, tests and doubts.
 
     The page needs no network. The figures also come as PNG and PDF, each with its numbers as CSV.
 
     \b
     penultimate report trials/ -o report.html
+    penultimate report trials/ -o report.html --store features.zarr --images photos/
+    penultimate report --table accuracies.csv -o report.html
     penultimate report trials/ -o report.html --store features.zarr --tsne digits \\
         --tsne-backbone tf_efficientnet_lite0 --tsne-backbone tf_efficientnet_lite0.random0
     """
-    from penultimate.engine.report.figures.figures import figures as draw_figures  # imports matplotlib
-    from penultimate.engine.report.page import write_page
+    from penultimate.engine.report.page import figures as figures_of  # imports matplotlib
+    from penultimate.engine.report.page import make_sections, write_page
+    from penultimate.engine.report.sections.classes import pictured
+    from penultimate.engine.report.sections.section import Material
 
     if not output.absolute().parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {output.absolute().parent}")
-    figure_4_options = (store is not None, tsne is not None, bool(tsne_backbone or tsne_class))
-    if any(figure_4_options) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
+    if (runs is None) == (table is None):
+        raise InputError("report reads either TRIALS, the folder of a trial log, or --table FILE; give one of them")
+    if (tsne or tsne_backbone or tsne_class) and (store is None or tsne is None or len(tsne_backbone or ()) != 2):
         raise InputError("figure 4 needs --store, --tsne DATASET and --tsne-backbone twice")
-    trials = told_apart(TrialLog(runs).trials())
-    found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)
-    drawn = draw_figures(found)
+    if images and store is None:
+        raise InputError("photographs of test errors need --store, which knows what was embedded, besides --images")
+    trials = [] if runs is None else told_apart(TrialLog(runs).trials())
+    if table is not None:
+        accuracies = read_accuracy_table(
+            table, imagenet=imagenet, model_column=model_column, datasets=dataset or (), unit=unit
+        )
+        analysis = analyze(accuracies, seed=seed, num_resamples=resamples)
+        found = table_findings(table.stem, analysis)
+    else:
+        found = find(trials, imagenet=imagenet_top1(imagenet_table), seed=seed, num_resamples=resamples)
+    spaces = []
     if store is not None and tsne is not None and tsne_backbone:
-        drawn.append(_figure_4(store, tsne, tsne_backbone, tsne_class or [], seed))
+        spaces.append(_figure_4(store, tsne, tsne_backbone, tsne_class or [], seed))
+    material = Material(found=found, trials=trials, spaces=spaces)
+    if store is not None:
+        material = replace(material, photographs=_photographs(store, pictured(material), images or ()))
+    sections = make_sections(material)
+    drawn = figures_of(sections)
     folder = figures or output.with_name(f"{output.stem}_figures")
     for figure in drawn:
         figure.save(folder)
-    write_page(output, found, drawn, trials, title=title)
+    write_page(output, material, sections, title=title)
     typer.echo(f"page     {output}\nfigures  {folder} ({len(drawn)})", err=True)
+
+
+def _photographs(
+    store: str, wanted: Mapping[str, Sequence[str]], images: Sequence[str]
+) -> dict[tuple[str, str], bytes]:
+    """Return thumbnails by digest of images and id, of those that are where they were embedded or in ``images``."""
+    from penultimate.engine.images.thumbnails import thumbnails
+
+    opened, made = FeatureStore(store), {}
+    stored = opened.keys()
+    keys = {key.images: key for key in stored}  # any backbone's set has the ids
+    for digest in wanted.keys() & keys:
+        found = thumbnails(opened.read(keys[digest]), wanted[digest], images=images)
+        made |= {(digest, id_): content for id_, content in found.items()}
+    missing = sum(map(len, wanted.values())) - len(made)
+    if missing:
+        log(f"{missing:,} test images were not found as embedded, and are not shown")
+    return made
 
 
 def _figure_4(store: str, dataset: str, backbones: list[str], classes: list[str], seed: int) -> "ReportFigure":

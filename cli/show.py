@@ -14,6 +14,7 @@ from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import scoreboard
 from penultimate.engine.backbones.imagenet import imagenet_top1
+from penultimate.engine.report.names import chosen_text
 from penultimate.store.trials.trial_log import TrialLog
 
 _COLUMNS = {
@@ -26,10 +27,16 @@ _COLUMNS = {
     "metric": "metric",
     "percent": "test %",
     "interval": "95 %",
-    "imagenet": "ImageNet %",
-    "l2": "l2",
-    "n_test": "n",
     "tie": "best",
+    "imagenet": "ImageNet %",
+    "n_test": "n",
+    "mean_per_class": "balanced %",
+    "macro_f1": "macro F1 %",
+    "auroc": "AUROC",
+    "log_loss": "log loss",
+    "ece": "ECE %",
+    "calibrated_ece": "calibrated %",
+    "chosen": "chosen",
     "converged": "converged",
 }
 
@@ -43,8 +50,10 @@ def show(
 ) -> None:
     """Print the scoreboard: each backbone's score on test with its interval, and which of them tie with the best.
 
-    A backbone ties with the best where a paired test on the same images finds no difference (p > 0.05). What was not
-    certified to its tolerance has `no` under `converged`.
+    Beside the metric stand balanced accuracy, macro F1, AUROC (one class against the rest), log loss and the expected
+    calibration error (ECE), as fitted and calibrated; --json has the Brier score too. A backbone ties with the best
+    where a paired test on the same images finds no difference (p > 0.05). What was not certified to its tolerance has
+    `no` under `converged`.
 
     \b
     penultimate show trials/
@@ -58,14 +67,15 @@ def show(
     if json:
         print_json([asdict(row) for row in board.rows])
     else:
-        subsets = any(row.shots for row in board.rows)
-        columns = {field: head for field, head in _COLUMNS.items() if subsets or field not in ("shots", "seed")}
-        cells = [_cells(row) for row in board.rows]
-        print_table(cells, with_readout(columns, cells))
+        rows = [_cells(row) for row in board.rows]
+        subsets = any(row["shots"] for row in rows)
+        said = {field for row in rows for field, cell in row.items() if cell not in (None, "")}
+        columns = {field: head for field, head in _COLUMNS.items() if field in said and (subsets or field != "seed")}
+        print_table(rows, with_readout(columns, rows))
         for note in board.notes:
             typer.echo(note, err=True)
     if figure is not None:
-        from penultimate.engine.report.figures.scoreboard import draw_scoreboard  # imports matplotlib
+        from penultimate.engine.report.sections.forests import draw_scoreboard  # imports matplotlib
 
         draw_scoreboard(board, figure)
 
@@ -78,4 +88,11 @@ def _cells(row: ScoreRow) -> dict[str, Any]:
     if row.imagenet_top1 is not None:
         cells["imagenet"] = f"{100 * row.imagenet_top1:.2f}"
     cells["tie"] = "best" if row.is_best else "tie" if row.ties_with_best else ""
+    for score, digits in (("mean_per_class", 2), ("macro_f1", 2), ("ece", 2), ("auroc", None), ("log_loss", None)):
+        value = row.scores.get(score)
+        if value is not None:
+            cells[score] = f"{value:.3f}" if digits is None else f"{100 * value:.{digits}f}"
+    if "ece" in row.calibrated:
+        cells["calibrated_ece"] = f"{100 * row.calibrated['ece']:.2f}"
+    cells["chosen"] = chosen_text(row.chosen)
     return cells

@@ -24,11 +24,13 @@ def top1(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:
 def top5(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:
     """Return the fraction of samples with fewer than 5 classes scoring above theirs.
 
-    It is 1 by definition with 5 classes or fewer.
+    It is 1 by definition with 5 classes or fewer. With more, a class scored -inf is ruled out and never counts: among
+    neighbours that vote for two classes, not every other class is third.
     """
     _check_single(labels_N)
     own_N = scores_NK[np.arange(len(labels_N)), labels_N]
-    return float(np.mean((scores_NK > own_N[:, None]).sum(1) < 5))
+    possible_N = (own_N > -np.inf) | (scores_NK.shape[1] <= 5)
+    return float(np.mean(((scores_NK > own_N[:, None]).sum(1) < 5) & possible_N))
 
 
 def mean_per_class(scores_NK: NDArray[np.floating[Any]], labels_N: NDArray[Any]) -> float:

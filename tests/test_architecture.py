@@ -27,6 +27,14 @@ FORBIDDEN = {
         "penultimate.engine.train",
         "penultimate.engine.study",
     ),
+    "penultimate.engine.scoring": (
+        "penultimate.engine.images",
+        "penultimate.engine.backbones",
+        "penultimate.engine.probe",
+        "penultimate.engine.train",
+        "penultimate.engine.analysis",
+        "torch",
+    ),
     "penultimate.engine.train": ("penultimate.engine.probe", "penultimate.engine.study"),
     "penultimate.engine.bench": (
         "penultimate.engine.study",

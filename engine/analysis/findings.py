@@ -21,11 +21,12 @@ from penultimate.engine.analysis.curves.convergence import (
     threshold_budget,
 )
 from penultimate.engine.analysis.curves.data_size import Crossing, SizeCurve, crossings, size_curves
-from penultimate.engine.analysis.curves.depth import ReadoutCurve, readout_curves
+from penultimate.engine.analysis.curves.depth import ReadoutCurve, layer_of, readout_curves
 from penultimate.engine.analysis.jsonable import jsonable
 from penultimate.engine.analysis.panel import Panel, main_rows, setting_panels
 from penultimate.engine.analysis.published import TRAIN_SIZES
-from penultimate.engine.analysis.scoreboard import Scoreboard, scoreboard
+from penultimate.engine.analysis.score_row import ScoreRow
+from penultimate.engine.analysis.scoreboard import Contender, Scoreboard, scoreboard
 from penultimate.engine.analysis.setting_pairs import SettingPair, setting_pairs
 from penultimate.engine.analysis.statistics.adjusted import Correction
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES
@@ -72,6 +73,22 @@ class Findings:
     def layers(self) -> frozenset[str]:
         """Return the ids of the trials of single layers that ``readout_curves`` compares."""
         return frozenset(score.trial for curve in self.readout_curves for score in curve.layers)
+
+    @property
+    def main_rows(self) -> list[ScoreRow]:
+        """Return the rows to compare of each dataset (``panel.main_rows``); of single layers those that are best."""
+        layers = self.layers
+        return [row for row in main_rows(self.board.rows) if row.is_best or row.trial not in layers]
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """Return the contenders to compare; of single layers those that are best."""
+        compared = bool(self.layers)
+        return [
+            each
+            for each in self.board.contenders
+            if each.is_best or not (compared and layer_of(each.readout) is not None)
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers as plain values that JSON can hold; NaN becomes None."""

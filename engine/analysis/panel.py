@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.statistics.log_odds import LogOdds, log_odds
+from penultimate.store.trials.trial import CHOSEN
 
 _Cells = Mapping[tuple[str, str], Mapping[tuple[str, str], Sequence[ScoreRow]]]
 """(backbone, variant) -> (dataset, images) -> rows."""
@@ -34,7 +35,7 @@ class Panel:
     """Name of each contender: the network's within a setting, with the variant within a method."""
 
     readouts: tuple[str, ...]
-    """Readout of each contender, as the scoreboard has it."""
+    """Readout of each contender, as the scoreboard has it; ``CHOSEN`` where another was chosen on another dataset."""
 
     datasets: tuple[tuple[str, str], ...]
     """Name and digest of the images; empty where no dataset has all contenders."""
@@ -109,7 +110,7 @@ def _panel(name: str, rows: Sequence[ScoreRow], label_of: Callable[[ScoreRow], s
         name=name,
         contenders=tuple(contenders),
         labels=tuple(label_of(row) for row in ones),
-        readouts=tuple(row.readout for row in ones),
+        readouts=tuple(_readout(row for cell in cells[contender].values() for row in cell) for contender in contenders),
         datasets=tuple(shared),
         accuracy_MD=np.array(accuracy, dtype=np.float64).reshape(len(contenders), len(shared)),
         num_test_D=np.array(
@@ -118,6 +119,11 @@ def _panel(name: str, rows: Sequence[ScoreRow], label_of: Callable[[ScoreRow], s
         imagenet_M=np.array([np.nan if row.imagenet_top1 is None else row.imagenet_top1 for row in ones]),
         left_out=tuple(_left_out(dataset, name, cells) for dataset in everywhere if dataset not in shared),
     )
+
+
+def _readout(rows: Iterable[ScoreRow]) -> str:
+    readouts = {row.readout for row in rows}
+    return readouts.pop() if len(readouts) == 1 else CHOSEN
 
 
 def _left_out(dataset: tuple[str, str], panel: str, cells: _Cells) -> str:

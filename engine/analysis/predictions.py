@@ -52,7 +52,7 @@ class TrialPredictions:
     @classmethod
     def of(cls, trial: Trial) -> "TrialPredictions":
         """Return the predictions stored with ``trial``. Raises InputError where it has none."""
-        outputs = "test_scores" if "test_scores" in trial.arrays else "test_predictions"
+        outputs = "test_scores" if "test_scores" in trial.arrays else "test_predictions"  # several labels, or one
         missing = [name for name in ("test_ids", "test_labels", outputs) if name not in trial.arrays]
         if missing:
             raise InputError(f"trial {trial.id} of {trial.backbone} on {trial.dataset} kept no {', '.join(missing)}")

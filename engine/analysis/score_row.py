@@ -1,5 +1,6 @@
 """Turn one trial into a row of the scoreboard."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,15 @@ class ScoreRow:
     """L2 strength chosen on val; None for a method without it."""
 
     chosen: Mapping[str, Any]
+    """The settings chosen on val, as ``Trial.chosen`` has them."""
+
+    scores: Mapping[str, float]
+    """Every metric and score on test that is known: of trials written before they were kept, those of predictions."""
+
+    calibrated: Mapping[str, float]
+    """Log loss, Brier score and calibration error on test at the temperature fitted on val; empty where there is none.
+    """
+
     n_test: int
     converged: bool
     imagenet_top1: float | None
@@ -109,9 +119,24 @@ def score_row(
         log_odds_rule=logit.rule,
         l2=trial.chosen.get("l2"),
         chosen=dict(trial.chosen),
+        scores=_scores(trial),
+        calibrated=dict(trial.metrics.get("test_calibrated", {})),
         n_test=trial.num_test,
         converged=trial.converged,
         imagenet_top1=imagenet_top1,
         notes=tuple(trial.notes),
         created=trial.created,
     )
+
+
+def _scores(trial: Trial) -> dict[str, float]:
+    known = dict(trial.metrics.get("test", {}))
+    if "macro_f1" in known or "test_predictions" not in trial.arrays:
+        return known
+    from sklearn.metrics import balanced_accuracy_score, f1_score  # slow to import, and not every verb scores
+
+    labels, predicted = trial.arrays["test_labels"], trial.arrays["test_predictions"]
+    with warnings.catch_warnings():  # of a class that is predicted and does not occur
+        warnings.simplefilter("ignore")
+        balanced = float(balanced_accuracy_score(labels, predicted))
+    return {"mean_per_class": balanced, "macro_f1": float(f1_score(labels, predicted, average="macro"))} | known

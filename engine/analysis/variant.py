@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penultimate.store.format.digest import digest_of
-from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial import OF_FEATURES, Trial
 
 OTHER_AXES = ("shots", "steps")
 """Settings that are an axis of their own (data size, step budget), shown beside the variant and not in it."""
@@ -17,6 +17,9 @@ _FOLLOWS_FROM_STEPS = ("eval_every",)
 
 _FOLLOWS_FROM_SHOTS = ("retrain",)
 """Settings left out of labels of trials on k images a class, which are never retrained on the larger val split."""
+
+_FITS_THE_SHOTS = ("l2",)
+"""Settings that may be apt for a number of shots: a path of other strengths for few images is no other variant."""
 
 OF_THE_NETWORK = ("weights", "preprocess")
 """Fields of a FeatureKey that always differ between backbones; named only for a backbone with several values."""
@@ -45,23 +48,34 @@ def variants(trials: Sequence[Trial]) -> list[Variant]:
     """Return one variant for each trial, in their order.
 
     A setting is named where two trials of the same backbone, method and images differ in it (one that lacks it does
-    not differ); settings that differ only between datasets are not. Once named for a method, it is named for all of
-    its trials; fields of ``OF_THE_NETWORK`` are named only for the backbones that have several values.
-    ``OTHER_AXES`` are never named.
+    not differ); settings that differ only between datasets are not, nor ``_FITS_THE_SHOTS`` between numbers of shots.
+    Once named for a method, it is named for all of its trials; fields of ``OF_THE_NETWORK`` are named only for the
+    backbones that have several values. ``OTHER_AXES`` are never named.
     """
     fields = [_fields(trial) for trial in trials]
-    cells: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    cells: defaultdict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    of_shots: defaultdict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for trial, each in zip(trials, fields, strict=True):
-        cells[trial.method, trial.backbone, trial.dataset, trial.features["images"]].append(each)
+        cell_key = (trial.method, trial.backbone, trial.dataset, trial.features["images"])
+        cells[cell_key].append(_without(each, _FITS_THE_SHOTS))
+        of_shots[*cell_key, trial.settings.get("shots")].append(_only(each, _FITS_THE_SHOTS))
     of_method: defaultdict[str, set[str]] = defaultdict(set)
     of_backbone: defaultdict[str, set[str]] = defaultdict(set)
-    for (method, backbone, *_), cell in cells.items():
+    for (method, backbone, *_), cell in [*cells.items(), *of_shots.items()]:
         for name in _differing(cell):
             (of_backbone[backbone] if name in OF_THE_NETWORK else of_method[method]).add(name)
     return [
         Variant(setting=_label(each, of_method[trial.method]), network=_label(each, of_backbone[trial.backbone]))
         for trial, each in zip(trials, fields, strict=True)
     ]
+
+
+def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _only(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in names}
 
 
 def _label(fields: Mapping[str, Any], names: set[str]) -> str:
@@ -71,7 +85,8 @@ def _label(fields: Mapping[str, Any], names: set[str]) -> str:
 def _fields(trial: Trial) -> dict[str, Any]:
     """Flatten settings and feature fields of a trial into one mapping with dotted names, without ``OTHER_AXES``."""
     features = {name: value for name, value in trial.features.items() if name not in _SAME_IN_A_CELL}
-    if trial.method == "probe":  # the penultimate layer goes without saying in a trial, not beside other readouts
+    features["choose_by"] = trial.metric  # unless the settings name another score
+    if trial.method in OF_FEATURES:  # the penultimate layer goes without saying in a trial, not beside other readouts
         features["readout"] = trial.readout
     left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
     if trial.settings.get("shots") is not None:

@@ -17,10 +17,10 @@ from scipy.sparse.csgraph import connected_components
 
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.audit.twins import Twins
-from penultimate.engine.probe.head import probabilities
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.settings import Log, ProbeResources, ProbeSettings
+from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import UnavailableError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial
@@ -52,12 +52,16 @@ def check_cleanlab() -> None:
 
 
 def probe_to_check_with(features: FeatureSet, trials: Sequence[Trial]) -> Trial | None:
-    """Return the last trial of a softmax probe on all training images of exactly these features, or None."""
+    """Return the last trial of a softmax probe on all training images that chose for exactly these features, or None.
+
+    They are its only ones, or the readout that it chose among several.
+    """
+    own = {**features.key.fields, "readout": features.key.readout}
     fitting = [
         trial
         for trial in trials
         if trial.method == "probe"
-        and dict(trial.features) == features.key.fields
+        and {**trial.features, "readout": trial.chosen.get("readout", trial.readout)} == own
         and trial.settings["loss"] == "softmax"
         and "shots" not in trial.settings
     ]

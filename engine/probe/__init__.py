@@ -1,1 +1,1 @@
-"""Fit linear probes on stored features along whole regularisation paths, each strength certified."""
+"""Classify stored features by linear probes, whole paths of certified strengths, or by nearest neighbours."""

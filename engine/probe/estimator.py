@@ -16,9 +16,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from penultimate.engine.metrics import metric_named
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.solvers import solver_named
-from penultimate.engine.probe.head import probabilities
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, D feature dimensions, K classes, L strengths.

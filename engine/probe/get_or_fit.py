@@ -1,10 +1,10 @@
-"""Return a probe's trial from the log, or fit it and add it, with its head beside."""
+"""Return a trial on stored features from the log, or fit it and add it, with the head of a probe beside."""
 
 from collections.abc import Sequence
 
 from penultimate.engine.probe.head import Head
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
-from penultimate.engine.probe.settings import ON_CPU, Log, ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, Log, ProbeResources
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial
 from penultimate.store.trials.trial_log import TrialLog
@@ -15,7 +15,7 @@ HEADS = "heads"
 
 def get_or_fit(
     features: FeatureSet | Sequence[FeatureSet],
-    settings: ProbeSettings,
+    settings: FeatureSettings,
     trials: TrialLog,
     *,
     seed: int = 0,
@@ -36,10 +36,17 @@ def get_or_fit(
     few = "" if settings.shots is None else f", {settings.shots} shots, seed {seed}"
     of = first.key.label if len(sets) == 1 else f"{first.key.backbone}, best of {len(sets)} readouts"
     name = f"{first.key.dataset}, {of}{few}"
-    log(f"{name}: {len(settings.path)} strengths")
+    log(f"{name}: {settings.grid}")
     run = run_probe(sets, settings, resources=resources, seed=seed, log=log)
-    head = Head.of(run.probe, run.key, class_names=tuple(first.class_names), loss=run.trial.settings["loss"])
-    trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
+    if run.probe is not None:
+        head = Head.of(
+            run.probe,
+            run.key,
+            class_names=tuple(first.class_names),
+            loss=run.trial.settings["loss"],
+            temperature=run.trial.chosen.get("temperature", 1.0),
+        )
+        trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)
     for note in run.trial.notes:
         log(f"{name}: {note}")

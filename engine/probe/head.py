@@ -13,12 +13,17 @@ from safetensors.numpy import save
 
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
 
 # Shapes: N samples, D feature dimensions, K classes.
 
-FORMAT = "penultimate head 1"
+FORMAT = "penultimate head 2"
+"""Format that is written: that of before, without a temperature, and a temperature."""
+
+FORMATS = ("penultimate head 1", FORMAT)
+"""Formats that are read; a head of the first has the temperature 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,6 +38,10 @@ class Head:
     features: Mapping[str, str]
     """Fields of the FeatureKey: the head scores only features of the same weights, preprocess and precision."""
 
+    temperature: float = 1.0
+    """Number by which scores are divided before they become probabilities, > 0: fitted on val, so that these are
+    calibrated (``engine.scoring.temperature``)."""
+
     def __post_init__(self) -> None:
         classes = len(self.class_names)
         if self.weight_KD.ndim != 2 or self.weight_KD.shape[0] != classes or self.bias_K.shape != (classes,):
@@ -42,9 +51,13 @@ class Head:
             )
         if self.loss not in LOSSES:
             raise InputError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+        if not 0 < self.temperature < np.inf:
+            raise InputError(f"expected a temperature > 0, got {self.temperature!r}")
 
     @classmethod
-    def of(cls, probe: Probe, key: FeatureKey, *, class_names: tuple[str, ...], loss: str) -> Self:
+    def of(
+        cls, probe: Probe, key: FeatureKey, *, class_names: tuple[str, ...], loss: str, temperature: float = 1.0
+    ) -> Self:
         """Make the head of a fitted probe."""
         return cls(
             weight_KD=probe.weight_KD,
@@ -53,6 +66,7 @@ class Head:
             loss=loss,
             l2=probe.l2,
             features=key.fields,
+            temperature=temperature,
         )
 
     def scores(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -71,11 +85,15 @@ class Head:
         return index_N
 
     def probabilities(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Return probabilities (N, K): softmax of the scores, or a sigmoid for each class.
+        """Return calibrated probabilities (N, K): softmax of the scores over ``temperature``, or a sigmoid a class.
 
         Raises ``InputError`` for a squared hinge, which has none.
         """
-        return probabilities(self.scores(features_ND).astype(np.float64), self.loss)
+        return self.probabilities_of(self.scores(features_ND))
+
+    def probabilities_of(self, scores_NK: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the probabilities that scores by this head stand for, as ``probabilities`` does."""
+        return probabilities(scores_NK.astype(np.float64), self.loss, temperature=self.temperature)
 
     def save(self, path: str | Path) -> None:
         """Write ``content`` to a file."""
@@ -87,6 +105,7 @@ class Head:
             "class_names": list(self.class_names),
             "loss": self.loss,
             "l2": self.l2,
+            "temperature": self.temperature,
             "features": dict(self.features),
         }
         tensors = {"weight": np.ascontiguousarray(self.weight_KD), "bias": np.ascontiguousarray(self.bias_K)}
@@ -100,7 +119,7 @@ class Head:
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
+                if metadata.get("format") not in FORMATS:
                     raise InputError(f"{path} is no head of this package (format {metadata.get('format')!r})")
                 weight_KD, bias_K = file.get_tensor("weight"), file.get_tensor("bias")
         except FileNotFoundError as error:
@@ -121,14 +140,3 @@ def _heads_in(folder: Path) -> str:
         if found
         else "; `penultimate probe` writes TRIALS/heads/*.safetensors"
     )
-
-
-def probabilities(scores_NK: NDArray[np.float64], loss: str) -> NDArray[np.float64]:
-    """Return the probabilities (N, K) of scores; rows sum to 1 under softmax."""
-    if loss == "softmax":
-        raised_NK = np.exp(scores_NK - scores_NK.max(1, keepdims=True))
-        result: NDArray[np.float64] = raised_NK / raised_NK.sum(1, keepdims=True)
-        return result
-    if loss == "logistic":
-        return 0.5 * (1 + np.tanh(scores_NK / 2))
-    raise InputError("a squared hinge has no probabilities; use the scores, or loss='softmax'")

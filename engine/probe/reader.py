@@ -1,7 +1,7 @@
 """FeatureReader: fits and scores on rows of a stored FeatureSet, in memory or streamed, whichever the limit allows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,10 +101,7 @@ class FeatureReader:
     def _scored(
         self, rows: NDArray[np.int64], score: Callable[[NDArray[Any]], list[NDArray[np.float32]]]
     ) -> list[NDArray[np.float32]]:
-        batches = []
-        for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
-            check_finite(self.features, rows_B, batch_BD)
-            batches.append(score(batch_BD))
+        batches = [score(batch_BD) for batch_BD in finite_batches(self.features, rows)]
         return [np.concatenate(scores) for scores in zip(*batches, strict=True)]
 
     def _note(self, line: str) -> None:
@@ -116,8 +113,17 @@ class FeatureReader:
     def _matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)
         done = 0
-        for rows_B, batch_BD in self.features.batches(BATCH_ROWS, rows=rows):
-            check_finite(self.features, rows_B, batch_BD)
+        for batch_BD in finite_batches(self.features, rows):
             matrix_ND[done : done + len(batch_BD)] = batch_BD
             done += len(batch_BD)
         return matrix_ND
+
+
+def finite_batches(features: FeatureSet, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    """Yield the features of ``rows``, which increase, in batches (B, D); InputError names samples that are not finite.
+
+    B is at most ``BATCH_ROWS``.
+    """
+    for rows_B, batch_BD in features.batches(BATCH_ROWS, rows=rows):
+        check_finite(features, rows_B, batch_BD)
+        yield batch_BD

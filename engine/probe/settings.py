@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fitting.solvers import SOLVERS
@@ -14,17 +14,31 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line
+from penultimate.engine.scoring.scores import CHOICES
 
 LossName = Annotated[str, one_of("loss", LOSSES)]
+ChoiceName = Annotated[str, one_of("score", CHOICES)]
 MetricName = Annotated[str, one_of("metric", METRICS)]
 SolverName = Annotated[str, one_of("solver", SOLVERS)]
 
 
-class _ProbeFields(Strict):
-    """The settings that one probe and many have in common."""
+Ks = Annotated[tuple[Count, ...], BeforeValidator(listed), Field(min_length=1)]
+Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(listed), Field(min_length=1)]
+
+
+class _SharedFields(Strict):
+    """The settings that every classifier of stored features has, one or many."""
 
     metric: MetricName | None = None
     """Choose and score by this metric; by default the dataset's own."""
+
+    choose_by: ChoiceName | None = None
+    """Choose on val by this score instead, such as ``log_loss``, ``auroc``, ``macro_f1``, ``brier`` or ``ece``; the
+    trial's value stays the metric's."""
+
+
+class _LinearFields(_SharedFields):
+    """The settings that one linear probe and many have in common."""
 
     tol: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Stop when the certified gap to the optimum is at most this fraction of the objective (mean loss + l2/2N |W|^2)
@@ -35,22 +49,13 @@ class _ProbeFields(Strict):
     """``torch`` (certified), ``cuml`` or ``sklearn``; the same objective."""
 
 
-class ProbeSettings(_ProbeFields):
-    """Everything the result of one probe depends on, apart from the features and the seed.
-
-    Raises ``InputError``, one line, for a value that is not allowed.
-    """
-
-    path: RegularizationPath
-    """The l2 strengths, on the sum of losses."""
-
-    loss: LossName | None = None
-    """``softmax``, ``logistic`` (one-vs-rest) or ``squared_hinge``; None: softmax, or logistic for label matrices."""
+class _OneTrial(_SharedFields):
+    """What the settings of one trial have whatever the method; raises ``InputError``, one line, for a bad value."""
 
     shots: Count | None = None
     """Number of training images a class, drawn by the seed; None: all.
 
-    With a number nothing is refitted on val, which has more images than that.
+    With a number nothing is fitted again with val, which has more images than that.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -59,16 +64,40 @@ class ProbeSettings(_ProbeFields):
         except ValidationError as error:
             raise one_line(error, origin="probe settings") from error
 
+    def _shared(self, metric: str) -> dict[str, Any]:
+        """Return the part of ``resolved`` that all methods have; what is at its default is left out or filled in."""
+        own = self.metric or metric
+        shots = {} if self.shots is None else {"shots": self.shots}
+        choose_by = {} if self.choose_by in (None, own) else {"choose_by": self.choose_by}
+        return shots | choose_by | {"metric": own}
+
+
+class ProbeSettings(_OneTrial, _LinearFields):
+    """Everything the result of one linear probe depends on, apart from the features and the seed."""
+
+    path: RegularizationPath
+    """The l2 strengths, on the sum of losses."""
+
+    loss: LossName | None = None
+    """``softmax``, ``logistic`` (one-vs-rest) or ``squared_hinge``; None: softmax, or logistic for label matrices."""
+
+    @property
+    def method(self) -> str:
+        """Return the method of its trials."""
+        return "probe"
+
+    @property
+    def grid(self) -> str:
+        """Return in words among what val chooses."""
+        return f"{len(self.path)} strengths"
+
     def resolved(self, *, multi_label: bool, metric: str) -> dict[str, Any]:
         """Return what a Trial keeps and is found by, JSON-able, with the defaults of a dataset filled in.
 
         ``metric`` is the dataset's own, ``multi_label`` whether its samples have several labels.
         """
-        loss = self.loss or ("logistic" if multi_label else "softmax")
-        few = {} if self.shots is None else {"shots": self.shots}
-        return few | {
-            "loss": loss,
-            "metric": self.metric or metric,
+        return self._shared(metric) | {
+            "loss": self.loss or ("logistic" if multi_label else "softmax"),
             "l2": list(self.path.l2),
             "tol": self.tol,
             "solver": self.solver,
@@ -76,8 +105,56 @@ class ProbeSettings(_ProbeFields):
         }
 
 
-class ProbeGrid(_ProbeFields):
-    """The settings of several probes: every loss with every number of shots and every seed."""
+class KnnSettings(_OneTrial):
+    """Everything the result of one k-nearest-neighbour classifier depends on, apart from the features and the seed."""
+
+    k: Ks
+    """Numbers of neighbours, of which val chooses."""
+
+    temperatures: Temperatures
+    """Temperatures of the votes exp(cosine similarity / temperature), of which val chooses."""
+
+    @property
+    def method(self) -> str:
+        """Return the method of its trials."""
+        return "knn"
+
+    @property
+    def grid(self) -> str:
+        """Return in words among what val chooses."""
+        return f"k of {', '.join(map(str, sorted(set(self.k))))} at {len(set(self.temperatures))} temperatures"
+
+    @property
+    def candidates(self) -> list[tuple[int, float]]:
+        """Return each k with each temperature; first those that average most, of which the first of equals is taken."""
+        return [
+            (k, temperature)
+            for k in sorted(set(self.k), reverse=True)
+            for temperature in sorted(set(self.temperatures), reverse=True)
+        ]
+
+    def resolved(self, *, multi_label: bool, metric: str) -> dict[str, Any]:
+        """Return what a Trial keeps and is found by, as ``ProbeSettings.resolved`` does."""
+        return self._shared(metric) | {
+            "k": sorted(set(self.k)),
+            "temperatures": sorted(set(self.temperatures)),
+            "votes": "exp(cosine similarity / temperature)",
+        }
+
+
+FeatureSettings = ProbeSettings | KnnSettings
+"""The settings of one trial on stored features, by any method."""
+
+_OF_PROBE, _OF_KNN = ("losses", "l2", "tol", "solver"), ("k", "temperatures")
+"""Options that one method alone reads."""
+
+
+class ProbeGrid(_LinearFields):
+    """The settings of several trials of one method: every loss with every number of shots and every seed."""
+
+    method: Literal["probe", "knn"] = "probe"
+    """``probe``: linear, a whole path of strengths. ``knn``: the k most similar training images vote, weighted by
+    cosine similarity."""
 
     losses: Annotated[tuple[LossName | None, ...], BeforeValidator(listed), Field(min_length=1)] = (None,)
     """``softmax``, ``logistic`` (one-vs-rest) or ``squared_hinge``; by default softmax, or logistic where images have
@@ -86,6 +163,12 @@ class ProbeGrid(_ProbeFields):
     l2: str = "1e-6:1e5:45"
     """Strengths on the sum of losses, log-spaced, FROM:TO:HOW_MANY; by default the paper's 45."""
 
+    k: Ks = (5, 10, 20, 50)
+    """Of knn: numbers of neighbours, of which val chooses."""
+
+    temperatures: Temperatures = (0.02, 0.07, 0.2)
+    """Of knn: a vote weighs exp(similarity / temperature); val chooses the temperature."""
+
     shots: ManyShots = (ALL,)
     """Training images a class, such as 1,2,5,10; by default all."""
 
@@ -93,8 +176,8 @@ class ProbeGrid(_ProbeFields):
     """Subsets drawn for each number of shots."""
 
     choose_readout: bool = False
-    """Choose the readout on val together with the strength, of all a backbone has here, and score test with that one
-    alone; by default each readout is a trial of its own."""
+    """Choose the readout on val together with the strength (or k), of all a backbone has here, and score test with that
+    one alone; by default each readout is a trial of its own."""
 
     @field_validator("l2")
     @classmethod
@@ -102,16 +185,33 @@ class ProbeGrid(_ProbeFields):
         RegularizationPath.parse(text)
         return text
 
-    def settings(self) -> list[tuple[ProbeSettings, int]]:
-        """Return the settings of each probe, with its seed."""
-        path = RegularizationPath.parse(self.l2)
-        shared = {name: getattr(self, name) for name in _ProbeFields.model_fields}
+    @model_validator(mode="after")
+    def _has_no_other_methods_options(self) -> Self:
+        others, other = (_OF_KNN, "knn") if self.method == "probe" else (_OF_PROBE, "probe")
+        given = [name for name in others if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
+            raise ValueError(
+                f"{given[0]} is of the method {other}, and the method is {self.method}: leave it away or give "
+                f"--method {other}"
+            )
+        return self
+
+    def settings(self) -> list[tuple[FeatureSettings, int]]:
+        """Return the settings of each trial, with its seed."""
         return [
-            (ProbeSettings(path=path, loss=loss, shots=None if shots == ALL else shots, **shared), seed)
-            for loss in self.losses
+            (settings, seed)
+            for each in self._of_all_images()
             for shots in self.shots
+            for settings in (each.replace(shots=None if shots == ALL else shots),)
             for seed in range(1 if shots == ALL else self.seeds)
         ]
+
+    def _of_all_images(self) -> list[FeatureSettings]:
+        shared: dict[str, Any] = {name: getattr(self, name) for name in _SharedFields.model_fields}
+        if self.method == "knn":
+            return [KnnSettings(k=self.k, temperatures=self.temperatures, **shared)]
+        shared |= {"path": RegularizationPath.parse(self.l2), "tol": self.tol, "solver": self.solver}
+        return [ProbeSettings(loss=loss, **shared) for loss in self.losses]
 
 
 def _checked_memory(text: str) -> str:

@@ -6,63 +6,112 @@ from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.curves.data_size import SizeCurve
+from penultimate.engine.analysis.curves.depth import ReadoutCurve
 from penultimate.engine.analysis.findings import Findings
-from penultimate.engine.analysis.panel import main_rows
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import Contender
 from penultimate.engine.analysis.setting_pairs import SettingPair
 from penultimate.engine.analysis.statistics.compare import SIGNIFICANCE
-from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.names import name_of, setting_name
+
+FEWEST_NETWORKS = 5
+"""Number of networks from which on a correlation is said and drawn: with fewer its interval is -1 to 1."""
 
 FEW_MODELS = 8
 """Number of networks below which a report warns that the correlation is uncertain, whatever its value."""
 
 
+MOST = 3
+"""Number of sentences on the first screen."""
+
+
 def sentences(found: Findings) -> list[str]:
-    """Which backbones tie for best, how strong the correlation is and how sure, what beats what, what to distrust."""
-    return [
-        *_best(found),
-        *_best_of_few(found),
-        *_correlations(found),
-        *_settings(found),
-        *_readouts(found),
-        *_speed(found),
-        *_doubts(found),
+    """Return every finding as a sentence, those of the first screen first."""
+    return [*headline(found), *more(found), *readout_sentences(found)]
+
+
+def headline(found: Findings) -> list[str]:
+    """Return the sentences of the first screen: who is best, what the correlation and the settings say, and doubts.
+
+    At most ``MOST`` of what was found, and besides what did not converge.
+    """
+    return [*_telling(found)[:MOST], *_doubts(found)]
+
+
+def more(found: Findings) -> list[str]:
+    """Return the findings that the first screen has no room for, and those that say little."""
+    telling = _telling(found)
+    little = [_correlation(name, each) for name, each in found.analyses.items() if not _tells(each)]
+    little += [_setting(pair) for pair in _overall(found) if not _is_significant(pair)]
+    return telling[MOST:] + little
+
+
+def _telling(found: Findings) -> list[str]:
+    """Return the findings that say something, the most important of each kind first."""
+    kinds = [
+        [*_best(found), *_best_of_few(found)],
+        [_correlation(name, each) for name, each in found.analyses.items() if _tells(each)],
+        [_setting(pair) for pair in _overall(found) if _is_significant(pair)],
+        list(_speed(found)),
     ]
+    first = [kind[0] for kind in kinds if kind]
+    return first + [sentence for kind in kinds for sentence in kind[1:]]
+
+
+def _tells(analysis: Analysis) -> bool:
+    """Return whether there are networks enough for a correlation to have an interval."""
+    return analysis.correlation.num_models >= FEWEST_NETWORKS
+
+
+def _overall(found: Findings) -> list[SettingPair]:
+    return [pair for pair in found.setting_pairs if pair.dataset is None]
+
+
+def _is_significant(pair: SettingPair) -> bool:
+    return pair.comparison.p_value <= SIGNIFICANCE
 
 
 def _best(found: Findings) -> Iterator[str]:
     """Yield the best over all datasets for a method with several datasets, otherwise dataset by dataset."""
-    for method, group in groupby(found.board.contenders, key=lambda each: each.method):
-        contenders = list(group)
+    for method, contenders in by_method(found.contenders).items():
         if len(contenders) > 1 and len(contenders[0].datasets) > 1:
             yield _best_on_average(method, contenders)
         else:
-            rows = [row for row in main_rows(found.board.rows) if row.method == method]
+            rows = [row for row in found.main_rows if row.method == method]
             yield from (_best_on(list(each)) for _, each in groupby(rows, key=lambda row: (row.dataset, row.images)))
 
 
+def by_method(contenders: Sequence[Contender]) -> dict[str, list[Contender]]:
+    """Return the contenders of each method, the method with the best contender first."""
+    groups: dict[str, list[Contender]] = {}
+    for each in sorted(contenders, key=lambda each: -each.mean_log_odds):
+        groups.setdefault(each.method, [])
+    for each in contenders:
+        groups[each.method].append(each)
+    return groups
+
+
 def _best_on_average(method: str, contenders: Sequence[Contender]) -> str:
-    best, ties = contenders[0], [_name(each) for each in contenders[1:] if each.ties_with_best]
+    best, ties = contenders[0], [name_of(each) for each in contenders[1:] if each.ties_with_best]
     error = "" if best.standard_error is None else f" ± {best.standard_error:.2f}"
     return (
-        f"{setting_name(method)}: {_name(best)} is best on average over {len(best.datasets)} datasets (adjusted log "
+        f"{setting_name(method)}: {name_of(best)} is best on average over {len(best.datasets)} datasets (adjusted log "
         f"odds {best.adjusted_mean:+.2f}{error}); {_tie(ties)} (paired t-test over datasets, p > 0.05)."
     )
 
 
 def _best_on(rows: Sequence[ScoreRow]) -> str:
-    best, ties = rows[0], [_name(row) for row in rows[1:] if row.ties_with_best]
+    best, ties = rows[0], [name_of(row) for row in rows[1:] if row.ties_with_best]
     sure = "" if best.interval is None else f" (95 % {100 * best.interval[0]:.1f} to {100 * best.interval[1]:.1f})"
-    does = "is best with" if len({_name(row) for row in rows}) > 1 else "scores"
-    text = f"{setting_name(best.method)} on {best.dataset}: {_name(best)} {does} {100 * best.value:.2f} %{sure}"
+    does = "is best with" if len({name_of(row) for row in rows}) > 1 else "scores"
+    text = f"{setting_name(best.method)} on {best.dataset}: {name_of(best)} {does} {100 * best.value:.2f} %{sure}"
     tests = {row.test for row in rows if row.test}
     return text + (f"; {_tie(ties)} ({', '.join(sorted(tests))}, p > 0.05)." if tests else ".")
 
 
 def _best_of_few(found: Findings) -> Iterator[str]:
     """At the fewest and the most images a class, where backbones were compared by no trial on all training images."""
-    whole = {(row.images, row.method) for row in main_rows(found.board.rows)}
+    whole = {(row.images, row.method) for row in found.main_rows}
     few = [curve for curve in found.size_curves if (curve.images, curve.method) not in whole]
     for _, group in groupby(few, key=lambda curve: (curve.dataset, curve.images, curve.method, curve.metric)):
         curves = list(group)
@@ -74,7 +123,7 @@ def _best_of_few(found: Findings) -> Iterator[str]:
 def _best_from(shots: int, curves: Sequence[SizeCurve]) -> str:
     at = [(curve, list(curve.shots_S).index(shots)) for curve in curves if shots in curve.shots_S]
     ranked = sorted(at, key=lambda each: -each[0].mean_S[each[1]])
-    best, *others = [f"{_name(curve)} {_mean(curve, s)}" for curve, s in ranked]
+    best, *others = [f"{name_of(curve)} {_mean(curve, s)}" for curve, s in ranked]
     then = f", then {others[0]}" if others else ""
     return (
         f"{setting_name(curves[0].method)} on {curves[0].dataset} from {shots} image{'s' * (shots > 1)} a class: "
@@ -87,19 +136,10 @@ def _mean(curve: SizeCurve, s: int) -> str:
     return f"({100 * curve.mean_S[s]:.1f}{'' if isnan(error) else f' ± {100 * error:.1f}'} %)"
 
 
-def _name(each: Contender | ScoreRow | SizeCurve) -> str:
-    return f"{each.backbone} ({each.variant})" if each.variant else each.backbone
-
-
 def _tie(ties: Sequence[str]) -> str:
     if not ties:
         return "none ties with it"
     return f"{', '.join(ties)} tie{'s' * (len(ties) == 1)} with it"
-
-
-def _correlations(found: Findings) -> Iterator[str]:
-    for setting, analysis in found.analyses.items():
-        yield _correlation(setting, analysis)
 
 
 def _correlation(setting: str, analysis: Analysis) -> str:
@@ -115,11 +155,6 @@ def _correlation(setting: str, analysis: Analysis) -> str:
     if r.num_models < FEW_MODELS:
         text += f" {r.num_models} networks are few: the interval over networks says how little is known."
     return text
-
-
-def _settings(found: Findings) -> Iterator[str]:
-    overall = [pair for pair in found.setting_pairs if pair.dataset is None]
-    yield from (_setting(pair) for pair in overall)
 
 
 def _setting(pair: SettingPair) -> str:
@@ -138,15 +173,19 @@ def _setting(pair: SettingPair) -> str:
     return f"{one} is better than {other} in {of} ({test})."
 
 
-def _readouts(found: Findings) -> Iterator[str]:
+def readout_sentences(found: Findings) -> list[str]:
     """Say of each network which readout is best on each dataset, and which tie with it."""
-    for curve in found.readout_curves:
-        best = curve.best
-        tied = [each.readout for each in curve.scores if each.ties_with_best and not each.is_best]
-        yield (
-            f"Readouts of {curve.label} on {curve.dataset}: {best.readout} scores best of {len(curve.scores)} with "
-            f"{100 * best.value:.2f} % on test; {_tie(tied)} (paired test on the same images, p > 0.05)."
-        )
+    return [_readouts(curve) for curve in found.readout_curves]
+
+
+def _readouts(curve: ReadoutCurve) -> str:
+    best = curve.best
+    tied = [each.readout for each in curve.scores if each.ties_with_best and not each.is_best]
+    of = "" if curve.method == "probe" else f" ({setting_name(curve.method).lower()})"
+    return (
+        f"Readouts of {curve.label} on {curve.dataset}{of}: {best.readout} scores best of {len(curve.scores)} with "
+        f"{100 * best.value:.2f} % on test; {_tie(tied)} (paired test on the same images, p > 0.05)."
+    )
 
 
 def _speed(found: Findings) -> Iterator[str]:

@@ -20,7 +20,7 @@ from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.summary import summary_of
 from penultimate.engine.probe.get_or_fit import get_or_fit
-from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import FeatureSettings, ProbeResources, ProbeSettings
 from penultimate.engine.runtime.partition import WHOLE, Partition
 from penultimate.engine.runtime.worker_state import WorkerState
 from penultimate.engine.study.study import Dataset
@@ -182,10 +182,10 @@ class ExtractCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeCell(Cell):
-    """Fit one regularization path on the features of one key, or of several readouts of which one is chosen."""
+    """Fit one path, or classify by nearest neighbours: the features of one key, or of readouts of which one is chosen."""
 
     keys: tuple[FeatureKey, ...]
-    settings: ProbeSettings
+    settings: FeatureSettings
     seed: int
     resources: ProbeResources
     store: str
@@ -206,8 +206,9 @@ class ProbeCell(Cell):
     @override
     def title(self) -> str:
         few = "" if self.settings.shots is None else f", {self.settings.shots} shots, seed {self.seed}"
-        loss = f", {self.settings.loss}" if self.settings.loss else ""
-        return f"probe {self.dataset}, {self.label}{loss}{few}"
+        loss = self.settings.loss if isinstance(self.settings, ProbeSettings) else None
+        loss = f", {loss}" if loss else ""
+        return f"{self.settings.method} {self.dataset}, {self.label}{loss}{few}"
 
     @override
     def run(self, context: RunContext) -> str:

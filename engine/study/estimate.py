@@ -1,7 +1,7 @@
 """Estimate the time a plan takes, from rates measured now on a few of its images or from trials already logged."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -78,22 +78,27 @@ def _extraction(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:
 
 
 def _probes(plan: StudyPlan, trials: Path) -> Iterator[Estimate]:
-    """Estimate probes from the logged ones of the same dataset, or else from all that are logged."""
+    """Estimate probes, and neighbours, from the logged ones of the same dataset, or else from all that are logged."""
     cells = [cell for cell in plan.cells["probe"] if isinstance(cell, ProbeCell)]
-    if not cells:
-        return
-    logged: defaultdict[str, list[float]] = defaultdict(list)
-    for trial in TrialLog(trials).trials() if trials.exists() else ():
-        if trial.method == "probe":
-            logged[trial.dataset].append(trial.wall_seconds)
+    known = TrialLog(trials).trials() if cells and trials.exists() else []
+    for method, plural in (("probe", "probes"), ("knn", "knn trials")):
+        mine = [cell for cell in cells if cell.settings.method == method]
+        logged: defaultdict[str, list[float]] = defaultdict(list)
+        for trial in known:
+            if trial.method == method:
+                logged[trial.dataset].append(trial.wall_seconds)
+        if mine:
+            yield _of_logged(plural, mine, logged)
+
+
+def _of_logged(plural: str, cells: Sequence[ProbeCell], logged: Mapping[str, Sequence[float]]) -> Estimate:
     everywhere = [seconds for of_dataset in logged.values() for seconds in of_dataset]
-    what = f"probes: {len(cells)}"
+    what = f"{plural}: {len(cells)}"
     if not everywhere:
-        yield Estimate(what=what, seconds=None, source="no probe is logged here to go by")
-        return
+        return Estimate(what=what, seconds=None, source=f"no {plural.removesuffix('s')} is logged here to go by")
     seconds = sum(median(logged.get(cell.dataset) or everywhere) for cell in cells)
-    source = f"medians of the {len(everywhere)} probes logged here, by dataset where there is one"
-    yield Estimate(what=what, seconds=seconds, source=source)
+    source = f"medians of the {len(everywhere)} {plural} logged here, by dataset where there is one"
+    return Estimate(what=what, seconds=seconds, source=source)
 
 
 def _training(plan: StudyPlan, context: RunContext) -> Iterator[Estimate]:

@@ -18,7 +18,7 @@ from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.api import probed_together
 from penultimate.engine.probe.protocol import planned_trial_id
-from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import FeatureSettings, KnnSettings, ProbeResources
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.study.cell import (
     Cell,
@@ -233,7 +233,7 @@ class _Planner:
                 for group in groups:
                     self._probe(images, group, settings, seed)
 
-    def _probe(self, images: ImageSet, keys: Sequence[FeatureKey], settings: ProbeSettings, seed: int) -> None:
+    def _probe(self, images: ImageSet, keys: Sequence[FeatureKey], settings: FeatureSettings, seed: int) -> None:
         cell = ProbeCell(
             keys=tuple(keys),
             settings=settings,
@@ -351,9 +351,10 @@ def _readout(*keys: FeatureKey) -> str:
 
 
 def _setting(settings: Any) -> str:
-    """Name the settings loss, shots and steps where they are not the default."""
+    """Name the method knn of a probe, and the settings loss, shots and steps where they are not the default."""
     named = {name: getattr(settings, name, None) for name in ("loss", "shots", "steps")}
-    return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+    knn = ["knn"] if isinstance(settings, KnnSettings) else []
+    return ", ".join(knn + [f"{name} {value}" for name, value in named.items() if value is not None])
 
 
 def _or_why(load: Callable[[], Value]) -> Value | str:

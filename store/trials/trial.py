@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from penultimate.store.format.digest import digest_of
 from penultimate.store.key import PENULTIMATE
 
+OF_FEATURES = ("probe", "knn")
+"""Methods that classify stored features, so that their trials are of a readout."""
+
 CHOSEN = "chosen"
 """Readout of a trial whose readout was chosen on val, among ``settings["readouts"]``: ``chosen["readout"]``."""
 
@@ -24,7 +27,7 @@ class Trial:
     """Name for people; identity is ``features["weights"]``."""
 
     method: str
-    """``probe``, ``finetune`` or ``scratch``."""
+    """``probe``, ``knn``, ``finetune`` or ``scratch``."""
 
     features: Mapping[str, str]
     """The FeatureKey's fields, or for a trained network those that apply (images, weights, preprocess, ...)."""
@@ -35,16 +38,21 @@ class Trial:
     seed: int
 
     metric: str
-    """Metric by which settings were chosen and of which ``value`` is: ``top1``, ``mean_per_class``, ``map11``."""
+    """Metric of which ``value`` is, and by which settings were chosen unless ``settings["choose_by"]`` names another
+    score: ``top1``, ``mean_per_class``, ``map11``."""
 
     value: float
     """Test score of the chosen fit, a fraction in [0, 1]."""
 
     metrics: Mapping[str, Mapping[str, float]]
-    """Split (``val``, ``test``) -> metric -> value of the chosen fit; a metric that was not computed is absent."""
+    """Split (``val``, ``test``) -> metric or score -> value of the chosen fit; what was not computed is absent.
+
+    ``val_calibrated`` and ``test_calibrated`` are the scores of probabilities at the temperature fitted on val.
+    """
 
     chosen: Mapping[str, Any]
-    """The settings chosen on val, for example ``{"l2": 0.01}``, and ``readout`` where that was chosen too."""
+    """The settings chosen on val, for example ``{"l2": 0.01, "temperature": 1.3}``, and ``readout`` where that was
+    chosen too."""
 
     converged: bool
     """True if every fit behind the result met its tolerance."""
@@ -54,7 +62,13 @@ class Trial:
 
     arrays: Mapping[str, NDArray[Any]]
     """Per-sample predictions on test: ``test_ids``, ``test_labels``, ``test_predictions`` (class indices), or
-    ``test_scores`` (N, K) where samples have several labels."""
+    ``test_scores`` (N, K) float32 where samples have several labels. ``class_names`` (K,) names the indices.
+
+    Beside predictions ``test_class_scores`` (N, K) float16, uncalibrated, if they take at most 64 MB; else, where there
+    are probabilities, ``test_probability`` of the predicted and ``test_probability_true`` of the true class, (N,)
+    float32. Under softmax the highest score of a sample is 0. Trials written before these were kept have none, nor
+    names.
+    """
 
     versions: Mapping[str, str]
     hardware: Mapping[str, Any]

@@ -28,10 +28,27 @@ def test_a_log_becomes_a_page_with_its_figures_beside(
 ) -> None:
     assert run(["report", str(log), "-o", str(tmp_path / "out.html"), "--title", "Digits", "--resamples", "100"]) == 0
     assert "<title>Digits</title>" in (tmp_path / "out.html").read_text()
-    assert {"figure6.png", "figure6.pdf", "figure6.csv"} <= {p.name for p in (tmp_path / "out_figures").iterdir()}
+    written = {path.name for path in (tmp_path / "out_figures").iterdir()}
+    assert {f"forest_digits_probe_top1.{ending}" for ending in ("png", "pdf", "csv")} <= written
     out, err = capsys.readouterr()
     assert out == ""
     assert "out.html" in err
+
+
+def test_a_published_table_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "published.csv"
+    rows = [f"net{m},{70 + m},{60 + 2 * m},{80 + m},{70 + 1.5 * m}" for m in range(6)]
+    table.write_text("\n".join(["model,imagenet,cars,pets,mean", *rows]))
+    asked = ["--dataset", "cars", "--dataset", "pets", "--resamples", "100", "-o", str(tmp_path / "out.html")]
+    assert run(["report", "--table", str(table), *asked]) == 0
+    text = (tmp_path / "out.html").read_text()
+    assert "over 2 datasets (published)" in text
+    assert ">net5<" in text
+    assert "figure1" in text
+    capsys.readouterr()
+    assert run(["report", str(tmp_path), "--table", str(table)]) == 2
+    assert "either TRIALS" in capsys.readouterr().err
+    assert run(["report"]) == 2
 
 
 @pytest.fixture
@@ -79,6 +96,7 @@ def test_a_backbone_that_is_not_in_the_store_is_refused_with_the_nearest(
     [
         (["-o", "nowhere/out.html"], "there is no folder"),
         (["--tsne", "digits"], "figure 4 needs --store"),
+        (["--images", "photos"], "need --store"),
         (["--store", "s", "--tsne", "digits", "--tsne-backbone", "a"], "--tsne-backbone twice"),
     ],
 )

@@ -7,8 +7,9 @@ from scipy.special import expit
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.findings import Findings, find
-from penultimate.engine.report.figures.figures import figures
 from penultimate.engine.report.figures.report_figure import ReportFigure
+from penultimate.engine.report.page import figures, make_sections
+from penultimate.engine.report.sections.section import Material
 from penultimate.store.trials.trial import Trial
 
 IMAGENET = {
@@ -66,4 +67,5 @@ def whole_findings() -> Findings:
 @cache
 def whole_figures() -> dict[str, ReportFigure]:
     """Return its figures by name, drawn once for all tests."""
-    return {each.name: each for each in figures(whole_findings())}
+    material = Material(found=whole_findings(), trials=whole_study())
+    return {each.name: each for each in figures(make_sections(material))}

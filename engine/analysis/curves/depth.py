@@ -13,7 +13,7 @@ import numpy as np
 from penultimate.engine.analysis.predictions import TrialPredictions
 from penultimate.engine.analysis.statistics.compare import holm, ties
 from penultimate.engine.analysis.variant import variants
-from penultimate.store.trials.trial import CHOSEN, Trial
+from penultimate.store.trials.trial import CHOSEN, OF_FEATURES, Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +45,13 @@ class ReadoutScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadoutCurve:
-    """The readouts of one backbone on one dataset, probed alike."""
+    """The readouts of one backbone on one dataset, classified alike."""
 
     dataset: str
     images: str
+    method: str
+    """``probe`` or ``knn``."""
+
     backbone: str
     variant: str
     """Settings, other than the readout, that distinguish it from other curves of the same backbone and dataset."""
@@ -85,25 +88,25 @@ def layer_of(readout: str) -> int | None:
 
 
 def readout_curves(trials: Iterable[Trial], *, seed: int = 0) -> list[ReadoutCurve]:
-    """Return a curve for each backbone and dataset of which several readouts were probed on all training images.
+    """Return a curve for each method, backbone and dataset that has several readouts from all training images.
 
     ``seed`` is that of the permutation tests and of resampled intervals. Trials whose readout was chosen are no points.
     """
     probes = [
         trial
         for trial in trials
-        if trial.method == "probe" and trial.settings.get("shots") is None and trial.readout != CHOSEN
+        if trial.method in OF_FEATURES and trial.settings.get("shots") is None and trial.readout != CHOSEN
     ]
     alike = [replace(trial, features={**trial.features, "readout": "any"}) for trial in probes]
     groups: defaultdict[tuple[str, ...], dict[str, Trial]] = defaultdict(dict)
     for trial, variant in zip(probes, variants(alike), strict=True):
-        key = (trial.dataset, trial.features["images"], trial.backbone, variant.label, trial.metric)
+        key = (trial.method, trial.dataset, trial.features["images"], trial.backbone, variant.label, trial.metric)
         groups[key][trial.readout] = trial
     return [_curve(key, [*groups[key].values()], seed) for key in sorted(groups) if len(groups[key]) > 1]
 
 
 def _curve(key: Sequence[str], trials: Sequence[Trial], seed: int) -> ReadoutCurve:
-    dataset, images, backbone, variant, metric = key
+    method, dataset, images, backbone, variant, metric = key
     ranked = sorted(trials, key=lambda trial: (-trial.value, trial.readout))
     predictions = [TrialPredictions.of(trial) for trial in ranked]
     tests = [None, *(each.test_against(predictions[0], seed=seed) for each in predictions[1:])]
@@ -129,6 +132,7 @@ def _curve(key: Sequence[str], trials: Sequence[Trial], seed: int) -> ReadoutCur
     return ReadoutCurve(
         dataset=dataset,
         images=images,
+        method=method,
         backbone=backbone,
         variant=variant,
         metric=metric,

@@ -26,7 +26,7 @@ from penultimate.engine.report.figures.style import (
 from penultimate.engine.report.names import setting_name
 
 
-def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> ReportFigure:
+def budgets_figure(title: str, curves: Sequence[BudgetCurve], name: str) -> ReportFigure:
     """Draw figure 8 for one backbone: one column for each dataset, against epochs above and against steps below."""
     datasets = sorted({curve.dataset for curve in curves})
     lines = sorted({curve.line for curve in curves})
@@ -49,8 +49,9 @@ def budgets_figure(backbone: str, curves: Sequence[BudgetCurve], name: str) -> R
         _method_legend(figure, panels[0, 0], lines)
     return ReportFigure(
         name=name,
-        title=f"Accuracy against training length: {backbone}",
-        caption="Each point is a run of its own, whose learning rate ends there. Ringed: the first budget with 90 % of "
+        title=title,
+        caption="Accuracy against training length. Each point is a run of its own, whose learning rate ends "
+        "there. Ringed: the first budget with 90 % of "
         "the best odds at any budget. Axes are logit-scaled.",
         figure=figure,
         numbers={"": pd.concat([_budget_numbers(curve) for curve in curves])},
@@ -106,7 +107,7 @@ def backbone_of(curve: SizeCurve) -> str:
 
 
 def sizes_figure(
-    subject: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
+    title: str, curves: Sequence[SizeCurve], name: str, *, line_of: Callable[[SizeCurve], str] = method_of
 ) -> ReportFigure:
     """Draw figure 9 with one panel for each dataset: the methods of one backbone, or the backbones of one method."""
     datasets = sorted({curve.dataset for curve in curves})
@@ -131,8 +132,9 @@ def sizes_figure(
         _method_legend(figure, panels[0], lines)
     return ReportFigure(
         name=name,
-        title=f"Accuracy against images a class: {subject}",
-        caption="Points: mean over subsets; error bars: standard error over subsets, none for a single one. Axes are "
+        title=title,
+        caption="Accuracy against images a class. Points: mean over subsets; error bars: standard error over "
+        "subsets, none for a single one. Axes are "
         "logit-scaled.",
         figure=figure,
         numbers={"": pd.concat([_size_numbers(curve) for curve in curves])},

@@ -21,8 +21,11 @@ _APART = 0.15
 """Distance along the axis between the points of two networks at one depth, so that their intervals stay apart."""
 
 
-def depth_figure(curves: Sequence[ReadoutCurve], name: str = "readouts") -> ReportFigure:
-    """Draw one panel for each dataset: a line for each network over its layers, other readouts to the right of it."""
+def depth_figure(title: str, curves: Sequence[ReadoutCurve], name: str = "readouts") -> ReportFigure:
+    """Draw one panel for each dataset: a line for each network over its layers, other readouts to the right of it.
+
+    All curves are of one method.
+    """
     datasets = sorted({(curve.dataset, curve.images) for curve in curves})
     labels = sorted({curve.label for curve in curves})
     hover: dict[str, str] = {}
@@ -45,7 +48,7 @@ def depth_figure(curves: Sequence[ReadoutCurve], name: str = "readouts") -> Repo
         figure.legend(handles=handles, loc="outside upper center", ncols=1 if max(map(len, labels)) > 30 else 2)
     return ReportFigure(
         name=name,
-        title="Accuracy by depth and readout",
+        title=title,
         caption="Lines: means over the patches or the map after each block or stage, from the first to the last; "
         "right of them the readouts that are no single layer. Bars: 95 % intervals over test images. Filled: a "
         "network's best readout on each dataset and those that tie with it (paired test, p > 0.05). The axis is "
@@ -120,6 +123,7 @@ def _described(curve: ReadoutCurve, score: ReadoutScore) -> str:
 def _numbers(curve: ReadoutCurve) -> pd.DataFrame:
     shared: dict[str, Any] = {
         "dataset": curve.dataset,
+        "method": curve.method,
         "backbone": curve.backbone,
         "variant": curve.variant,
         "metric": curve.metric,

@@ -1,6 +1,7 @@
 """Hold a drawn figure with its numbers and the text shown for each point under the mouse, and save it."""
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,17 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from penultimate.engine.report.figures.style import style
+from penultimate.engine.report.figures.style import ON_PAGE, style
 
 _SVG = "http://www.w3.org/2000/svg"
 DOTS_PER_INCH = 200
 
 ON_SCREEN = 1.6
 """Largest scale of a figure on a page, in CSS pixels for each point: its 8-point text is at most 13 pixels high."""
+
+
+SMALL_INCHES = 4.2
+"""Width of a figure that fits beside another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,6 +41,11 @@ class ReportFigure:
 
     hover: Mapping[str, str]
     """Id of a point (matplotlib's gid) -> the text that describes it."""
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether it fits on a phone, and beside others on a desk."""
+        return float(self.figure.get_figwidth()) <= SMALL_INCHES
 
     def save(self, folder: Path) -> list[Path]:
         """Write PNG, PDF and the numbers as CSV into ``folder``; the same numbers give the same bytes."""
@@ -73,4 +83,11 @@ class ReportFigure:
                 title = ElementTree.Element(f"{{{_SVG}}}title")
                 title.text = text
                 element.insert(0, title)
-        return ElementTree.tostring(root, encoding="unicode")
+        return _recoloured(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _recoloured(svg: str) -> str:
+    """Return the picture with the page's colours, which are others where the reader prefers dark pages."""
+    for name, colour in ON_PAGE.items():
+        svg = re.sub(f"(?<=: ){colour}(?![0-9a-f])", f"var(--{name})", svg, flags=re.IGNORECASE)
+    return svg

@@ -43,8 +43,10 @@ def settings_figure(contenders: Sequence[Contender], name: str) -> ReportFigure:
         panels[-1].set_xticks(range(len(variants)), [v.replace(", ", "\n") or "default" for v in variants])
     return ReportFigure(
         name=name,
-        title=f"Average transfer accuracy by training setting: {setting_name(contenders[0].method).lower()}",
-        caption="Mean log odds over datasets with Morey's standard errors. Filled: not significantly different from "
+        title=f"{variants[-1] or 'The default'} transfers best on average "
+        f"({setting_name(contenders[0].method).lower()})",
+        caption="Average transfer accuracy by training setting. Mean log odds over datasets with Morey's "
+        "standard errors. Filled: not significantly different from "
         "the best of the method (paired t-test over datasets, p > 0.05).",
         figure=figure,
         numbers={"": pd.DataFrame([_numbers(each) for each in contenders])},

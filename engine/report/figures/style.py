@@ -18,15 +18,23 @@ from scipy.special import expit, logit
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, INK, GREY, PALE = "#CC79A7", "#56B4E9", "#222222", "#8a8a8a", "#c9c9c9"
+LIGHT_SKY = "#a6dcf7"
+"""Lighter than any other method's, so that four of them differ on a grey print."""
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """Markers, of a number that has no common divisor with the colours': 77 pairs before one repeats."""
 
-METHOD_COLOURS = {"probe": ORANGE, "finetune": BLUE, "scratch": INK}
-METHOD_MARKERS = {"probe": "^", "finetune": "o", "scratch": "s"}
-METHOD_LINES = {"probe": (0, (1, 1)), "finetune": "solid", "scratch": (0, (5, 2))}
-METHOD_HATCHES = {"probe": "", "finetune": "///", "scratch": "xxx"}
+METHOD_COLOURS = {"probe": ORANGE, "knn": LIGHT_SKY, "finetune": BLUE, "scratch": INK}
+METHOD_MARKERS = {"probe": "^", "knn": "v", "finetune": "o", "scratch": "s"}
+METHOD_LINES = {"probe": (0, (1, 1)), "knn": (0, (3, 1, 1, 1)), "finetune": "solid", "scratch": (0, (5, 2))}
+METHOD_HATCHES = {"probe": "", "knn": "...", "finetune": "///", "scratch": "xxx"}
+
+ON_PAGE = {
+    "blue": BLUE, "orange": ORANGE, "green": GREEN, "vermilion": VERMILION, "purple": PURPLE, "sky": SKY, "ink": INK,
+    "grey": GREY, "pale": PALE, "paper": "#ffffff",
+}  # fmt: skip
+"""CSS variable of the page -> the colour it stands for on white; on a dark page it is another (``page.css``)."""
 
 _NICE = (
     (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999),
@@ -41,6 +49,12 @@ def style() -> Iterator[None]:
     """Apply the style within a ``with`` block; figures are drawn and saved inside it."""
     settings: dict[Any, Any] = {  # matplotlib types the keys as a union of some 300 literals
         "font.size": 8,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "figure.facecolor": "white",
         "axes.titlesize": 9,
         "axes.labelsize": 8,
         "axes.linewidth": 0.6,

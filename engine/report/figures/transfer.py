@@ -52,7 +52,7 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> ReportFigure:
         _key(figure.add_subplot(grid[:, -1]), names)
     return ReportFigure(
         name="figure1",
-        title="Transfer accuracy against ImageNet accuracy, averaged over datasets",
+        title=_averages_title(analyses),
         caption=f"Mean log odds over datasets; error bars are Morey's standard errors over datasets. {_MARKS}",
         figure=figure,
         numbers={"": pd.concat(numbers), "lines": pd.concat(lines)},
@@ -60,7 +60,7 @@ def averages_figure(analyses: Mapping[str, Analysis]) -> ReportFigure:
     )
 
 
-def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> ReportFigure:
+def transfer_figure(title: str, analysis: Analysis, ties: Ties, name: str = "figure2") -> ReportFigure:
     """Draw figure 2 for one setting: one panel for each dataset, and the average of several datasets.
 
     Where ``ties`` is empty, ties are marked in the average only.
@@ -72,12 +72,20 @@ def transfer_figure(setting: str, analysis: Analysis, ties: Ties, name: str = "f
     tested = "" if ties else " Without per-sample predictions ties are marked in the average alone."
     return ReportFigure(
         name=name,
-        title=f"Transfer accuracy against ImageNet accuracy: {setting_name(setting)}",
-        caption=f"Axes are logit-scaled. {_MARKS} Error bars of the average are Morey's standard errors.{tested}",
+        title=title,
+        caption=f"Transfer accuracy against ImageNet accuracy. Axes are logit-scaled. {_MARKS} Error bars of the "
+        f"average are Morey's standard errors.{tested}",
         figure=figure,
         numbers={"": points, "lines": lines},
         hover=hover,
     )
+
+
+def _averages_title(analyses: Mapping[str, Analysis]) -> str:
+    r = [each.correlation.pearson_r for each in analyses.values()]
+    if len(r) == 1:
+        return f"Averaged over datasets, r = {r[0]:.2f} between ImageNet and transfer accuracy"
+    return f"Averaged over datasets, r = {min(r):.2f} to {max(r):.2f} between ImageNet and transfer accuracy"
 
 
 _Drawing = tuple[Figure, pd.DataFrame, pd.DataFrame]

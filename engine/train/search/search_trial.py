@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
-from penultimate.engine.metrics import METRICS, applicable
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.scoring.outputs import Outputs
+from penultimate.engine.scoring.scores import score_all
 from penultimate.engine.train.evaluate import Evaluation, evaluate
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.resources import Resources
@@ -20,8 +21,6 @@ from penultimate.engine.train.runs.trained_network import load_trained
 from penultimate.engine.train.search.grid_search import GridSearch
 from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.trial import Trial
-
-# Shapes: N test samples, K classes.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +66,7 @@ def score(
 def trial_of(search: GridSearch, runs: SearchRuns, test: Evaluation) -> Trial:
     """Describe the search as a trial: settings, scores on val and test, predictions, curves, notes, provenance."""
     metric = search.images.metric
+    outputs = Outputs(scores_NK=test.logits_NK, labels=np.asarray(test.labels), loss=search.recipe.loss)
     return Trial(
         dataset=search.images.name,
         backbone=search.initial.label,
@@ -76,11 +76,11 @@ def trial_of(search: GridSearch, runs: SearchRuns, test: Evaluation) -> Trial:
         seed=search.recipe.seed,
         metric=metric,
         value=test.score(metric),
-        metrics=_val_scores(runs.chosen, metric) | {"test": _test_scores(test)},
+        metrics=_val_scores(runs.chosen, metric) | {"test": score_all(outputs) | {"loss": test.loss}},
         chosen={name: runs.chosen.recipe[name] for name in ("learning_rate", "weight_decay")},
         converged=True,  # a run that diverged is never chosen
         history=_history(runs),
-        arrays=_predictions(search.images, test),
+        arrays=outputs.kept(np.asarray(search.images.ids_N[test.rows_N]), search.images.class_names),
         versions=library_versions(),
         hardware=machine(),
         commit=source_commit(),
@@ -94,11 +94,6 @@ def _val_scores(chosen: RunResult, metric: str) -> dict[str, dict[str, float]]:
     """Return the last scores on val; nothing where there is no val split."""
     last = chosen.last
     return {"val": {metric: last[f"val_{metric}"], "loss": last["val_loss"]}} if "val_loss" in last else {}
-
-
-def _test_scores(test: Evaluation) -> dict[str, float]:
-    scores = {name: METRICS[name](test.logits_NK, test.labels) for name in applicable(test.labels)}
-    return scores | {"loss": test.loss}
 
 
 def _history(runs: SearchRuns) -> list[dict[str, Any]]:
@@ -116,13 +111,6 @@ def _history(runs: SearchRuns) -> list[dict[str, Any]]:
     ]
     rows += [{**row, "phase": "chosen"} for row in runs.chosen.history]
     return rows + ([{**row, "phase": "retrained"} for row in runs.final.history] if runs.retrained else [])
-
-
-def _predictions(images: ImageSet, test: Evaluation) -> dict[str, NDArray[Any]]:
-    found = {"test_ids": np.asarray(images.ids_N[test.rows_N]), "test_labels": np.asarray(test.labels)}
-    if test.labels.ndim == 2:
-        return found | {"test_scores": test.logits_NK}
-    return found | {"test_predictions": test.logits_NK.argmax(axis=1)}
 
 
 def _notes(images: ImageSet, runs: SearchRuns, test: Evaluation) -> list[str]:

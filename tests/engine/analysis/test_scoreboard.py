@@ -135,3 +135,15 @@ def test_two_networks_of_one_name_are_told_apart_by_their_weights_and_others_are
     assert {row.network for row in rows} == {"a (weights=1f1f1f1f)", "a (weights=2e2e2e2e)", "b"}
     assert {row.setting for row in rows} == {"probe"}
     assert len(scoreboard([*trials, trial_of(backbone="b")]).contenders) == 3
+
+
+def test_a_path_of_other_strengths_for_few_images_is_no_other_variant() -> None:
+    whole, few = {"l2": [1.0, 0.1]}, {"l2": [10.0, 1.0], "shots": 5}
+    assert [row.variant for row in scoreboard([trial_of(settings=whole), trial_of(settings=few)]).rows] == ["", ""]
+    two = scoreboard([trial_of(settings=whole), trial_of(settings={"l2": [10.0, 1.0]}, wrong=range(9))])
+    assert all(row.variant.startswith("l2=") for row in two.rows)
+
+
+def test_a_score_that_settings_were_chosen_by_is_named_where_trials_differ_in_it() -> None:
+    plain, by_loss = trial_of(), trial_of(settings={"loss": "softmax", "choose_by": "log_loss"}, wrong=range(9))
+    assert {row.variant for row in scoreboard([plain, by_loss]).rows} == {"choose_by=top1", "choose_by=log_loss"}

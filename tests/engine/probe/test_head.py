@@ -1,9 +1,12 @@
 """Heads are saved and loaded unchanged; other files are refused."""
 
+import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from support.probe_cases import mixture
 
@@ -46,6 +49,25 @@ def test_predictions_are_the_highest_score_and_probabilities_follow_the_loss() -
     np.testing.assert_allclose(head("logistic").probabilities(FEATURES_ND), 1 / (1 + np.exp(-scores_NK)), atol=1e-12)
     with pytest.raises(InputError, match="no probabilities"):
         head("squared_hinge").probabilities(FEATURES_ND)
+
+
+def test_a_temperature_divides_the_scores_and_a_head_of_the_first_format_has_none(tmp_path: Path) -> None:
+    made = Head.of(PROBE, KEY, class_names=("cat", "dog", "owl", "yak"), loss="softmax", temperature=2.0)
+    halved = Head(**{**{f.name: getattr(made, f.name) for f in fields(made)}, "temperature": 1.0})
+    scores_NK = PROBE.scores(FEATURES_ND)
+    np.testing.assert_allclose(
+        made.probabilities(FEATURES_ND), halved.probabilities_of(scores_NK / np.float32(2)), rtol=1e-5
+    )
+    made.save(tmp_path / "head.safetensors")
+    assert Head.load(tmp_path / "head.safetensors").temperature == 2.0
+    with safe_open(tmp_path / "head.safetensors", "numpy") as file:
+        about = json.loads(file.metadata()["head"])
+    del about["temperature"]
+    old = {"format": "penultimate head 1", "head": json.dumps(about)}
+    save_file(load_file(tmp_path / "head.safetensors"), tmp_path / "old.safetensors", metadata=old)
+    assert Head.load(tmp_path / "old.safetensors").temperature == 1.0
+    with pytest.raises(InputError, match="a temperature > 0, got 0"):
+        Head.of(PROBE, KEY, class_names=("cat", "dog", "owl", "yak"), loss="softmax", temperature=0)
 
 
 def test_features_of_another_width_are_refused() -> None:

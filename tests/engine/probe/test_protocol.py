@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from support.processors import pretend
 
+from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
 from penultimate.engine.probe.settings import ProbeSettings
@@ -33,6 +37,21 @@ def test_the_chosen_strength_is_the_strongest_with_the_best_val_score() -> None:
     assert trial.converged
 
 
+def test_the_history_has_train_loss_and_norm_of_every_strength() -> None:
+    features = stored()
+    trial = run_probe(features, ProbeSettings(path=PATH)).trial
+    rows = features.rows("train")
+    settings = FitSettings(num_classes=3, path=PATH)
+    probes = fit_path(features.features[rows], features.labels[rows], settings)
+    on_train = [row for row in trial.history if row["fitted_on"] == "train"]
+    for row, probe in zip(on_train, probes, strict=True):
+        assert row["weight_norm"] == pytest.approx(np.linalg.norm(probe.weight_KD), rel=1e-3)
+        loss = log_loss(features.labels[rows], softmax(probe.scores(features.features[rows]), axis=1))
+        assert row["train_loss"] == pytest.approx(loss, rel=1e-3, abs=1e-6)
+    norms = [row["weight_norm"] for row in on_train]
+    assert norms == sorted(norms)  # weaker strengths, larger weights
+
+
 def test_the_value_is_what_the_kept_predictions_score() -> None:
     trial = run_probe(stored(), ProbeSettings(path=PATH)).trial
     labels_N, predicted_N = trial.arrays["test_labels"], trial.arrays["test_predictions"]
@@ -46,6 +65,40 @@ def test_several_labels_a_sample_are_fitted_one_against_rest_and_keep_scores() -
     assert trial.settings["loss"] == "logistic"
     assert trial.arrays["test_scores"].shape == (100, 3)
     assert trial.value > 0.9  # the labels are thresholds of single features
+
+
+def test_a_strength_is_chosen_by_any_score_and_the_value_stays_the_metrics() -> None:
+    features = stored()
+    for choose_by, sign in (("log_loss", -1), ("auroc", 1), ("macro_f1", 1), ("ece", -1), ("top1", 1)):
+        trial = run_probe(features, ProbeSettings(path=PATH, choose_by=choose_by)).trial
+        on_train = [row for row in trial.history if row["fitted_on"] == "train"]
+        best = max(on_train, key=lambda row: sign * row[f"val_{choose_by}"])
+        assert trial.chosen["l2"] == best["l2"]
+        assert trial.metrics["val"][choose_by] == best[f"val_{choose_by}"]
+        assert trial.metric == "mean_per_class"
+        assert trial.value == trial.metrics["test"]["mean_per_class"]
+
+
+def test_a_score_that_the_labels_or_the_loss_do_not_allow_is_refused() -> None:
+    with pytest.raises(InputError, match="top1 does not suit these labels"):
+        run_probe(stored(several=True), ProbeSettings(path=PATH, choose_by="top1"))
+    with pytest.raises(InputError, match="brier needs probabilities"):
+        run_probe(stored(), ProbeSettings(path=PATH, loss="squared_hinge", choose_by="brier"))
+
+
+def test_the_temperature_is_fitted_on_val_and_reported_before_and_after() -> None:
+    trial = run_probe(stored(), ProbeSettings(path=PATH)).trial
+    assert trial.metrics["val_calibrated"]["log_loss"] <= trial.metrics["val"]["log_loss"]
+    assert set(trial.metrics["test_calibrated"]) == {"log_loss", "brier", "ece"}
+    # The kept scores are float16: three digits of a logit of up to 10.
+    kept = trial.arrays["test_class_scores"].astype(float) / trial.chosen["temperature"]
+    assert log_loss(trial.arrays["test_labels"], softmax(kept, axis=1)) == pytest.approx(
+        trial.metrics["test_calibrated"]["log_loss"], abs=2e-3
+    )
+    hinge = run_probe(stored(), ProbeSettings(path=PATH, loss="squared_hinge")).trial
+    assert "temperature" not in hinge.chosen
+    assert {"log_loss", "brier", "ece"}.isdisjoint(hinge.metrics["test"])
+    assert hinge.metrics["test"]["auroc"] > 0.8
 
 
 def test_the_id_is_known_before_the_run() -> None:

@@ -45,14 +45,22 @@ def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
     assert planned_trial_id(key, settings, **dataset) == trial
 
 
+def test_choosing_by_the_metric_itself_is_the_same_trial() -> None:
+    asked: dict[str, Any] = {"multi_label": False, "metric": "top1"}
+    plain = ProbeSettings(path=FEW).resolved(**asked)
+    assert ProbeSettings(path=FEW, choose_by="top1").resolved(**asked) == plain
+    assert ProbeSettings(path=FEW, choose_by="log_loss").resolved(**asked) == plain | {"choose_by": "log_loss"}
+
+
 def test_a_grid_has_every_loss_with_every_number_of_shots_and_its_seeds() -> None:
     grid = ProbeGrid(losses=(None, "logistic"), shots=(1, "all"), seeds=2, l2="1,0.1", tol=1e-3)
-    found = [(each.loss, each.shots, seed) for each, seed in grid.settings()]
+    found = [(each.loss, each.shots, seed) for each, seed in grid.settings() if isinstance(each, ProbeSettings)]
     assert found == [
         *((None, 1, 0), (None, 1, 1), (None, None, 0)),
         *(("logistic", 1, 0), ("logistic", 1, 1), ("logistic", None, 0)),
     ]
-    assert {(each.path, each.tol) for each, _ in grid.settings()} == {(FEW, 1e-3)}
+    paths = {(each.path, each.tol) for each, _ in grid.settings() if isinstance(each, ProbeSettings)}
+    assert paths == {(FEW, 1e-3)}
 
 
 def test_the_defaults_are_those_of_one_probe_on_the_papers_path() -> None:
@@ -79,6 +87,7 @@ def test_the_yaml_of_a_study_takes_every_field() -> None:
         ({"loss": "softmx"}, "did you mean softmax"),
         ({"metric": "map_11"}, "did you mean map11"),
         ({"solver": "troch"}, "did you mean torch"),
+        ({"choose_by": "logloss"}, "did you mean log_loss"),
         ({"tol": 2}, "tol: Input should be less than 1, got 2"),
         ({"tol": float("nan")}, "tol: "),
         ({"shots": 0}, "shots: "),

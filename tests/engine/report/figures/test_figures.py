@@ -1,6 +1,8 @@
 """Figures hold the numbers they draw, describe each point, and are readable without colour."""
 
 import csv
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,22 +16,31 @@ from support.trial_cases import trial_of
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.report.figures import style
 from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
-from penultimate.engine.report.figures.figures import figures
+from penultimate.engine.report.figures.forest import ForestRow, forest_figure
+from penultimate.engine.report.figures.report_figure import ReportFigure
+from penultimate.engine.report.page import figures, make_sections
+from penultimate.engine.report.sections.section import Material
 from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.trials.trial import Trial
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+def drawn_of(trials: Sequence[Trial]) -> dict[str, ReportFigure]:
+    material = Material(found=find(trials, num_resamples=100), trials=trials)
+    return {each.name: each for each in figures(make_sections(material))}
+
+
 def test_a_whole_study_has_the_papers_figures() -> None:
-    assert list(whole_figures()) == [
+    assert [name for name in whole_figures() if name.startswith("figure")] == [
         "figure1", "figure2_finetune", "figure2_probe_loss_softmax", "figure2_scratch", "figure3", "figure6",
-        "figure7_scratch_finetune", "figure7_probe_finetune", "figure7_scratch_probe", "figure8_inception_v3",
-        "figure9_inception_v3",
+        "figure7_scratch_finetune", "figure7_probe_finetune", "figure7_scratch_probe", "figure9_inception_v3",
+        "figure8_inception_v3",
     ]  # fmt: skip
 
 
-def test_a_single_probe_has_the_one_figure_it_is_enough_for() -> None:
-    assert [each.name for each in figures(find([trial_of()]))] == ["figure6"]
+def test_a_single_probe_has_the_figures_it_is_enough_for() -> None:
+    assert list(drawn_of([trial_of()])) == ["forest_digits_probe_top1", "classes_digits", "confusions_digits"]
 
 
 @pytest.mark.parametrize("name", ["figure2_scratch", "figure3", "figure6", "figure7_scratch_finetune"])
@@ -42,13 +53,24 @@ def test_a_figure_is_saved_as_png_pdf_and_its_numbers(name: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
-    first, again = (figures(find([trial_of(), trial_of(backbone="b")]))[0] for _ in range(2))
+    first, again = (next(iter(drawn_of([trial_of(), trial_of(backbone="b")]).values())) for _ in range(2))
     for one, other in zip(first.save(tmp_path / "1"), again.save(tmp_path / "2"), strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert first.svg() == again.svg()
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure2_finetune", "figure6", "figure8_inception_v3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "figure1",
+        "figure2_finetune",
+        "figure6",
+        "figure8_inception_v3",
+        "forest_probe",
+        "classes_cars",
+        "confusions_cars",
+    ],
+)
 def test_every_point_of_the_picture_says_what_it_is(name: str) -> None:
     drawn = whole_figures()[name]
     root = ElementTree.fromstring(drawn.svg())
@@ -85,7 +107,7 @@ def test_figure_2_draws_the_accuracies_of_the_trials(tmp_path: Path) -> None:
 
 def test_figure_7_puts_points_above_the_line_where_fine_tuning_wins() -> None:
     drawn = whole_figures()["figure7_scratch_finetune"]
-    assert drawn.caption.startswith("Fine-tuned is better in 30 of 30.")
+    assert drawn.title == "Fine-tuned is better than random initialization in 30 of 30"
     axes = drawn.figure.axes[0]
     points = [np.asarray(line.get_xydata())[0] for line in axes.get_lines() if str(line.get_gid()).startswith("n")]
     assert len(points) == 30
@@ -117,8 +139,8 @@ def test_figure_9_compares_backbones_that_share_a_method_and_keeps_those_that_di
         for backbone, method in (("a", "probe"), ("b", "probe"), ("b", "finetune"), ("c", "scratch"))
         for shots in (1, 2)
     ]
-    drawn = {each.name: each for each in figures(find(few))}
-    assert list(drawn) == ["figure9_probe", "figure9_b", "figure9_c"]
+    drawn = drawn_of(few)
+    assert [name for name in drawn if name.startswith("figure9")] == ["figure9_probe", "figure9_b", "figure9_c"]
     (legend,) = drawn["figure9_probe"].figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert sorted(drawn["figure9_probe"].numbers[""].backbone.unique()) == ["a", "b"]
@@ -128,7 +150,7 @@ def test_figure_9_compares_backbones_that_share_a_method_and_keeps_those_that_di
 def test_a_legend_of_many_long_names_stays_inside_its_figure() -> None:
     names = [f"vit_large_patch14_reg4_dinov2.lvd142m_{number}" for number in range(9)]
     few = [trial_of(backbone=name, settings={"shots": shots}) for name in names for shots in (1, 2)]
-    figure = {each.name: each for each in figures(find(few))}["figure9_probe"].figure
+    figure = drawn_of(few)["figure9_probe"].figure
     figure.canvas.draw()
     (legend,) = figure.legends
     box, whole = legend.get_window_extent(), figure.bbox
@@ -147,8 +169,8 @@ def test_logit_ticks_are_round_spread_and_inside() -> None:
 
 
 def test_methods_differ_in_marker_and_line_and_colours_in_lightness() -> None:
-    assert len(set(style.METHOD_MARKERS.values())) == 3
-    assert len(set(style.METHOD_LINES.values())) == 3
+    assert len(set(style.METHOD_MARKERS.values())) == len(style.METHOD_MARKERS)
+    assert len(set(style.METHOD_LINES.values())) == len(style.METHOD_LINES)
     lightness = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in style.METHOD_COLOURS.values()]
     assert np.diff(sorted(lightness)).min() > 0.15  # apart on a grey print: 0 is black, 1 white
 
@@ -189,3 +211,29 @@ def test_a_figure_of_feature_spaces_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         embedding_figure(_space(num=9), _space(num=9), ["x", "y", "z"], classes=classes)
+
+
+def test_a_forest_draws_each_row_where_its_value_is_and_marks_who_ties() -> None:
+    rows = [
+        ForestRow(name="a", value=0.9, interval=(0.85, 0.95), standing="best"),
+        ForestRow(name="b", value=0.88, interval=(0.82, 0.93), standing="tie"),
+        ForestRow(name="c", value=0.5, interval=None, standing="behind", converged=False),
+    ]
+    drawn = forest_figure("forest", "a and b tie", rows, axis="top1", caption="Lines.")
+    points = [line for line in drawn.figure.axes[0].lines if line.get_gid()]
+    at = [np.asarray(line.get_xydata())[0].tolist() for line in points]
+    assert at == [[0.9, 2], [0.88, 1], [0.5, 0]]
+    assert drawn.caption == (
+        "Lines. Filled circle: the best; hollow circle: ties with it; diamond: worse; crossed: did not converge."
+    )
+    assert drawn.hover["r0"] == "a: 90.0 %  (85.0 to 95.0)"
+
+
+def test_on_a_page_the_colours_are_the_pages_and_in_files_they_are_not(tmp_path: Path) -> None:
+    drawn = whole_figures()["forest_probe"]
+    svg = drawn.svg()
+    assert "var(--green)" in svg
+    assert "var(--ink)" in svg
+    assert not re.search(r"(fill|stroke): #(?!fff)", svg)
+    drawn.save(tmp_path)
+    assert "var(--" not in (tmp_path / "forest_probe.pdf").read_bytes().decode("latin1")
