@@ -17,10 +17,10 @@ from scipy.sparse.csgraph import connected_components
 
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.audit.twins import Twins
-from penultimate.engine.probe.head import probabilities
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.settings import Log, ProbeResources, ProbeSettings
+from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import UnavailableError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.trials.trial import Trial

@@ -13,9 +13,7 @@ def test_errors_are_shown_from_where_the_images_are(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = sorted(path for path in photos.iterdir() if path.is_dir())
-    for number, photo in enumerate(
-        sorted(photos.rglob("*.jpg"))
-    ):  # labels that nothing tells
+    for number, photo in enumerate(sorted(photos.rglob("*.jpg"))):  # labels that nothing tells
         photo.rename(folders[number % len(folders)] / f"{number}.jpg")
     store, trials = str(tmp_path / "f.zarr"), str(tmp_path / "trials")
     assert run(["extract", str(photos), "--store", store, "--model", "test_resnet", *TINY]) == 0
