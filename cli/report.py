@@ -133,7 +133,8 @@ def _photographs(
     """Return thumbnails by digest of images and id, of those that are where they were embedded or in ``images``."""
     from penultimate.engine.images.thumbnails import thumbnails
 
-    opened, made = FeatureStore(store), {}
+    opened = FeatureStore(store)
+    made: dict[tuple[str, str], bytes] = {}
     stored = opened.keys()
     keys = {key.images: key for key in stored}  # any backbone's set has the ids
     for digest in wanted.keys() & keys:
