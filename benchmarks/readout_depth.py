@@ -72,7 +72,7 @@ def report(
             "",
             f"    python benchmarks/readout_depth.py {' '.join(arguments)}",
             "",
-            f"Commit {source_commit()}; {about}; "
+            f"Commit {source_commit()}; {about['processor']}, class {about['cpu_class']}, {about['cores']} cores; "
             + ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "penultimate") if name in versions)
             + ".",
             "",
