@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> None:
         lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2, choose_readout=True)
     )
     every = [*trials, *chosen]
-    drawn = depth_figure(readout_curves(every), name=f"{given.report.stem}_figure")
+    drawn = depth_figure("Accuracy by depth and readout", readout_curves(every), name=f"{given.report.stem}_figure")
     written = drawn.save(given.report.parent)
     png = next(path.name for path in written if path.suffix == ".png")
     given.report.write_text(report(every, arguments, len(images), seconds, png), encoding="utf-8")

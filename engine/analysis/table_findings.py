@@ -5,6 +5,7 @@ from typing import Any
 from penultimate.engine.analysis.analysis import Analysis
 from penultimate.engine.analysis.findings import Findings
 from penultimate.engine.analysis.scoreboard import Contender, Scoreboard
+from penultimate.store.key import PENULTIMATE
 
 
 def table_findings(name: str, analysis: Analysis) -> Findings:
@@ -20,6 +21,7 @@ def table_findings(name: str, analysis: Analysis) -> Findings:
         reached=(),
         speeds=(),
         speedup=None,
+        readout_curves=(),
         size_curves=(),
         size_crossings=(),
         notes=(f"{name}: accuracies are {analysis.table.unit}", *analysis.table.notes),
@@ -29,6 +31,7 @@ def table_findings(name: str, analysis: Analysis) -> Findings:
 def _contender(name: str, analysis: Analysis, model: dict[str, Any]) -> Contender:
     return Contender(
         backbone=model["model"],
+        readout=PENULTIMATE,  # goes without saying: a table says no other
         variant="",
         method=name,
         datasets=analysis.table.datasets,

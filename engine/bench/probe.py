@@ -26,7 +26,7 @@ from penultimate.engine.probe.api import matching_keys, probe_sets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
-from penultimate.engine.probe.settings import ProbeJob
+from penultimate.engine.probe.settings import ProbeJob, ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -106,6 +106,8 @@ def bench_probe(
     Raises what a probe raises, and InputError for more than one probe.
     """
     job = options.part(ProbeJob)
+    if job.method != "probe":
+        raise InputError(f"expected a linear probe to measure beside others, got the method {job.method}")
     if len(job.settings()) > 1:
         raise InputError(f"expected one loss, number of shots and seed to measure, got {len(job.settings())} probes")
     bench = _Bench(features, job, on_cpu=on_cpu)
@@ -126,7 +128,9 @@ class _Bench:
     """The contenders that fit the rows of train, and what follows from their solutions."""
 
     def __init__(self, features: FeatureSet, job: ProbeJob, *, on_cpu: bool) -> None:
-        ((self._settings, _),) = job.settings()
+        ((settings, _),) = job.settings()
+        assert isinstance(settings, ProbeSettings), "of the method probe"
+        self._settings = settings
         self._features, self._job, self._on_cpu = features, job, on_cpu
         resolved = self._settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
         self._reader = FeatureReader(features, self._settings, loss=resolved["loss"], resources=job.resources)

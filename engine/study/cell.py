@@ -182,7 +182,7 @@ class ExtractCell(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeCell(Cell):
-    """Fit one path, or classify by nearest neighbours: the features of one key, or of readouts of which one is chosen."""
+    """Fit one path, or classify by nearest neighbours: features of one key, or of readouts of which one is chosen."""
 
     keys: tuple[FeatureKey, ...]
     settings: FeatureSettings

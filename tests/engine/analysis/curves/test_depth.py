@@ -1,13 +1,15 @@
 """Readouts of one backbone are compared with each other, layers in order, and ties are of the paired test."""
 
 import pytest
+from markupsafe import escape
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.curves.depth import ReadoutCurve, readout_curves
 from penultimate.engine.analysis.findings import find
 from penultimate.engine.report.figures.depth import depth_figure
-from penultimate.engine.report.figures.figures import figures
-from penultimate.engine.report.sentences import sentences
+from penultimate.engine.report.sections.readouts import readouts
+from penultimate.engine.report.sections.section import Material
+from penultimate.engine.report.sentences import headline, readout_sentences, sentences
 from penultimate.store.trials.trial import CHOSEN, Trial
 
 
@@ -66,12 +68,16 @@ def test_the_report_says_which_readouts_tie_and_compares_no_single_layers_in_pai
     assert pairs == {("probe (readout=cls)", "probe (readout=penultimate)")}
     assert {row.readout for row in found.board.rows} == {"penultimate", "cls", *(f"stage:{i}" for i in range(5))}
     assert len(found.as_json()["readouts"]) == 2
-    assert [figure.name for figure in figures(found)].count("readouts") == 1
+    assert not any("Readouts of" in sentence for sentence in headline(found))
+    section = readouts(Material(found=found, trials=TRIALS))
+    assert section is not None
+    assert [figure.name for figure in section.figures] == ["readouts"]
+    assert all(escape(sentence) in section.html for sentence in readout_sentences(found))
 
 
 def test_the_figure_has_a_line_a_network_and_a_point_for_each_readout() -> None:
     other = [probe(f"stage:{index}", 70 - index, backbone="b") for index in range(5)]
-    figure = depth_figure(readout_curves([*TRIALS, *other]))
+    figure = depth_figure("Accuracy by depth", readout_curves([*TRIALS, *other]))
     numbers = figure.numbers[""]
     assert len(numbers) == 12
     assert len(figure.hover) == 12
