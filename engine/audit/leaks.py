@@ -20,7 +20,7 @@ LEAKY = ("train", "val")
 
 
 _SCORE_COLUMNS = (
-    *("backbone", "method", "seed", "metric", "score", "score_low", "score_high"),
+    *("backbone", "readout", "method", "seed", "metric", "score", "score_low", "score_high"),
     *("without", "without_low", "without_high", "images", "images_without", "trial"),
 )
 
@@ -58,8 +58,8 @@ def leaked_test_ids(twins: Twins) -> list[str]:
 def scores_without(trials: Sequence[Trial], leaked: Sequence[str]) -> pd.DataFrame:
     """Return the test score of each trial with and without the test images that are ``leaked``, given by id.
 
-    Columns: ``backbone``, ``method``, ``seed``, ``metric``, ``score`` and ``without`` (fractions, None without test
-    images), each with ``_low`` and ``_high`` (95 % interval over test images, None where the metric has none there),
+    Columns: ``backbone``, ``readout``, ``method``, ``seed``, ``metric``, ``score`` and ``without`` (fractions, None without test
+    images, and for a metric of scores where the trial kept none), each with ``_low`` and ``_high`` (95 % interval over test images, None where the metric has none there),
     ``images`` and ``images_without``, ``trial``.
     """
     return pd.DataFrame([_score_row(trial, leaked) for trial in trials], columns=_SCORE_COLUMNS)
@@ -78,24 +78,27 @@ def _all_or(among: NDArray[np.bool_] | None) -> NDArray[np.bool_] | bool:
 
 
 def _score_row(trial: Trial, leaked: Sequence[str]) -> dict[str, Any]:
-    predictions = TrialPredictions.of(trial)
+    predictions, scores_NK = TrialPredictions.of(trial), _scores(trial)
     kept = ~np.isin(predictions.ids_N, np.array(list(leaked), dtype=np.str_))
     return {
         "backbone": trial.backbone,
+        "readout": trial.readout_text,
         "method": trial.method,
         "seed": trial.seed,
         "metric": trial.metric,
-        **dict(_score("score", predictions, np.ones_like(kept))),
-        **dict(_score("without", predictions, kept)),
+        **dict(_score("score", predictions, scores_NK, np.ones_like(kept))),
+        **dict(_score("without", predictions, scores_NK, kept)),
         "images": len(kept),
         "images_without": int(kept.sum()),
         "trial": trial.id,
     }
 
 
-def _score(name: str, predictions: TrialPredictions, kept_N: NDArray[np.bool_]) -> Iterator[tuple[str, float | None]]:
+def _score(
+    name: str, predictions: TrialPredictions, scores_NK: NDArray[Any] | None, kept_N: NDArray[np.bool_]
+) -> Iterator[tuple[str, float | None]]:
     """Yield the score of some test images and the bounds of its interval, by column."""
-    if not kept_N.any():
+    if scores_NK is None or not kept_N.any():
         yield from ((column, None) for column in (name, f"{name}_low", f"{name}_high"))
         return
     some = TrialPredictions(
@@ -104,7 +107,7 @@ def _score(name: str, predictions: TrialPredictions, kept_N: NDArray[np.bool_]) 
         labels=predictions.labels[kept_N],
         outputs=predictions.outputs[kept_N],
     )
-    value = metric_named(some.metric)(_scores(some), some.labels)
+    value = metric_named(some.metric)(scores_NK[kept_N], some.labels)
     interval = some.interval(value, seed=0)
     yield name, value
     for side in ("low", "high"):
@@ -112,13 +115,19 @@ def _score(name: str, predictions: TrialPredictions, kept_N: NDArray[np.bool_]) 
         yield f"{name}_{side}", None if np.isnan(bound) else float(bound)
 
 
-def _scores(predictions: TrialPredictions) -> NDArray[Any]:
-    """Return scores (N, K) that a metric reads: those kept, or 1 for the predicted class."""
-    if predictions.several_labels:
-        return predictions.outputs
-    outputs_N = predictions.outputs.astype(np.int64)
-    num_classes = 1 + int(max(outputs_N.max(), predictions.labels.max()))
-    scores_NK: NDArray[np.bool_] = np.arange(num_classes) == outputs_N[:, None]
+def _scores(trial: Trial) -> NDArray[Any] | None:
+    """Return scores (N, K) that the trial's metric reads: those kept, or 1 for the predicted class.
+
+    None where it reads more than the first class, and none were kept.
+    """
+    arrays = trial.arrays
+    if "test_scores" in arrays:
+        return arrays["test_scores"]
+    if trial.metric == "top5":
+        return arrays.get("test_class_scores")
+    predicted_N = arrays["test_predictions"].astype(np.int64)
+    num_classes = 1 + int(max(predicted_N.max(), arrays["test_labels"].max()))
+    scores_NK: NDArray[np.bool_] = np.arange(num_classes) == predicted_N[:, None]
     return scores_NK
 
 

@@ -90,9 +90,9 @@ def _leak_rows(audit: Audit) -> pd.DataFrame:
 
 def _score_rows(audit: Audit) -> pd.DataFrame:
     table = audit.scores[
-        ["backbone", "method", "seed", "metric", "score", "without", "images", "images_without"]
+        ["backbone", "readout", "method", "seed", "metric", "score", "without", "images", "images_without"]
     ].copy()
-    for place, name in ((5, "score"), (7, "without")):
+    for place, name in ((6, "score"), (8, "without")):
         bounds = zip(audit.scores[f"{name}_low"], audit.scores[f"{name}_high"], strict=True)
         table.insert(place, f"{name}_interval", [_interval(low, high) for low, high in bounds])
     return table

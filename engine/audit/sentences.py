@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from penultimate.engine.analysis.jsonable import records
 from penultimate.engine.audit.audit import Audit
+from penultimate.store.key import label_of
 
 
 def sentences(audit: Audit) -> list[str]:
@@ -38,7 +39,7 @@ def _scores(audit: Audit) -> Iterator[str]:
     if len(known) == 1:
         (row,) = records(known)
         yield (
-            f"Without them {row['backbone']} scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} % "
+            f"Without them {label_of(row['backbone'], row['readout'])} scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} % "
             f"({row['metric']}, {row['method']})."
         )
         return
