@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penultimate.engine.bench.probe import the_features
 from penultimate.engine.bench.timing.measurement import compared, other_cores
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, TurnOptions, take_turns
+from penultimate.engine.probe.api import matching_key
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import library
@@ -132,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "there are no compiled passes here: this needs a processor with AMX, Linux and GCC 12 or later"
         )
     keep_freed_memory()
-    features = the_features(FeatureStore(options.store), options.dataset, "*")
+    store = FeatureStore(options.store)
+    features = store.read(matching_key(store, options.dataset, "*", "*"))
     turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
     path = RegularizationPath.spaced(1e-6, 1e5, 45)
     report(features, path, turns, command=["python", *sys.argv]).write(options.report)

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from penultimate.engine.bench.probe import the_features
 from penultimate.engine.bench.probe_peers import objective
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.report import Report, Row
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.metrics import METRICS
+from penultimate.engine.probe.api import matching_key
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=900.0)
     options = parser.parse_args(arguments)
     keep_freed_memory()  # as the command line does, for both sides
-    features = the_features(FeatureStore(options.store), options.dataset, options.backbone)
+    store = FeatureStore(options.store)
+    features = store.read(matching_key(store, options.dataset, options.backbone, "*"))
     path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
     report(features, path, seconds=options.seconds, command=["python", *sys.argv]).write(options.report)
 

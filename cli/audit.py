@@ -33,12 +33,9 @@ def audit(
             rich_help_panel=options.WHAT,
         ),
     ] = None,
-    dataset: Annotated[
-        str, typer.Option(help="Glob that one dataset in the store matches.", rich_help_panel=options.WHAT)
-    ] = "*",
-    backbone: Annotated[
-        str, typer.Option(help="Glob that one backbone in the store matches.", rich_help_panel=options.WHAT)
-    ] = "*",
+    dataset: options.DatasetGlob = "*",
+    backbone: options.BackboneGlob = "*",
+    readout: options.ReadoutGlob = "*",
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +71,7 @@ def audit(
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {output.absolute().parent}")
     logged = [] if trials is None else TrialLog(trials).trials()
-    features, others = sets_of(FeatureStore(store), dataset, backbone, against or ())
+    features, others = sets_of(FeatureStore(store), dataset, backbone, readout, against or ())
     found = audit_set(features, others, logged, how, log=log)
     if output is not None:
         _write(output, found, [features, *others], images or ())

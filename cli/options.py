@@ -89,6 +89,7 @@ Part = Annotated[
 ]
 DatasetGlob = Annotated[str, typer.Option(help="Glob over the datasets in the store.", rich_help_panel=WHAT)]
 BackboneGlob = Annotated[str, typer.Option(help="Glob over the backbones in the store.", rich_help_panel=WHAT)]
+ReadoutGlob = Annotated[str, typer.Option(help="Glob over the readouts in the store.", rich_help_panel=WHAT)]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON instead of a table; fractions, not percent.", rich_help_panel=WHERE),

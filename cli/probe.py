@@ -1,9 +1,7 @@
 """``penultimate probe``: fit regularisation paths on stored features, one trial for each dataset and backbone."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from penultimate.cli import options
 from penultimate.cli.cluster import ClusterOption, TaskCpus, open_cluster, resources_of
@@ -32,9 +30,7 @@ def probe(
     settings: Given,
     dataset: options.DatasetGlob = "*",
     backbone: options.BackboneGlob = "*",
-    readout: Annotated[
-        str, typer.Option(help="Glob over the readouts in the store.", rich_help_panel=options.WHAT)
-    ] = "*",
+    readout: options.ReadoutGlob = "*",
     cluster: ClusterOption = None,
     task_cpus: TaskCpus = None,
     json: options.Json = False,

@@ -8,8 +8,9 @@ import typer
 from penultimate.cli import options
 from penultimate.cli.bench.output import TURNS, BenchProgress, Out, command_line, show
 from penultimate.cli.settings_option import Given, with_settings
-from penultimate.engine.bench.probe import ProbeBench, Shape, drawn_features, the_features
+from penultimate.engine.bench.probe import ProbeBench, Shape, drawn_features
 from penultimate.engine.bench.probe import bench_probe as measure_probe
+from penultimate.engine.probe.api import matching_key
 from penultimate.store.errors import InputError
 from penultimate.store.feature_store import FeatureStore
 
@@ -40,6 +41,7 @@ def bench_probe(
     shape: ShapeText = None,
     dataset: options.DatasetGlob = "*",
     backbone: options.BackboneGlob = "*",
+    readout: options.ReadoutGlob = "*",
     out: Out = None,
     json: options.Json = False,
 ) -> None:
@@ -59,7 +61,8 @@ def bench_probe(
         if shape is not None:
             features = stack.enter_context(drawn_features(Shape.parse(shape)))
         else:
-            features = the_features(FeatureStore(str(store)), dataset, backbone)
+            opened = FeatureStore(str(store))
+            features = opened.read(matching_key(opened, dataset, backbone, readout))
         progress = stack.enter_context(BenchProgress())
         report = measure_probe(features, how, command=command_line(), progress=progress)
     show(report, out=out, json=json)

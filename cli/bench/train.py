@@ -8,7 +8,7 @@ from penultimate.cli import options
 from penultimate.cli.bench.output import TURNS, BenchProgress, Out, command_line, show
 from penultimate.cli.settings_option import Given, with_settings
 from penultimate.engine.backbones.catalog import refuse_if_no_backbone
-from penultimate.engine.backbones.loading.weights import check_package, check_source
+from penultimate.engine.backbones.loading.weights import check_source, check_weights_of
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.bench.train import TrainBench
 from penultimate.engine.bench.train import bench_train as measure_training
@@ -44,7 +44,7 @@ def bench_train(
     how = TrainBench.of(settings)
     refuse_if_no_backbone(model)  # a wrong name is known before any image is read
     check_source(weights)
-    check_package(model, weights=weights)
+    check_weights_of(model, weights=weights)
     request = BackboneRequest(model=model, weights=weights, seed=how.seed)
     with BenchProgress() as progress:
         report = measure_training(images, request, how, command=command_line(), root=root, progress=progress)

@@ -22,7 +22,7 @@ from penultimate.engine.audit.outliers import outliers
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.audit.twins import SPLITS, Twins, find_twins
 from penultimate.engine.neighbors.local_scale import NEIGHBOR
-from penultimate.engine.probe.api import matching_keys
+from penultimate.engine.probe.api import matching_key
 from penultimate.engine.probe.settings import Log
 from penultimate.engine.runtime.devices import device_named
 from penultimate.store.errors import InputError, UnknownNameError
@@ -84,6 +84,7 @@ def audit(
     against: Sequence[str] = (),
     dataset: str = "*",
     backbone: str = "*",
+    readout: str = "*",
     log: Log = lambda line: None,
     **settings: Any,
 ) -> Audit:
@@ -93,14 +94,14 @@ def audit(
     ----------
     features
         One ``FeatureSet``, or a feature store (a ``FeatureStore``, a folder, or an ``s3://``, ``gs://`` or ``az://``
-        address) with one complete key that matches ``dataset`` and ``backbone``.
+        address) with one complete key that matches ``dataset``, ``backbone`` and ``readout``.
     trials
         The trial log: test scores are given with and without leaked images, and labels are checked by the probe that
         was chosen for these features. None: neither is done, and the notes say so.
     against
         Names, or digests of keys, of other datasets in the store, embedded alike, in which twins are looked for too.
-    dataset, backbone
-        Globs over the datasets and the backbones of a store.
+    dataset, backbone, readout
+        Globs over the datasets, the backbones and the readouts of a store.
     log
         Called with lines for people.
     **settings
@@ -136,28 +137,16 @@ def audit(
             raise InputError("against names datasets of a store, and features are one set: give the store")
         return audit_set(features, [], logged, how, log=log)
     store = features if isinstance(features, FeatureStore) else FeatureStore(str(features))
-    audited, others = sets_of(store, dataset, backbone, against)
+    audited, others = sets_of(store, dataset, backbone, readout, against)
     return audit_set(audited, others, logged, how, log=log)
 
 
 def sets_of(
-    store: FeatureStore, dataset: str, backbone: str, against: Sequence[str]
+    store: FeatureStore, dataset: str, backbone: str, readout: str, against: Sequence[str]
 ) -> tuple[FeatureSet, list[FeatureSet]]:
     """Return the set to audit and those it is compared with; arguments and errors as in ``audit``."""
-    key = _the_key(store, dataset, backbone)
+    key = matching_key(store, dataset, backbone, readout)
     return store.read(key), [store.read(_other(store, key, name)) for name in against]
-
-
-def _the_key(store: FeatureStore, dataset: str, backbone: str) -> FeatureKey:
-    """Return the one complete key that matches two globs; raises InputError if there is none, or several."""
-    keys = matching_keys(store, dataset, backbone)
-    if len(keys) > 1:
-        named = ", ".join(f"{key.dataset} by {key.backbone} ({key.digest})" for key in keys[:5])
-        raise InputError(
-            f"an audit is of one set of features, and {len(keys)} match in {store.address}: {named}"
-            f"{', ...' if len(keys) > 5 else ''}; choose one with --dataset and --backbone"
-        )
-    return keys[0]
 
 
 def audit_set(
@@ -204,7 +193,7 @@ def _other(store: FeatureStore, key: FeatureKey, name: str) -> FeatureKey:
     if len(alike) != 1:
         raise InputError(
             f"{store.address} has {len(alike)} sets of {name!r} that were embedded as {key.dataset} by {key.backbone} "
-            f"was (same weights, preprocess, decoder, precision and dtype), of {len(named)} in all; "
+            f"was (same weights, preprocess, decoder, precision, dtype and readout), of {len(named)} in all; "
             + ("give the digest of one" if alike else "extract it so first")
         )
     return alike[0]

@@ -22,7 +22,7 @@ from penultimate.engine.bench.probe_peers import Peer, peers_of
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Progress, TurnOptions, no_progress, take_turns
-from penultimate.engine.probe.api import matching_keys, probe_sets
+from penultimate.engine.probe.api import probe_sets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
@@ -80,17 +80,6 @@ def drawn_features(shape: Shape) -> Iterator[FeatureSet]:
         store = FeatureStore.create(Path(folder) / "store")
         write_features(store, plan, features_ND, contents_N3)
         yield store.read(plan.key(contents_N3))
-
-
-def the_features(store: FeatureStore, dataset: str, backbone: str) -> FeatureSet:
-    """Return the only complete features that match both globs; raises InputError where there are more."""
-    keys = matching_keys(store, dataset, backbone)
-    if len(keys) > 1:
-        named = ", ".join(f"{key.backbone} on {key.dataset}" for key in keys[:5])
-        raise InputError(
-            f"expected one set of features to measure, got {len(keys)}: {named}; choose by --dataset and --backbone"
-        )
-    return store.read(keys[0])
 
 
 def bench_probe(
@@ -175,7 +164,7 @@ class _Bench:
         return [Contender(name=name, group=group, run=run, items=len(path)) for name, run in runs.items()]
 
     def _again(self) -> Iterator[int]:
-        self._trials = probe_sets([self._features], self._job, None)
+        self._trials = probe_sets([[self._features]], self._job, None)
         yield sum(len(trial.history) for trial in self._trials)
 
     def findings(self) -> list[str]:

@@ -100,6 +100,18 @@ def matching_keys(store: FeatureStore, dataset: str, backbone: str, readout: str
     return found
 
 
+def matching_key(store: FeatureStore, dataset: str, backbone: str, readout: str) -> FeatureKey:
+    """Return the one complete key of ``store`` that matches globs over names; InputError if none does, or several."""
+    keys = matching_keys(store, dataset, backbone, readout)
+    if len(keys) > 1:
+        named = ", ".join(f"{key.dataset} by {key.label} ({key.digest})" for key in keys[:5])
+        raise InputError(
+            f"expected one set of features, and {len(keys)} match in {store.address}: {named}"
+            f"{', ...' if len(keys) > 5 else ''}; choose one with --dataset, --backbone and --readout"
+        )
+    return keys[0]
+
+
 def probed_together(keys: Iterable[FeatureKey], job: ProbeGrid) -> list[list[FeatureKey]]:
     """Return the keys of each trial: one, or where the readout is to be chosen all that differ in it alone.
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from penultimate.engine.bench.features import overlapping_classes
-from penultimate.engine.bench.probe import ProbeBench, Shape, bench_probe, drawn_features, the_features
+from penultimate.engine.bench.probe import ProbeBench, Shape, bench_probe, drawn_features
 from penultimate.engine.bench.probe_peers import objective, peers_of
-from penultimate.engine.probe.api import probe
+from penultimate.engine.probe.api import matching_key, probe
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
@@ -113,7 +113,8 @@ def test_several_probes_and_several_sets_are_refused(features: FeatureSet, probe
     from penultimate import extract
 
     photos = probe_store.parent / "photos"
-    assert the_features(FeatureStore(probe_store), "*", "*").feature_dim > 0
+    store = FeatureStore(probe_store)
+    assert matching_key(store, "*", "*", "*").dataset == "photos"
     extract(photos, store=probe_store, model="test_resnet", weights="random", parity=False)
-    with pytest.raises(InputError, match=r"got 2: .*--backbone"):
-        the_features(FeatureStore(probe_store), "*", "*")
+    with pytest.raises(InputError, match=r"one set of features, and 2 match .*--backbone"):
+        matching_key(store, "*", "*", "*")

@@ -134,7 +134,7 @@ def test_what_is_measured_end_to_end_passes_as_many_images_as_extract_does(
     passed: list[int] = []
     embed = TimmBackbone.embed
 
-    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> NDArray[np.float32]:
+    def counted(backbone: TimmBackbone, images_BHWC: Pixels) -> dict[str, NDArray[np.float32]]:
         passed.append(len(images_BHWC))
         return embed(backbone, images_BHWC)
 
