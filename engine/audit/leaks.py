@@ -58,9 +58,9 @@ def leaked_test_ids(twins: Twins) -> list[str]:
 def scores_without(trials: Sequence[Trial], leaked: Sequence[str]) -> pd.DataFrame:
     """Return the test score of each trial with and without the test images that are ``leaked``, given by id.
 
-    Columns: ``backbone``, ``readout``, ``method``, ``seed``, ``metric``, ``score`` and ``without`` (fractions, None without test
-    images, and for a metric of scores where the trial kept none), each with ``_low`` and ``_high`` (95 % interval over test images, None where the metric has none there),
-    ``images`` and ``images_without``, ``trial``.
+    Columns: ``backbone``, ``readout``, ``method``, ``seed``, ``metric``, ``score`` and ``without`` (fractions; None
+    without test images, and for top5 of a trial that kept no scores), each with ``_low`` and ``_high`` (95 % interval
+    over test images, None where the metric has none there), ``images`` and ``images_without``, ``trial``.
     """
     return pd.DataFrame([_score_row(trial, leaked) for trial in trials], columns=_SCORE_COLUMNS)
 

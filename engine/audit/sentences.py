@@ -38,8 +38,9 @@ def _scores(audit: Audit) -> Iterator[str]:
         return
     if len(known) == 1:
         (row,) = records(known)
+        name = label_of(row["backbone"], row["readout"])
         yield (
-            f"Without them {label_of(row['backbone'], row['readout'])} scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} % "
+            f"Without them {name} scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} % "
             f"({row['metric']}, {row['method']})."
         )
         return

@@ -1,15 +1,19 @@
 """Labels that a probe contradicts, on sets in which it is known which are wrong."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from support.audit_cases import clustered, edited
 
 from penultimate.engine.audit.audit import Audit, audit_set
-from penultimate.engine.audit.label_issues import folds
+from penultimate.engine.audit.label_issues import folds, probe_to_check_with
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.probe.api import probe
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.settings import ProbeSettings
 from penultimate.store.errors import UnavailableError
 from penultimate.store.feature_set import FeatureSet
 
@@ -101,6 +105,19 @@ def test_without_a_probe_of_these_features_the_notes_say_so() -> None:
     assert found.summary["labels_checked"] is None
     assert any("no softmax probe of these features" in note for note in found.notes)
     assert len(found.scores) == 1
+
+
+def test_a_probe_that_chose_this_readout_checks_its_labels_and_none_that_chose_another() -> None:
+    good = clustered(num=300)
+    rng = np.random.default_rng(0)
+    noise_ND = rng.normal(size=good.features.shape).astype(np.float32)
+    noise = FeatureSet.of(noise_ND, good.labels, good.split, ids_N=good.ids, class_names=good.class_names)
+    noise = replace(noise, key=good.key)
+    sets = [replace(each, key=replace(each.key, readout=name)) for each, name in ((good, "cls"), (noise, "stage:0"))]
+    trial = run_probe(sets, ProbeSettings(path=RegularizationPath.parse("0.1:1:2"))).trial
+    assert trial.chosen["readout"] == "cls"
+    assert [probe_to_check_with(each, [trial]) for each in sets] == [trial, None]
+    assert audit_set(sets[0], [], [trial], AuditSettings()).summary["labels_checked"] == 300
 
 
 def test_without_cleanlab_it_is_asked_for_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

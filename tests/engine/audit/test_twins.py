@@ -12,6 +12,7 @@ from support.trial_cases import trial_of
 from penultimate.engine.audit.leaks import leaked_test_ids, scores_without, trials_of, twin_shares
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.audit.twins import Twins, find_twins
+from penultimate.engine.metrics import top5
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.format.contents import UNREADABLE
 
@@ -138,6 +139,19 @@ def test_scores_are_the_trials_own_where_nothing_leaks_and_absent_where_everythi
         assert row["score"] == row["without"] == pytest.approx(trial.value)
     (row,) = scores_without([trial_of()], [f"digits/{row}.png" for row in range(100)]).to_dict("records")
     assert (row["without"], row["images_without"]) == (None, 0)
+
+
+def test_top5_without_leaks_is_of_the_scores_that_were_kept_and_absent_without_any() -> None:
+    trial = trial_of(metric="top5", wrong=range(7))
+    scores_NK = np.full((100, 8), -1, np.float16)
+    scores_NK[np.arange(100), (trial.arrays["test_labels"] + np.arange(100) % 2) % 8] = 1  # true one first or last
+    scores_NK[:, 5:] -= np.float16(3)
+    kept = replace(trial, arrays={**trial.arrays, "test_class_scores": scores_NK})
+    leaked = [f"digits/{row}.png" for row in range(50)]
+    (own,) = scores_without([kept], leaked).to_dict("records")
+    (row,) = scores_without([trial], leaked).to_dict("records")
+    assert own["without"] == top5(scores_NK[50:].astype(np.float32), trial.arrays["test_labels"][50:])
+    assert (row["score"], row["without"]) == (None, None)
 
 
 def test_only_trials_of_these_images_count() -> None:

@@ -43,6 +43,19 @@ def test_k_and_temperature_are_chosen_on_val_and_test_votes_come_from_train_and_
     assert trial.converged
 
 
+def test_the_readout_is_chosen_together_with_k_and_its_trial_is_the_chosen_ones_own() -> None:
+    good = stored()
+    noise_ND = np.random.default_rng(0).normal(size=good.features.shape).astype(np.float32)
+    noisy = FeatureSet.of(good.features + 2 * noise_ND, good.labels, good.split, metric="top1")
+    sets = [replace(each, key=replace(each.key, readout=name)) for each, name in ((noisy, "a"), (good, "b"))]
+    trial, alone = run_probe(sets, SETTINGS).trial, run_probe(good, SETTINGS).trial
+    assert trial.chosen == {**alone.chosen, "readout": "b"}
+    assert (trial.method, trial.readout, trial.settings["readouts"]) == ("knn", "chosen", ["a", "b"])
+    assert (trial.value, trial.metrics) == (alone.value, alone.metrics)
+    assert [row["readout"] for row in trial.history] == ["a"] * 6 + ["b"] * 6
+    assert trial.id == planned_trial_id([each.key for each in sets], SETTINGS, multi_label=False, metric="top1")
+
+
 def test_little_memory_and_other_blocks_give_the_same_trial() -> None:
     whole = run_probe(stored(), SETTINGS).trial
     streamed = run_probe(stored(), SETTINGS, resources=ProbeResources(memory_bytes=1000)).trial

@@ -140,6 +140,25 @@ def test_the_readout_is_chosen_on_val_together_with_the_strength_and_test_is_sco
     assert sorted(on_train) == sorted((readout, l2) for readout in alone for l2 in PATH.l2)
 
 
+def test_the_score_by_which_strengths_are_chosen_chooses_the_readout_too() -> None:
+    """``far`` tells classes apart, but has few val images far on the wrong side: errors that are dear to log loss."""
+    mild = stored()
+    mild = FeatureSet.of(mild.features - 1.5 * np.eye(8, dtype=np.float32)[mild.labels], mild.labels, mild.split)
+    far_ND, wrong = mild.features + 6 * np.eye(8, dtype=np.float32)[mild.labels], mild.rows("val")[::25]
+    far_ND[wrong] += 200 * np.eye(8, dtype=np.float32)[(mild.labels[wrong] + 1) % 3]
+    far = FeatureSet.of(far_ND, mild.labels, mild.split)
+    mild, far = (replace(each, key=replace(each.key, readout=name)) for each, name in ((mild, "mild"), (far, "far")))
+    by_metric, by_loss = (
+        run_probe([mild, far], ProbeSettings(path=PATH, choose_by=choose_by)).trial for choose_by in (None, "log_loss")
+    )
+    assert (by_metric.chosen["readout"], by_loss.chosen["readout"]) == ("far", "mild")
+    on_train = [row for row in by_loss.history if row["fitted_on"] == "train"]
+    best = min(on_train, key=lambda row: row["val_log_loss"])
+    assert (best["readout"], best["l2"]) == ("mild", by_loss.chosen["l2"])
+    assert by_loss.metrics["val"]["log_loss"] == best["val_log_loss"]
+    assert by_loss.metrics["val_calibrated"]["log_loss"] <= best["val_log_loss"]
+
+
 def test_a_choice_is_another_trial_than_any_readouts_own_and_its_id_is_known_before_the_run() -> None:
     sets = readouts(rows=90)
     settings = ProbeSettings(path=PATH)
