@@ -35,6 +35,7 @@ ONLY_PARSED = {
     "data=DATA": "needs datasets and hours",
     "results/": "reads what the study before it made",
     "examples/": "needs datasets and hours",
+    "my_networks": "needs a file of one's own; tests/cli/test_own_networks.py runs the template that makes one",
     "imagenet/val": "needs ImageNet",
     "caltech101": "needs Caltech-101",
     "head.safetensors": "needs a head that a probe wrote",

@@ -17,7 +17,7 @@ from penultimate.cli.main import app, run
 from penultimate.store.feature_store import FeatureStore
 
 SHARED = {
-    "--device", "--workers", "--seed", "--json", "--root", "--weights", "--decoder", "--shard", "--trials",
+    "--device", "--workers", "--seed", "--json", "--root", "--weights", "--decoder", "--shard",
     "--val-fraction", "--test-fraction", "--label-column", "--multi-label",
 }  # fmt: skip
 TINY = ("--model", "test_resnet", "--weights", "random", "--workers", "1")

@@ -128,8 +128,8 @@ def test_sets_of_a_store_are_compared_by_content(two_sets: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "an audit is of one set of features, and 3 match"),
-        ({"dataset": "renamed"}, "2 match.*--dataset and --backbone"),
+        ({}, "expected one set of features, and 3 match"),
+        ({"dataset": "renamed"}, "2 match.*--dataset, --backbone and --readout"),
         ({"dataset": "photo"}, "no complete features"),
         ({"dataset": "photos", "against": ["rename"]}, "did you mean renamed"),
         ({"dataset": "photos", "against": ["photos"]}, "no other dataset"),
