@@ -24,10 +24,15 @@ def setting_name(name: str) -> str:
 
 
 def name_of(each: Contender | ScoreRow | SizeCurve) -> str:
-    """Return the backbone, with its variant where there are several; one readout of all is no variant, and is named."""
-    if each.variant:
-        return f"{each.backbone} ({each.variant})"
-    return each.backbone if isinstance(each, SizeCurve) else label_of(each.backbone, each.readout)
+    """Return the backbone and its readout, with the rest of its variant where there are several.
+
+    The penultimate layer goes without saying, as everywhere; a variant names the readout where trials differ in it.
+    """
+    if isinstance(each, SizeCurve):
+        return f"{each.backbone} ({each.variant})" if each.variant else each.backbone
+    rest = ", ".join(part for part in each.variant.split(", ") if not part.startswith("readout="))
+    name = label_of(each.backbone, each.readout)
+    return f"{name} ({rest})" if rest else name
 
 
 def readout_text(each: Contender | ScoreRow) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,12 @@ WIDTH = 3.9
 
 ROW = 0.4
 """Height of a row in inches: a line of text and the interval below it."""
+
+_LINE = 0.34
+"""Height of each further line of a name, in rows."""
+
+_NAME_LETTERS = 34
+"""Letters of a name's line that fit left of the value and its interval, in bold."""
 
 _MARKS: dict[Standing, dict[str, Any]] = {
     "best": {"marker": "o", "color": GREEN, "markerfacecolor": GREEN},
@@ -47,6 +54,21 @@ class ForestRow:
     note: str = ""
     """More for the text under the mouse, such as the number of test images."""
 
+    @property
+    def lines(self) -> str:
+        """Return the name, broken into lines that fit."""
+        return fill(self.name, _NAME_LETTERS)
+
+    @property
+    def height(self) -> float:
+        """Return its height, as a multiple of that of a row whose name is one line."""
+        return 1 + _LINE * self.lines.count("\n")
+
+
+def inches_of(rows: Sequence[ForestRow]) -> float:
+    """Return the height in inches of rows that are drawn."""
+    return ROW * sum(row.height for row in rows)
+
 
 def forest_figure(
     name: str, title: str, rows: Sequence[ForestRow], *, axis: str, caption: str, accuracy: bool = True
@@ -54,7 +76,7 @@ def forest_figure(
     """Draw the rows in the order given, accuracies in per cent on a logit axis, other values on a linear one."""
     hover: dict[str, str] = {}
     with style():
-        figure = Figure(figsize=(WIDTH, 0.62 + ROW * len(rows)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.62 + inches_of(rows)), layout="constrained")
         draw_forest(figure.subplots(), rows, axis=axis, accuracy=accuracy, hover=hover)
     met = list(dict.fromkeys(row.standing for row in rows))
     marks = "; ".join(_MEANINGS[each] for each in met) if len(rows) > 1 else ""
@@ -74,13 +96,14 @@ def draw_forest(
 ) -> None:
     """Draw the rows into ``axes``, the first on top, and add the text of each point to ``hover``."""
     bounds = [bound for row in rows for bound in (row.value, *(row.interval or ()))]
+    down = np.cumsum([row.height for row in rows])  # a name's further lines stand above its interval
     for index, row in enumerate(rows):
-        _row(axes, row, len(rows) - 1 - index, f"r{index}", accuracy=accuracy, hover=hover)
+        _row(axes, row, -float(down[index]), f"r{index}", accuracy=accuracy, hover=hover)
     if accuracy and min(bounds) > 0 and max(bounds) < 1:
         logit_axis(axes, "x", bounds, at_most=5)
     else:
         _linear_axis(axes, bounds, percent=accuracy)
-    axes.set_ylim(-0.45, len(rows) - 0.15)
+    axes.set_ylim(-float(down[-1]) - 0.45, -0.15)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(axis)
@@ -88,7 +111,7 @@ def draw_forest(
     axes.set_axisbelow(True)
 
 
-def _row(axes: Axes, row: ForestRow, height: int, gid: str, *, accuracy: bool, hover: dict[str, str]) -> None:
+def _row(axes: Axes, row: ForestRow, height: float, gid: str, *, accuracy: bool, hover: dict[str, str]) -> None:
     marks = _MARKS[row.standing]
     if row.interval is not None:
         axes.plot(list(row.interval), [height, height], color=marks["color"], linewidth=1.6, solid_capstyle="butt")
@@ -102,7 +125,7 @@ def _row(axes: Axes, row: ForestRow, height: int, gid: str, *, accuracy: bool, h
         "va": "bottom",
         "fontsize": 8,
     }
-    axes.annotate(row.name, (0, height), (0, 5.5), ha="left", fontweight=bold, **line)
+    axes.annotate(row.lines, (0, height), (0, 5.5), ha="left", fontweight=bold, **line)
     axes.annotate(_text(row, accuracy=accuracy), (1, height), (0, 5.5), ha="right", fontweight=bold, **line)
     hover[gid] = f"{row.name}: {_text(row, accuracy=accuracy)}{f'; {row.note}' if row.note else ''}"
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import Contender, Scoreboard
-from penultimate.engine.report.figures.forest import ROW, WIDTH, ForestRow, Standing, draw_forest, forest_figure
+from penultimate.engine.report.figures.forest import WIDTH, ForestRow, Standing, draw_forest, forest_figure, inches_of
 from penultimate.engine.report.figures.report_figure import DOTS_PER_INCH, ReportFigure
 from penultimate.engine.report.figures.style import style
 from penultimate.engine.report.names import name_of, setting_name, slug, standing_title
@@ -67,8 +67,8 @@ def draw_scoreboard(board: Scoreboard, path: Path) -> None:
         list(rows) for _, rows in groupby(board.rows, key=lambda r: (r.dataset, r.images, r.method, r.metric, r.shots))
     ]
     with style():
-        tallest = max(len(rows) for rows in panels)
-        figure = Figure(figsize=(WIDTH * len(panels), 1.0 + ROW * tallest), layout="constrained")
+        tallest = max(inches_of([_row(row) for row in rows]) for rows in panels)
+        figure = Figure(figsize=(WIDTH * len(panels), 1.0 + tallest), layout="constrained")
         for axes, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             few = "" if rows[0].shots is None else f", {rows[0].shots} images a class"
             axes.set_title(f"{rows[0].dataset}, {setting_name(rows[0].method).lower()}{few}")

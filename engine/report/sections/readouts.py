@@ -7,7 +7,7 @@ from itertools import groupby
 from penultimate.engine.analysis.curves.depth import ReadoutCurve
 from penultimate.engine.report.figures.depth import depth_figure
 from penultimate.engine.report.figures.report_figure import ReportFigure
-from penultimate.engine.report.names import setting_name
+from penultimate.engine.report.names import setting_name, standing_title
 from penultimate.engine.report.sections.section import Material, Section, render
 from penultimate.engine.report.sentences import readout_sentences
 
@@ -35,9 +35,12 @@ def _figure(curves: Sequence[ReadoutCurve]) -> ReportFigure:
 
 
 def _title(curves: Sequence[ReadoutCurve]) -> str:
-    """Say which readout is best or ties with the best most often."""
+    """Say which readout is best, or of several curves which is best or ties with the best most often."""
     leading = Counter(score.readout for curve in curves for score in curve.scores if score.ties_with_best)
     most = max(leading, key=lambda readout: (leading[readout], readout))
     if len(curves) == 1:
-        return f"{curves[0].best.readout} is the best readout of {curves[0].label} on {curves[0].dataset}"
+        (curve,) = curves
+        ties = [score.readout for score in curve.scores if score.ties_with_best and not score.is_best]
+        where = f"among the readouts of {curve.label} on {curve.dataset}"
+        return standing_title(curve.best.readout, ties, num_others=len(curve.scores) - 1, where=where)
     return f"{most} is the best readout, or ties with it, in {leading[most]} of {len(curves)} comparisons"
