@@ -23,6 +23,7 @@ from penultimate.engine.report.figures.style import (
     style,
 )
 from penultimate.engine.report.names import setting_name
+from penultimate.store.trials.trial import CHOSEN, OF_FEATURES
 
 _ORDER = ("probe", "knn", "finetune", "scratch")
 
@@ -130,7 +131,7 @@ def _bars(
 def against_figure(rows: Sequence[ScoreRow], first: str, second: str) -> ReportFigure:
     """Draw figure 7: ``second`` (y) against ``first`` (x), a point for each backbone and dataset that has both.
 
-    Where either was run in several variants, each combination is a point.
+    Where either was run in several variants of a readout, each combination is a point.
     """
     pairs = method_pairs(rows, first, second)
     datasets = sorted({row.dataset for row, _ in pairs})
@@ -175,12 +176,26 @@ def _bar(method: str, methods: Sequence[str]) -> dict[str, Any]:
 
 
 def method_pairs(rows: Sequence[ScoreRow], first: str, second: str) -> list[tuple[ScoreRow, ScoreRow]]:
-    """Return the pairs of rows of two methods by the same backbone on the same images."""
+    """Return the pairs of rows of two methods by the same backbone on the same images, and of the same readout.
+
+    A trained network has no readout, and is paired with each.
+    """
     others: defaultdict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
     for row in rows:
         if row.method == second:
             others[row.images, row.backbone].append(row)
-    return [(row, other) for row in rows if row.method == first for other in others[row.images, row.backbone]]
+    return [
+        (row, other)
+        for row in rows
+        if row.method == first
+        for other in others[row.images, row.backbone]
+        if not {first, second} <= set(OF_FEATURES) or _readout(row) == _readout(other)
+    ]
+
+
+def _readout(row: ScoreRow) -> str:
+    """Return the readout, or that it was chosen, whichever it was: another method may choose another."""
+    return CHOSEN if "readout" in row.chosen else row.readout
 
 
 def _methods(rows: Sequence[ScoreRow]) -> list[str]:

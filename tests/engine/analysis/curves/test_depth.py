@@ -75,6 +75,26 @@ def test_the_report_says_which_readouts_tie_and_compares_no_single_layers_in_pai
     assert all(escape(sentence) in section.html for sentence in readout_sentences(found))
 
 
+def test_single_layers_are_left_out_of_what_is_compared_unless_one_is_best() -> None:
+    found = find(TRIALS)
+    assert {row.readout for row in found.main_rows} == {each.readout for each in found.contenders}
+    assert {row.readout for row in found.main_rows} == {"penultimate", "cls"}
+    found = find([*TRIALS, probe("stage:5", 2)])
+    assert [row.readout for row in found.main_rows] == ["stage:5", "penultimate", "cls"]
+    alone = find([probe("stage:3", 9), probe("stage:3", 12, backbone="b")])  # which all were probed at
+    assert len(alone.main_rows) == len(alone.contenders) == 2
+
+
+def test_neighbours_have_curves_of_their_own() -> None:
+    voted = [probe(f"stage:{index}", 30 - index, method="knn") for index in range(3)]
+    curves = readout_curves([*TRIALS, *voted])
+    assert [(curve.method, len(curve.scores)) for curve in curves] == [("knn", 3), ("probe", 7)]
+    section = readouts(Material(found=find([*TRIALS, *voted]), trials=[*TRIALS, *voted]))
+    assert section is not None
+    assert [figure.name for figure in section.figures] == ["readouts_knn", "readouts"]
+    assert "(nearest neighbours): stage:2 scores best of 3" in section.html
+
+
 def test_the_figure_has_a_line_a_network_and_a_point_for_each_readout() -> None:
     other = [probe(f"stage:{index}", 70 - index, backbone="b") for index in range(5)]
     figure = depth_figure("Accuracy by depth", readout_curves([*TRIALS, *other]))

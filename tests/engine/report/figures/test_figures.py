@@ -1,8 +1,11 @@
 """Figures hold the numbers they draw, describe each point, and are readable without colour."""
 
 import csv
+import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -222,11 +225,24 @@ def test_a_forest_draws_each_row_where_its_value_is_and_marks_who_ties() -> None
     drawn = forest_figure("forest", "a and b tie", rows, axis="top1", caption="Lines.")
     points = [line for line in drawn.figure.axes[0].lines if line.get_gid()]
     at = [np.asarray(line.get_xydata())[0].tolist() for line in points]
-    assert at == [[0.9, 2], [0.88, 1], [0.5, 0]]
+    assert at == [[0.9, -1], [0.88, -2], [0.5, -3]]  # rows from the top
     assert drawn.caption == (
         "Lines. Filled circle: the best; hollow circle: ties with it; diamond: worse; crossed: did not converge."
     )
     assert drawn.hover["r0"] == "a: 90.0 %  (85.0 to 95.0)"
+
+
+def test_long_names_of_a_forest_are_broken_and_no_text_covers_another() -> None:
+    name = "vit_base_patch16_224.augreg_in21k block:11 (chosen) (choose_by=log_loss)"
+    best = ForestRow(name=name, value=0.5, interval=(0.4, 0.6), standing="best")
+    rows = [best, replace(best, name="short"), best]
+    drawn = forest_figure("forest", "all tie", rows, axis="top1", caption="Lines.").figure
+    with style.style():  # as a file or a page is drawn
+        drawn.savefig(io.BytesIO(), dpi=drawn.dpi)
+    boxes = [text.get_window_extent() for text in drawn.axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(box.x1 > drawn.bbox.x1 for box in boxes)
 
 
 def test_on_a_page_the_colours_are_the_pages_and_in_files_they_are_not(tmp_path: Path) -> None:
