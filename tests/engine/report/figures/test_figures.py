@@ -20,6 +20,7 @@ from penultimate.engine.analysis.findings import find
 from penultimate.engine.report.figures import style
 from penultimate.engine.report.figures.embedding import FeatureSpace, embedding_figure
 from penultimate.engine.report.figures.forest import ForestRow, forest_figure
+from penultimate.engine.report.figures.path import path_rows
 from penultimate.engine.report.figures.report_figure import ReportFigure
 from penultimate.engine.report.page import figures, make_sections
 from penultimate.engine.report.sections.section import Material
@@ -230,6 +231,18 @@ def test_a_forest_draws_each_row_where_its_value_is_and_marks_who_ties() -> None
         "Lines. Filled circle: the best; hollow circle: ties with it; diamond: worse; crossed: did not converge."
     )
     assert drawn.hover["r0"] == "a: 90.0 %  (85.0 to 95.0)"
+
+
+def test_the_path_of_a_chosen_readout_is_that_of_the_chosen_one() -> None:
+    history = [
+        {"readout": readout, "l2": l2, "fitted_on": "train", "val": val}
+        for readout, val in (("cls", 0.3), ("last4", 0.6))
+        for l2 in (1.0, 0.1)
+    ]
+    refitted = {"l2": 0.1, "fitted_on": "train+val", "val": None}
+    trial = trial_of(history=[*history, refitted], chosen={"l2": 0.1, "readout": "last4"})
+    assert path_rows(trial)["val"].tolist() == [0.6, 0.6]
+    assert path_rows(trial)["l2"].tolist() == [1.0, 0.1]
 
 
 def test_long_names_of_a_forest_are_broken_and_no_text_covers_another() -> None:
