@@ -1,6 +1,6 @@
 if (byId("board")) {
   makeSortable(byId("board"));
-  makeFilters(byId("board"), document.querySelector(".filters"));
+  makeFilters(document.querySelector(".filters"));
 }
 
 const tip = byId("tip");
