@@ -95,8 +95,9 @@ def bench_probe(
     Raises what a probe raises, and InputError for more than one probe.
     """
     job = options.part(ProbeJob)
-    if job.method != "probe":
-        raise InputError(f"expected a linear probe to measure beside others, got the method {job.method}")
+    if job.method != "probe" or job.choose_readout:
+        asked = "a choice of readouts" if job.choose_readout else f"the method {job.method}"
+        raise InputError(f"expected the linear probe of one readout to measure beside others, got {asked}")
     if len(job.settings()) > 1:
         raise InputError(f"expected one loss, number of shots and seed to measure, got {len(job.settings())} probes")
     bench = _Bench(features, job, on_cpu=on_cpu)
