@@ -110,7 +110,7 @@ def test_a_wrong_shape_is_refused(text: str) -> None:
 def test_several_probes_and_several_sets_are_refused(features: FeatureSet, probe_store: Path) -> None:
     with pytest.raises(InputError, match="2 probes"):
         bench_probe(features, ProbeBench(losses=("softmax", "logistic")), command=["penultimate"])
-    with pytest.raises(InputError, match="expected the linear probe of one readout .* got the method knn"):
+    with pytest.raises(InputError, match=r"expected the linear probe of one readout .* got the method knn"):
         bench_probe(features, ProbeBench(method="knn"), command=["penultimate"])
     with pytest.raises(InputError, match="got a choice of readouts"):
         bench_probe(features, ProbeBench(choose_readout=True), command=["penultimate"])
