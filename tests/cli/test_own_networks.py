@@ -111,7 +111,8 @@ def test_a_head_predicts_through_the_network_it_was_fitted_on_and_no_other(folde
 def test_every_other_verb_takes_it_or_refuses_it_in_one_line(folder: Folder) -> None:
     (described,) = folder.rows("models", MODEL)
     assert (described["input_size"], described["feature_dim"], described["parameters"]) == (32, 16, 16 * (3 * 64 + 1))
-    (measured,) = folder.rows("bench", folder.photos, "--model", MODEL, "--images", "8", "--rounds", "1", *QUICK)
+    few = ("--images", "8", "--rounds", "1")
+    (measured,) = folder.rows("bench", "extract", folder.photos, "--model", MODEL, *few, *QUICK)["results"]
     assert measured["model"] == MODEL
     (parity,) = folder.rows("parity", folder.photos, "--model", MODEL, "--precision", "float32", *QUICK)
     assert parity["passed"]
@@ -119,6 +120,7 @@ def test_every_other_verb_takes_it_or_refuses_it_in_one_line(folder: Folder) -> 
     shutil.copy(Path(folder.photos) / "cat" / "00.jpg", folder.folder / "val" / "n01440764" / "a.JPEG")
     for arguments, words in (
         (("train", folder.photos, "-m", MODEL, "--out", "runs"), "is a network of your own, and those are not trained"),
+        (("bench", "train", folder.photos, "-m", MODEL), "is a network of your own, and those are not trained"),
         (
             ("extract", folder.photos, "--store", "f.zarr", "-m", "nets_of_mine:batch"),
             "depend on the rest of the batch",
