@@ -74,10 +74,12 @@ class PooledNetwork(Network):
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Lay out the weights of two-dimensional convolutions channels-last, in place; returns the model.
 
-    ``model.to(memory_format=torch.channels_last)`` refuses networks with tensors of five axes (LambdaResNet).
+    ``model.to(memory_format=torch.channels_last)`` refuses networks with tensors of five axes (LambdaResNet). Buffers
+    that a network made itself in an earlier pass (ConViT) stay as they are: they are of inference mode, and torch lets
+    nobody change such tensors.
     """
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4:
+        if tensor.ndim == 4 and not tensor.is_inference():
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return model
 

@@ -31,6 +31,7 @@ KINDS = {
     "cpubone_b0_bfrobust": "a hidden layer before the classifier",
     "efficientvit_b0": "features wider than the maps",
     "lambda_resnet26t": "weights of five axes in its trunk",
+    "convit_tiny": "one linear layer; a buffer of its trunk is made in the first pass",
     "vit_small_patch14_dinov2": "none: an Identity",
 }
 """Architecture -> what its classifier is like."""
