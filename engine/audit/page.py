@@ -11,6 +11,7 @@ from penultimate.engine.analysis.jsonable import records
 from penultimate.engine.audit.audit import Audit
 from penultimate.engine.audit.sections import SECTIONS, ListedTable
 from penultimate.engine.audit.sentences import sentences
+from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.engine.web.render import environment, script_safe
 from penultimate.store.provenance import library_versions
 
@@ -33,7 +34,7 @@ def pictured(audit: Audit) -> dict[str, list[str]]:
 
 def write_page(path: Path, audit: Audit, thumbnails: Thumbnails) -> None:
     """Write the page to ``path``."""
-    path.write_text(page(audit, thumbnails), encoding="utf-8")
+    write_whole(path, page(audit, thumbnails))
 
 
 def page(audit: Audit, thumbnails: Thumbnails) -> str:

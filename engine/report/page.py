@@ -14,6 +14,7 @@ from penultimate.engine.report.sections.imagenet import imagenet
 from penultimate.engine.report.sections.paths import paths
 from penultimate.engine.report.sections.readouts import readouts
 from penultimate.engine.report.sections.section import MakeSection, Material, Section, render
+from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.engine.web.render import script_safe
 from penultimate.store.provenance import library_versions
 
@@ -46,7 +47,7 @@ def figures(sections: Sequence[Section]) -> list[ReportFigure]:
 
 def write_page(path: Path, material: Material, sections: Sequence[Section], *, title: str = "Transfer report") -> None:
     """Write the report to ``path``."""
-    path.write_text(page(material, sections, title=title), encoding="utf-8")
+    write_whole(path, page(material, sections, title=title))
 
 
 def page(material: Material, sections: Sequence[Section], *, title: str = "Transfer report") -> str:

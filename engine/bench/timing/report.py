@@ -10,6 +10,7 @@ from typing import Any
 
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
 from penultimate.engine.runtime.capabilities import compiled_kernels, machine, usable_cores
+from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit, utc_now
 
@@ -119,9 +120,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the Markdown to ``path`` and the JSON beside it, as ``.json``. Raises OSError."""
-        path.write_text(self.markdown(), encoding="utf-8")
-        beside = path.with_suffix(".json")
-        beside.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(path, self.markdown())
+        write_whole(path.with_suffix(".json"), json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
 
     def _rounds(self) -> str:
         rounds = self.num_rounds
