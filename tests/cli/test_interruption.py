@@ -134,7 +134,7 @@ def test_ctrl_c_stops_within_seconds_and_what_is_done_is_resumed_even_in_another
     wait_for_commits(store, 2)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-    assert finish(process, within=30) == 130  # on a disk that takes a second a shard
+    assert finish(process, within=60) == 130  # on a disk that takes a second a shard, on a busy machine
     assert only_error(log) == "penultimate: interrupted; run the same command again to go on where it stopped"
     store = Path(shutil.move(store, tmp_path / "elsewhere"))
     before = commits(store)

@@ -38,7 +38,7 @@ def test_a_turn_that_takes_its_share_of_the_seconds_ends_at_a_step_and_says_so()
     long = noting("long", noted, steps=1000, seconds=0.02)
     began = time.perf_counter()
     (first, second) = take_turns([long, noting("short", noted)], TurnOptions(seconds=0.8, rounds=3))
-    assert time.perf_counter() - began < 2  # of 80 seconds' work
+    assert time.perf_counter() - began < 20  # of 80 seconds' work
     assert not first.complete
     assert second.complete
     assert all(2 <= lap.items < 2000 for lap in first.rounds)
@@ -57,10 +57,10 @@ def test_preparing_and_what_a_contender_does_when_it_is_closed_are_not_timed() -
         try:
             yield 1
         finally:
-            time.sleep(0.3)
+            time.sleep(1.5)
 
-    lap = timed(Contender(name="a", group="test", run=run, prepare=lambda: time.sleep(0.3), items=1))
-    assert lap.wall_seconds < 0.2
+    lap = timed(Contender(name="a", group="test", run=run, prepare=lambda: time.sleep(1.5), items=1))
+    assert lap.wall_seconds < 1.4
 
 
 def test_sleeping_is_waiting_and_computing_is_not() -> None:
@@ -82,7 +82,8 @@ def test_seconds_that_are_no_time_are_refused(value: float) -> None:
         TurnOptions.of({"seconds": value})
 
 
-BURN = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+BURN_SECONDS = 60
+BURN = f"import time\nend = time.monotonic() + {BURN_SECONDS}\nwhile time.monotonic() < end: pass"
 
 
 @pytest.fixture
@@ -112,17 +113,17 @@ def test_others_work_is_told_from_that_of_processes_that_were_started_here(
     is_ours: bool, burning: Callable[[bool], None]
 ) -> None:
     burning(is_ours)
-    time.sleep(0.3)
     clock, began = ProcessorClock(), time.process_time()
-    time.sleep(1.0)
-    spent, here = clock.read(), time.process_time() - began
-    assert spent.others is not None
-    # A third, as other tests may want the cores too; of the two clocks the slower one ticks every 0.01 s.
-    if is_ours:
-        assert spent.own > 0.3
-    else:
-        assert spent.others > 0.3
-        assert spent.own < here + 0.05
+    until = time.monotonic() + BURN_SECONDS  # others may want the cores too
+    while True:
+        time.sleep(0.1)
+        spent, here = clock.read(), time.process_time() - began
+        assert spent.others is not None
+        if (spent.own if is_ours else spent.others) > 0.5:
+            break
+        assert time.monotonic() < until, spent
+    if not is_ours:
+        assert spent.own < here + 0.05  # of the two clocks the slower one ticks every 0.01 s
 
 
 def lap(seconds: float, *, items: int = 10, complete: bool = True, others: float = 0.0) -> Lap:
