@@ -299,7 +299,7 @@ def load_backbone(
     ----------
     name
         A timm name, ``arch`` or ``arch.tag``, ``hf-hub:owner/name``, or ``package.module:function`` of your own
-        (``docs/networks.md``).
+        (``docs/how-to/own-networks.md``).
     weights
         ``timm`` (downloaded from its hub), ``package`` (an installed weight package), ``random``, a ``.safetensors``
         or ``.pth`` file, or the folder of a run of ``train``.

@@ -2,7 +2,7 @@
 
 What is public is listed in ``__all__`` and imported on first use, so that ``import penultimate`` and
 ``penultimate.store`` need neither torch nor timm nor DALI. It does one thing besides: OpenMP's threads, torch's among
-them, are told to sleep where they wait long, in this process and those it begins (``docs/scaling.md``).
+them, are told to sleep where they wait long, in this process and those it begins (``docs/how-to/clusters.md``).
 """
 
 from importlib import import_module

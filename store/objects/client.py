@@ -50,7 +50,7 @@ def make_client(address: Address, retry: Retry) -> Client:
     except (BaseError, ValueError) as error:
         raise InputError(
             f"{address.below('')} cannot be used: its settings in the environment are wrong or not there "
-            f"({type(error).__name__}); see docs/scaling.md for those that are read"
+            f"({type(error).__name__}); see docs/how-to/object-stores.md for those that are read"
         ) from None  # the message may repeat a setting
 
 
