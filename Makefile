@@ -1,10 +1,10 @@
-# make demo | test | test-all | lowered | check | gpu-check | browser; PYTHON chooses the interpreter the environment is made from.
+# make demo | test | test-all | lowered | check | docs | verify-numbers | gpu-check | browser; PYTHON chooses the interpreter the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile # tests of a file share fixtures
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lowered check gpu-check lint browser scan-models clean
+.PHONY: demo test test-all lowered check docs verify-numbers gpu-check lint browser scan-models clean
 
 demo: .venv/installed-demo
 	$(BIN)/penultimate demo
@@ -30,10 +30,19 @@ gpu-check:
 	$(GPU_PYTHON) -m pytest -m gpu $$(grep -rl mark.gpu tests); tests=$$?; \
 	$(GPU_PYTHON) -m penultimate bench gpu --out $(GPU_REPORT) && { [ $$tests -eq 0 ] || [ $$tests -eq 5 ]; }
 
-lint: .venv/installed-test
+lint: .venv/installed-test verify-numbers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Figures of README and docs against the JSON of their reports. `python tools/verify_numbers.py --renew` renews the pages.
+verify-numbers: .venv/installed-test
+	$(BIN)/python tools/verify_numbers.py
+
+# The documentation, into site/: the tutorial is run, the references are read from the code, a broken link is an error.
+docs: export NO_MKDOCS_2_WARNING := 1 # an advertisement of mkdocs-material's; mkdocs 1 is what is used
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build --strict
 
 # The report's page is tested in a headless Chromium; where none can be had, those tests skip and nothing fails.
 browser:
@@ -55,5 +64,9 @@ scan-models: .venv/installed-test
 	$(INSTALL) '.[demo,weights,test]'
 	touch $@
 
+.venv/installed-docs: .venv/installed-test
+	$(INSTALL) '.[demo,weights,test,docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo build dist
+	rm -rf .venv demo build dist site

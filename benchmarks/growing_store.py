@@ -31,7 +31,7 @@ from penultimate.engine.bench.plain_files import drop_from_cache
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.plan import Plan
-from penultimate.store.provenance import source_commit
+from penultimate.store.provenance import source_commit, utc_now
 
 MODEL = "mobilenetv3_small_050"
 
@@ -218,7 +218,7 @@ def report(images: Path, num_rows: int, rounds: int, folder: Path) -> str:
         "# A store that grows",
         "",
         f"`{shlex.join(['python', *sys.argv])}`: {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
-        f"GiB; commit {source_commit()}. Written by the script.",
+        f"GiB; commit {source_commit()}, {utc_now()[:10]}. Written by the script.",
         "",
         "## Changes of a set of photographs",
         "",

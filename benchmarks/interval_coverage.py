@@ -206,7 +206,7 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "# Do the intervals cover, are the p values calibrated?",
             "",
             f"`python {shlex.join(sys.argv)}`: {studies:,} simulated studies a line, {resamples:,} resamples an "
-            f"interval, seed {seed}; {versions}. ± is one Monte Carlo standard error. Simulations, so nothing depends "
+            f"interval, seed {seed}; {versions}; commit {source_commit()}, {utc_now()[:10]}. ± is one Monte Carlo standard error. Simulations, so nothing depends "
             "on the machine. Written by the script; the reasons stand in `engine/analysis/statistics/resample.py`.",
             "",
             "## Fraction of studies whose 95 % interval holds the truth",

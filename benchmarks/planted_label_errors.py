@@ -23,7 +23,7 @@ from penultimate.engine.audit.audit import Audit, audit_set
 from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.provenance import source_commit
+from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: N samples.
 
@@ -71,7 +71,7 @@ def report(features: FeatureSet, *, share: float, seeds: int, l2: str) -> str:
         f"{features.num_rows:,} images of {features.key.dataset} by {features.key.backbone}; {100 * share:g} % of the "
         "labels flipped to another class, drawn at random, and everything done with them in place (the script says "
         f"what recall and precision count). Without flips {len(own):,} labels are listed. cleanlab "
-        f"{version('cleanlab')}, commit {source_commit()}, {about['processor']}. Counts with "
+        f"{version('cleanlab')}, commit {source_commit()}, {utc_now()[:10]}, {about['processor']}. Counts with "
         "Wilson's 95 % intervals; no timing. Written by the script.\n\n"
         "| seed | flipped | recall | precision | listed without flips too | other false alarms | "
         "right among as many first as were flipped | right suggestion, of those found |\n"

@@ -26,7 +26,7 @@ from penultimate.engine.neighbors.local_scale import DEFAULT_RATIO
 from penultimate.engine.neighbors.unit_rows import unit_rows
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.provenance import source_commit
+from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: N originals, C copies, D feature dimensions.
 
@@ -101,7 +101,7 @@ def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, 
         "# Planted twins\n\n"
         f"    {shlex.join(['python', *sys.argv])}\n\n"
         f"{originals.num_rows:,} photographs by {originals.key.backbone}, {copies:,} of them (seed {seed}) copied; "
-        f"near-duplicates at {ratio:g} of the distance to the tenth neighbour; commit {source_commit()}, "
+        f"near-duplicates at {ratio:g} of the distance to the tenth neighbour; commit {source_commit()}, {utc_now()[:10]}, "
         f"{about['processor']}. Counts with Wilson's 95 % intervals; no timing. How recall and precision count, the "
         "script says. Written by the script.\n\n"
         "| copy | recall | precision |\n|---|---:|---:|\n" + "\n".join(lines) + "\n"

@@ -29,7 +29,7 @@ from object_server import ENVIRONMENT, ObjectServer, object_server
 
 from penultimate.engine.bench.plain_files import drop_from_cache
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.store.provenance import source_commit
+from penultimate.store.provenance import source_commit, utc_now
 
 TAR_IMAGES = 1000
 AT_ONCE = (1, 2, 8, 16, 32, 64, 128)
@@ -150,7 +150,7 @@ def report(images: Path, latency_ms: float, rounds: int, folder: Path) -> str:
         "# What an extraction reads",
         "",
         f"`{shlex.join(['python', *sys.argv])}`: {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
-        f"GiB; commit {source_commit()}. Written by the script.",
+        f"GiB; commit {source_commit()}, {utc_now()[:10]}. Written by the script.",
         "",
         f"{MODEL}, random weights, parity check included; one run each. Every answer of the object store comes after "
         f"{latency_ms:g} ms, from this machine.",

@@ -328,7 +328,8 @@ def table(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mappi
         "are further than that from its float64 ones, the two are compared in float64. Random weights say nothing of "
         "rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
         "",
-        f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}.",
+        f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}; {machine()['processor']}; "
+        f"commit {source_commit()}, {utc_now()[:10]}.",
         "",
         *_exceptions(results),
         "## Every network",

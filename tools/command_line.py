@@ -44,7 +44,9 @@ def _sections(group: Any, context: typer.Context) -> Iterator[str]:
         yield f"## {inner.command_path.removeprefix('penultimate ')}"
         yield _help(command.help or "")
         if hasattr(command, "commands"):
-            yield from (text.replace("## ", "### ", 1) if text.startswith("## ") else text for text in _sections(command, inner))
+            yield from (
+                text.replace("## ", "### ", 1) if text.startswith("## ") else text for text in _sections(command, inner)
+            )
         if not getattr(command, "commands", None) or command.invoke_without_command:
             yield _usage(command, inner)
             yield _options(command, inner)

@@ -60,7 +60,9 @@ def on_page_content(html: str, **_: Any) -> str:
     inline = r'<span class="arithmatex">\\\((.+?)\\\)</span>'
     html = re.sub(inline, lambda found: _mathml(found[1], "inline"), html, flags=re.DOTALL)
     block = r'<div class="arithmatex">\s*\\\[(.+?)\\\]\s*</div>'
-    return re.sub(block, lambda found: f'<div class="formula">{_mathml(found[1], "block")}</div>', html, flags=re.DOTALL)
+    return re.sub(
+        block, lambda found: f'<div class="formula">{_mathml(found[1], "block")}</div>', html, flags=re.DOTALL
+    )
 
 
 def _mathml(latex: str, display: str) -> str:

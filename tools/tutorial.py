@@ -35,7 +35,12 @@ def with_output(page: str) -> str:
 def notebook(page: str) -> str:
     """Return the page as a notebook (nbformat 4.5) that has not been run: a cell a block, and one for the text between."""
     cells = [
-        {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.strip("\n").splitlines(keepends=True)}
+        {
+            "cell_type": kind,
+            "id": f"cell-{number}",
+            "metadata": {},
+            "source": text.strip("\n").splitlines(keepends=True),
+        }
         | ({"execution_count": None, "outputs": []} if kind == "code" else {})
         for number, (kind, text) in enumerate(_cells(page))
     ]
@@ -59,7 +64,7 @@ def _run(language: str, text: str, names: dict[str, Any]) -> str:
 
 
 def _as_block(printed: str) -> str:
-    return f"\n\n```text title=\"prints\"\n{printed.rstrip()}\n```" if printed.strip() else ""
+    return f'\n\n```text title="prints"\n{printed.rstrip()}\n```' if printed.strip() else ""
 
 
 def _cells(page: str) -> Iterator[tuple[str, str]]:

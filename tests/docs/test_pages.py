@@ -163,9 +163,7 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     missing = [
         target
         for target in targets
-        if ":" not in target
-        and not (page.parent / target).exists()
-        and (page.parent / target).resolve() not in made
+        if ":" not in target and not (page.parent / target).exists() and (page.parent / target).resolve() not in made
     ]
     assert not missing
 

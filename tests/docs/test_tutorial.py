@@ -25,7 +25,11 @@ def test_the_notebook_is_the_page() -> None:
 
 
 def test_the_notebook_has_a_cell_for_each_block_and_the_text_between() -> None:
-    cells = json.loads(notebook("# One\n\n```sh\npip install x\npenultimate show \\\n    trials/\n```\n\nTwo\n\n```python\na = 1\n```\n"))["cells"]
+    cells = json.loads(
+        notebook(
+            "# One\n\n```sh\npip install x\npenultimate show \\\n    trials/\n```\n\nTwo\n\n```python\na = 1\n```\n"
+        )
+    )["cells"]
     assert [(cell["cell_type"], "".join(cell["source"])) for cell in cells] == [
         ("markdown", "# One"),
         ("code", "%pip install x\n!penultimate show \\\n    trials/"),
