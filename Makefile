@@ -40,7 +40,7 @@ verify-numbers: .venv/installed-test
 	$(BIN)/python tools/verify_numbers.py
 
 # The documentation, into site/: the tutorial is run, the references are read from the code, a broken link is an error.
-docs: export NO_MKDOCS_2_WARNING := 1 # an advertisement of mkdocs-material's; mkdocs 1 is what is used
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/installed-docs
 	$(BIN)/mkdocs build --strict
 

@@ -78,7 +78,8 @@ def report(num_images: int, folder: Path) -> str:
     return (
         f"# Listing and digesting {num_images:,} images\n\n"
         f"`{shlex.join(['python', *sys.argv])}`: one run each, one after the other, the file system's own cache warm; "
-        f"{about['processor']}, {about['cores']} cores; commit {source_commit()}, {utc_now()[:10]}. {num_images:,} names in {_CLASSES} "
+        f"{about['processor']}, {about['cores']} cores; commit {source_commit()}, {utc_now()[:10]}. "
+        f"{num_images:,} names in {_CLASSES} "
         f"classes, hard links to {_FILES:,} files of 1 KiB: every path is listed, opened, read and hashed, but the "
         "disk's time to read a million different files is not in it. All three gave the same digest. Written by the "
         "script.\n\n"

@@ -39,6 +39,7 @@ from penultimate.engine.analysis.statistics.resample import (
     pearson,
     spearman,
 )
+from penultimate.store.provenance import source_commit, utc_now
 
 Row = tuple[str, str, float]
 """Method, simulated truth, and the fraction of studies whose interval held it (or whose test rejected)."""
@@ -206,7 +207,8 @@ def report(studies: int, resamples: int, seed: int) -> str:
             "# Do the intervals cover, are the p values calibrated?",
             "",
             f"`python {shlex.join(sys.argv)}`: {studies:,} simulated studies a line, {resamples:,} resamples an "
-            f"interval, seed {seed}; {versions}; commit {source_commit()}, {utc_now()[:10]}. ± is one Monte Carlo standard error. Simulations, so nothing depends "
+            f"interval, seed {seed}; {versions}; commit {source_commit()}, {utc_now()[:10]}. "
+            "± is one Monte Carlo standard error. Simulations, so nothing depends "
             "on the machine. Written by the script; the reasons stand in `engine/analysis/statistics/resample.py`.",
             "",
             "## Fraction of studies whose 95 % interval holds the truth",

@@ -101,9 +101,9 @@ def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, 
         "# Planted twins\n\n"
         f"    {shlex.join(['python', *sys.argv])}\n\n"
         f"{originals.num_rows:,} photographs by {originals.key.backbone}, {copies:,} of them (seed {seed}) copied; "
-        f"near-duplicates at {ratio:g} of the distance to the tenth neighbour; commit {source_commit()}, {utc_now()[:10]}, "
-        f"{about['processor']}. Counts with Wilson's 95 % intervals; no timing. How recall and precision count, the "
-        "script says. Written by the script.\n\n"
+        f"near-duplicates at {ratio:g} of the distance to the tenth neighbour; commit {source_commit()}, "
+        f"{utc_now()[:10]}, {about['processor']}. Counts with Wilson's 95 % intervals; no timing. How recall "
+        "and precision count, the script says. Written by the script.\n\n"
         "| copy | recall | precision |\n|---|---:|---:|\n" + "\n".join(lines) + "\n"
     )
 

@@ -42,9 +42,11 @@ from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
+from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
 from penultimate.store.key import PENULTIMATE
+from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: B = 2 images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
 
@@ -328,8 +330,8 @@ def table(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mappi
         "are further than that from its float64 ones, the two are compared in float64. Random weights say nothing of "
         "rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
         "",
-        f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}; {machine()['processor']}; "
-        f"commit {source_commit()}, {utc_now()[:10]}.",
+        f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}; "
+        f"{machine()['processor']}; commit {source_commit()}, {utc_now()[:10]}.",
         "",
         *_exceptions(results),
         "## Every network",

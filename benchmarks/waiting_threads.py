@@ -274,7 +274,8 @@ def _head(work: Work, *, rounds: int, num_images: int, cpu: str | None, load: fl
     return (
         "# Threads that wait, alone and beside another program\n\n"
         f"`{shlex.join(['python', *sys.argv])}`: {rounds} rounds, after a run that warms up; {about['processor']}"
-        f"{answering}, {about['cores']} cores, {about['memory_gib']} GiB; {named}; commit {source_commit()}, {utc_now()[:10]}. "
+        f"{answering}, {about['cores']} cores, {about['memory_gib']} GiB; {named}; commit {source_commit()}, "
+        f"{utc_now()[:10]}. "
         f"Load average before it began: {load:.1f}. Written by the script.\n\n"
         f"Probe: the path of {work.strengths} strengths on {rows:,} x {columns:,} features. Extraction: {num_images} "
         f"images, {work.network}, float32, not compiled. Training: {work.steps} updates of the same network at batch "

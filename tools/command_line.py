@@ -16,8 +16,8 @@ def command_line_page() -> str:
     root: Any = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "Made from the declarations that `--help` prints. Data goes to stdout, messages to stderr; exit code 0: done, 1: a "
-        "run failed, 2: wrong usage or input, 130: interrupted. `--set NAME=VALUE` reaches every one of "
+        "Made from the declarations that `--help` prints. Data goes to stdout, messages to stderr; exit code 0: done, "
+        "1: a run failed, 2: wrong usage or input, 130: interrupted. `--set NAME=VALUE` reaches every one of "
         "[a verb's settings](settings.md).",
     ]
     return "\n\n".join([*parts, *_sections(root, typer.Context(root, info_name="penultimate"))]) + "\n"
@@ -27,8 +27,8 @@ def settings_page() -> str:
     """Return a page with the settings of every verb."""
     parts = [
         "# Settings",
-        "Every setting is declared once. A verb takes it as a flag or by `--set NAME=VALUE`, a study's YAML by its name, and "
-        "Python as a keyword argument. `penultimate settings VERB` prints the same.",
+        "Every setting is declared once. A verb takes it as a flag or by `--set NAME=VALUE`, a study's YAML by its "
+        "name, and Python as a keyword argument. `penultimate settings VERB` prints the same.",
     ]
     for verb, model in MODELS.items():
         rows = [[f"`{row['name']}`", row["type"], row["default"], row["help"]] for row in described(model)]

@@ -33,8 +33,8 @@ def lookup(path: str) -> float:
     """Return the number at ``REPORT > TABLE > ROW > HEADING``, or at other keys of a report's JSON.
 
     A row is named by its first cell, or by its first two with `` | `` between. Of a cell with several numbers the first
-    counts, or the one in brackets: ``HEADING [1]``, counted from 0, ``HEADING [median]``, ``[min]``, ``[max]``. Two paths
-    with `` / `` between them are divided. Raises KeyError that says how far the path leads.
+    counts, or the one in brackets: ``HEADING [1]``, counted from 0, ``HEADING [median]``, ``[min]``, ``[max]``. Two
+    paths with `` / `` between them are divided. Raises KeyError that says how far the path leads.
     """
     if " / " in path:
         above, below = path.split(" / ")

@@ -1,7 +1,7 @@
-"""Hooks of mkdocs: pages that stand elsewhere in the repository or are read from the code, links, formulas, the tutorial.
+"""Hooks of mkdocs: add pages that lie elsewhere or are read from the code, turn links and formulas, run the tutorial.
 
-A link in a page is the one that works in the repository, ``../../benchmarks/results/X.md``; here it is turned to where the
-file is on the site.
+A link in a page is the one that works in the repository, ``../../benchmarks/results/X.md``; here it is turned to where
+the file is on the site.
 """
 
 import posixpath
@@ -83,8 +83,8 @@ def _results() -> str:
     """Return the list of reports, with the heading of each."""
     lines = [
         "# Reports",
-        "Every number of these pages was measured by code of the repository and stands in one of these reports, with command, "
-        "commit, machine and date; the same as JSON lies beside each. [How they are made](benchmarks.md).",
+        "Every number of these pages was measured by code of the repository and stands in one of these reports, with "
+        "command, commit, machine and date; the same as JSON lies beside each. [How they are made](benchmarks.md).",
         "| report | JSON |\n|---|---|",
     ]
     rows = []

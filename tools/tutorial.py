@@ -1,7 +1,7 @@
 """Run docs/tutorial.md, the one source of the tutorial, and make the notebook of it.
 
-``python tools/tutorial.py`` writes docs/tutorial.ipynb; a test holds that it is in step. The build of the pages runs the
-blocks in order and puts what they print below them.
+``python tools/tutorial.py`` writes docs/tutorial.ipynb; a test holds that it is in step. The build of the pages runs
+the blocks in order and puts what they print below them.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import json
 import shlex
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pages import FENCE, ROOT, commands
@@ -33,7 +32,7 @@ def with_output(page: str) -> str:
 
 
 def notebook(page: str) -> str:
-    """Return the page as a notebook (nbformat 4.5) that has not been run: a cell a block, and one for the text between."""
+    """Return the page as a notebook (nbformat 4.5) that has not been run: a cell a block, and one a text between."""
     cells = [
         {
             "cell_type": kind,

@@ -10,8 +10,8 @@ docs/numbers.yaml says, a page at a time, where its figures are from:
       stated: ["264 pictures"]                      # definitions, settings, other people's results: not measured here
 
 Each text stands in its page once, with its figures those of the results, rounded to the digits that are printed. Every
-other figure of the page is in a text of ``stated``, there or under ``everywhere``. A figure is a number with a decimal point,
-with three or more digits, with a unit behind it, or alone in a cell of a table; code and links are left out.
+other figure of the page is in a text of ``stated``, there or under ``everywhere``. A figure is a number with a decimal
+point, with three or more digits, with a unit behind it, or alone in a cell of a table; code and links are left out.
 
 ``python tools/verify_numbers.py --renew`` writes the figures of the results into the pages.
 """

@@ -32,7 +32,8 @@ def test_no_json_is_left_without_its_report() -> None:
 
 
 def test_tables_are_read_with_blank_cells_and_repeated_headings() -> None:
-    text = "# A\n\n| x | y | y |\n|---|---:|---|\n| a | **1** | |\n| | 2 | p \\| q |\n\n## B\n\n| z |\n|---|\n| 3 |\n\n| w |\n|---|\n| 4 |\n"
+    text = "# A\n\n| x | y | y |\n|---|---:|---|\n| a | **1** | |\n| | 2 | p \\| q |\n\n## B\n"
+    text += "\n| z |\n|---|\n| 3 |\n\n| w |\n|---|\n| 4 |\n"
     assert tables(text) == {
         "A": [{"x": "a", "y": "1", "y (2)": ""}, {"x": "a", "y": "2", "y (2)": "p | q"}],
         "B": [{"z": "3"}],

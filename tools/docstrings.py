@@ -1,0 +1,53 @@
+"""Turn docstrings into Markdown for the reference: code in double backticks, doctests and literal blocks.
+
+A griffe extension. Sections (Parameters, Returns, ...) are parsed by griffe itself.
+"""
+
+import textwrap
+from typing import Any
+
+import griffe
+
+FIXTURES = {'getfixture("photos")': 'Path("photos")', 'getfixture("probe_store")': '"features.zarr"'}
+"""What a doctest takes from pytest -> what a reader has."""
+
+
+class MarkdownDocstrings(griffe.Extension):
+    """Rewrite the docstring of every object when it is loaded."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite its docstring, if it has one."""
+        if obj.docstring is not None:
+            obj.docstring.value = as_markdown(obj.docstring.value)
+
+
+def as_markdown(text: str) -> str:
+    """Return a docstring with fenced blocks in place of doctests and of what follows a ``::``."""
+    made: list[str] = []
+    code: list[str] = []
+    language = ""
+    for line in [*text.splitlines(), None]:
+        inside = line is not None and (line.startswith("    ") or not line if language == "python" else bool(line))
+        if language and not inside:
+            made += ["", f"```{language}", *_shown(code), "```", ""]
+            code, language = [], ""
+        if line is None:
+            break
+        if not language and line.startswith(">>>"):
+            language = "pycon"
+        if language:
+            code.append(line)
+        elif line.endswith("::"):
+            made.append(line.removesuffix("::").rstrip().replace("``", "`"))
+            language = "python"
+        else:
+            made.append(line.replace("``", "`"))
+    return "\n".join(made)
+
+
+def _shown(code: list[str]) -> list[str]:
+    """Return lines of code without the indent and the blank lines around them."""
+    text = textwrap.dedent("\n".join(code)).strip("\n")
+    for fixture, shown in FIXTURES.items():
+        text = text.replace(fixture, shown)
+    return text.splitlines()
