@@ -1,24 +1,12 @@
 """Turn docstrings into Markdown for the reference: code in double backticks, doctests and literal blocks.
 
-A griffe extension. Sections (Parameters, Returns, ...) are parsed by griffe itself.
+Sections (Parameters, Returns, ...) are parsed by griffe.
 """
 
 import textwrap
-from typing import Any
-
-import griffe
 
 FIXTURES = {'getfixture("photos")': 'Path("photos")', 'getfixture("probe_store")': '"features.zarr"'}
 """What a doctest takes from pytest -> what a reader has."""
-
-
-class MarkdownDocstrings(griffe.Extension):
-    """Rewrite the docstring of every object when it is loaded."""
-
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrite its docstring, if it has one."""
-        if obj.docstring is not None:
-            obj.docstring.value = as_markdown(obj.docstring.value)
 
 
 def as_markdown(text: str) -> str:

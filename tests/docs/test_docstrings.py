@@ -1,8 +1,5 @@
 """Docstrings become Markdown: code, doctests and literal blocks."""
 
-import pytest
-
-pytest.importorskip("griffe", reason="the extra `docs` is not installed")
 from docstrings import as_markdown
 
 
