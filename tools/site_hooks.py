@@ -6,11 +6,13 @@ the file is on the site.
 
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
 from command_line import command_line_page, settings_page
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pages import ROOT
@@ -63,6 +65,16 @@ def on_page_content(html: str, **_: Any) -> str:
     return re.sub(
         block, lambda found: f'<div class="formula">{_mathml(found[1], "block")}</div>', html, flags=re.DOTALL
     )
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Fail where a page would load anything from the network."""
+    loads = re.compile(
+        r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//|<link(?=[^>]*stylesheet)[^>]* href=\"?(?:https?:)?//"
+    )
+    pages = [path for path in Path(config.site_dir).rglob("*.html") if loads.search(path.read_text(encoding="utf-8"))]
+    if pages:
+        raise PluginError(f"these pages load something from the network: {', '.join(map(str, pages))}")
 
 
 def _mathml(latex: str, display: str) -> str:

@@ -93,9 +93,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a copy of that folder the working folder."""
-    shutil.copytree(prepared, tmp_path / "here")
+def here(prepared: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a copy of that folder the working folder, without the store where the page makes one of that name."""
+    text = page.read_text(encoding="utf-8")
+    made = "--store features.zarr" in text or 'store="features.zarr"' in text
+    ignored = shutil.ignore_patterns("features.zarr") if made else None
+    shutil.copytree(prepared, tmp_path / "here", ignore=ignored)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
 
