@@ -86,8 +86,9 @@ def _table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    text = text if text.startswith("`") else _escaped(text)
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return the text of a cell on one line; within code Python-Markdown takes a ``|`` for itself."""
+    text = " ".join(text.split())
+    return text if text.startswith("`") else re.sub(r"\|(?=(?:[^`]*`[^`]*`)*[^`]*$)", r"\\|", _escaped(text))
 
 
 def _escaped(text: str) -> str:

@@ -79,7 +79,10 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 def _mathml(latex: str, display: str) -> str:
     text = latex.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
-    return latex2mathml.converter.convert(text, display=display)
+    mathml: str = latex2mathml.converter.convert(text, display=display)
+    if unknown := re.findall(r"\\\w+", mathml):
+        raise PluginError(f"the formula {text!r} has commands that are not known: {', '.join(unknown)}")
+    return mathml
 
 
 def _on_site(target: str, origin: str, place: str) -> str:
@@ -97,11 +100,10 @@ def _results() -> str:
         "# Reports",
         "Every number of these pages was measured by code of the repository and stands in one of these reports, with "
         "command, commit, machine and date; the same as JSON lies beside each. [How they are made](benchmarks.md).",
-        "| report | JSON |\n|---|---|",
+        "| report | values |\n|---|---|",
     ]
     rows = []
     for path in sorted((ROOT / "benchmarks/results").glob("*.md")):
         title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        json = path.with_suffix(".json")
-        rows.append(f"| [{title}]({path.name}) | {f'[{json.name}]({json.name})' if json.exists() else ''} |")
+        rows.append(f"| [{title}]({path.name}) | [JSON]({path.stem}.json) |")
     return "\n\n".join(lines) + "\n" + "\n".join(rows) + "\n"
