@@ -8,6 +8,7 @@ whose JSON was made in this way. A test holds that the two are in step.
 
 import json
 import re
+from collections.abc import Callable, Container
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ FROM_TABLES = "made of the tables of the Markdown beside it"
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 """A number as reports and pages print it: thousands with commas, 3.2e-6."""
 
-_FUNCTIONS = {"median": median, "min": min, "max": max}
+_FUNCTIONS: dict[str, Callable[[list[float]], float]] = {"median": median, "min": min, "max": max}
 
 
 def numbers_in(text: str) -> list[float]:
@@ -103,7 +104,7 @@ def _rows(rows: list[list[str]]) -> list[dict[str, str]]:
     return made
 
 
-def _unused(name: str, names: Any) -> str:
+def _unused(name: str, names: Container[str]) -> str:
     number = 1
     while (tried := name if number == 1 else f"{name} ({number})") in names:
         number += 1
