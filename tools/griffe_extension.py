@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parent))  # griffe loads this file alone
 from docstrings import as_markdown
 
 
-class MarkdownDocstrings(griffe.Extension):
+class MarkdownDocstrings(griffe.Extension):  # type: ignore[misc]  # only the extra `docs` has griffe
     """Rewrite the docstring of every object when it is loaded."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

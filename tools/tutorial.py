@@ -33,7 +33,7 @@ def with_output(page: str) -> str:
 
 def notebook(page: str) -> str:
     """Return the page as a notebook (nbformat 4.5) that has not been run: a cell a block, and one a text between."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "cell_type": kind,
             "id": f"cell-{number}",
