@@ -27,7 +27,8 @@ def not_finite_rows(rows_BD: NDArray[Any]) -> NDArray[np.bool_]:
     negative = int(rows_BD.view(f"u{rows_BD.itemsize}").max(initial=0))
     if positive < infinity and negative < sign_bit + infinity:
         return np.zeros(len(rows_BD), np.bool_)
-    return ~np.isfinite(rows_BD).all(axis=1)
+    not_finite_B: NDArray[np.bool_] = ~np.isfinite(rows_BD).all(axis=1)
+    return not_finite_B
 
 
 def not_finite_advice(key: Embedding) -> str:

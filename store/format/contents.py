@@ -114,7 +114,7 @@ def set_digest(
     return sha256.hexdigest()[:16]
 
 
-def _compact(labels_BK: NDArray[np.uint8]) -> list[str]:
+def _compact(labels_BK: NDArray[np.int64] | NDArray[np.uint8]) -> list[str]:
     """Return each row of labels as JSON has lists of integers, without spaces."""
     return [str(label).replace(" ", "") for label in labels_BK.tolist()]
 
