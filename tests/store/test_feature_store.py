@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from numpy.typing import NDArray
 from support.store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, files, half_precision_job, small_job
 
 from penultimate.store.errors import (
@@ -436,12 +437,12 @@ def test_batches_stream_every_row_once_and_no_more_than_asked(store: FeatureStor
 def test_batches_read_each_shard_once_and_only_shards_with_wanted_rows(store: FeatureStore, job: Job) -> None:
     job.write(store)
     features = store.read(job.key)
-    read: list[slice] = []
+    read: list[slice | NDArray[np.int64]] = []
 
     class Counting:
         shape = features.array.shape
 
-        def __getitem__(self, rows: slice, /) -> object:
+        def __getitem__(self, rows: slice | NDArray[np.int64], /) -> object:
             read.append(rows)
             return features.array[rows]
 
