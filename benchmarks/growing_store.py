@@ -12,14 +12,13 @@ Look-up and reading are measured on rows that are drawn, without images.
 
 import argparse
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -28,10 +27,12 @@ from numpy.typing import NDArray
 
 from penultimate.engine.bench.features import EMBEDDING, drawn_contents, drawn_plan
 from penultimate.engine.bench.plain_files import drop_from_cache
-from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.bench.timing.measurement import compared, other_cores
+from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.key import FeatureKey
 from penultimate.store.plan import Plan
-from penultimate.store.provenance import source_commit, utc_now
 
 MODEL = "mobilenetv3_small_050"
 
@@ -162,8 +163,8 @@ def _memory_mb(field: str) -> float:
     return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1e3
 
 
-def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[float]]:
-    """Return the seconds of each round of reading a set in its order, by what had happened to the set before."""
+def reading(num_rows: int, dim: int, options: TurnOptions, work: Path) -> list[Laps]:
+    """Return the laps of reading a set in its order, by what had happened to the set before."""
     contents_N3 = drawn_contents(num_rows)
     rng = np.random.default_rng(1)
     store = FeatureStore.create(work / "read")
@@ -176,7 +177,7 @@ def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[
     old = np.setdiff1d(np.arange(num_rows), np.arange(0, num_rows, 100))
     write_drawn(FeatureStore.create(work / "fresh"), drawn_plan(np.zeros(num_rows, np.int64), dim), contents_N3)
     write_drawn(store, drawn_plan(np.zeros(len(old), np.int64), dim, prefix="old"), contents_N3[old])
-    contenders: dict[str, Callable[[], NDArray[np.float32]]] = {}
+    contenders: list[Contender] = []
     for name, order in orders.items():
         location = work / ("fresh" if name == "embedded at once" else "read")
         plan = drawn_plan(np.zeros(num_rows, np.int64), dim, prefix=f"{len(contenders)}-")
@@ -186,14 +187,13 @@ def reading(num_rows: int, dim: int, rounds: int, work: Path) -> dict[str, list[
         assert np.array_equal(features[:, -1], contents_N3[order, 2].astype(np.float32)), (
             "rows are not where they belong"
         )
-        contenders[name] = lambda location=location, key=key: FeatureStore(location).read(key).features  # type: ignore[misc]
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, read in contenders.items():
-            began = time.perf_counter()
-            read()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: values[1:] for name, values in seconds.items()}
+        group = "Reading a set in its order, by what became of its rows"
+        contenders.append(Contender(name=name, group=group, run=partial(_read, location, key), items=num_rows))
+    return take_turns(contenders, options)
+
+
+def _read(location: Path, key: FeatureKey) -> Iterator[int]:
+    yield len(FeatureStore(location).read(key).features)
 
 
 def _moved(num_rows: int, num_moved: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -204,52 +204,47 @@ def _moved(num_rows: int, num_moved: int, rng: np.random.Generator) -> NDArray[n
     return order
 
 
-def report(images: Path, num_rows: int, rounds: int, folder: Path) -> str:
-    """Return the whole report as Markdown."""
+def report(images: Path, num_rows: int, options: TurnOptions, folder: Path, *, command: Sequence[str]) -> Report:
+    """Measure and return the whole report."""
     with TemporaryDirectory(dir=folder) as name:
         work = Path(name)
         steps = list(image_steps(images, work))
         total = sum(path.stat().st_size for path in images.glob("*/*"))
         seconds, megabytes = look_up(num_rows, work)
         rows, dim = max(2048, num_rows // 20), 1280
-        read = reading(rows, dim, rounds, work)
-    about = machine()
-    lines = [
-        "# A store that grows",
-        "",
-        f"`{shlex.join(['python', *sys.argv])}`: {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
-        f"GiB; commit {source_commit()}, {utc_now()[:10]}. Written by the script.",
-        "",
-        "## Changes of a set of photographs",
-        "",
-        f"{MODEL}, random weights; files of {total / 1e6:,.1f} MB in all. One run each; processes of their own.",
-        "",
-        "| step | rows | embedded | reused | seconds | store grew by | read / size of the files |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-        *(
-            f"| {s.name} | {s.num_images:,} | {s.embedded:,} | {s.reused:,} | {s.seconds:.1f} | "
-            f"{s.grown_bytes / 1e6:,.2f} MB | {s.bytes_read / total:.3f} |"
-            for s in steps
-        ),
-        "",
-        "## Looking up",
-        "",
-        f"{num_rows:,} contents among as many rows: {seconds:.2f} s, {megabytes:.0f} MB.",
-        "",
-        "## Reading a set in its order",
-        "",
-        f"{rows:,} x {dim} float32 ({rows * dim * 4 / 1e6:,.0f} MB), {rounds} rounds after one that warms up, in "
-        "turns; every row checked before.",
-        "",
-        "| the set's rows | seconds, median | least to most | times as long |",
-        "|---|---:|---:|---:|",
-        *(
-            f"| {name} | {median(values):.3f} | {min(values):.3f} to {max(values):.3f} | "
-            f"{median(values) / median(next(iter(read.values()))):.2f} |"
-            for name, values in read.items()
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+        laps = reading(rows, dim, options, work)
+    return Report(
+        bench="growing_store",
+        title="A store that grows",
+        command=command,
+        settings={
+            "network": f"{MODEL}, random weights",
+            "megabytes of files": round(total / 1e6, 1),
+            "rows": rows,
+            "dim": dim,
+        },
+        measurements=compared(laps, unit="MB/s", size=dim * 4e-6),
+        other_cores=other_cores(laps),
+        findings=[
+            f"{num_rows:,} contents are found among as many rows in {seconds:.2f} s and {megabytes:.0f} MB, once, in a "
+            "process of its own.",
+            "Every row read is checked before anything is timed.",
+        ],
+        not_measured=["Changes of a set are one run each, in processes of their own, not rounds."],
+        tables={"Changes of a set of photographs": [_step(step, total) for step in steps]},
+    )
+
+
+def _step(step: Step, total: int) -> Row:
+    return {
+        "step": step.name,
+        "rows": f"{step.num_images:,}",
+        "embedded": f"{step.embedded:,}",
+        "reused": f"{step.reused:,}",
+        "seconds": f"{step.seconds:.1f}",
+        "store grew by": f"{step.grown_bytes / 1e6:,.2f} MB",
+        "read / size of the files": f"{step.bytes_read / total:.3f}",
+    }
 
 
 def link(path: Path, target: Path) -> None:
@@ -282,7 +277,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path())
     arguments = parser.parse_args()
-    arguments.report.write_text(report(arguments.images, arguments.rows, arguments.rounds, arguments.folder))
+    options = TurnOptions(seconds=300.0, rounds=arguments.rounds)
+    command = ["python", *sys.argv]
+    report(arguments.images, arguments.rows, options, arguments.folder, command=command).write(arguments.report)
 
 
 if __name__ == "__main__":

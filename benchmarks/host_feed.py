@@ -1,7 +1,7 @@
 """Measure what the host does for an extraction on a GPU: images a second with a decoder and a network that do nothing.
 
-    python benchmarks/host_feed.py FOLDER --rounds 5
-    python benchmarks/host_feed.py FOLDER --workers 16 --processes 2 --json
+    python benchmarks/host_feed.py FOLDER --out REPORT.md
+    python benchmarks/host_feed.py FOLDER --layouts 2x8 --resize crop --out REPORT.md
 
 DaliGpuDecoder reads files, verifies and parses them and feeds them to DALI, whose graph takes everything and returns
 black pixels. A round measures, all from the page cache:
@@ -10,22 +10,21 @@ black pixels. A round measures, all from the page cache:
     feed     the decoder's batches, on its own threads
     extract  a whole extraction into a new store, with a network that returns zeros
 
-Wall-clock rates are those of the processes together; ``per CPU-second`` counts the user and system time of all, and is
-what the host's cores allow where they are busy with nothing else. Several processes do a part of the images each, as
-``penultimate extract --shard`` does.
+A layout ``2x8`` is two processes that read on eight threads each; each does a part of the images, as ``penultimate
+extract --shard`` does. Wall-clock rates are those of the processes together; images per CPU-second count the user and
+system time of all, and are what the host's cores allow where they are busy with nothing else.
 """
 
 import argparse
-import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +35,10 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from numpy.typing import NDArray
 
+from penultimate.engine.bench.timing.measurement import compared, other_cores
+from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import number as text_of
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.decode import dali_gpu_pipeline
@@ -46,12 +49,11 @@ from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.images.subset import subset
-from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import PENULTIMATE
-from penultimate.store.provenance import library_versions, source_commit
 
 # Shapes: N images, B images of a batch, D feature dimensions.
 
@@ -73,6 +75,11 @@ class Work:
     batch_size: int = 256
     resize: str = "whole"
     feature_dim: int = 1280
+
+    @property
+    def title(self) -> str:
+        """Return what sets this work apart from others of the same images."""
+        return f"{self.processes} x {self.workers}, {self.resize}"
 
     @property
     def view(self) -> Preprocess:
@@ -149,22 +156,15 @@ class Bench:
             (extracted,) = embed_images(self.images, extractor, FeatureStore.create(Path(folder) / "store"))
             return extracted.features.num_rows
 
-    def timed(self, stage: str) -> dict[str, float]:
-        """Run a stage; return the images it did, its wall-clock seconds and its CPU seconds."""
-        run: Callable[[], int] = getattr(self, stage)
-        wall, busy = time.perf_counter(), _cpu_seconds()
+    def run(self, stage: str) -> int:
+        """Run a stage; return the number of images it did."""
+        stages: dict[str, Callable[[], int]] = {"read": self.read, "feed": self.feed, "extract": self.extract}
         with doing_nothing():
-            num_images = run()
-        return {"images": num_images, "wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - busy}
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+            return stages[stage]()
 
 
 _bench: Bench
-"""The part of this process, where it is one of several."""
+"""The part of this process, of one of a layout's."""
 
 
 def _begin(work: Work, numbers: Any) -> None:
@@ -173,73 +173,106 @@ def _begin(work: Work, numbers: Any) -> None:
         index = numbers.value
         numbers.value += 1
     _bench = Bench(work, Partition(index=index, count=work.processes))
-    for stage in STAGES:
-        _bench.timed(stage)  # warm-up
 
 
-def _timed_here(stage: str, begin: float) -> dict[str, float]:
-    time.sleep(max(0.0, begin - time.time()))
-    return _bench.timed(stage)
+def _run_here(stage: str) -> int:
+    return _bench.run(stage)
 
 
-def measure(work: Work, *, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return for each stage the rates of all rounds, wall-clock and per CPU-second, after one that warms up."""
-    found: dict[str, dict[str, Any]] = {stage: {"per_second": [], "per_cpu_second": []} for stage in STAGES}
+@contextmanager
+def processes_of(work: Work) -> Iterator[ProcessPoolExecutor]:
+    """Start the processes of a layout, each with its part of the images."""
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)
     with ProcessPoolExecutor(
         work.processes, mp_context=context, initializer=_begin, initargs=(work, numbers)
     ) as processes:
-        for _ in range(work.processes):
-            processes.submit(time.sleep, 1.0)  # so that every process is started
-        for _ in range(rounds):
-            for stage in STAGES:
-                begin = time.time() + 0.2
-                tasks = [processes.submit(_timed_here, stage, begin) for _ in range(work.processes)]
-                parts = [task.result() for task in tasks]
-                images = sum(part["images"] for part in parts)
-                found[stage]["per_second"].append(images / max(part["wall"] for part in parts))
-                found[stage]["per_cpu_second"].append(images / sum(part["cpu"] for part in parts))
-    return found
+        for task in [processes.submit(time.sleep, 1.0) for _ in range(work.processes)]:
+            task.result()  # so that every process is started
+        yield processes
 
 
-def report(work: Work, found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Return the table of a measurement, in Markdown."""
-    lines = [
-        f"{work.processes} process(es) of {work.workers} thread(s), batch {work.batch_size}, {work.resize}",
-        "",
-        "| stage | images/s, median | least to most | images per CPU-second, median | least to most |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for stage, rates in found.items():
-        cells = [
-            cell
-            for values in (rates["per_second"], rates["per_cpu_second"])
-            for cell in (f"{median(values):,.0f}", f"{min(values):,.0f} to {max(values):,.0f}")
-        ]
-        lines.append(f"| {stage} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _turn(processes: ProcessPoolExecutor, stage: str, count: int) -> Iterator[int]:
+    tasks = [processes.submit(_run_here, stage) for _ in range(count)]
+    yield sum(task.result() for task in tasks)
+
+
+def measure(works: Sequence[Work], options: TurnOptions) -> list[Laps]:
+    """Return the laps of every stage of every layout, which take turns."""
+    num_images = len(load_folder(works[0].folder, labels=False))
+    with ExitStack() as stack:
+        contenders = []
+        for work in works:
+            processes = stack.enter_context(processes_of(work))
+            contenders += [
+                Contender(
+                    name=stage,
+                    group=work.title,
+                    run=partial(_turn, processes, stage, work.processes),
+                    items=num_images,
+                )
+                for stage in STAGES
+            ]
+        return take_turns(contenders, options)
+
+
+def report(works: Sequence[Work], options: TurnOptions, *, command: Sequence[str]) -> Report:
+    """Measure and return the report."""
+    laps = measure(works, options)
+    work = works[0]
+    num_bytes = sum(path.stat().st_size for path in work.folder.rglob("*") if path.is_file())
+    return Report(
+        bench="host_feed",
+        title="What the host does for a GPU, without one",
+        command=command,
+        settings={
+            "images": laps[0].warm_up.items,
+            "megabytes": round(num_bytes / 1e6),
+            "batch size": work.batch_size,
+            "features": work.feature_dim,
+            "layouts": "processes x threads that read, resize",
+        },
+        measurements=compared(laps, unit="images/s"),
+        other_cores=other_cores(laps),
+        tables={"Images per second of a core": [_per_core(each) for each in laps]},
+        not_measured=["Any GPU, any decoding, more cores than this machine has, cold or remote storage."],
+    )
+
+
+def _per_core(laps: Laps) -> Row:
+    """Return the images that a stage does in a second of processor time, user and system, of all its processes."""
+    rates = [lap.items / (lap.self_seconds * usable_cores()) for lap in laps.rounds]
+    return {
+        "layout": laps.group,
+        "stage": laps.name,
+        "median": text_of(median(rates)),
+        "least to most": f"{text_of(min(rates))} to {text_of(max(rates))}",
+    }
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Measure, print the table and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--workers", type=int, default=2, help="threads of a process that read")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="report to write, .md; the JSON lies beside it")
+    parser.add_argument("--layouts", nargs="+", default=["1x2", "2x1"], help="processes x threads of each that read")
+    parser.add_argument("--resize", nargs="+", choices=("whole", "crop"), default=["whole"])
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--resize", choices=("whole", "crop"), default="whole")
     parser.add_argument("--feature-dim", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print the rates of every round, and the machine")
-    options = vars(parser.parse_args(arguments))
-    rounds, as_json = options.pop("rounds"), options.pop("json")
-    work = Work(**options)
-    found = measure(work, rounds=rounds)
-    if as_json:
-        about = {"machine": machine(), "versions": library_versions(), "commit": source_commit()}
-        print(json.dumps({"work": asdict(work) | {"folder": work.folder.name}, **about, "rates": found}))
-    else:
-        print(report(work, found))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    given = parser.parse_args(arguments)
+    layouts = [tuple(map(int, layout.split("x"))) for layout in given.layouts]
+    sizes = {"batch_size": given.batch_size, "feature_dim": given.feature_dim}
+    works = [
+        Work(folder=given.folder, processes=processes, workers=workers, resize=resize, **sizes)
+        for processes, workers in layouts
+        for resize in given.resize
+    ]
+    options = TurnOptions(seconds=given.seconds, rounds=given.rounds)
+    made = report(works, options, command=["python", "benchmarks/host_feed.py", *arguments])
+    made.write(given.out)
+    print(made.markdown())
 
 
 if __name__ == "__main__":

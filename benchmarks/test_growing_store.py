@@ -5,6 +5,8 @@ import pytest
 from growing_store import report
 from PIL import Image
 
+from penultimate.engine.bench.timing.turns import TurnOptions
+
 
 @pytest.mark.slow
 def test_each_change_embeds_what_is_new_and_nothing_else(tmp_path: Path) -> None:
@@ -15,9 +17,9 @@ def test_each_change_embeds_what_is_new_and_nothing_else(tmp_path: Path) -> None
         path = images / f"class{number % 5}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    lines = report(images, num_rows=4096, rounds=1, folder=work).splitlines()
-    counts = {cells[1].strip(): cells[2:5] for line in lines if len(cells := line.split("|")) == 9}
-    embedded = {name: int(cells[1]) for name, cells in counts.items() if cells[1].strip().isdecimal()}
+    made = report(images, 4096, TurnOptions(rounds=1), work, command=["growing_store"])
+    (steps,) = made.tables.values()
+    embedded = {row["step"]: int(row["embedded"]) for row in steps}
     assert embedded == {
         "first extraction": 90,
         "the same again": 0,
@@ -28,6 +30,6 @@ def test_each_change_embeds_what_is_new_and_nothing_else(tmp_path: Path) -> None
         "every class renamed, the folder moved": 0,
         "one image in 10 removed": 0,
     }
-    assert any(line.startswith("4,096 contents among as many rows: ") for line in lines)
-    assert sum(line.startswith(("| embedded at once", "| every row elsewhere")) for line in lines) == 2
+    assert made.findings[0].startswith("4,096 contents are found among as many rows in ")
+    assert [each.items for each in made.measurements] == [2048] * 4
     assert list(work.iterdir()) == []

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class RowArray(Protocol):
-    """A two-dimensional array that is read by slices of rows: a Zarr array, or one in memory."""
+    """A two-dimensional array that is read by slices or numbers of rows: rows of a store, or an array in memory."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
-    def __getitem__(self, rows: slice, /) -> Any: ...
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -218,14 +218,8 @@ class FeatureSet:
                 yield wanted[part], block_MD[slice_if_contiguous(disk_rows[part] - block * step)]
 
     def rows_at(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the features of some rows, (B, D), in any order; only shards that hold them are read."""
-        order = np.argsort(rows_B, kind="stable")
-        wanted, inverse = np.unique(rows_B[order], return_inverse=True)
-        out_BD = np.empty((len(rows_B), self.feature_dim), dtype=self.key.dtype)
-        if len(wanted):
-            batches = [batch_BD for _, batch_BD in self.batches(self.shard_rows, rows=wanted)]
-            out_BD[order] = np.concatenate(batches)[inverse]
-        return out_BD
+        """Return the features of some rows, (B, D), in any order; only what holds them is read, each part once."""
+        return np.asarray(self.array[self._decoded_N[rows_B]])
 
     def to_xarray(self) -> "xarray.Dataset":
         """Return an xarray Dataset of ``features`` (sample, feature), ``labels``, ``split`` and the ids as coordinate.

@@ -18,11 +18,17 @@ _INFINITY_BITS = {"float32": 0x7F80_0000, "float16": 0x7C00}
 def not_finite_rows(rows_BD: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which rows, of float32 or float16, hold a NaN or an infinity, (B,)."""
     infinity = _INFINITY_BITS[rows_BD.dtype.name]
-    bits_BD = np.ascontiguousarray(rows_BD).view(f"u{rows_BD.itemsize}")
+    rows_BD = np.ascontiguousarray(rows_BD)
     # As integers, because NumPy's isfinite takes six times as long for float16; and first of all values at once,
-    # because the largest of each row takes twice as long.
-    largest = np.bitwise_and(bits_BD, np.array(np.iinfo(bits_BD.dtype).max >> 1, bits_BD.dtype)).max(initial=0)
-    return np.zeros(len(rows_BD), np.bool_) if largest < infinity else ~np.isfinite(rows_BD).all(axis=1)
+    # because the largest of each row takes twice as long. Signed integers order what is positive, unsigned ones what is
+    # negative: two passes without a copy take a fifth of the time of one that clears the sign.
+    sign_bit = 1 << (8 * rows_BD.itemsize - 1)
+    positive = int(rows_BD.view(f"i{rows_BD.itemsize}").max(initial=0))
+    negative = int(rows_BD.view(f"u{rows_BD.itemsize}").max(initial=0))
+    if positive < infinity and negative < sign_bit + infinity:
+        return np.zeros(len(rows_BD), np.bool_)
+    not_finite_B: NDArray[np.bool_] = ~np.isfinite(rows_BD).all(axis=1)
+    return not_finite_B
 
 
 def not_finite_advice(key: Embedding) -> str:

@@ -120,14 +120,15 @@ class Plan:
             "metric": self.metric,
         }
 
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of the set that the plan holds, by name."""
+        return {layout.IDS: self.ids_M, layout.LABELS: self.labels_M, layout.SPLIT: self.split_M}
+
     @cached_property
     def checksums(self) -> dict[str, str]:
         """Return the checksum of each column that the plan holds; cached, because millions of samples take seconds."""
-        return {
-            layout.IDS: layout.values_checksum(self.ids_M),
-            layout.LABELS: layout.values_checksum(self.labels_M),
-            layout.SPLIT: layout.values_checksum(self.split_M),
-        }
+        return {name: layout.values_checksum(values_M) for name, values_M in self.columns.items()}
 
     def _digest(self, contents_M3: NDArray[np.uint64] | None) -> str:
         return set_digest(

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.format.layout import shard_rows_for, variable_width
+from penultimate.store.format.slices import slice_if_contiguous
 from penultimate.store.key import Embedding
 from penultimate.store.plan import Plan
 
@@ -78,6 +79,6 @@ def write_features(
     with store.writer(plan, provenance={}) as writer:
         for samples in np.array_split(writer.missing_samples, -(-plan.num_samples // _BATCH_ROWS)):
             needed = samples[writer.offer(samples, contents_N3[samples])]
-            writer.append(needed, features_ND[needed])
+            writer.append(needed, features_ND[slice_if_contiguous(needed)])  # as a network's: made, not gathered
             num_written += len(needed)
     return num_written

@@ -221,10 +221,14 @@ class _Pipeline:
         unreadable = {
             sample: reason for sample, reason in zip(samples_B.tolist(), read, strict=True) if isinstance(reason, str)
         }
-        for each in (writer for group in self._groups for writer in group.writers):
+        writers = [writer for group in self._groups for writer in group.writers]
+        for each in writers:
             each.offer_read(samples_B)
-            each.fail(unreadable)
         needed_B: NDArray[np.bool_] = np.logical_or.reduce([each.needs(samples_B) for each in self._groups])
+        if unreadable or not needed_B.any():  # where nothing is embedded, this alone commits what is done with
+            for each in writers:
+                each.fail(unreadable)
+            needed_B = np.logical_or.reduce([each.needs(samples_B) for each in self._groups])
         self._num_skipped += int((~needed_B).sum())
         return needed_B
 

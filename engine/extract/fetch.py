@@ -19,7 +19,12 @@ from penultimate.store.errors import PenultimateError
 # Shapes: N samples of a set, B of a group.
 
 _GROUP = 8
-"""Number of images that are looked up together and, where reading keeps a core busy, read by one task."""
+"""Number of images that one task reads where reading keeps a core busy, and that are begun before one was read."""
+
+_LOOK_UP = 32
+"""Largest number of images that are looked up together: each look-up takes about as long as reading five small files.
+
+Where reads wait for a server they are ``_GROUP``, so that the decoder has something to do early."""
 
 _IN_FLIGHT = 64
 """Smallest number of images read ahead of the decoder."""
@@ -52,7 +57,7 @@ class FetchedSource(ImageSource):
         self._source = source
         self._num_threads = max(num_threads, source.reads_at_once)
         # One image a task where it waits for a server, or those behind it in its task would wait as well.
-        self._per_task = 1 if source.reads_at_once > 1 else _GROUP
+        self._per_task, self._looked_up = (1, _GROUP) if source.reads_at_once > 1 else (_GROUP, _LOOK_UP)
         self._is_needed = is_needed
         self._fetched: dict[int, bytes | NDArray[np.uint8]] = {}
         self._ahead = _BytesAhead(_MOST_BYTES)
@@ -84,7 +89,7 @@ class FetchedSource(ImageSource):
         """
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="fetch")
         try:
-            for group in _groups(self._in_order(pool, indices), _GROUP):
+            for group in self._lookups(self._in_order(pool, indices)):
                 samples_B, contents = np.array([index for index, _ in group], np.int64), [read for _, read in group]
                 for (index, content), needed in zip(group, self._is_needed(samples_B, contents).tolist(), strict=True):
                     if needed and not isinstance(content, str):
@@ -94,6 +99,19 @@ class FetchedSource(ImageSource):
                         self._ahead.release(content)
         finally:
             pool.shutdown(cancel_futures=True)  # those that have not begun
+
+    def _lookups(self, read: Iterable[tuple[int, Fetched]]) -> Iterator[list[tuple[int, Fetched]]]:
+        """Yield images that are looked up together: fewer where they are so large that they would fill the memory."""
+        group: list[tuple[int, Fetched]] = []
+        num_bytes = 0
+        for index, content in read:
+            group.append((index, content))
+            num_bytes += _num_bytes(content)
+            if len(group) == self._looked_up or num_bytes >= _MOST_BYTES // 8:
+                yield group
+                group, num_bytes = [], 0
+        if group:
+            yield group
 
     def _in_order(self, pool: ThreadPoolExecutor, indices: Iterable[int]) -> Iterator[tuple[int, Fetched]]:
         """Read ``indices`` on the threads of ``pool``; yield each with what was read."""

@@ -16,6 +16,9 @@ from penultimate.store.format.contents import UNREADABLE, content_of
 
 # Shapes: N samples, H x W pixels, C channels: 1 (grayscale) or 3 (RGB).
 
+_PART_BYTES = 2**20
+"""Number of bytes to read at once of a file that grew, or that the kernel gives in parts."""
+
 
 class FileSource(ImageSource):
     """A source of samples that are files, one each."""
@@ -38,9 +41,12 @@ class FileSource(ImageSource):
 
     @override
     def read(self, index: int) -> bytes:
-        # By a Path and a buffered file 12 us an image (processor), so 7: files of 15 kB in the page cache.
-        with open(self._path(index), "rb", buffering=0) as file:
-            return file.read()
+        # By four calls of the system instead of seven, each of which gives the interpreter lock away.
+        handle = os.open(self._path(index), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_all(handle)
+        finally:
+            os.close(handle)
 
     @override
     def fingerprint(self, index: int) -> FileFingerprint:
@@ -48,6 +54,18 @@ class FileSource(ImageSource):
 
     def _path(self, index: int) -> str:
         return os.path.join(self._folder, self.paths[index])
+
+
+def _read_all(handle: int) -> bytes:
+    """Return the bytes of an open file from its start, however many there are and the kernel gives at once."""
+    size = os.fstat(handle).st_size
+    content = os.read(handle, size + 1)
+    if len(content) == size:  # fewer than asked for: there are no more
+        return content
+    parts = [content]
+    while content := os.read(handle, _PART_BYTES):
+        parts.append(content)
+    return b"".join(parts)
 
 
 class ArraySource(ImageSource):

@@ -7,8 +7,8 @@ the pixels of an image that came as an array. In arrays they are (N, 3) uint64, 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, repeat
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from json.encoder import encode_basestring_ascii
 
 import numpy as np
@@ -28,6 +28,9 @@ UNREADABLE: Content = (2**64 - 1, 0, 0)
 
 _PIXELS = 2**63
 """Added to the size of pixels, which is height * 2**31 + width."""
+
+_LINES_AT_ONCE = 4096
+"""Number of samples whose lines are in memory while a set is digested."""
 
 
 def content_of(data: bytes | memoryview | NDArray[np.uint8]) -> Content:
@@ -97,27 +100,29 @@ def set_digest(
     Without contents it is the digest of the listing, which says what was asked for before anything is read.
     """
     sha256 = hashlib.sha256(json.dumps(list(class_names), separators=(",", ":")).encode() + b"\n")
-    texts = repeat("null", len(labels_N)) if contents_N3 is None else _quoted(contents_N3)
-    labels: Iterable[str] = map(str, labels_N.tolist())
-    if labels_N.ndim > 1:
-        labels = (label.replace(" ", "") for label in labels)  # as JSON has lists of integers
-    lines = (
-        f'[{encode_basestring_ascii(id_)},{label},"{split}",{text}]\n'
-        for id_, label, split, text in zip(ids, labels, split_N, texts, strict=True)
-    )
-    while block := "".join(islice(lines, 10_000)):
-        sha256.update(block.encode())
+    all_ids, all_splits = iter(ids), iter(split_N)
+    for start in range(0, len(labels_N), _LINES_AT_ONCE):
+        labels_B = labels_N[start : start + _LINES_AT_ONCE]
+        num_lines = len(labels_B)
+        # One format for many lines, filled in by one call: half the time of a formatted string a line.
+        fields: list[object] = [None] * (4 * num_lines)
+        fields[0::4] = map(encode_basestring_ascii, islice(all_ids, num_lines))
+        fields[1::4] = labels_B.tolist() if labels_B.ndim == 1 else _compact(labels_B)
+        fields[2::4] = islice(all_splits, num_lines)
+        fields[3::4] = ["null"] * num_lines if contents_N3 is None else _quoted(contents_N3[start : start + num_lines])
+        sha256.update(('[%s,%s,"%s",%s]\n' * num_lines % tuple(fields)).encode())
     return sha256.hexdigest()[:16]
 
 
-def _quoted(contents_N3: NDArray[np.uint64]) -> Iterator[str]:
-    """Yield each content as a JSON string, with few of them in memory at once."""
-    for start in range(0, len(contents_N3), 10_000):
-        contents_B3 = contents_N3[start : start + 10_000]
-        if (is_known(contents_B3) & (contents_B3[:, 0] < _PIXELS)).all():  # files, which were read: the hex of all
-            digits = contents_B3[:, 1:].astype(">u8").tobytes().hex()
-            for number, size in enumerate(contents_B3[:, 0].tolist()):
-                yield f'"{size}:{digits[32 * number : 32 * (number + 1)]}"'
-        else:
-            for content in zip(*contents_B3.T.tolist(), strict=True):
-                yield f'"{content_text(content)}"'
+def _compact(labels_BK: NDArray[np.int64] | NDArray[np.uint8]) -> list[str]:
+    """Return each row of labels as JSON has lists of integers, without spaces."""
+    return [str(label).replace(" ", "") for label in labels_BK.tolist()]
+
+
+def _quoted(contents_B3: NDArray[np.uint64]) -> list[str]:
+    """Return each content as a JSON string."""
+    if not (is_known(contents_B3) & (contents_B3[:, 0] < _PIXELS)).all():
+        return [f'"{content_text(content)}"' for content in contents_B3.tolist()]
+    digits = contents_B3[:, 1:].astype(">u8").tobytes().hex()  # files, which were read: the hex of all
+    sizes = contents_B3[:, 0].tolist()
+    return [f'"{size}:{digits[32 * number : 32 * (number + 1)]}"' for number, size in enumerate(sizes)]

@@ -57,7 +57,7 @@ class KnownRows:
         self.index = RowIndex()
         self.sources: dict[int, RowSource] = {}
         """Sources by number, from 1; OWN is the writer's own folder."""
-        self._own_not_finite: set[int] = set()
+        self._own_not_finite = np.empty(0, np.int64)
 
     def gather(self, contents_of: ContentsOfIds | None = None, *, failures: bool) -> None:
         """Take in every row of the embedding in the store; with ``failures`` also what could not be decoded.
@@ -88,19 +88,16 @@ class KnownRows:
         not_finite_B = np.zeros(len(row_B), np.bool_)
         for number in np.unique(source_B[source_B > OWN]).tolist():
             not_finite_B[source_B == number] = self._not_finite(number, row_B[source_B == number])
-        if self._own_not_finite:
-            not_finite_B |= (source_B == OWN) & np.isin(row_B, list(self._own_not_finite))
+        if len(self._own_not_finite):
+            not_finite_B |= (source_B == OWN) & np.isin(row_B, self._own_not_finite)
         return source_B, row_B, not_finite_B
 
     def add_own(
         self, contents_B3: NDArray[np.uint64], row_B: NDArray[np.int64], not_finite_B: NDArray[np.bool_]
     ) -> None:
-        """Take in rows that were committed now to the writer's own folder."""
-        known_B = is_known(contents_B3)
-        rows = row_B[known_B].tolist()
-        contents = ((size, high, low) for size, high, low in contents_B3[known_B].tolist())
-        self.index.add({content: (OWN, row) for content, row in zip(contents, rows, strict=True)})
-        self._own_not_finite.update(row_B[not_finite_B].tolist())
+        """Take in rows that were committed to the writer's own folder; all are ordered anew, so better many at once."""
+        self.index.add_many(contents_B3, np.full(len(row_B), OWN, np.int32), row_B)
+        self._own_not_finite = np.concatenate([self._own_not_finite, row_B[not_finite_B]])
 
     def path(self, number: int) -> str:
         """Return the folder of a source."""

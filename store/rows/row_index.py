@@ -1,6 +1,6 @@
 """RowIndex: rows of one embedding by the content of the sample they are of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,12 @@ from penultimate.store.rows.record import NO_SOURCE
 
 # Shapes: E entries, B contents looked up.
 
-_RECENT = 65_536
-"""Number of entries kept in a dict before they are sorted among the others, which takes 0.1 s for a million."""
-
 _Entries = tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
 """Contents (E, 3), sources (E,) and rows (E,)."""
 
 
 class RowIndex:
-    """Find rows by content: arrays that are ordered at the first look-up, and the newest entries in a dict.
+    """Find rows by content: arrays that are ordered at the first look-up after some were added.
 
     A content may have rows in several sources; the first that was added is found. A million entries take 60 MB.
     """
@@ -30,7 +27,6 @@ class RowIndex:
         self._order_E = np.empty(0, np.int64)
         """Entry of each of these."""
         self._unsorted: list[_Entries] = []
-        self._recent: dict[Content, tuple[int, int]] = {}
         self.failed: dict[Content, str] = {}
         """Content that could not be decoded -> the reason."""
 
@@ -40,17 +36,8 @@ class RowIndex:
         entries = contents_E3, source_E, row_E
         self._unsorted.append(entries if kept_E.all() else (contents_E3[kept_E], source_E[kept_E], row_E[kept_E]))
 
-    def add(self, rows: Mapping[Content, tuple[int, int]]) -> None:
-        """Add source and row of each content."""
-        self._recent |= rows
-        if len(self._recent) >= _RECENT:
-            entries = np.array(list(self._recent.values()), np.int64)
-            contents_E3 = np.array(list(self._recent), np.uint64)
-            self._recent = {}
-            self.add_many(contents_E3, entries[:, 0].astype(np.int32), entries[:, 1])
-
     def drop(self, source: int, rows: range) -> None:
-        """Forget these rows of a source, but none of the newest."""
+        """Forget these rows of a source."""
         self._sort()
         contents_E3, source_E, row_E = self._entries
         kept_E = (source_E != source) | (row_E < rows.start) | (row_E >= rows.stop)
@@ -75,11 +62,6 @@ class RowIndex:
             found, entry_P = pending_P[equal_P], entry_P[equal_P]
             source_B[found], row_B[found] = source_E[entry_P], row_E[entry_P]
             pending_P, position_P = pending_P[~equal_P], position_P[~equal_P] + 1
-        if self._recent:
-            for position in np.flatnonzero(row_B < 0).tolist():
-                size, high, low = contents_B3[position].tolist()
-                if (entry := self._recent.get((size, high, low))) is not None:
-                    source_B[position], row_B[position] = entry
         return source_B, row_B
 
     def _sort(self) -> None:

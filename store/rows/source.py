@@ -17,6 +17,10 @@ from penultimate.store.objects.objects import Objects
 
 # Shapes: R rows of a source, B rows wanted, D feature dimensions.
 
+_FAR_APART = 3 * layout.CHUNK_ROWS
+"""Rows between two wanted ones from which on, in a folder, they are read apart: at least two chunks lie between them.
+Opening a shard and checking its index takes about as long as reading one."""
+
 
 class RowSource:
     """The ``features`` array, (R, D), of the folder at ``path``; opened when it is first read."""
@@ -46,16 +50,21 @@ class RowSource:
         return {"path": self.path, "num_rows": self.num_rows, "shard_rows": self.shard_rows}
 
     def read_into(self, out_ND: NDArray[Any], positions_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> None:
-        """Write row ``rows_B[i]`` into ``out_ND[positions_B[i]]``; each shard is read once, from first to last row.
+        """Write row ``rows_B[i]`` into ``out_ND[positions_B[i]]``; no row is read twice.
 
-        A wrong checksum or a lost shard raises CorruptFeaturesError, which names the rows.
+        Of a shard is read what lies between the first and the last of them or, in a folder, of each of several parts
+        where these lie far apart. A wrong checksum or a lost shard raises CorruptFeaturesError, which names the rows.
         """
         positions, rows = slice_if_contiguous(positions_B), slice_if_contiguous(rows_B)
         if isinstance(positions, slice) and isinstance(rows, slice):
             self._rows.read_into(range(rows.start, rows.stop), out_ND[positions])
             return
         order_B = np.argsort(rows_B, kind="stable")
-        cuts = np.flatnonzero(np.diff(rows_B[order_B] // self.shard_rows)) + 1
+        sorted_B = rows_B[order_B]
+        is_apart_B = np.diff(sorted_B // self.shard_rows) > 0
+        if self._objects.is_local:  # elsewhere each part is one more request, of the whole shard
+            is_apart_B |= np.diff(sorted_B) >= _FAR_APART
+        cuts = np.flatnonzero(is_apart_B) + 1
 
         def read(part: NDArray[np.int64]) -> None:
             first, last = int(rows_B[part[0]]), int(rows_B[part[-1]])
@@ -114,7 +123,9 @@ class GatheredRows:
     def _row_M(self) -> NDArray[np.int64]:
         return self._read_row()
 
-    def __getitem__(self, samples: slice, /) -> NDArray[Any]:
+    def __getitem__(self, samples: slice | NDArray[np.int64], /) -> NDArray[Any]:
+        if not isinstance(samples, slice):
+            return self._gather(samples)
         start, stop, _ = samples.indices(self.shape[0])
         if stop - start >= self._window_samples:
             return self._gather(slice(start, stop))
@@ -142,7 +153,7 @@ class GatheredRows:
             window *= 2
         return 1 if window == min(source.shard_rows for source in self._sources) else min(window, most)
 
-    def _gather(self, samples: slice) -> NDArray[Any]:
+    def _gather(self, samples: slice | NDArray[np.int64]) -> NDArray[Any]:
         row_B = self._row_M[samples]
         out_BD = np.empty((len(row_B), self.shape[1]), self._dtype)
         out_BD[row_B < 0] = np.nan

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penultimate.store.errors import DecodeError
 from penultimate.store.format import layout
 from penultimate.store.format.arrays import column_objects
-from penultimate.store.format.contents import no_contents
+from penultimate.store.format.contents import is_unknown, no_contents
 from penultimate.store.format.documents import FEATURE_SET
 from penultimate.store.format.layout import Strings
 from penultimate.store.key import FeatureKey
@@ -34,23 +34,44 @@ class Completed(NamedTuple):
     """Number of rows that the extraction embedded."""
 
 
-def complete(objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any]) -> Completed | None:
+class SetDraft:
+    """What of a set can be computed before its last shard is on the disk: columns of its plan, and its key."""
+
+    def __init__(self, plan: Plan, contents_M3: NDArray[np.uint64]) -> None:
+        """Compute it, given the contents of all samples as far as they are known; the others leave the key open."""
+        self.objects = {name: column_objects(name, values_M) for name, values_M in plan.columns.items()}
+        self.checksums = plan.checksums
+        self._plan, self._contents_M3 = plan, contents_M3
+        self._key = None if is_unknown(contents_M3).any() else plan.key(contents_M3)
+
+    def key(self, contents_M3: NDArray[np.uint64]) -> FeatureKey:
+        """Return the key of the set, given the contents of all samples by its commit records."""
+        if self._key is not None and np.array_equal(contents_M3, self._contents_M3):
+            return self._key
+        return self._plan.key(contents_M3)
+
+
+def complete(
+    objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any], draft: SetDraft | None
+) -> Completed | None:
     """Make the set of an extraction visible if all its blocks are committed; else do nothing and return None.
 
     A set that is there already stays as it is, unless the plan was to try its failed samples again. Raises DecodeError
-    if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able.
+    if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able, ``draft`` is of
+    this plan, or None where there is none yet.
     """
     records = folder.records()
     if sum(len(record.samples) for record in records) < plan.num_samples:
         return None
     outcome = _Outcome(objects, plan, folder, records)
-    key = plan.key(outcome.contents_M3)
+    draft = draft or SetDraft(plan, outcome.contents_M3)
+    key = draft.key(outcome.contents_M3)
     completed = Completed(key, outcome.num_embedded)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:
         return completed
     outcome.refuse_if_all_failed()
     objects.delete(f"{key.path}/{layout.METADATA}")
-    _write_set(objects, key, outcome, provenance)
+    _write_set(objects, key, outcome, provenance, draft)
     if outcome.num_embedded:
         folder.close(key.path)
     return completed
@@ -99,16 +120,8 @@ class _Outcome:
             )
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the columns of the set by name."""
-        plan = self.plan
-        return {
-            layout.IDS: plan.ids_M,
-            layout.LABELS: plan.labels_M,
-            layout.SPLIT: plan.split_M,
-            layout.FAILED: self.failed_M,
-            layout.CONTENT: self.contents_M3,
-            layout.ROW: self.row_M,
-        }
+        """Return by name the columns that the plan does not hold."""
+        return {layout.FAILED: self.failed_M, layout.CONTENT: self.contents_M3, layout.ROW: self.row_M}
 
     def content(self, key: FeatureKey) -> dict[str, Any]:
         """Return what the attributes of the set's group say of it, but for checksums and provenance."""
@@ -129,14 +142,13 @@ class _Outcome:
         }
 
 
-def _write_set(objects: Objects, key: FeatureKey, outcome: _Outcome, provenance: Mapping[str, Any]) -> None:
+def _write_set(
+    objects: Objects, key: FeatureKey, outcome: _Outcome, provenance: Mapping[str, Any], draft: SetDraft
+) -> None:
     """Write the columns, then the group's document."""
-    columns = {name: column_objects(name, values_M) for name, values_M in outcome.columns().items()}
-    checksums = outcome.plan.checksums | {
-        name: layout.values_checksum(values_M)
-        for name, values_M in outcome.columns().items()
-        if name not in outcome.plan.checksums
-    }
+    found = outcome.columns()
+    columns = draft.objects | {name: column_objects(name, values_M) for name, values_M in found.items()}
+    checksums = draft.checksums | {name: layout.values_checksum(values_M) for name, values_M in found.items()}
     objects.put_many(
         {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )

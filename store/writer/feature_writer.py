@@ -22,7 +22,8 @@ from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import complete
+from penultimate.store.writer.completion import SetDraft, complete
+from penultimate.store.writer.damaged_shards import drop_damaged
 from penultimate.store.writer.sample_states import SampleStates
 from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
 from penultimate.store.writer.waiting_blocks import WaitingBlocks
@@ -76,6 +77,7 @@ class FeatureWriter:
         self._claim = objects.claim(self._folder.lock, self._blocks)
         try:
             self._set_up()
+            drop_damaged(objects, plan, self._folder, self._blocks, log=log)
             self._known.gather(contents_of, failures=not plan.retry_failed)
             covered = {block for record in self._folder.records() for block in record.blocks}
         except BaseException:
@@ -134,12 +136,16 @@ class FeatureWriter:
 
     def close(self) -> None:
         """Complete the set if every block of it is committed, then release the claim on the blocks."""
+        draft = None
         try:
             with self._guard, self._committer:
                 self._commit_full_blocks(last=True)
+                if not self._waiting.numbers and len(self._blocks) == self.plan.num_blocks:
+                    # Nobody else can have blocks left, and the last shards are still on their way to the disk.
+                    draft = SetDraft(self.plan, self._states.contents_M3)
             if not self._waiting.numbers:
                 with self._whole_folder():
-                    completed = complete(self._objects, self.plan, self._folder, self.provenance)
+                    completed = complete(self._objects, self.plan, self._folder, self.provenance, draft)
                 if completed is not None:
                     self.key, self.num_embedded = completed
         finally:

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from penultimate.store.format.contents import UNREADABLE, Content, is_unknown, no_contents
+from penultimate.store.format.contents import Content, is_known, no_contents
 from penultimate.store.rows.known_rows import KnownRows
 from penultimate.store.rows.record import NO_SOURCE, OWN
 
-# Shapes: M samples of the ImageSet, B batch.
+# Shapes: M samples of the ImageSet, B batch, P published.
+
+_MOST_PUBLISHED = 65_536
+"""Number of samples found by a dict before their rows are sorted among the others, which takes 0.1 s for a million."""
 
 
 class SampleStates:
@@ -23,8 +26,11 @@ class SampleStates:
         self.not_finite_M = np.zeros(num_samples, np.bool_)
         self.failed: dict[int, str] = {}
         self._known = known
-        self._first_of: dict[Content, int] = {}
+        self._first_of: dict[bytes, int] = {}
+        """Content of each sample that is on its way, or was placed not long ago -> the first sample that has it."""
         self._twin_of: dict[int, int] = {}
+        self._published: list[NDArray[np.int64]] = []
+        """Samples whose rows are committed, but not among the known rows yet."""
 
     def offer(self, samples_B: NDArray[np.int64], contents_B3: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return which samples are done with, (B,), by their contents: their row is there, or comes with another's."""
@@ -34,9 +40,8 @@ class SampleStates:
         found = samples_B[done_B]
         self.source_M[found], self.row_M[found] = source_B[done_B], row_B[done_B]
         self.not_finite_M[found] = not_finite_B[done_B]
-        for position in np.flatnonzero(~done_B & ~is_unknown(contents_B3)).tolist():
-            size, high, low = contents_B3[position].tolist()
-            done_B[position] = self._is_done_with(int(samples_B[position]), (size, high, low))
+        pending = np.flatnonzero(~done_B & is_known(contents_B3))
+        done_B[pending] = self._are_done_with(samples_B[pending], contents_B3[pending])
         return done_B
 
     def fail(self, failed: Mapping[int, str]) -> None:
@@ -59,15 +64,18 @@ class SampleStates:
 
     def publish(self, samples: NDArray[np.int64], *, within: range) -> None:
         """Let later samples of the same content refer to these own rows, which are committed now."""
-        contents_B3 = self.contents_M3[samples]
-        self._known.add_own(contents_B3, self.row_M[samples], self.not_finite_M[samples])
-        for size, high, low in contents_B3[~is_unknown(contents_B3)].tolist():
-            self._first_of.pop((size, high, low), None)
+        self._published.append(samples)
+        if sum(map(len, self._published)) >= _MOST_PUBLISHED:
+            published, self._published = np.concatenate(self._published), []
+            contents_P3 = self.contents_M3[published]
+            self._known.add_own(contents_P3, self.row_M[published], self.not_finite_M[published])
+            for key in _keys(contents_P3):
+                self._first_of.pop(key, None)
         for sample in self.failed_within(within):
-            size, high, low = self.contents_M3[sample].tolist()
-            if high or low:
-                self._known.index.failed[size, high, low] = self.failed[sample]
-                self._first_of.pop((size, high, low), None)
+            content_3 = self.contents_M3[sample]
+            if content_3[1:].any():
+                self._known.index.failed[_content(content_3)] = self.failed[sample]
+                self._first_of.pop(content_3.tobytes(), None)
 
     def waits(self, samples: range, settled: range) -> bool:
         """Return whether a sample of a range is to have the row of one outside ``settled`` of which none is known."""
@@ -78,17 +86,39 @@ class SampleStates:
         """Return the samples of a range that failed, increasing."""
         return sorted(sample for sample in self.failed if sample in samples)
 
-    def _is_done_with(self, sample: int, content: Content) -> bool:
-        """Return whether a sample is known to fail, or is one more of a content that is on its way."""
-        if content == UNREADABLE:
-            return False
-        if (reason := self._known.index.failed.get(content)) is not None:
-            self.failed[sample] = reason
-            return True
-        if (first := self._first_of.setdefault(content, sample)) < sample:
-            self._twin_of[sample] = first
-            return True
-        # Blocks are committed in their order, so that no sample may wait for a later one, even if that was offered
-        # before it, because its content was known without reading: both are embedded then.
-        self._first_of[content] = sample
-        return False
+    def _are_done_with(self, samples_B: NDArray[np.int64], contents_B3: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which samples are known to fail, or are one more of a content that is on its way, (B,)."""
+        done_B = np.zeros(len(samples_B), np.bool_)
+        for position in self._known_to_fail(contents_B3):
+            self.failed[int(samples_B[position])] = self._known.index.failed[_content(contents_B3[position])]
+            done_B[position] = True
+        left = np.flatnonzero(~done_B)
+        keys = _keys(contents_B3[left])
+        firsts = np.fromiter(map(self._first_of.setdefault, keys, samples_B[left].tolist()), np.int64, len(keys))
+        for at in np.flatnonzero(firsts != samples_B[left]).tolist():  # equal to another sample
+            key, sample = keys[at], int(samples_B[left[at]])
+            if (first := self._first_of[key]) < sample:
+                self._twin_of[sample] = first
+                done_B[left[at]] = True
+            else:
+                # Blocks are committed in their order, so that no sample may wait for a later one, even if that was
+                # offered before it, because its content was known without reading: both are embedded then.
+                self._first_of[key] = sample
+        return done_B
+
+    def _known_to_fail(self, contents_B3: NDArray[np.uint64]) -> Sequence[int]:
+        """Return the positions of contents that could not be decoded before."""
+        if not (failed := self._known.index.failed):
+            return []
+        return [position for position, content in enumerate(contents_B3.tolist()) if tuple(content) in failed]
+
+
+def _keys(contents_B3: NDArray[np.uint64]) -> list[bytes]:
+    """Return the bytes of each content: they are compared at once, and no work for the garbage collector."""
+    keys: list[bytes] = np.ascontiguousarray(contents_B3).view(f"V{3 * 8}")[:, 0].tolist()
+    return keys
+
+
+def _content(content_3: NDArray[np.uint64]) -> Content:
+    size, high, low = content_3.tolist()
+    return size, high, low

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from numpy.typing import NDArray
 from support.store_cases import FAILED, NUM_ROWS, SHARD_ROWS, Job, array_files, files, half_precision_job, small_job
 
 from penultimate.store.errors import (
@@ -436,12 +437,12 @@ def test_batches_stream_every_row_once_and_no_more_than_asked(store: FeatureStor
 def test_batches_read_each_shard_once_and_only_shards_with_wanted_rows(store: FeatureStore, job: Job) -> None:
     job.write(store)
     features = store.read(job.key)
-    read: list[slice] = []
+    read: list[slice | NDArray[np.int64]] = []
 
     class Counting:
         shape = features.array.shape
 
-        def __getitem__(self, rows: slice, /) -> object:
+        def __getitem__(self, rows: slice | NDArray[np.int64], /) -> object:
             read.append(rows)
             return features.array[rows]
 
@@ -449,6 +450,39 @@ def test_batches_read_each_shard_once_and_only_shards_with_wanted_rows(store: Fe
     wanted = np.flatnonzero(DECODED >= 2 * SHARD_ROWS)
     assert sum(len(rows) for rows, _ in counted.batches(3, rows=wanted)) == len(wanted)
     assert read == [slice(2 * SHARD_ROWS, 3 * SHARD_ROWS), slice(3 * SHARD_ROWS, 4 * SHARD_ROWS)]
+
+
+def test_rows_come_in_any_order_and_as_often_as_they_are_asked_for(store: FeatureStore, job: Job) -> None:
+    job.write(store)
+    features = store.read(job.key)
+    rows_B = np.random.default_rng(0).integers(0, features.num_rows, 200)
+    np.testing.assert_array_equal(features.rows_at(rows_B), job.features_MD[DECODED][rows_B])
+    assert features.rows_at(rows_B[:0]).shape == (0, features.feature_dim)
+
+
+def test_of_a_shard_in_a_folder_only_what_is_near_the_wanted_rows_is_read(tmp_path: Path) -> None:
+    """A damaged chunk is noticed by whoever asks for a row of it, and by nobody else."""
+    rng, num_rows = np.random.default_rng(0), 1024
+    job = replace(
+        small_job(),
+        features_MD=rng.normal(size=(num_rows, 8)).astype(np.float32),
+        labels_M=rng.integers(0, 5, num_rows),
+        ids_M=[f"{row:04d}" for row in range(num_rows)],
+        split_M=["train"] * num_rows,
+        contents_M3=rng.integers(1, 2**63, (num_rows, 3)).astype(np.uint64),
+        failed={},
+    )
+    store = FeatureStore.create(tmp_path / "store")
+    job.write(store, shard_rows=num_rows)
+    (shard,) = store.path.rglob("features/c/0/0")
+    content = bytearray(shard.read_bytes())
+    content[500 * 8 * 4] ^= 1  # about row 500
+    shard.write_bytes(content)
+    features = store.read(job.plan(shard_rows=num_rows).key(job.contents_M3))
+    rows_B = np.array([1000, 3, 2, 3, 250, 1000])
+    np.testing.assert_array_equal(features.rows_at(rows_B), job.features_MD[rows_B])
+    with pytest.raises(CorruptFeaturesError, match="CRC-32C"):
+        features.rows_at(np.array([3, 500]))
 
 
 def test_a_full_disk_is_one_line_and_the_key_resumable(store: FeatureStore, job: Job) -> None:

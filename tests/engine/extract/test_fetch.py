@@ -86,7 +86,7 @@ def test_few_are_read_ahead_of_what_is_taken() -> None:
         time.sleep(0.0005)
         ahead = max(ahead, sum(source.reads.values()) - number)
         fetched.read(index)
-    assert fetch._GROUP < ahead <= fetch._IN_FLIGHT + fetch._GROUP
+    assert fetch._LOOK_UP < ahead <= fetch._IN_FLIGHT + fetch._LOOK_UP
 
 
 def test_what_cannot_be_read_is_told_with_its_reason_and_passed_over() -> None:
@@ -106,8 +106,8 @@ def test_an_error_in_the_middle_ends_it_after_what_came_before_and_no_thread_is_
     found: list[int] = []
     with pytest.raises(StoreError, match="does not answer"):
         found.extend(fetched.needed(range(1000)))
-    assert found == list(range(500 // fetch._GROUP * fetch._GROUP))
-    assert max(source.reads) <= 500 + fetch._IN_FLIGHT + fetch._GROUP
+    assert found == list(range(500 // fetch._LOOK_UP * fetch._LOOK_UP))
+    assert max(source.reads) <= 500 + fetch._IN_FLIGHT + fetch._LOOK_UP
     assert threading.active_count() == before
 
 

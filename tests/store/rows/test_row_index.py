@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from penultimate.store.format.contents import UNKNOWN, UNREADABLE
-from penultimate.store.rows import row_index
 from penultimate.store.rows.record import NO_SOURCE, OWN
 from penultimate.store.rows.row_index import RowIndex
 
@@ -56,13 +55,12 @@ def test_samples_that_nobody_could_read_and_rows_that_are_not_there_are_passed_o
     assert index.find(odd)[1].tolist() == [-1, -1, -1]
 
 
-def test_the_newest_entries_are_found_beside_the_sorted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_index, "_RECENT", 8)  # so that they are sorted in between
+def test_entries_that_are_added_later_are_found_beside_the_others() -> None:
     there = contents(100)
     index = filled(there[:40])
     for number in range(40, 100, 3):
-        batch = {tuple(content): (OWN, row) for row, content in enumerate(there[number : number + 3].tolist(), number)}
-        index.add(batch)
+        rows = np.arange(number, min(number + 3, 100))
+        index.add_many(there[rows], np.full(len(rows), OWN, np.int32), rows)
         source_B, row_B = index.find(there)
         assert row_B[: number + 3].tolist() == [*range(min(number + 3, 100))]
         assert (row_B[number + 3 :] == -1).all()
