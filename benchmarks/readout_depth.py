@@ -23,21 +23,27 @@ from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.report.figures.depth import depth_figure
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.feature_store import FeatureStore
 from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import CHOSEN, Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 Value = TypeVar("Value")
 
 
-def with_time(work: Callable[[], Value]) -> tuple[Value, str]:
-    """Return what ``work`` returns, and a phrase of how long that took and what other programs took meanwhile."""
+def with_time(work: Callable[[], Sequence[Value]], *, there: int) -> tuple[Sequence[Value], str]:
+    """Return what ``work`` returns, and a phrase of how long that took and what other programs took meanwhile.
+
+    ``there`` is how many of the returned were in ``--work`` before.
+    """
     clock, began = ProcessorClock(), time.perf_counter()
     value = work()
     seconds, spent = time.perf_counter() - began, clock.read()
     others = "" if spent.others is None else f"; other programs took {spent.others / seconds:.1f} cores"
-    return value, f"{seconds:,.0f} s ({spent.own:,.0f} s of processor time{others})"
+    before = f"; {there} of {len(value)} were there already" if there else ""
+    return value, f"{seconds:,.0f} s ({spent.own:,.0f} s of processor time{others}{before})"
 
 
 def table(curves: Sequence[ReadoutCurve], trials: Sequence[Trial]) -> list[str]:
@@ -116,12 +122,17 @@ def main(arguments: list[str]) -> None:
     _, times["extraction, all networks from one decode"] = with_time(
         lambda: penultimate.extract(
             images, store=store, model=given.model, weights=given.weights, readouts=given.readout
-        )
+        ),
+        there=len(FeatureStore.create(store).keys()),
     )
-    dataset = images.name
-    trials, times["probes"] = with_time(lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2))
+    dataset, logged = images.name, TrialLog.create(log).trials()
+    num_chosen = sum(trial.readout == CHOSEN for trial in logged)
+    trials, times["probes"] = with_time(
+        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2), there=len(logged) - num_chosen
+    )
     chosen, times["probes with a choice of readout"] = with_time(
-        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2, choose_readout=True)
+        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2, choose_readout=True),
+        there=num_chosen,
     )
     every = [*trials, *chosen]
     drawn = depth_figure("Accuracy by depth and readout", readout_curves(every), name=f"{given.report.stem}_figure")
