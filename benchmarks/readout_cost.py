@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> None:
         measurements=compared(laps, unit="images/s"),
         other_cores=other_cores(laps),
         findings=[finding(*laps)],
-        not_measured=["Other networks, and compiled ones."],
+        not_measured=["Not measured: other networks, and compiled ones."],
     ).write(given.report)
 
 

@@ -199,9 +199,9 @@ class _Bench:
         elif not self._on_cpu:
             found.append("scikit-learn, which computes on the CPU, is left out.")
         if find_spec("cuml") is None:
-            found.append("cuML is not installed here.")
+            found.append("cuML was not measured: it is not installed here.")
         elif self._job.device != "cuda":
-            found.append("cuML needs --device cuda.")
+            found.append("cuML was not measured: it needs --device cuda.")
         if not torch.cuda.is_available():
             found.append("There is no GPU here.")
         return found
