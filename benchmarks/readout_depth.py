@@ -11,29 +11,39 @@ written beside the report.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import penultimate
 from penultimate.engine.analysis.curves.depth import ReadoutCurve, readout_curves
+from penultimate.engine.bench.timing.processor_time import ProcessorClock
 from penultimate.engine.images.load import load_images
 from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.report.figures.depth import depth_figure
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.store.feature_store import FeatureStore
 from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import CHOSEN, Trial
+from penultimate.store.trials.trial_log import TrialLog
 
 MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 Value = TypeVar("Value")
 
 
-def seconds_of(work: Callable[[], Value]) -> tuple[Value, float]:
-    """Return what ``work`` returns, and the wall-clock seconds it took."""
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began
+def with_time(work: Callable[[], Sequence[Value]], *, there: int) -> tuple[Sequence[Value], str]:
+    """Return what ``work`` returns, and a phrase of how long that took and what other programs took meanwhile.
+
+    ``there`` is how many of the returned were in ``--work`` before.
+    """
+    clock, began = ProcessorClock(), time.perf_counter()
+    value = work()
+    seconds, spent = time.perf_counter() - began, clock.read()
+    others = "" if spent.others is None else f"; other programs took {spent.others / seconds:.1f} cores"
+    before = f"; {there} of {len(value)} were there already" if there else ""
+    return value, f"{seconds:,.0f} s ({spent.own:,.0f} s of processor time{others}{before})"
 
 
 def table(curves: Sequence[ReadoutCurve], trials: Sequence[Trial]) -> list[str]:
@@ -60,7 +70,7 @@ def table(curves: Sequence[ReadoutCurve], trials: Sequence[Trial]) -> list[str]:
 
 
 def report(
-    trials: Sequence[Trial], arguments: Sequence[str], num_images: int, seconds: dict[str, float], figure: str
+    trials: Sequence[Trial], arguments: Sequence[str], num_images: int, times: Mapping[str, str], figure: str
 ) -> str:
     """Return the report as Markdown."""
     curves = readout_curves(trials)
@@ -80,7 +90,7 @@ def report(
             "over test images (a network's readouts score the same ones). One run: no spread over seeds was measured. "
             f"{len(trials)} trials, {uncertified} with a fit that is not certified to its tolerance.",
             "",
-            *(f"- {what}: {took:,.0f} s" for what, took in seconds.items()),
+            *(f"- {what}: {took}" for what, took in times.items()),
             "",
             f"![accuracy by depth]({figure})",
             "",
@@ -108,22 +118,27 @@ def main(arguments: list[str]) -> None:
         images = replace(at_most_per_class(images, most, seed=0), subset_of=None)
     given.work.mkdir(parents=True, exist_ok=True)
     store, log = given.work / "features.zarr", given.work / "trials"
-    seconds: dict[str, float] = {}
-    _, seconds["extraction, all networks from one decode"] = seconds_of(
+    times: dict[str, str] = {}
+    _, times["extraction, all networks from one decode"] = with_time(
         lambda: penultimate.extract(
             images, store=store, model=given.model, weights=given.weights, readouts=given.readout
-        )
+        ),
+        there=len(FeatureStore.create(store).keys()),
     )
-    dataset = images.name
-    trials, seconds["probes"] = seconds_of(lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2))
-    chosen, seconds["probes with a choice of readout"] = seconds_of(
-        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2, choose_readout=True)
+    dataset, logged = images.name, TrialLog.create(log).trials()
+    num_chosen = sum(trial.readout == CHOSEN for trial in logged)
+    trials, times["probes"] = with_time(
+        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2), there=len(logged) - num_chosen
+    )
+    chosen, times["probes with a choice of readout"] = with_time(
+        lambda: penultimate.probe(store, trials=log, dataset=dataset, l2=given.l2, choose_readout=True),
+        there=num_chosen,
     )
     every = [*trials, *chosen]
     drawn = depth_figure("Accuracy by depth and readout", readout_curves(every), name=f"{given.report.stem}_figure")
     written = drawn.save(given.report.parent)
     png = next(path.name for path in written if path.suffix == ".png")
-    given.report.write_text(report(every, arguments, len(images), seconds, png), encoding="utf-8")
+    given.report.write_text(report(every, arguments, len(images), times, png), encoding="utf-8")
 
 
 if __name__ == "__main__":

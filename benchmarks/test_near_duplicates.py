@@ -20,4 +20,4 @@ def test_a_measurement_becomes_a_row_of_the_report(search: Search) -> None:
     assert record["copies_found"] >= 18
     text = table([record])
     assert f"| {search} | 2,000 x 64 |" in text
-    assert all(line.count("|") == 10 for line in text.splitlines() if line.startswith("|"))
+    assert all(line.count("|") == 11 for line in text.splitlines() if line.startswith("|"))

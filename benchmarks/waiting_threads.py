@@ -1,35 +1,33 @@
 """Measure the cost of letting OpenMP's waiting threads sleep, and the gain beside another program.
 
     python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER
-    python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER --cpu avx2
+    PENULTIMATE_CPU=avx2 python benchmarks/waiting_threads.py REPORT.md --features FOLDER --images FOLDER
 
 Three jobs, as the product does them: the whole regularisation path of a probe, extraction, and updates of a training
 run. Each is timed alone and two at once, with every setting of how long threads spin before they sleep. A job with one
-setting is two processes that have imported everything and run once before; alone the second waits for a line on stdin,
-two at once are both told to begin. Settings take turns in every round, in an order that rotates. FOLDER of features
-holds X.npy (N, D) and y.npy (N,); that of images, ``class/*.jpg``.
+setting is two processes that have imported everything and run once before; alone the second waits, two at once are both
+told to begin. All take turns in every round. FOLDER of features holds X.npy (N, D) and y.npy (N,); that of images,
+``class/*.jpg``.
 """
 
 import argparse
-import json
 import os
-import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
+from penultimate.engine.bench.timing.processes import Remote, Turns, started
+from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.runtime.malloc import keep_freed_memory
-from penultimate.engine.runtime.waiting_threads import spin_count
-from penultimate.store.provenance import library_versions, source_commit, utc_now
+from penultimate.engine.runtime.waiting_threads import USERS_OWN, spin_count
 
 LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
 """libgomp's own default for waiting threads."""
@@ -37,7 +35,6 @@ LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
 SETTINGS = (
     LIBGOMPS_OWN,
     "GOMP_SPINCOUNT=10000",
-    "GOMP_SPINCOUNT=5000",
     "GOMP_SPINCOUNT=3000",
     "GOMP_SPINCOUNT=1000",
     "OMP_WAIT_POLICY=passive",
@@ -124,80 +121,83 @@ JOBS: dict[str, Callable[[Work], Callable[[], object]]] = {
 }
 
 
-def serve(job: str, work: Work) -> None:
-    """Run a job once for every line on stdin and print the seconds; runs in a process of its own."""
+def serve(job: str, work: Work, turns: Turns) -> None:
+    """Run a job once a turn, after a run that warms up; runs in a process of its own."""
     keep_freed_memory()  # as the command line does
     run = JOBS[job](work)
     run()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
+    turns.ready()
+    while True:
         run()
-        print(time.perf_counter() - began, flush=True)
+        turns.over(1)
+
+
+@contextmanager
+def in_force(setting: str) -> Iterator[None]:
+    """Let the processes that are started meanwhile have this setting."""
+    before = dict(os.environ)
+    for name in USERS_OWN:
+        os.environ.pop(name, None)
+    name, value = setting.split("=")
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two processes of one job with one setting, both ready to run."""
+    """Two processes of one job with one setting."""
 
-    processes: tuple["subprocess.Popen[str]", "subprocess.Popen[str]"]
+    first: Remote
+    second: Remote
 
-    def seconds(self, count: int) -> float:
-        """Return the seconds until the last of the first ``count``, started together, is done."""
-        running = self.processes[:count]
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        return max(float(_answer(process)) for process in running)
+    def wait(self) -> None:
+        """Wait until both are ready."""
+        self.first.end(), self.second.end()
 
+    def alone(self) -> Iterator[int]:
+        """Let the first do a turn."""
+        return self.first.turn()
 
-@contextmanager
-def ready(job: str, work: Work, setting: str, cpu: str | None) -> Iterator[Pair]:
-    """Start both and wait until they are ready; they end with the context."""
-    name, value = setting.split("=")
-    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment |= {name: value} | ({"PENULTIMATE_CPU": cpu} if cpu else {})
-    command = [sys.executable, __file__, "--serve", job, json.dumps(asdict(work), default=str)]
-
-    def begin() -> "subprocess.Popen[str]":
-        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    with begin() as first, begin() as second:  # which closes their stdin, and so ends them
-        for process in (first, second):
-            while _answer(process) != "ready":
-                pass
-        yield Pair((first, second))
-
-
-def _answer(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"{shlex.join(map(str, process.args))} ended with exit code {process.wait()}")  # type: ignore[arg-type]
-    return line.strip()
+    def both(self) -> Iterator[int]:
+        """Let both do a turn at the same time."""
+        self.first.begin(), self.second.begin()
+        yield self.first.end() + self.second.end()
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Seconds of one job with one setting, one value for each round."""
 
-    alone: list[float]
-    two: list[float]
+    alone: Sequence[float]
+    two: Sequence[float]
     """Seconds until both of two processes are done."""
 
 
-def measure(job: str, work: Work, settings: Sequence[str], *, rounds: int, cpu: str | None) -> dict[str, Seconds]:
-    """Measure every setting in turn, alone and two at once."""
-    found = {setting: Seconds([], []) for setting in settings}
+def measure(job: str, work: Work, settings: Sequence[str], options: TurnOptions) -> list[Laps]:
+    """Time every setting alone, then every setting two at once, in turns; return the laps in that order."""
     with ExitStack() as stack:
-        pairs = {setting: stack.enter_context(ready(job, work, setting, cpu)) for setting in settings}
-        for number in range(rounds):
-            turn = number % len(settings)
-            for setting in (*settings[turn:], *settings[:turn]):
-                found[setting].alone.append(pairs[setting].seconds(1))
-                found[setting].two.append(pairs[setting].seconds(2))
-    return found
+        pairs = {}
+        for setting in settings:
+            with in_force(setting):
+                pairs[setting] = Pair(*(stack.enter_context(started(serve, job, work)) for _ in range(2)))
+            pairs[setting].wait()
+        one, two = f"{job.capitalize()}, alone", f"{job.capitalize()}, two at once"
+        alone = [Contender(name=each, group=one, run=pair.alone, items=1) for each, pair in pairs.items()]
+        both = [Contender(name=each, group=two, run=pair.both, items=2) for each, pair in pairs.items()]
+        return take_turns([*alone, *both], options)
+
+
+def seconds_of(laps: Sequence[Laps]) -> dict[str, Seconds]:
+    """Return the seconds of each setting, of laps as ``measure`` returns them."""
+    count = len(laps) // 2
+    return {
+        alone.name: Seconds(*([lap.wall_seconds for lap in each.rounds] for each in (alone, both)))
+        for alone, both in zip(laps[:count], laps[count:], strict=True)
+    }
 
 
 def ratios(found: Mapping[str, Seconds], setting: str) -> tuple[float, float]:
@@ -209,23 +209,15 @@ def ratios(found: Mapping[str, Seconds], setting: str) -> tuple[float, float]:
     )
 
 
-def table(job: str, found: Mapping[str, Seconds]) -> str:
-    """Return a table of medians, ranges and ratios, one row for each setting."""
-    lines = [
-        f"## {job.capitalize()}",
-        "",
-        "| setting | alone, s (least to most) | over libgomp's own | two at once, s (least to most) | over one |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for setting, seconds in found.items():
-        costs, two = ratios(found, setting)
-        columns = [f"`{setting}`", _range(seconds.alone), f"{costs:.2f}", _range(seconds.two), f"{two:.2f}"]
-        lines.append(f"| {' | '.join(columns)} |")
-    return "\n".join(lines)
-
-
-def _range(seconds: Sequence[float]) -> str:
-    return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+def costs(found: Mapping[str, Mapping[str, Seconds]]) -> list[Row]:
+    """Return the rows of a table of both ratios."""
+    rows = []
+    for job, of_settings in found.items():
+        for setting in of_settings:
+            alone, two = ratios(of_settings, setting)
+            numbers = {"alone, over libgomp's own": f"{alone:.2f}", "two at once, over one": f"{two:.2f}"}
+            rows.append({"job": job, "setting": setting} | numbers)
+    return rows
 
 
 def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
@@ -236,23 +228,44 @@ def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
             alone <= MOST_ALONE and two <= MOST_TWO for alone, two in (ratios(one, setting) for one in found.values())
         )
 
-    those = [f"`{setting}`" for setting in next(iter(found.values())) if holds(setting)]
+    those = [setting for setting in next(iter(found.values())) if holds(setting)]
     return (
         f"At most {MOST_ALONE - 1:.0%} alone and {MOST_TWO} times two at once, in all of it: "
-        f"{', '.join(those) or 'none'}. What the package sets: `GOMP_SPINCOUNT={spin_count()}`."
+        f"{', '.join(those) or 'none'}. What the package sets: GOMP_SPINCOUNT={spin_count()}."
     )
 
 
 def report(
-    work: Work, *, jobs: Sequence[str], settings: Sequence[str], rounds: int, num_images: int, cpu: str | None
-) -> str:
-    """Measure all jobs and write the report as Markdown."""
-    load = os.getloadavg()[0]
+    work: Work, *, jobs: Sequence[str], settings: Sequence[str], options: TurnOptions, num_images: int
+) -> Report:
+    """Measure all jobs."""
     with TemporaryDirectory() as folder:
         sampled = replace(work, images=sample(work.images, num_images, Path(folder)))
-        found = {job: measure(job, sampled, settings, rounds=rounds, cpu=cpu) for job in jobs}
-    head = _head(work, rounds=rounds, num_images=num_images, cpu=cpu, load=load)
-    return "\n\n".join([head, verdict(found), *(table(job, found[job]) for job in jobs)]) + "\n"
+        laps = {job: measure(job, sampled, settings, options) for job in jobs}
+    found = {job: seconds_of(each) for job, each in laps.items()}
+    every = [each for of_job in laps.values() for each in of_job]
+    return Report(
+        bench="waiting-threads",
+        title="Threads that wait, alone and beside another program",
+        command=["python", *sys.argv],
+        settings={
+            "features": list(np.load(work.features / "X.npy", mmap_mode="r").shape),
+            "strengths": work.strengths,
+            "network": f"{work.network}, random weights, float32, not compiled",
+            "images": num_images,
+            "updates": work.steps,
+            "batch": work.batch_size,
+        },
+        measurements=compared(every, unit=SECONDS),
+        other_cores=other_cores(every),
+        tables={"What a setting costs alone, and two at once": costs(found)},
+        findings=[verdict(found)],
+        not_measured=[
+            f"Two at once are two such processes begun together, until both are done; {LIBGOMPS_OWN} is how libgomp "
+            "waits when nobody has said anything. No result depends on the setting.",
+            "Not measured: more than two at once, other numbers of cores, GPUs, the OpenMP runtimes of LLVM and Intel.",
+        ],
+    )
 
 
 def sample(folder: Path, num_images: int, target: Path) -> Path:
@@ -266,30 +279,7 @@ def sample(folder: Path, num_images: int, target: Path) -> Path:
     return target
 
 
-def _head(work: Work, *, rounds: int, num_images: int, cpu: str | None, load: float) -> str:
-    about, versions = machine(), library_versions()
-    rows, columns = np.load(work.features / "X.npy", mmap_mode="r").shape
-    named = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "timm", "numpy") if name in versions)
-    answering = f", answering as {cpu}" if cpu else ""
-    return (
-        "# Threads that wait, alone and beside another program\n\n"
-        f"`{shlex.join(['python', *sys.argv])}`: {rounds} rounds, after a run that warms up; {about['processor']}"
-        f"{answering}, {about['cores']} cores, {about['memory_gib']} GiB; {named}; commit {source_commit()}, "
-        f"{utc_now()[:10]}. "
-        f"Load average before it began: {load:.1f}. Written by the script.\n\n"
-        f"Probe: the path of {work.strengths} strengths on {rows:,} x {columns:,} features. Extraction: {num_images} "
-        f"images, {work.network}, float32, not compiled. Training: {work.steps} updates of the same network at batch "
-        f"{work.batch_size}. Two at once: two such processes begun together, until both are done. `{LIBGOMPS_OWN}` is "
-        "how libgomp waits when nobody has said anything. Not measured: more than two at once, other numbers of cores, "
-        "GPUs, the OpenMP runtimes of LLVM and Intel. No result depends on the setting."
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    if len(sys.argv) > 1 and sys.argv[1] == "--serve":
-        work = json.loads(sys.argv[3])
-        serve(sys.argv[2], Work(**(work | {name: Path(work[name]) for name in ("features", "images")})))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--features", type=Path, required=True)
@@ -298,17 +288,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--job", action="append", choices=[*JOBS], help="repeats; all unless asked for")
     parser.add_argument("--setting", action="append", help="beside libgomp's own; repeats")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cpu", help="class of processor to answer as: PENULTIMATE_CPU")
-    options = parser.parse_args(arguments)
-    text = report(
-        Work(features=options.features, images=options.images),
-        jobs=options.job or [*JOBS],
-        settings=[LIBGOMPS_OWN, *options.setting] if options.setting else SETTINGS,
-        rounds=options.rounds,
-        num_images=options.num_images,
-        cpu=options.cpu,
-    )
-    options.report.write_text(text)
+    given = parser.parse_args(arguments)
+    report(
+        Work(features=given.features, images=given.images),
+        jobs=given.job or [*JOBS],
+        settings=[LIBGOMPS_OWN, *given.setting] if given.setting else SETTINGS,
+        options=TurnOptions(seconds=24 * 3600, rounds=given.rounds),
+        num_images=given.num_images,
+    ).write(given.report)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def _twins(audit: Audit) -> Iterator[str]:
         rows = audit.twins[audit.twins["other_dataset"] == name]
         yield f"{rows['image'].nunique():,} images have a twin in {name}."
     near = about["twins"] - about["equal"]
-    yield f"{about['equal']:,} pairs of images are equal, and {near:,} are near-duplicates."
+    equal = "1 pair of images is" if about["equal"] == 1 else f"{about['equal']:,} pairs of images are"
+    yield f"{equal} equal, and {near:,} {'is a near-duplicate' if near == 1 else 'are near-duplicates'}."
 
 
 def _scores(audit: Audit) -> Iterator[str]:
@@ -57,11 +58,12 @@ def _labels(audit: Audit) -> Iterator[str]:
 
 
 def _others(audit: Audit) -> Iterator[str]:
-    if len(audit.unreadable):
-        yield f"{len(audit.unreadable):,} images could not be read."
+    if num := len(audit.unreadable):
+        yield f"{num:,} {'image' if num == 1 else 'images'} could not be read."
     lacking = audit.classes[(audit.classes["lacking"] != "") & (audit.classes["total"] > 0)]
     if len(lacking):
-        yield f"{len(lacking):,} of {audit.summary['classes']:,} classes are missing in some split."
+        are = "is" if len(lacking) == 1 else "are"
+        yield f"{len(lacking):,} of {audit.summary['classes']:,} classes {are} missing in some split."
     empty = audit.classes[audit.classes["total"] == 0]
     if len(empty):
-        yield f"{len(empty):,} classes have no image at all."
+        yield f"{len(empty):,} {'class has' if len(empty) == 1 else 'classes have'} no image at all."

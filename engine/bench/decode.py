@@ -95,7 +95,7 @@ def bench_decode(
         ],
         not_measured=[
             *missing,
-            *(f"{count} images of kind {kind}: too few." for kind, count in few.items()),
+            *(f"Images of kind {kind} were not measured: {count} are too few." for kind, count in few.items()),
             "Files come from the system's cache where it has them.",
         ],
     )
@@ -111,9 +111,9 @@ def decoders_here(options: DecodeBench) -> tuple[dict[str, Decoder], list[str]]:
         except UnavailableError as error:
             missing.append(f"Not here: {error}.")
     if options.device != "cuda":
-        missing.append("dali-gpu needs --device cuda.")
+        missing.append("dali-gpu was not measured: it needs --device cuda.")
     if not has_torchvision():
-        missing.append("There is no torchvision here, or none with decoders.")
+        missing.append("torchvision was not measured: it is not here, or came without decoders.")
     return found, missing
 
 

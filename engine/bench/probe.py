@@ -175,8 +175,8 @@ class _Bench:
             certified = sum(probe.report.certified for probe in probes)
             gap = max(probe.report.gap / probe.report.objective for probe in probes)
             found.append(
-                f"{group}: {certified} of {len(probes)} certified; the largest gap is {gap:.1e} of the objective "
-                f"({probes[0].report.precision})."
+                f"{group}: {certified} of {len(probes)} certified; the largest gap is {gap:.1e} of the objective; "
+                f"gradients and Hessian in {probes[0].report.precision}."
             )
             found += [f"{group}: {self._beside(peer, probes)}" for peer in self._peers[group]]
         (trial,) = self._trials
@@ -189,7 +189,7 @@ class _Bench:
             return f"{did}; its objective is another, as it regularises the bias."
         ours = {probe.l2: probe.report.objective for probe in probes}
         over = max(at() / ours[l2] - 1 for l2, at in peer.objectives.items())
-        return f"{did}; its objective is up to {over:.1e} of ours above ours."
+        return f"{did}; its objective is up to {100 * over:.2g} % above ours."
 
     def not_measured(self) -> list[str]:
         """Return what is missing: peers that are not here."""
@@ -199,9 +199,9 @@ class _Bench:
         elif not self._on_cpu:
             found.append("scikit-learn, which computes on the CPU, is left out.")
         if find_spec("cuml") is None:
-            found.append("cuML is not installed here.")
+            found.append("cuML was not measured: it is not installed here.")
         elif self._job.device != "cuda":
-            found.append("cuML needs --device cuda.")
+            found.append("cuML was not measured: it needs --device cuda.")
         if not torch.cuda.is_available():
             found.append("There is no GPU here.")
         return found

@@ -87,7 +87,7 @@ def bench_store(
             "The rows read are those written, which is checked before anything is timed. The store's figures include "
             "what plain files do not have: checksums of every chunk and shard, columns, commit records and their syncs."
         ],
-        not_measured=[_cold_reading(objects), "Other disks, servers and numbers of rows."],
+        not_measured=[_cold_reading(objects), "Not measured: other disks, servers and numbers of rows."],
     )
 
 

@@ -188,13 +188,14 @@ class Throughput:
     def findings(self) -> list[str]:
         """Return which stage is the slowest, and how long each worked and waited in the last round's extraction."""
         row = self.as_dict()
-        how = f"{row['ceiling']} = {row['ceiling_per_sec']:,.1f} images/s"
+        limit = "its stages, which share the cores, allow" if self.shared_cores else "its slowest stage allows"
+        how = f"{limit} {row['ceiling_per_sec']:,.1f} images/s (the ceiling, {row['ceiling']})"
         times = "; ".join(
             f"{each.stage} {_WORKED[each.stage].format(worked=each.self_seconds, waited=each.waiting_seconds)}"
             for each in self.within
         )
         seconds = self.laps["end_to_end"].rounds[-1].wall_seconds
-        found = [f"{self.model}: the bottleneck is {row['bottleneck']}; ceiling {how}."]
+        found = [f"{self.model}: the bottleneck is {row['bottleneck']}; {how}."]
         if self.fetches:
             found.append(self._fetching())
         return found + ([f"Within the {seconds:.1f} s of its last extraction: {times}."] if times else [])

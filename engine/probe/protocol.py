@@ -147,5 +147,6 @@ def _metrics(outputs: Mapping[str, Outputs], temperature: float | None) -> dict[
 def _notes(features: FeatureSet, *, told: bool) -> list[str]:
     found = [] if told else ["no val image is wrong, which tells of no temperature: probabilities are as fitted"]
     if features.failed:
-        found.append(f"{len(features.failed)} images could not be decoded and are left out")
+        num = len(features.failed)
+        found.append(f"{'1 image' if num == 1 else f'{num:,} images'} could not be decoded, and left out")
     return found

@@ -53,6 +53,22 @@ def has_class_token(model: nn.Module) -> bool:
     return getattr(model, "cls_token", None) is not None and takes(model, "return_prefix_tokens")
 
 
+def gives_tokens(model: nn.Module) -> bool:
+    """Return whether timm gives the layers of this network as tokens (B, L, D) too, which spares a copy into a map.
+
+    That the formats differ between networks is not declared; timm asserts them before it looks at the images.
+    """
+    if unit_of(model) != "block" or not takes(model, "output_fmt"):
+        return False
+    try:
+        model.forward_intermediates(None, output_fmt="NLC")  # type: ignore[operator]  # a method
+    except AssertionError:
+        return False
+    except Exception:  # there are no images to compute anything from
+        return True
+    return True
+
+
 def takes(model: nn.Module, option: str) -> bool:
     """Return whether the network's ``forward_intermediates`` has this option."""
     return option in inspect.signature(model.forward_intermediates).parameters  # type: ignore[arg-type]  # a method

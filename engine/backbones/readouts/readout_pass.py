@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from penultimate.engine.backbones.architectures.network import Network
 from penultimate.engine.backbones.own.own_network import OwnNetwork
-from penultimate.engine.backbones.readouts.network_readouts import takes, unit_of
+from penultimate.engine.backbones.readouts.network_readouts import gives_tokens, takes, unit_of
 from penultimate.engine.backbones.readouts.readout import Part, Readout
 
-# Shapes: B images of a batch, H x W places of a map, P prefix tokens, D feature dimensions, K classes.
+# Shapes: B images of a batch, H x W = L places of a map, P prefix tokens, D feature dimensions, K classes.
 
 LOGITS = "class scores"
 """Name, beside those of readouts, of the network's own class scores (B, K)."""
@@ -34,19 +34,21 @@ class ReadoutPass:
         ``with_logits`` adds the network's own class scores, under ``LOGITS``.
         """
         self.readouts = tuple(readouts)
-        parts = {part for readout in readouts for part in readout.parts}
-        self._layers = sorted({part.layer for part in parts})
+        self._parts = tuple(dict.fromkeys(part for readout in readouts for part in readout.parts))
+        self._layers = sorted({part.layer for part in self._parts})
         self._with_logits = with_logits
         self._to_the_end = with_logits or any(not readout.parts for readout in readouts)
-        self._options = _options(model, with_prefix=any(part.pooling == "cls" for part in parts)) if parts else {}
+        with_prefix = any(part.pooling == "cls" for part in self._parts)
+        self._options = _options(model, with_prefix=with_prefix) if self._parts else {}
 
     def __call__(self, network: Any, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Return each readout, (B, D) float32, by name."""
         final, outputs = self._run(network, images_BCHW)
+        pooled = {part: _pooled(outputs, part) for part in self._parts}  # several readouts have parts in common
         found = {}
         for readout in self.readouts:
             if readout.parts:
-                found[readout.name] = torch.cat([_pooled(outputs, part) for part in readout.parts], dim=1)
+                found[readout.name] = torch.cat([pooled[part] for part in readout.parts], dim=1)
             else:
                 found[readout.name] = _float32(_whole(network, final, readout.name))
         return found | ({LOGITS: _float32(network.forward_head(final))} if self._with_logits else {})
@@ -70,24 +72,27 @@ def _whole(network: Any, final: Any, readout: str) -> Tensor:
     return vector
 
 
-def _options(model: Network, *, with_prefix: bool) -> dict[str, bool]:
+def _options(model: Network, *, with_prefix: bool) -> dict[str, bool | str]:
     """Return the options with which timm gives normed tokens of blocks, and maps of stages as they are.
 
     Prefix tokens are asked for where they are needed: some networks without any fail when they are (timm 1.0.31).
     """
-    norm = {"norm": unit_of(model) == "block"} if takes(model, "norm") else {}
-    return norm | ({"return_prefix_tokens": True} if with_prefix else {})
+    options: dict[str, bool | str] = {"norm": unit_of(model) == "block"} if takes(model, "norm") else {}
+    options |= {"return_prefix_tokens": True} if with_prefix else {}
+    return options | ({"output_fmt": "NLC"} if gives_tokens(model) else {})
 
 
 def _pooled(outputs: Mapping[int, Any], part: Part) -> Tensor:
     """Return the class token or the mean of the map, (B, D) float32, of a layer's output.
 
-    timm gives a map (B, D, H, W), or a pair of it and the prefix tokens (B, P, D), the class token first among them.
+    timm gives tokens (B, L, D) or a map (B, D, H, W), or a pair of either and the prefix tokens (B, P, D), the class
+    token first among them.
     """
     output = outputs[part.layer]
-    map_BDHW, prefix_BPD = output if isinstance(output, tuple) else (output, None)
-    pooled_BD = prefix_BPD[:, 0] if part.pooling == "cls" else map_BDHW.mean(dim=(2, 3), dtype=torch.float32)
-    return _float32(pooled_BD)
+    places, prefix_BPD = output if isinstance(output, tuple) else (output, None)
+    if part.pooling == "cls":
+        return _float32(prefix_BPD[:, 0])
+    return _float32(places.mean(dim=1 if places.ndim == 3 else (2, 3), dtype=torch.float32))
 
 
 def _float32(tensor: Tensor) -> Tensor:

@@ -23,7 +23,10 @@ class Turns:
 
     def over(self, count: int) -> None:
         """Say that ``count`` items are done, and wait for the next turn; raises EOFError once there is none."""
-        self._connection.send(count)
+        try:
+            self._connection.send(count)
+        except BrokenPipeError as error:  # the process that measures was killed during the turn
+            raise EOFError("there are no turns any more") from error
         self._connection.recv()
 
 

@@ -184,6 +184,7 @@ def _row(measured: Measurement) -> Row:
     return {
         "measured": measured.group,
         "what": measured.name,
+        "items": f"{measured.items:,}",
         "median": f"{bound}{number(measured.median)} {measured.unit}",
         "least to most": f"{number(min(measured.values))} to {number(max(measured.values))}",
         "warm-up": number(measured.warm_up),

@@ -116,8 +116,8 @@ def test_the_sentences_give_the_numbers_of_the_tables() -> None:
     assert f"{about['leaked_test_images']} of {test} test images" in said
     assert "images have a twin in b" in said
     assert "2 of 299 labels are doubtful" in said
-    assert "1 images could not be read" in said
-    assert "1 of 5 classes are missing in some split" in said
+    assert "1 image could not be read" in said
+    assert "1 of 5 classes is missing in some split" in said
     (row,) = _audit().scores.to_dict("records")
     assert f"scores {100 * row['without']:.2f} % instead of {100 * row['score']:.2f} %" in said
 

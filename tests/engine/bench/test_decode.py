@@ -36,7 +36,7 @@ def test_every_decoder_decodes_every_image_of_every_kind(mixed: Path) -> None:
         assert [line.name for line in by_kind[kind]] == ["pillow", "dali", "torchvision"]
         assert all(line.items == count and line.complete for line in by_kind[kind])
     assert "JPEG RGB: pillow could not decode 1 of 10 images." in report.findings
-    assert "1 images of kind WEBP RGB: too few." in report.not_measured
+    assert "Images of kind WEBP RGB were not measured: 1 are too few." in report.not_measured
     assert any("dali-gpu" in sentence for sentence in report.not_measured)
 
 

@@ -54,6 +54,13 @@ def test_the_ceiling_is_the_slowest_stage_or_on_shared_cores_all_of_them_togethe
     assert rates.bottleneck() == "model"
 
 
+def test_a_finding_says_what_the_ceiling_is_made_of() -> None:
+    rates = Rates(decode=100.0, model=25.0, write=1e9, end_to_end=19.0)
+    (shared,), (apart,) = (throughput(rates, shared_cores=each).findings() for each in (True, False))
+    assert "bottleneck is model; its stages, which share the cores, allow 20.0 images/s (the ceiling, 1 / sum" in shared
+    assert "bottleneck is model; its slowest stage allows 25.0 images/s (the ceiling, min(rate))." in apart
+
+
 def test_the_ratio_is_that_of_a_round_and_the_rates_are_medians() -> None:
     rounds = [Rates(decode=d, model=100.0, write=1e12, end_to_end=e) for d, e in ((100, 40), (300, 75), (100, 45))]
     row = throughput(*rounds).as_dict()
