@@ -47,6 +47,20 @@ class Gradients:
     repair: Repair
 
 
+@dataclass(frozen=True, slots=True)
+class HessianHalves:
+    """A product with the Hessian of the mean loss, made in two halves."""
+
+    scores_SKN: Tensor
+    """Scores of the direction: its product with the features."""
+
+    curvature_S: Tensor
+    """Inner product of the direction with its product, float64."""
+
+    product_SKR: Tensor | None
+    """The product, centred over classes; None where the second half was left out."""
+
+
 Line = Callable[[Tensor], tuple[Point, Tensor | None]]
 """The points on a line through the weights.
 
@@ -99,8 +113,17 @@ class Problem(Protocol):
         """
         ...
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Line:
-        """Return the line ``weight + length_S * direction``."""
+    @property
+    def products_in_halves(self) -> bool:
+        """Return whether Hessian products, as exact as scores, can be had in halves."""
+        ...
+
+    def hessian_halves(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves of a Hessian product, or the first alone."""
+        ...
+
+    def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
+        """Return the line ``weight + length_S * direction``; ``change_SKN`` is the change of scores, if it is known."""
         ...
 
 

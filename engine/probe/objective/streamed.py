@@ -183,7 +183,9 @@ class StreamedProblem:
             total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_SKB, part.targets))
         return center_over_classes(self.loss, total.rotated(self.basis))
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Line:
+    products_in_halves = False
+
+    def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
         """Return the line ``weight + length_S * direction``; a pass for each point on it."""
         return lambda length_S: self._evaluate_on_line(
             point.weight_SKR + length_S[:, None, None] * direction_SKR, direction_SKR
