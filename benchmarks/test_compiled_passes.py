@@ -7,13 +7,13 @@ from penultimate.engine.bench.features import overlapping_classes
 from penultimate.engine.bench.probe import Shape, drawn_features
 from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.probe.kernels.amx_design import AmxDesign
-from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.kernels.kernels import amx_kernels
 from penultimate.engine.probe.objective.torch_design import TorchDesign
 from penultimate.engine.probe.path import RegularizationPath
 
 pytestmark = [
     pytest.mark.capability,
-    pytest.mark.skipif(library() is None, reason="no bfloat16 matrix units here, or no compiled passes"),
+    pytest.mark.skipif(amx_kernels() is None, reason="no bfloat16 matrix units here, or no compiled passes"),
 ]
 
 

@@ -72,6 +72,16 @@ static void clear(const ThreadBuffer *buffer, i64 M, i64 R, i64 rows) {
     memset(buffer->sum_MR, 0, (char *)buffer->scores_MB - (char *)buffer->sum_MR);
 }
 
+/* Whether this processor has the instructions that this was compiled for. */
+int supported(void) {
+#ifdef __AVX512F__
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+}
+
 /* Number of threads that each leave their sums in the output of softmax_space and softmax_moments. */
 int num_threads(void) { return omp_get_max_threads(); }
 
@@ -130,9 +140,9 @@ static void pack(const float *weight, i64 M, i64 R, float *packed) {
 /* wide (rows, stride) += rows (count, DEEP) x packed weights, for `tall` rows and one or two vectors of columns. */
 static inline __attribute__((always_inline)) void score_tile(const int tall, const int vectors, const float *rows,
                                                              const float *packed, i64 depth, float *wide, i64 stride) {
-    vec sum[2 * TALL][2];
+    vec sum[2 * TALL][2]; /* from 0, and added to the others afterwards, so that rounding stays that of few terms */
     for (int i = 0; i < tall; i++)
-        for (int v = 0; v < vectors; v++) sum[i][v] = *(loose_vec *)(wide + i * stride + v * LANES);
+        for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
     for (i64 r = 0; r < depth; r++) {
         vec w[2];
         for (int v = 0; v < vectors; v++) w[v] = *(const loose_vec *)(packed + (r * vectors + v) * LANES);
@@ -144,7 +154,7 @@ static inline __attribute__((always_inline)) void score_tile(const int tall, con
         }
     }
     for (int i = 0; i < tall; i++)
-        for (int v = 0; v < vectors; v++) *(loose_vec *)(wide + i * stride + v * LANES) = sum[i][v];
+        for (int v = 0; v < vectors; v++) *(loose_vec *)(wide + i * stride + v * LANES) += sum[i][v];
 }
 
 /* scores (M, BLOCK) of a block of rows. */
@@ -176,8 +186,7 @@ static void score_block(const float *features, i64 rows, const float *packed, co
 static inline __attribute__((always_inline)) void gather_tile(const int tall, const float *value, const float *columns,
                                                               i64 rows, float *out, i64 R) {
     vec sum[TALL][2];
-    for (int i = 0; i < tall; i++)
-        for (int v = 0; v < 2; v++) sum[i][v] = *(loose_vec *)(out + i * R + v * LANES);
+    for (int i = 0; i < tall; i++) sum[i][0] = sum[i][1] = (vec){0};
     for (i64 n = 0; n < rows; n++) {
         vec x[2] = {*(const loose_vec *)(columns + n * WIDE), *(const loose_vec *)(columns + n * WIDE + LANES)};
 #pragma GCC unroll 24
@@ -188,7 +197,7 @@ static inline __attribute__((always_inline)) void gather_tile(const int tall, co
         }
     }
     for (int i = 0; i < tall; i++)
-        for (int v = 0; v < 2; v++) *(loose_vec *)(out + i * R + v * LANES) = sum[i][v];
+        for (int v = 0; v < 2; v++) *(loose_vec *)(out + i * R + v * LANES) += sum[i][v];
 }
 
 /* sum (M, R) += values (M, BLOCK) of a block of rows times the rows. */
@@ -203,7 +212,7 @@ static void gather_block(const float *features, i64 rows, const ThreadBuffer *bu
             switch (tall) {
 #define CASE(tall) case tall: gather_tile(tall, value, columns, rows, out, R); break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if LANES > 8 || defined(__AVX512F__)
+#ifdef __AVX512F__
                 CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
 #undef CASE

@@ -68,7 +68,7 @@ def amx_kernels() -> Kernels | None:
 
 
 def float_kernels() -> Kernels | None:
-    """Return the kernels in float32 for this processor; None where none were compiled.
+    """Return the kernels in float32 for this processor; None where none were compiled for it.
 
     Raises ``UnavailableError`` where they are older than their source.
     """
@@ -84,8 +84,10 @@ def _amx_kernels_at(path: Path) -> Kernels | None:
 
 
 @functools.cache
-def _float_kernels_at(path: Path) -> Kernels:
-    return Kernels(path, path.with_name("float_passes.c"))
+def _float_kernels_at(path: Path) -> Kernels | None:
+    """Return the kernels; None where the processor lacks what they were compiled for, whatever it is said to have."""
+    found = Kernels(path, path.with_name("float_passes.c"))
+    return found if found.library.supported() else None
 
 
 class CompiledMatrix:

@@ -15,7 +15,7 @@ from support.processors import pretend
 
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.kernels.kernels import amx_kernels
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
@@ -255,7 +255,7 @@ def test_large_data_in_mixed_precision_agree_with_float64(lowered: bool, monkeyp
     if lowered:
         pretend(monkeypatch, "avx2")
     low = "bfloat16" if has_bfloat16_matrix_units(torch.device("cpu")) and not lowered else "float32"
-    expected = f"{'float32' if library() is None else '2xbfloat16'}/{low}"
+    expected = f"{'float32' if amx_kernels() is None else '2xbfloat16'}/{low}"
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
     for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path)):
