@@ -53,7 +53,7 @@ class CompiledSoftmax:
         return self.matrix.softmax_gradient(residual_SKN, repair.shift_SK, self.index_N, self.sample_weight_N)
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKR: Tensor) -> Tensor:
-        """Return the Hessian times a direction, (S, K, R) float32, multiplied in bfloat16, centred over classes."""
+        """Return the Hessian times a direction, (S, K, R) float32, at low precision, centred over classes."""
         return self.matrix.softmax_hessian(residual_SKN, self.index_N, self.sample_weight_N, direction_SKR)
 
     def hessian_halves(self, residual_SKN: Tensor, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:

@@ -512,33 +512,77 @@ void softmax_space(const float *first, const float *const *other, const double *
     }
 }
 
-static inline dvec half(vec x, int last) {
-    dvec y;
-    for (int i = 0; i < LANES / 2; i++) y[i] = x[last * LANES / 2 + i];
-    return y;
+enum { GRAM_ROWS = 3, GRAM_COLUMNS = 4, HALF = LANES / 2 };
+
+/* Inner products of 3 rows with 4, (M, M), += those of so many of their columns. */
+static void gram_tile(const double *left, const double *right, i64 depth, double *out, i64 M) {
+    dvec sum[GRAM_ROWS][GRAM_COLUMNS] = {0};
+    for (i64 r = 0; r < depth; r += HALF)
+        for (int i = 0; i < GRAM_ROWS; i++)
+            for (int j = 0; j < GRAM_COLUMNS; j++)
+                sum[i][j] += *(const dvec *)(left + i * DEEP + r) * *(const dvec *)(right + j * DEEP + r);
+    for (int i = 0; i < GRAM_ROWS; i++)
+        for (int j = 0; j < GRAM_COLUMNS; j++)
+            for (int lane = 0; lane < HALF; lane++) out[i * M + j] += sum[i][j][lane];
 }
 
 /* gram (K, M, M) = A D^-1 A' for each class, A the M rows of features (N, R) at `index` (K, M), D^-1 in `inverse`. */
 void low_rank_gram(const float *features, const i64 *index, const float *inverse, double *gram, i64 K, i64 M, i64 R) {
-#pragma omp parallel for schedule(static)
-    for (i64 k = 0; k < K; k++)
-        for (i64 m = 0; m < M; m++) {
-            double scaled[R], *out = gram + k * M * M;
-            const float *row = features + index[k * M + m] * R;
-            for (i64 r = 0; r < R; r++) scaled[r] = (double)row[r] * inverse[k * R + r];
-            for (i64 other = 0; other <= m; other++) {
-                const float *at = features + index[k * M + other] * R;
-                dvec sum[2] = {{0}, {0}};
-                for (i64 r = 0; r < R; r += LANES) {
-                    vec x = load(at + r, LANES);
-                    for (int last = 0; last < 2; last++)
-                        sum[last] += half(x, last) * *(const dvec *)(scaled + r + last * LANES / 2);
+    i64 P = rounded(M, GRAM_ROWS * GRAM_COLUMNS);
+#pragma omp parallel
+    {
+        double *scaled = calloc(2 * P * DEEP + P * P, sizeof(double)), *rows = scaled + P * DEEP, *sum = rows + P * DEEP;
+#pragma omp for schedule(static)
+        for (i64 k = 0; k < K; k++) {
+            memset(sum, 0, P * P * sizeof(double));
+            for (i64 first = 0; first < R; first += DEEP) {
+                i64 depth = min(DEEP, R - first);
+                for (i64 m = 0; m < M; m++) {
+                    const float *from = features + index[k * M + m] * R + first, *diagonal = inverse + k * R + first;
+                    for (i64 r = 0; r < depth; r++) rows[m * DEEP + r] = from[r];
+                    for (i64 r = 0; r < depth; r++) scaled[m * DEEP + r] = (double)from[r] * diagonal[r];
                 }
-                double found = 0;
-                for (int i = 0; i < LANES / 2; i++) found += sum[0][i] + sum[1][i];
-                out[m * M + other] = out[other * M + m] = found;
+                for (i64 m = 0; m < P; m += GRAM_ROWS)
+                    for (i64 other = 0; other < min(P, m + GRAM_ROWS); other += GRAM_COLUMNS)
+                        gram_tile(scaled + m * DEEP, rows + other * DEEP, depth, sum + m * P + other, P);
             }
+            for (i64 m = 0; m < M; m++)
+                for (i64 other = 0; other <= m; other++)
+                    gram[(k * M + m) * M + other] = gram[(k * M + other) * M + m] = sum[m * P + other];
         }
+        free(scaled);
+    }
+}
+
+enum { TOGETHER = 4 }; /* rows that are read together */
+
+/* Inner products of rows with one, a few rows at a time; a row that is not there is the last once more. */
+static void project_rows(const float *features, const i64 *index, const float *with, double *out, i64 M, i64 R) {
+    for (i64 m = 0; m < M; m += TOGETHER) {
+        const float *row[TOGETHER];
+        vec sum[TOGETHER][2] = {0};
+        for (int i = 0; i < TOGETHER; i++) row[i] = features + index[min(m + i, M - 1)] * R;
+        for (i64 r = 0; r < R; r += WIDE)
+            for (int v = 0; v < 2; v++)
+                for (int i = 0; i < TOGETHER; i++)
+                    sum[i][v] += load(row[i] + r + v * LANES, LANES) * load(with + r + v * LANES, LANES);
+        for (int i = 0; i < TOGETHER && m + i < M; i++) out[m + i] = total(sum[i][0] + sum[i][1]);
+    }
+}
+
+/* out += factors x rows. */
+static void add_rows(const float *features, const i64 *index, const double *factor, float *out, i64 M, i64 R) {
+    for (i64 m = 0; m < M; m += TOGETHER) {
+        const float *row[TOGETHER];
+        float by[TOGETHER];
+        for (int i = 0; i < TOGETHER; i++)
+            row[i] = features + index[min(m + i, M - 1)] * R, by[i] = m + i < M ? (float)factor[m + i] : 0;
+        for (i64 r = 0; r < R; r += LANES) {
+            vec sum = load(out + r, LANES);
+            for (int i = 0; i < TOGETHER; i++) sum += load(row[i] + r, LANES) * by[i];
+            store(out + r, sum, LANES);
+        }
+    }
 }
 
 /* (D^-1 - D^-1 A' inner A D^-1) residual for each class, (S, K, R): preconditioners/low_rank.py has the formula. */
@@ -549,22 +593,13 @@ void low_rank_solve(const float *features, const i64 *index, const float *invers
         for (i64 s = 0; s < S; s++) {
             const float *diagonal = inverse + k * R, *from = residual + (s * K + k) * R;
             float *to = out + (s * K + k) * R, back[R];
-            double projected[M];
+            double projected[M], solved[M];
             for (i64 r = 0; r < R; r++) to[r] = diagonal[r] * from[r], back[r] = 0;
-            for (i64 m = 0; m < M; m++) {
-                const float *row = features + index[k * M + m] * R;
-                vec sum[2] = {{0}, {0}};
-                for (i64 r = 0; r < R; r += WIDE)
-                    for (int v = 0; v < 2; v++)
-                        sum[v] += load(row + r + v * LANES, LANES) * load(to + r + v * LANES, LANES);
-                projected[m] = total(sum[0] + sum[1]);
-            }
-            for (i64 m = 0; m < M; m++) {
-                const float *row = features + index[k * M + m] * R;
-                double solved = 0;
-                for (i64 other = 0; other < M; other++) solved += inner[(k * M + m) * M + other] * projected[other];
-                for (i64 r = 0; r < R; r++) back[r] += row[r] * (float)solved;
-            }
+            project_rows(features, index + k * M, to, projected, M, R);
+            memset(solved, 0, M * sizeof(double));
+            for (i64 other = 0; other < M; other++) /* the inner matrix is symmetric */
+                for (i64 m = 0; m < M; m++) solved[m] += inner[(k * M + other) * M + m] * projected[other];
+            add_rows(features, index + k * M, solved, back, M, R);
             for (i64 r = 0; r < R; r++) to[r] -= diagonal[r] * back[r];
         }
 }

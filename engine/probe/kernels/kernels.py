@@ -145,10 +145,15 @@ class CompiledMatrix:
     def softmax_hessian(
         self, residual_SKN: Tensor, index_N: Tensor, sample_weight_N: Tensor | None, direction_SKR: Tensor
     ) -> Tensor:
-        """Return the Hessian of the mean softmax loss times a direction, centred over classes; on AMX alone.
+        """Return the Hessian of the mean softmax loss times a direction, centred over classes.
 
-        (S, K, R) float32, multiplied in bfloat16.
+        (S, K, R) float32, multiplied at the precision of ``low_NR``.
         """
+        if self.low_NR.dtype == torch.float32:
+            inputs = residual_SKN, index_N, sample_weight_N, direction_SKR
+            _, _, halves_SKR = self.softmax_halves(*inputs, halfway=False)
+            assert halves_SKR is not None
+            return halves_SKR
         strengths, classes, rows = residual_SKN.shape
         direction_SKR, workspace = direction_SKR.float().contiguous(), self._workspace(strengths * classes)
         sample_weight_N, scale = _weights(sample_weight_N, rows)

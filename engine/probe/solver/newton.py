@@ -50,7 +50,7 @@ NONSMOOTH_FORCING = 0.1
 Its gap is mostly the bias's: without this, up to 88 steps.
 """
 
-FORCING_IN_HALVES = 0.1
+FORCING_IN_HALVES = 0.2
 """Residual, relative to the first, that CG reaches at most where its products come in halves.
 
 A gradient then costs no more than the half that the last product leaves out, and tells the residual of another point.
