@@ -5,8 +5,8 @@
 
 The probe runs with its compiled kernels and, as where nothing was compiled, on torch alone. scikit-learn runs at its
 default tolerance from strength to strength, in float64 and float32; one that would take longer than its share of
-``--seconds`` is stopped after the strength that passes it. ``newton-cholesky`` runs where its Hessian fits in memory. The
-probe's own spread is measured once more, in ``--rounds`` without the others.
+``--seconds`` is stopped after the strength that passes it. ``newton-cholesky`` runs where its Hessian fits in memory.
+The probe's own spread is measured once more, in ``--rounds`` without the others.
 """
 
 import argparse

@@ -205,7 +205,11 @@ static void gather_block(const float *features, i64 rows, const ThreadBuffer *bu
     i64 tiles = (M + TALL - 1) / TALL, tall = (M + tiles - 1) / tiles; /* rows beyond M are padding */
     float *columns = buffer->rows_BD;
     for (i64 r = 0; r < R; r += WIDE) {
-        for (i64 n = 0; n < rows; n++) memcpy(columns + n * WIDE, features + n * R + r, WIDE * sizeof(float));
+        const float *next = features + rows * (R + r); /* of the next block, as much as of this one */
+        for (i64 n = 0; n < rows; n++) {
+            memcpy(columns + n * WIDE, features + n * R + r, WIDE * sizeof(float));
+            for (int line = 0; line < WIDE; line += 16) __builtin_prefetch(next + n * WIDE + line);
+        }
         for (i64 m = 0; m < M; m += tall) {
             const float *value = buffer->value_MB + m * BLOCK;
             float *out = buffer->sum_MR + m * R + r;

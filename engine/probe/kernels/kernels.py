@@ -150,8 +150,7 @@ class CompiledMatrix:
         (S, K, R) float32, multiplied at the precision of ``low_NR``.
         """
         if self.low_NR.dtype == torch.float32:
-            inputs = residual_SKN, index_N, sample_weight_N, direction_SKR
-            _, _, halves_SKR = self.softmax_halves(*inputs, halfway=False)
+            halves_SKR = self.softmax_halves(residual_SKN, index_N, sample_weight_N, direction_SKR, halfway=False)[2]
             assert halves_SKR is not None
             return halves_SKR
         strengths, classes, rows = residual_SKN.shape

@@ -1,8 +1,8 @@
 """Design: the products with its features that a problem in memory needs, on any library or processor.
 
 ``TorchDesign`` (``torch_design.py``) runs everywhere. ``AmxDesign`` (``kernels/amx_design.py``) runs on x86 processors
-with AMX, ``FloatDesign`` (``kernels/float_design.py``) on others for which kernels were compiled. ``make_design`` is the
-one place that chooses; nobody else asks which of the three it has.
+with AMX, ``FloatDesign`` (``kernels/float_design.py``) on others for which kernels were compiled. ``make_design`` is
+the one place that chooses; nobody else asks which of the three it has.
 """
 
 from collections.abc import Callable, Sequence

@@ -10,7 +10,14 @@ from penultimate.engine.probe.objective.design import Design, ScoreSpace
 from penultimate.engine.probe.objective.duality_gap import repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
 from penultimate.engine.probe.objective.pieces import pieces
-from penultimate.engine.probe.objective.problem import Gradients, HessianHalves, Line, Point, center_over_classes
+from penultimate.engine.probe.objective.problem import (
+    Gradients,
+    Halves,
+    HessianHalves,
+    Line,
+    Point,
+    center_over_classes,
+)
 
 # Shapes: N samples, K classes, S strengths, R columns of the rotated features.
 
@@ -85,6 +92,11 @@ class InMemoryProblem:
     def products_in_halves(self) -> bool:
         """Return whether Hessian products, as exact as scores, can be had in halves."""
         return self.loss.smooth and self.design.low_NR is self.features.matrix_NR and not self.design.low_NR.is_cuda
+
+    @property
+    def halves(self) -> Halves | None:
+        """Return what makes Hessian products in halves; None where they are less exact than scores, or on a GPU."""
+        return self.hessian_halves if self.products_in_halves else None
 
     def hessian_halves(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
         """Return both halves of a Hessian product, one pass, or the first alone, half a pass."""

@@ -68,6 +68,14 @@ Maps lengths (S,) to the points there and, unless the loss is smooth, to its slo
 """
 
 
+class Halves(Protocol):
+    """A function that makes a product with the Hessian of the mean loss in two halves."""
+
+    def __call__(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves, or the first alone."""
+        ...
+
+
 class Problem(Protocol):
     """Features, labels and a loss, seen through passes over the data."""
 
@@ -91,7 +99,7 @@ class Problem(Protocol):
     passes: float
     """Number of passes so far at full precision; half a pass is one product with the features."""
 
-    curvature_passes: int
+    curvature_passes: float
     """Number of Hessian products so far."""
 
     def start(self, weight_SKR: Tensor) -> Point:
@@ -114,12 +122,8 @@ class Problem(Protocol):
         ...
 
     @property
-    def products_in_halves(self) -> bool:
-        """Return whether Hessian products, as exact as scores, can be had in halves."""
-        ...
-
-    def hessian_halves(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
-        """Return both halves of a Hessian product, or the first alone."""
+    def halves(self) -> "Halves | None":
+        """Return what makes Hessian products in halves, as exact as scores; None where it cannot be had."""
         ...
 
     def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:

@@ -146,8 +146,10 @@ class TorchLinearLoss:
                 curvature_S += mean.mean((change_SKB * scores_SKN[:, :, rows]).sum(1))
             else:
                 total_MR += self._low_gather(change_SKB.flatten(0, 1), rows)
-        product_SKR = None if halfway else center_over_classes(self.loss, total_MR.view_as(direction_SKR))
-        return HessianHalves(scores_SKN, curvature_S, product_SKR)
+        if halfway:
+            return HessianHalves(scores_SKN, curvature_S, None)
+        product_SKR = center_over_classes(self.loss, total_MR.view_as(direction_SKR))
+        return HessianHalves(scores_SKN, (direction_SKR * product_SKR).sum((1, 2)).double(), product_SKR)
 
     def score_space(self, first_KN: Tensor, others: Sequence[Tensor]) -> ScoreSpace:
         """Return the loss on the affine space of scores through these points."""

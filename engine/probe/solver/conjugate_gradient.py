@@ -86,7 +86,7 @@ class Solution:
     def reduction_to(self, size_S: Tensor, frozen_S: Tensor) -> float:
         """Return what ``reduction`` is if the squared residual is ``size_S`` now."""
         reduced = torch.where(frozen_S, 0.0, size_S / self.first_S.clamp_min(1e-300)).amax()
-        return float(reduced) ** (1 / self.products)
+        return math.pow(float(reduced), 1 / self.products)
 
 
 @dataclass(frozen=True, slots=True)

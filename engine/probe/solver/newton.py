@@ -134,16 +134,17 @@ class Newton:
         passes, products = self.problem.passes, self.problem.curvature_passes
         progress = _Progress(self.mu_S, self.problem.rounding)
         error_ratio_S = torch.full_like(self.mu_S, self.preconditioner.error_ratio)
-        products_of_step, solution = 0, None
+        products_of_step, solution, finished_S = 0, None, torch.zeros_like(self.mu_S, dtype=torch.bool)
         at = self._position(point)
         del point  # whose residuals a step does not need once its direction is found
         exact = bool(at.hidden)
         for step in range(STEP_LIMIT + 1):
             state = self._gradient_state(at, exact=exact)
             if solution is not None:
-                error_ratio_S = self._learn(solution, state, check.finished_S, error_ratio_S)
+                error_ratio_S = self._learn(solution, state, finished_S, error_ratio_S)
             check = self._check(at, state, error_ratio_S, progress)
-            if check.finished_S.all() or step == STEP_LIMIT:
+            finished_S = check.finished_S
+            if finished_S.all() or step == STEP_LIMIT:
                 break
             if self.preconditioner.use_support_vectors(at.point, self.mu_S, products=products_of_step):
                 state = self._with_new_preconditioner(state, at.point)
@@ -228,9 +229,7 @@ class Newton:
         precondition = self._preconditioner(point)
         return replace(state, precondition=precondition, scaled_SKR=precondition(state.gradient_SKR))
 
-    def _learn(
-        self, solution: Solution, state: GradientState, finished_S: Tensor, error_ratio_S: Tensor
-    ) -> Tensor:
+    def _learn(self, solution: Solution, state: GradientState, finished_S: Tensor, error_ratio_S: Tensor) -> Tensor:
         """Return the error ratios after a step; where CG did not see its last residual, the gradient tells its size."""
         size_S = 2 * state.model_S if solution.size_S is None else solution.size_S
         known = not math.isnan(solution.reduction)
@@ -324,19 +323,24 @@ class _Products:
 
     def __init__(self, problem: Problem, point: Point, mu_SKR: Tensor, *, exact: bool) -> None:
         self.problem, self.point, self.mu_SKR, self.exact = problem, point, mu_SKR, exact
-        self.in_halves = problem.products_in_halves and not exact
+        self.halves = None if exact else problem.halves
         self.change_SKN: Tensor | None = None
         """Change of scores by the steps that CG has taken so far; None where products do not come in halves."""
 
         self._scores_SKN: Tensor | None = None
 
+    @property
+    def in_halves(self) -> bool:
+        """Return whether the curvature along a direction is known halfway to its product."""
+        return self.halves is not None
+
     def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
         """Return the curvature along a direction, and the product unless it stops ``halfway``."""
-        if not self.in_halves:
+        if self.halves is None:
             product_SKR = self.problem.hessian_product(self.point, search_SKR, exact=self.exact).to(search_SKR.dtype)
             product_SKR = torch.addcmul(product_SKR, self.mu_SKR, search_SKR)
             return (search_SKR * product_SKR).sum((1, 2)), product_SKR
-        half = self.problem.hessian_halves(self.point, search_SKR, halfway=halfway)
+        half = self.halves(self.point, search_SKR, halfway=halfway)
         self._scores_SKN = half.scores_SKN
         if half.product_SKR is None:
             penalty_S = (self.mu_SKR * search_SKR.square()).sum((1, 2))

@@ -13,6 +13,7 @@ from sklearn.svm import SVC, LinearSVC
 from support.probe_cases import Floats, mixture, softmax_objective
 from support.processors import pretend
 
+from penultimate.engine.probe.fitting import fit
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import amx_kernels
@@ -315,3 +316,26 @@ def test_cuda_agrees_with_the_cpu() -> None:
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.report.certified
         assert one.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6
+
+
+def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    make = fit.make_design
+
+    def seeing(*values: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return make(*values, **options)
+
+    monkeypatch.setattr(fit, "make_design", seeing)
+    features_ND, labels_N = mixture(60, 8, K)
+    settings = FitSettings(num_classes=K, path=RegularizationPath(l2=(1.0,)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        fit_path(features_ND, labels_N, settings)
+        monkeypatch.setattr(fit, "SERIAL", 0)
+        fit_path(features_ND, labels_N, settings)
+        assert seen == [1, 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
