@@ -12,7 +12,7 @@ of such a machine, so that a run on a large one shows what a small one would do:
 ``avx2``        AVX2 and whatever has less than the next: computes in float32 alone
 ``avx512``      AVX-512 F, BW, DQ, VL (Skylake): float32 alone, wider
 ``avx512_bf16`` and bfloat16 (Cooper Lake, Zen 4): networks in bfloat16
-``amx``         and matrix units (Sapphire Rapids): float16 too, Hessians in bfloat16, the compiled kernels
+``amx``         and matrix units (Sapphire Rapids): float16 too, Hessians in bfloat16
 ==============  ===================================================================================================
 
 It can only lower: a class above the processor's own changes nothing. ``machine`` records both, in every trial.
