@@ -17,6 +17,7 @@ from penultimate.engine.probe.fitting import fit
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import amx_kernels
+from penultimate.engine.probe.objective import rotated_features
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
@@ -339,3 +340,17 @@ def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.capability
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_basis_of_some_of_the_rows_leads_to_the_same_optimum(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx2")
+    features_ND, labels_N = mixture(3000, 360, K)
+    weight_N = np.random.default_rng(0).uniform(0.5, 2, 3000) if weighted else None
+    settings = FitSettings(num_classes=K, path=RegularizationPath.parse("1e-2:1e3:5"))
+    of_all = fit_path(features_ND, labels_N, settings, sample_weight_N=weight_N)
+    monkeypatch.setattr(rotated_features, "LOW_ROWS", 700)
+    for probe, other in zip(fit_path(features_ND, labels_N, settings, sample_weight_N=weight_N), of_all, strict=True):
+        assert probe.report.certified
+        assert probe.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6
