@@ -5,6 +5,9 @@
 Needs compiled kernels for this processor, or for the class that ``PENULTIMATE_CPU`` lowers it to (``kernels.py``).
 """
 
+import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches all kernels
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -9,6 +9,9 @@ default tolerance from strength to strength, in float64 and float32; one that wo
 The probe's own spread is measured once more, in ``--rounds`` without the others.
 """
 
+import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches scikit-learn's BLAS
+
+# isort: split
 import argparse
 import os
 import sys
