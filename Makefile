@@ -55,7 +55,7 @@ browser:
 scan-models: .venv/installed-test
 	nice $(BIN)/python benchmarks/scan_models.py scan_models.jsonl --table benchmarks/results/scan_models_202611.md
 
-.venv/installed-demo: pyproject.toml constraints.txt engine/probe/kernels/kernels.c
+.venv/installed-demo: pyproject.toml constraints.txt engine/probe/kernels/kernels.c engine/probe/kernels/float_passes.c
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[demo]'
 	touch $@

@@ -2,13 +2,16 @@
 
     python benchmarks/compiled_passes.py REPORT.md --store features.zarr --dataset caltech101 --rounds 7
 
-Needs a processor with AMX and the compiled kernels (``kernels.py``).
+Needs compiled kernels for this processor, or for the class that ``PENULTIMATE_CPU`` lowers it to (``kernels.py``).
 """
 
+import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches all kernels
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -22,7 +25,7 @@ from penultimate.engine.bench.timing.turns import Contender, TurnOptions, take_t
 from penultimate.engine.probe.api import matching_key
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.kernels.kernels import amx_kernels, float_kernels
 from penultimate.engine.probe.objective import make_design
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import Softmax, Targets
@@ -43,7 +46,10 @@ REPEATS = 20
 
 def without_kernels() -> AbstractContextManager[object]:
     """Simulate a machine where nothing was compiled."""
-    return mock.patch.object(make_design, "library", return_value=None)
+    stack = ExitStack()
+    for name in ("amx_kernels", "float_kernels"):
+        stack.enter_context(mock.patch.object(make_design, name, return_value=None))
+    return stack
 
 
 SIDES: dict[str, Callable[[], AbstractContextManager[object]]] = {"torch": without_kernels, "compiled": nullcontext}
@@ -51,7 +57,7 @@ SIDES: dict[str, Callable[[], AbstractContextManager[object]]] = {"torch": witho
 
 def problem(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> InMemoryProblem:
     """Make the problem as ``fit_path`` does for large data."""
-    precision = ProductPrecision(torch.float32, torch.bfloat16)
+    precision = ProductPrecision(torch.float32, make_design.fast_low_precision(torch.device("cpu")))
     design = make_design.make_design(torch.from_numpy(features_ND), sample_weight_N=None, precision=precision)
     return InMemoryProblem(design, Softmax(), Targets(torch.from_numpy(labels_N), torch.empty(0, 0)))
 
@@ -69,6 +75,11 @@ def passes(made: InMemoryProblem, classes: int) -> Sides:
         "losses, residuals and sums of p p'": lambda: made.at(weight_SKR, scores_SKN),
         "gradient at the repaired dual point": lambda: made.gradients(point, exact=False),
         "product with the Hessian": lambda: made.hessian_product(point, step_SKR, exact=False),
+        **(
+            {"first half of that product": lambda: made.hessian_halves(point, step_SKR, halfway=True)}
+            if made.products_in_halves
+            else {}
+        ),
     }
 
 
@@ -127,10 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args(arguments)
-    if library() is None:
-        raise SystemExit(
-            "there are no compiled passes here: this needs a processor with AMX, Linux and GCC 12 or later"
-        )
+    if amx_kernels() is None and float_kernels() is None:
+        raise SystemExit("there are no compiled passes here: this needs an x86-64 processor, Linux and GCC 12 or later")
     keep_freed_memory()
     store = FeatureStore(options.store)
     features = store.read(matching_key(store, options.dataset, "*", "*"))

@@ -12,7 +12,7 @@ of such a machine, so that a run on a large one shows what a small one would do:
 ``avx2``        AVX2 and whatever has less than the next: computes in float32 alone
 ``avx512``      AVX-512 F, BW, DQ, VL (Skylake): float32 alone, wider
 ``avx512_bf16`` and bfloat16 (Cooper Lake, Zen 4): networks in bfloat16
-``amx``         and matrix units (Sapphire Rapids): float16 too, Hessians in bfloat16, the compiled kernels
+``amx``         and matrix units (Sapphire Rapids): float16 too, Hessians in bfloat16
 ==============  ===================================================================================================
 
 It can only lower: a class above the processor's own changes nothing. ``machine`` records both, in every trial.
@@ -87,8 +87,22 @@ _PRECISION_UNITS: dict[str, frozenset[str]] = {
 }
 """Precision -> features of x86-64 and ARM, as ``torch.cpu.get_capabilities`` names them, that compute in it."""
 
-EXTENSION = Path(__file__).parents[1] / "probe" / "kernels" / f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
+_KERNELS, _SUFFIX = Path(__file__).parents[1] / "probe" / "kernels", sysconfig.get_config_var("EXT_SUFFIX")
+
+EXTENSION = _KERNELS / f"_kernels{_SUFFIX}"
 """Path of the library that an installation with a C compiler makes of ``kernels.c``."""
+
+FLOAT_EXTENSIONS: dict[CpuClass, Path] = {
+    "avx512": _KERNELS / f"_float_avx512{_SUFFIX}",
+    "avx2": _KERNELS / f"_float_avx2{_SUFFIX}",
+}
+"""Class of processors -> path of the library that an installation makes of ``float_passes.c`` for it, best first."""
+
+_VECTORS: dict[CpuClass, frozenset[str]] = {
+    "avx512": frozenset({"avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"}),
+    "avx2": frozenset({"avx2"}),
+}
+"""Class of processors -> features, as ``torch.cpu.get_capabilities`` names them, that its ``FLOAT_EXTENSIONS`` use."""
 
 
 def processor_class() -> CpuClass | None:
@@ -176,6 +190,12 @@ def compiled_kernels() -> Path | None:
     """Return the path of the probe's compiled kernels, or None where they or the units they are for are missing."""
     units = {"amx_bf16", "avx512_bf16"} <= _cpu_features()
     return EXTENSION if units and EXTENSION.exists() else None
+
+
+def compiled_float_kernels() -> Path | None:
+    """Return the path of the probe's float32 kernels for the widest vectors here, or None where there are none."""
+    found = _cpu_features()
+    return next((path for name, path in FLOAT_EXTENSIONS.items() if found >= _VECTORS[name] and path.exists()), None)
 
 
 def has_compiler() -> bool:

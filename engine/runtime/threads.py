@@ -70,6 +70,17 @@ class ThreadBudget:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def at_most_threads(count: int) -> Iterator[None]:
+    """Within the context, let torch's kernels, and those compiled here, use ``count`` threads at most."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def default_batch_size(device: str) -> int:
     """Return the default number of images a forward pass on ``device``."""
     return CUDA_BATCH_SIZE if device.startswith("cuda") else CPU_BATCH_SIZE

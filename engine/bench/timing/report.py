@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
-from penultimate.engine.runtime.capabilities import compiled_kernels, machine, usable_cores
+from penultimate.engine.runtime.capabilities import compiled_float_kernels, compiled_kernels, machine, usable_cores
 from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit, utc_now
@@ -141,7 +141,10 @@ class Report:
 
 def kernels() -> str:
     """Describe what the probe computes with: its compiled kernels, or torch alone."""
-    return "torch alone" if compiled_kernels() is None else "compiled kernels (AMX)"
+    if compiled_kernels() is not None:
+        return "compiled kernels (AMX)"
+    found = compiled_float_kernels()
+    return "torch alone" if found is None else f"compiled kernels (float32, {found.name.split('.')[0].split('_')[-1]})"
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class DeviceMemory:
             + full * (scores + piece)
             + 8 * strengths * classes * (VECTORS * columns + MOMENTS * classes)
         )
-        some = class_rows(rows, classes)
+        some = class_rows(rows, classes, dear=False)
         preconditioner = classes * some * (columns * full + 3 * 8 * some)
         if not LOSSES[loss].smooth:
             preconditioner = 3 * 8 * MAX_NUMBERS if full == 8 else 0

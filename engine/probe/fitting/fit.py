@@ -1,5 +1,6 @@
 """Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,18 @@ from penultimate.engine.probe.objective.make_design import choose_precision, mak
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Continuation
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
+from penultimate.engine.runtime.threads import at_most_threads
 from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
 # Shapes: N samples, D feature dimensions, K classes, A classes that have samples, R columns of the rotated features.
+
+SERIAL = 1 << 23
+"""Number of multiplications of a product with all features (N x D x K) up to which one thread makes it.
+
+It takes a third of a millisecond; threads would wait for each other as long, and twice at every pass while another
+program has one of their cores.
+"""
 
 
 def fit_path(
@@ -54,7 +63,8 @@ def fit_path(
     )
     if not memory.fits:
         raise InputError(f"{memory.sentence()}; stream the features with fit_streamed")
-    with torch.no_grad(), float32_arithmetic():
+    serial = features_ND.size * len(active_A) <= SERIAL
+    with torch.no_grad(), float32_arithmetic(), at_most_threads(1) if serial else nullcontext():
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
         design = make_design(on_device(features_ND, device), sample_weight_N=weight, precision=precision)

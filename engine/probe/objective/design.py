@@ -1,7 +1,8 @@
 """Design: the products with its features that a problem in memory needs, on any library or processor.
 
 ``TorchDesign`` (``torch_design.py``) runs everywhere. ``AmxDesign`` (``kernels/amx_design.py``) runs on x86 processors
-with AMX. ``make_design`` is the one place that chooses; nobody else asks which of the two it has.
+with AMX, ``FloatDesign`` (``kernels/float_design.py``) on others for which kernels were compiled. ``make_design`` is
+the one place that chooses; nobody else asks which of the three it has.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
+from penultimate.engine.probe.objective.problem import HessianHalves
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
 # Shapes: N samples, D feature dimensions, K classes, S strengths, M columns of scores (strengths x classes), R columns
@@ -84,6 +86,10 @@ class LinearLoss(Protocol):
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKR: Tensor) -> Tensor:
         """Return the Hessian times a direction, (S, K, R), at low precision, centred over classes."""
+        ...
+
+    def hessian_halves(self, residual_SKN: Tensor, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves of a Hessian product at full precision, or the first alone."""
         ...
 
     def score_space(self, first_KN: Tensor, others: Sequence[Tensor]) -> ScoreSpace:

@@ -10,7 +10,14 @@ from penultimate.engine.probe.objective.design import Design, ScoreSpace
 from penultimate.engine.probe.objective.duality_gap import repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
 from penultimate.engine.probe.objective.pieces import pieces
-from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes
+from penultimate.engine.probe.objective.problem import (
+    Gradients,
+    Halves,
+    HessianHalves,
+    Line,
+    Point,
+    center_over_classes,
+)
 
 # Shapes: N samples, K classes, S strengths, R columns of the rotated features.
 
@@ -30,7 +37,7 @@ class InMemoryProblem:
         self.precision, self.rounding = design.precision, design.rounding
         self.operations_per_column = 4.0 * self.features.matrix_NR.numel()
         self.passes = 0.0
-        self.curvature_passes = 0
+        self.curvature_passes = 0.0
 
     def start(self, weight_SKR: Tensor) -> Point:
         """Evaluate weights; half a pass."""
@@ -81,10 +88,28 @@ class InMemoryProblem:
             return self._exact_hessian_product(point.residual_SKN, direction_SKR)
         return self.linear_loss.hessian_product(point.residual_SKN, direction_SKR)
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Line:
-        """Return the line ``weight + length_S * direction``; half a pass for all of it."""
+    @property
+    def products_in_halves(self) -> bool:
+        """Return whether Hessian products, as exact as scores, can be had in halves."""
+        return self.loss.smooth and self.design.low_NR is self.features.matrix_NR and not self.design.low_NR.is_cuda
+
+    @property
+    def halves(self) -> Halves | None:
+        """Return what makes Hessian products in halves; None where they are less exact than scores, or on a GPU."""
+        return self.hessian_halves if self.products_in_halves else None
+
+    def hessian_halves(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves of a Hessian product, one pass, or the first alone, half a pass."""
+        assert point.residual_SKN is not None
+        self.curvature_passes += 0.5 if halfway else 1
+        return self.linear_loss.hessian_halves(point.residual_SKN, direction_SKR, halfway=halfway)
+
+    def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
+        """Return the line ``weight + length_S * direction``; half a pass for all of it, none if the change is known."""
         assert point.scores_SKN is not None
-        scores_SKN, change_SKN = point.scores_SKN, self._change(point, direction_SKR)
+        scores_SKN = point.scores_SKN
+        if change_SKN is None:
+            change_SKN = self._change(point, direction_SKR)
         # On a GPU the points take the place of the change, a tenth of the memory of ImageNet's size; a second point,
         # which is rare, multiplies again. Slopes need the change itself.
         in_place = self.loss.smooth and scores_SKN.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Choose the precision of products, and whether torch or compiled AMX kernels make them."""
+"""Choose the precision of products, and whether torch or compiled kernels make them."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.kernels.amx_design import AmxDesign
-from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.kernels.float_design import FloatDesign
+from penultimate.engine.probe.kernels.kernels import amx_kernels, float_kernels
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.losses import Loss
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
@@ -37,12 +38,15 @@ class ProductPrecision:
 def make_design(features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision) -> Design:
     """Rotate the features and return the fastest design for them.
 
-    ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. Where a lower precision was
-    chosen for a CPU with AMX, and the kernels were compiled, gradients run on those with 16 bits.
+    ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. float32 products on a CPU run
+    on kernels compiled for it, if there are any: with AMX, where a lower precision was chosen, gradients in 16 bits.
     """
     features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full)
-    if precision.low is not None and _on_amx(features):
-        return AmxDesign(features)
+    if precision.full == torch.float32 and features.matrix_NR.device.type == "cpu":
+        if precision.low is None and (kernels := float_kernels()) is not None:
+            return FloatDesign(features, kernels)
+        if precision.low is not None and (kernels := amx_kernels()) is not None:
+            return AmxDesign(features, kernels)
     return TorchDesign(features, precision.low)
 
 
@@ -58,8 +62,3 @@ def choose_precision(num_features: int, loss: Loss, device: torch.device) -> Pro
 def fast_low_precision(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 where the device multiplies it in hardware of its own, else None."""
     return torch.bfloat16 if has_bfloat16_matrix_units(device) else None
-
-
-def _on_amx(features: RotatedFeatures) -> bool:
-    matrix_NR = features.matrix_NR
-    return matrix_NR.dtype == torch.float32 and matrix_NR.device.type == "cpu" and library() is not None

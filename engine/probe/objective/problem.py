@@ -47,11 +47,33 @@ class Gradients:
     repair: Repair
 
 
+@dataclass(frozen=True, slots=True)
+class HessianHalves:
+    """A product with the Hessian of the mean loss, made in two halves."""
+
+    scores_SKN: Tensor
+    """Scores of the direction: its product with the features."""
+
+    curvature_S: Tensor
+    """Inner product of the direction with its product, float64."""
+
+    product_SKR: Tensor | None
+    """The product, centred over classes; None where the second half was left out."""
+
+
 Line = Callable[[Tensor], tuple[Point, Tensor | None]]
 """The points on a line through the weights.
 
 Maps lengths (S,) to the points there and, unless the loss is smooth, to its slopes (S,) along the line, float64.
 """
+
+
+class Halves(Protocol):
+    """A function that makes a product with the Hessian of the mean loss in two halves."""
+
+    def __call__(self, point: Point, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves, or the first alone."""
+        ...
 
 
 class Problem(Protocol):
@@ -77,7 +99,7 @@ class Problem(Protocol):
     passes: float
     """Number of passes so far at full precision; half a pass is one product with the features."""
 
-    curvature_passes: int
+    curvature_passes: float
     """Number of Hessian products so far."""
 
     def start(self, weight_SKR: Tensor) -> Point:
@@ -99,8 +121,13 @@ class Problem(Protocol):
         """
         ...
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Line:
-        """Return the line ``weight + length_S * direction``."""
+    @property
+    def halves(self) -> "Halves | None":
+        """Return what makes Hessian products in halves, as exact as scores; None where it cannot be had."""
+        ...
+
+    def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
+        """Return the line ``weight + length_S * direction``; ``change_SKN`` is the change of scores, if it is known."""
         ...
 
 

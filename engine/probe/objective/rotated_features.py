@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from penultimate.engine.probe.objective.pieces import pieces, wide_product
+from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 
 # Shapes: N samples, D feature dimensions, R columns of the rotated features, M columns of scores (strengths x classes),
 # X any leading axes.
@@ -24,7 +25,8 @@ SQUARED_ROWS = 256
 """Number of rows squared at once: 1.3 MB of float32 at 1,280 dimensions, a core's second-level cache."""
 
 LOW_ROWS = 20_000
-"""Number of rows from which the covariance is taken from bfloat16 products: it only chooses a basis."""
+"""Number of rows from which the covariance is taken from bfloat16 products, or where those would be emulated from so
+many rows at most, evenly spaced: it only chooses a basis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +197,15 @@ def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple
 
 
 def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:
-    """Return eigenvectors of the weighted covariance, largest first; with many rows from bfloat16 products."""
-    low = len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32
-    right_NR = centred_NR.bfloat16() if low else centred_NR
+    """Return eigenvectors of the weighted covariance, largest first; of many rows it is taken in a cheaper way."""
+    right_NR = centred_NR
+    if len(centred_NR) >= LOW_ROWS and centred_NR.dtype == torch.float32:
+        if has_bfloat16_matrix_units(centred_NR.device):
+            right_NR = centred_NR.bfloat16()
+        else:
+            some = slice(None, None, -(-len(centred_NR) // LOW_ROWS))
+            right_NR = centred_NR[some]
+            sample_weight_N = None if sample_weight_N is None else sample_weight_N[some]
     left_NR = right_NR if sample_weight_N is None else right_NR * sample_weight_N.to(right_NR.dtype)[:, None]
     covariance_RR = wide_product(left_NR.T, right_NR).to(centred_NR.dtype)
     vectors_RR: Tensor = torch.linalg.eigh((covariance_RR + covariance_RR.T) / 2)[1]

@@ -144,7 +144,7 @@ class StreamedProblem:
         self.rounding, self.precision = torch.finfo(torch.float32).eps, "float32/float32"
         self.operations_per_column = 4.0 * source.num_rows * len(mean_square_R)
         self.passes = 0.0
-        self.curvature_passes = 0
+        self.curvature_passes = 0.0
 
     def start(self, weight_SKR: Tensor) -> Point:
         """Evaluate weights; one pass."""
@@ -183,7 +183,10 @@ class StreamedProblem:
             total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_SKB, part.targets))
         return center_over_classes(self.loss, total.rotated(self.basis))
 
-    def line(self, point: Point, direction_SKR: Tensor) -> Line:
+    halves = None
+    """Scores are not kept."""
+
+    def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
         """Return the line ``weight + length_S * direction``; a pass for each point on it."""
         return lambda length_S: self._evaluate_on_line(
             point.weight_SKR + length_S[:, None, None] * direction_SKR, direction_SKR

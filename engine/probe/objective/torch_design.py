@@ -15,7 +15,7 @@ from penultimate.engine.probe.objective.design import Design, ScoreSpace
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair, moments
 from penultimate.engine.probe.objective.losses import Loss, Targets
 from penultimate.engine.probe.objective.pieces import pieces, wide_product
-from penultimate.engine.probe.objective.problem import center_over_classes
+from penultimate.engine.probe.objective.problem import HessianHalves, center_over_classes
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, C of them at once, S strengths, M columns of
@@ -131,6 +131,25 @@ class TorchLinearLoss:
             )
             total_MR += self._low_gather(change_SKB.flatten(0, 1), rows)
         return center_over_classes(self.loss, total_MR.view_as(direction_SKR))
+
+    def hessian_halves(self, residual_SKN: Tensor, direction_SKR: Tensor, *, halfway: bool) -> HessianHalves:
+        """Return both halves of a Hessian product, or the first alone."""
+        low_NR, direction_MR = self.design.low_NR, direction_SKR.flatten(0, 1).to(self.design.low_NR.dtype)
+        scores_SKN, total_MR = torch.empty_like(residual_SKN), torch.zeros_like(direction_MR)
+        curvature_S = direction_MR.new_zeros(len(residual_SKN), dtype=torch.float64)
+        for rows in _pieces(residual_SKN, cpu_cached=True):
+            residual_SKB, mean = residual_SKN[:, :, rows], self.features.sample_mean.rows(rows)
+            scores_SKB = self._low_scores(direction_MR, low_NR[rows]).view_as(residual_SKB)
+            scores_SKN[:, :, rows] = scores_SKB
+            change_SKB = self.loss.hessian_product(residual_SKB, scores_SKB, self.targets.rows(rows))
+            if halfway:
+                curvature_S += mean.mean((change_SKB * scores_SKN[:, :, rows]).sum(1))
+            else:
+                total_MR += self._low_gather(change_SKB.flatten(0, 1), rows)
+        if halfway:
+            return HessianHalves(scores_SKN, curvature_S, None)
+        product_SKR = center_over_classes(self.loss, total_MR.view_as(direction_SKR))
+        return HessianHalves(scores_SKN, (direction_SKR * product_SKR).sum((1, 2)).double(), product_SKR)
 
     def score_space(self, first_KN: Tensor, others: Sequence[Tensor]) -> ScoreSpace:
         """Return the loss on the affine space of scores through these points."""

@@ -126,10 +126,17 @@ def _weighted_moment(low_NR: Tensor, weight_N: Tensor) -> Tensor:
 
 
 def _moment(left_MR: Tensor, right_MR: Tensor) -> Tensor:
-    """Return left.T @ right, summed in float32 over blocks: a bfloat16 sum would drown its small eigenvalues."""
-    dtype = torch.promote_types(left_MR.dtype, torch.float32)
-    total_RR = torch.zeros(left_MR.shape[1], right_MR.shape[1], dtype=dtype, device=left_MR.device)
+    """Return left.T @ right, which is symmetric; summed in float32 over blocks.
+
+    A bfloat16 sum would drown its small eigenvalues. On a CPU the blocks above the diagonal are not multiplied, which
+    saves three eighths; on a GPU one large product is faster.
+    """
+    dtype, columns = torch.promote_types(left_MR.dtype, torch.float32), left_MR.shape[1]
+    total_RR = torch.zeros(columns, columns, dtype=dtype, device=left_MR.device)
+    width = columns if left_MR.is_cuda else -(-columns // 4)
     for start in range(0, len(left_MR), ROWS):
         rows = slice(start, start + ROWS)
-        total_RR += wide_product(left_MR[rows].T, right_MR[rows])
-    return total_RR
+        for first in range(0, columns, width):
+            some, until = slice(first, first + width), slice(0, first + width)
+            total_RR[some, until] += wide_product(left_MR[rows, some].T, right_MR[rows, until])
+    return total_RR if width == columns else total_RR.tril() + total_RR.tril(-1).T

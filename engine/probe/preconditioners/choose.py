@@ -25,7 +25,7 @@ from penultimate.engine.probe.preconditioners.support_vectors import SupportVect
 # Shapes: K classes, N samples, S strengths, R columns of the rotated features.
 
 MIN_PRODUCTS = 8
-"""Number of Hessian products up to which nodes need no better preconditioner."""
+"""Number of Hessian products up to which nodes need no better preconditioner; half of it where they are dear."""
 
 LOW_SPEED = 6
 """Number of low-precision Hessian products that take as long as one in float64 (2.2 and 13 ms).
@@ -87,7 +87,8 @@ class PreconditionerChoice:
         assert point.residual_SKN is not None
         classes, middle_KN = point.weight_SKR.shape[1], point.residual_SKN[len(point.residual_SKN) // 2]
         kind = BlockDiagonal if BlockDiagonal.suits(problem, classes) else LowRank
-        if products > max(MIN_PRODUCTS, kind.cost(problem, classes)):
+        enough = MIN_PRODUCTS / 2 if problem.products_in_halves else MIN_PRODUCTS
+        if products > max(enough, kind.cost(problem, classes)):
             self.current = None  # frees its memory for the new one
             self.current = kind(problem, middle_KN, mu)
         elif isinstance(self.current, BlockDiagonal):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,8 +23,32 @@ LONG_PRODUCT = 4e11
 """Number of multiplications and additions of a Hessian product from which convergence is looked at in every iteration
 on a GPU as well: a millisecond at 400 TFLOP/s, beside which a wait is nothing and an iteration too many is not."""
 
+LEFT_OUT = 4.0
+"""Factor on the squared residual wanted, up to which one that is expected makes an iteration the last.
+
+Stopping early costs nothing where the caller's next gradient takes the place of the product that is left out.
+"""
+
 DELAY = 8
 """Number of iterations whose gain estimates the error before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The last iteration, whose product was left out: the next solution goes on from it."""
+
+    search_SKR: Tensor
+    residual_SKR: Tensor
+    """The residual before it."""
+
+    size_S: Tensor
+    """The squared preconditioned residual before it."""
+
+    def extend(self, rhs_SKR: Tensor, scaled_SKR: Tensor) -> Tensor:
+        """Return the next direction of search for the gradient found meanwhile, -``rhs_SKR`` (Polak & Ribiere 1969)."""
+        ratio_S = (scaled_SKR * (rhs_SKR - self.residual_SKR)).sum((1, 2)) / self.size_S
+        ratio_S = torch.where(ratio_S > 0, ratio_S, 0.0).nan_to_num(0.0, 0.0)
+        return torch.addcmul(scaled_SKR, ratio_S[:, None, None], self.search_SKR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +57,36 @@ class Solution:
 
     direction_SKR: Tensor
 
-    error_ratio_S: Tensor
-    """Ratio of the true error to the squared preconditioned residual, float64, >= 1.
+    gained_S: Tensor
+    """Reduction of the squared error in H's own norm by the last ``DELAY`` iterations."""
 
-    The squared error in H's own norm was at least what the last iterations gained (Hestenes & Stiefel 1952, theorem
-    6:3; Strakos & Tichy 2002), and is less now; this is that gain over the squared residual now.
-    """
+    first_S: Tensor
+    """Squared preconditioned residual at first."""
+
+    size_S: Tensor | None
+    """Squared preconditioned residual now; None where the last product was left out that would tell."""
+
+    unfinished: Unfinished | None
+    """The last iteration where its product was left out, else None."""
 
     products: int
     """Number of multiplications by H, each for all systems."""
 
     reduction: float
     """Factor by which an iteration changed the squared residual, on average, of the slowest system; nan: not found."""
+
+    def error_ratio(self, size_S: Tensor) -> Tensor:
+        """Return the ratio of the true error to the squared preconditioned residual ``size_S``, >= 1.
+
+        The squared error in H's own norm was at least what the last iterations gained (Hestenes & Stiefel 1952, theorem
+        6:3; Strakos & Tichy 2002), and is less now; this is that gain over the squared residual now.
+        """
+        return (self.gained_S / size_S.clamp_min(1e-300)).clamp_min(1)
+
+    def reduction_to(self, size_S: Tensor, frozen_S: Tensor) -> float:
+        """Return what ``reduction`` is if the squared residual is ``size_S`` now."""
+        reduced = torch.where(frozen_S, 0.0, size_S / self.first_S.clamp_min(1e-300)).amax()
+        return math.pow(float(reduced), 1 / self.products)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +123,25 @@ Converged = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """
 
 
+class Products(Protocol):
+    """Multiplication by H."""
+
+    @property
+    def in_halves(self) -> bool:
+        """Return whether the curvature along a direction is known halfway to its product, at half of the cost."""
+        ...
+
+    def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the curvature search . H search (S,), and H search unless it stops ``halfway``."""
+        ...
+
+    def advance(self, length_S: Tensor) -> None:
+        """Note that the directions go on by so much of what was multiplied last."""
+        ...
+
+
 def conjugate_gradients(
-    multiply: Callable[[Tensor], Tensor],
+    products: Products,
     precondition: Callable[[Tensor], Tensor],
     rhs_SKR: Tensor,
     scaled_SKR: Tensor,
@@ -90,21 +149,38 @@ def conjugate_gradients(
     converged: Converged,
     frozen_S: Tensor,
     checks: Checks,
+    forcing: float,
+    reduction: float,
+    unfinished: Unfinished | None = None,
 ) -> Solution:
     """Solve S systems side by side (Nocedal & Wright 2006, algorithm 5.3); those ``frozen_S`` stay at zero.
 
-    ``scaled_SKR`` is the preconditioned right-hand side.
+    ``scaled_SKR`` is the preconditioned right-hand side. Where products come in halves, the second half of the last is
+    left out: it would only tell the residual, of which the caller's next gradient tells more. The last iteration is the
+    one that is expected to reduce residuals to ``forcing`` of the first, going by the one before or, at first, by the
+    ``reduction`` of the last solution. The next solution then goes on from the ``unfinished`` one, so that together
+    they are nonlinear conjugate gradients (Nocedal & Wright 2006, section 5.2).
     """
-    residual, search, direction = rhs_SKR.clone(), scaled_SKR.clone(), torch.zeros_like(rhs_SKR)
-    size_S = (residual * search).sum((1, 2))
-    first_S = size_S.clone()
-    gains, reduction = [], math.nan
+    residual, direction = rhs_SKR.clone(), torch.zeros_like(rhs_SKR)
+    search = scaled_SKR.clone() if unfinished is None else unfinished.extend(rhs_SKR, scaled_SKR)
+    size_S = (residual * scaled_SKR).sum((1, 2))
+    first_S, ratio_S = size_S.clone(), torch.full_like(size_S, reduction)
+    gains: list[Tensor] = []
+    found_reduction = math.nan
     for iteration in range(1, MAX_ITERATIONS + 1):
-        product = multiply(search)
-        curvature_S = (search * product).sum((1, 2))
+        enough_S = frozen_S | (ratio_S * size_S <= LEFT_OUT * forcing**2 * first_S)
+        halfway = products.in_halves and bool(enough_S.all())
+        curvature_S, product = products.multiply(search, halfway=halfway)
         usable_S = ~frozen_S & (curvature_S > 0) & (size_S > 0)
-        length_S = torch.where(usable_S, size_S / curvature_S, 0.0)
+        # As long as all steps were of one quadratic the slope is the size.
+        slope_S = size_S if iteration > 1 or unfinished is None else (residual * search).sum((1, 2))
+        length_S = torch.where(usable_S, slope_S / curvature_S, 0.0)
         direction.addcmul_(length_S[:, None, None], search)
+        products.advance(length_S)
+        if product is None:
+            gains.append(length_S * size_S)
+            last = Unfinished(search, residual, size_S)
+            return Solution(direction, torch.stack(gains[-DELAY:]).sum(0), first_S, None, last, iteration, math.nan)
         residual.addcmul_(length_S[:, None, None], product, value=-1)
         scaled = precondition(residual)
         next_S = (residual * scaled).sum((1, 2))
@@ -118,14 +194,9 @@ def conjugate_gradients(
             else:
                 reduced = torch.where(frozen_S, 0.0, next_S / first_S).amax()
                 found = float(torch.where(solved_S.all(), -reduced, reduced))  # both answers in one wait
-                reduction = abs(found) ** (1 / iteration)
+                found_reduction = abs(found) ** (1 / iteration)
                 if not found > 0:
                     break
         search = torch.addcmul(scaled, ratio_S[:, None, None], search)
         size_S = next_S
-    return Solution(direction, _error_ratio(torch.stack(gains, 1), next_S), len(gains), reduction)
-
-
-def _error_ratio(gains_SJ: Tensor, size_S: Tensor) -> Tensor:
-    """Return what the last ``DELAY`` iterations gained, over the squared residual; at least 1."""
-    return (gains_SJ[:, -DELAY:].sum(1) / size_S.clamp_min(1e-300)).clamp_min(1)
+    return Solution(direction, torch.stack(gains[-DELAY:]).sum(0), first_S, next_S, None, len(gains), found_reduction)

@@ -72,7 +72,7 @@ class Continuation:
         self.unreported: list[Sequence[SolveReport]] = []
         """Reports of blocks since the last requested strength."""
 
-        self.reported = 0.0, 0
+        self.reported = 0.0, 0.0
         """Passes and Hessian products up to there."""
 
     def solve(self, classes: int) -> Iterator[tuple[int, Tensor, SolveReport]]:

@@ -20,6 +20,7 @@ W is kept in float64 and scores are updated by the product of each step, so that
 samples would share, never enters the gradient.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -47,6 +48,12 @@ NONSMOOTH_FORCING = 0.1
 """Residual, relative to the first, that CG reaches at least under the squared hinge.
 
 Its gap is mostly the bias's: without this, up to 88 steps.
+"""
+
+FORCING_IN_HALVES = 0.2
+"""Residual, relative to the first, that CG reaches at most where its products come in halves.
+
+A gradient then costs no more than the half that the last product leaves out, and tells the residual of another point.
 """
 
 MAX_ATTEMPTS = 30
@@ -127,22 +134,24 @@ class Newton:
         passes, products = self.problem.passes, self.problem.curvature_passes
         progress = _Progress(self.mu_S, self.problem.rounding)
         error_ratio_S = torch.full_like(self.mu_S, self.preconditioner.error_ratio)
-        products_of_step = 0
+        products_of_step, solution, finished_S = 0, None, torch.zeros_like(self.mu_S, dtype=torch.bool)
         at = self._position(point)
         del point  # whose residuals a step does not need once its direction is found
         exact = bool(at.hidden)
         for step in range(STEP_LIMIT + 1):
             state = self._gradient_state(at, exact=exact)
+            if solution is not None:
+                error_ratio_S = self._learn(solution, state, finished_S, error_ratio_S)
             check = self._check(at, state, error_ratio_S, progress)
-            if check.finished_S.all() or step == STEP_LIMIT:
+            finished_S = check.finished_S
+            if finished_S.all() or step == STEP_LIMIT:
                 break
             if self.preconditioner.use_support_vectors(at.point, self.mu_S, products=products_of_step):
                 state = self._with_new_preconditioner(state, at.point)
-            solution = self._direction(at.point, state, check)
-            error_ratio_S = torch.where(check.finished_S, error_ratio_S, solution.error_ratio_S)
+            solution, change_SKN = self._direction(at.point, state, check, solution)
             products_of_step = solution.products
             at = at.without_residuals()
-            at, exact = self._advance(at, state, solution.direction_SKR)
+            at, exact = self._advance(at, state, solution.direction_SKR, change_SKN)
         norm_S = torch.stack([gradient_KR.double().norm() for gradient_KR in state.gradient_SKR])
         reported = torch.stack(
             [check.certified_S, check.stalled_S, at.objective_S, norm_S, state.gap_S, error_ratio_S]
@@ -220,8 +229,20 @@ class Newton:
         precondition = self._preconditioner(point)
         return replace(state, precondition=precondition, scaled_SKR=precondition(state.gradient_SKR))
 
-    def _direction(self, point: Point, state: GradientState, check: _Check) -> Solution:
-        """Return Newton's direction, the bias's own step included; zero for strengths that are finished."""
+    def _learn(self, solution: Solution, state: GradientState, finished_S: Tensor, error_ratio_S: Tensor) -> Tensor:
+        """Return the error ratios after a step; where CG did not see its last residual, the gradient tells its size."""
+        size_S = 2 * state.model_S if solution.size_S is None else solution.size_S
+        known = not math.isnan(solution.reduction)
+        self.preconditioner.reduction = solution.reduction if known else solution.reduction_to(size_S, finished_S)
+        return torch.where(finished_S, error_ratio_S, solution.error_ratio(size_S))
+
+    def _direction(
+        self, point: Point, state: GradientState, check: _Check, last: Solution | None
+    ) -> tuple[Solution, Tensor | None]:
+        """Return Newton's direction, the bias's own step included, and the change of scores by it where that is known.
+
+        It is zero for strengths that are finished.
+        """
 
         def converged(residual_SKR: Tensor, size_S: Tensor, gained_S: Tensor, first_S: Tensor) -> Tensor:
             gap_S = self._square(residual_SKR) / (2 * self.mu_S)
@@ -229,16 +250,16 @@ class Newton:
             meets_rule_S = (gap_S <= check.allowed_S) & (error_S <= check.close_S)
             if not self.problem.loss.smooth:
                 meets_rule_S &= size_S <= NONSMOOTH_FORCING**2 * first_S
-            return meets_rule_S | (size_S <= self.problem.loss.forcing**2 * first_S)
-
-        def multiply(direction_SKR: Tensor) -> Tensor:
-            product_SKR = self.problem.hessian_product(point, direction_SKR, exact=exact).to(direction_SKR.dtype)
-            return torch.addcmul(product_SKR, self.working_mu_SKR, direction_SKR)
+            return meets_rule_S | (size_S <= forcing**2 * first_S)
 
         exact, frozen_S = self.preconditioner.wants_exact_products, check.finished_S
         strengths, classes, _ = state.gradient_SKR.shape
+        forcing = self.problem.loss.forcing
+        products = _Products(self.problem, point, self.working_mu_SKR, exact=exact)
+        if products.in_halves:
+            forcing = max(forcing, FORCING_IN_HALVES)
         solution = conjugate_gradients(
-            multiply,
+            products,
             state.precondition,
             -state.gradient_SKR,
             -state.scaled_SKR,
@@ -247,22 +268,30 @@ class Newton:
             checks=Checks.planned(
                 strengths * classes * self.problem.operations_per_column,
                 frozen_S.device,
-                forcing=self.problem.loss.forcing,
+                forcing=forcing,
                 reduction=self.preconditioner.reduction,
             ),
+            forcing=forcing,
+            reduction=self.preconditioner.reduction,
+            unfinished=None if last is None else last.unfinished,
         )
-        self.preconditioner.reduction = solution.reduction
         direction_SKR = solution.direction_SKR.double()
-        direction_SKR[:, :, self.problem.bias_column] += torch.where(frozen_S[:, None], 0.0, state.shift_SK)
-        return replace(solution, direction_SKR=direction_SKR)
+        shift_SK = torch.where(frozen_S[:, None], 0.0, state.shift_SK)
+        direction_SKR[:, :, self.problem.bias_column] += shift_SK
+        change_SKN = products.change_SKN
+        if change_SKN is not None:
+            change_SKN += shift_SK[:, :, None]
+        return replace(solution, direction_SKR=direction_SKR), change_SKN
 
-    def _advance(self, at: _Position, state: GradientState, direction_SKR: Tensor) -> tuple[_Position, bool]:
+    def _advance(
+        self, at: _Position, state: GradientState, direction_SKR: Tensor, change_SKN: Tensor | None
+    ) -> tuple[_Position, bool]:
         """Take full steps, shortened where the objective has not fallen enough (Armijo, 1e-4) or rises steeply again.
 
         The squared hinge needs the second part: its Hessian jumps, and a full step may land as far beyond the valley.
         Return the position, and whether its gradients have to be exact.
         """
-        line = self.problem.line(at.point, direction_SKR)
+        line = self.problem.line(at.point, direction_SKR, change_SKN)
         objective_S = at.objective_S
         # The bias's own part of the slope, -q, is left out: the test is stricter by less than it is worth computing.
         slope_S = (state.gradient_SKR * direction_SKR).sum((1, 2))
@@ -287,6 +316,47 @@ class Newton:
                 return reached, found % 2 == 1
             del reached  # before the next takes as much memory
             length_S = torch.where(shorten_S, length_S * factor_S, length_S)
+
+
+class _Products:
+    """Products with the Hessian of the objective at a point, and the change of scores by what is made of them."""
+
+    def __init__(self, problem: Problem, point: Point, mu_SKR: Tensor, *, exact: bool) -> None:
+        self.problem, self.point, self.mu_SKR, self.exact = problem, point, mu_SKR, exact
+        self.halves = None if exact else problem.halves
+        self.change_SKN: Tensor | None = None
+        """Change of scores by the steps that CG has taken so far; None where products do not come in halves."""
+
+        self._scores_SKN: Tensor | None = None
+
+    @property
+    def in_halves(self) -> bool:
+        """Return whether the curvature along a direction is known halfway to its product."""
+        return self.halves is not None
+
+    def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the curvature along a direction, and the product unless it stops ``halfway``."""
+        if self.halves is None:
+            product_SKR = self.problem.hessian_product(self.point, search_SKR, exact=self.exact).to(search_SKR.dtype)
+            product_SKR = torch.addcmul(product_SKR, self.mu_SKR, search_SKR)
+            return (search_SKR * product_SKR).sum((1, 2)), product_SKR
+        half = self.halves(self.point, search_SKR, halfway=halfway)
+        self._scores_SKN = half.scores_SKN
+        if half.product_SKR is None:
+            penalty_S = (self.mu_SKR * search_SKR.square()).sum((1, 2))
+            return half.curvature_S.to(penalty_S.dtype) + penalty_S, None
+        product_SKR = torch.addcmul(half.product_SKR.to(search_SKR.dtype), self.mu_SKR, search_SKR)
+        return (search_SKR * product_SKR).sum((1, 2)), product_SKR
+
+    def advance(self, length_S: Tensor) -> None:
+        """Add the change of scores by so much of the last direction."""
+        if self._scores_SKN is None:
+            return
+        length = length_S[:, None, None].to(self._scores_SKN.dtype)
+        if self.change_SKN is None:
+            self.change_SKN = self._scores_SKN.mul_(length)
+        else:
+            self.change_SKN.addcmul_(length, self._scores_SKN)
 
 
 class _Progress:

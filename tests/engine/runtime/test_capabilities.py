@@ -18,6 +18,7 @@ from penultimate.engine.runtime.capabilities import (
     CPU_CLASSES,
     SWITCH,
     CpuClass,
+    compiled_float_kernels,
     compiled_kernels,
     computes_natively,
     cpu_class,
@@ -123,6 +124,23 @@ def test_compiled_kernels_are_there_where_they_were_compiled_and_for_a_processor
     assert compiled_kernels() == (extension if compiled else None)
     pretend(monkeypatch, "amx", switch="avx512_bf16")
     assert compiled_kernels() is None
+
+
+def test_float32_kernels_are_those_of_the_widest_vectors_for_which_they_were_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extensions: dict[CpuClass, Path] = {"avx512": tmp_path / "avx512.so", "avx2": tmp_path / "avx2.so"}
+    monkeypatch.setattr(capabilities, "FLOAT_EXTENSIONS", extensions)
+    pretend(monkeypatch, "avx512_bf16")
+    assert compiled_float_kernels() is None
+    for path in extensions.values():
+        path.touch()
+    assert compiled_float_kernels() == extensions["avx512"]
+    pretend(monkeypatch, "avx512_bf16", switch="avx2")
+    assert compiled_float_kernels() == extensions["avx2"]
+    pretend(monkeypatch, "avx512")
+    extensions["avx512"].unlink()
+    assert compiled_float_kernels() == extensions["avx2"]
 
 
 @pytest.mark.parametrize("name", ["g++", "clang++", None])

@@ -13,9 +13,11 @@ from sklearn.svm import SVC, LinearSVC
 from support.probe_cases import Floats, mixture, softmax_objective
 from support.processors import pretend
 
+from penultimate.engine.probe.fitting import fit
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.kernels.kernels import library
+from penultimate.engine.probe.kernels.kernels import amx_kernels
+from penultimate.engine.probe.objective import rotated_features
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
@@ -255,7 +257,7 @@ def test_large_data_in_mixed_precision_agree_with_float64(lowered: bool, monkeyp
     if lowered:
         pretend(monkeypatch, "avx2")
     low = "bfloat16" if has_bfloat16_matrix_units(torch.device("cpu")) and not lowered else "float32"
-    expected = f"{'float32' if library() is None else '2xbfloat16'}/{low}"
+    expected = f"{'float32' if amx_kernels() is None else '2xbfloat16'}/{low}"
     features_ND, labels_N = mixture(9000, 120, K)
     path = RegularizationPath.parse("1e-4:1e4:9")
     for probe in fit_path(features_ND, labels_N, FitSettings(num_classes=K, path=path)):
@@ -315,3 +317,40 @@ def test_cuda_agrees_with_the_cpu() -> None:
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.report.certified
         assert one.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6
+
+
+def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    make = fit.make_design
+
+    def seeing(*values: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return make(*values, **options)
+
+    monkeypatch.setattr(fit, "make_design", seeing)
+    features_ND, labels_N = mixture(60, 8, K)
+    settings = FitSettings(num_classes=K, path=RegularizationPath(l2=(1.0,)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        fit_path(features_ND, labels_N, settings)
+        monkeypatch.setattr(fit, "SERIAL", 0)
+        fit_path(features_ND, labels_N, settings)
+        assert seen == [1, 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.capability
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_basis_of_some_of_the_rows_leads_to_the_same_optimum(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx2")
+    features_ND, labels_N = mixture(3000, 360, K)
+    weight_N = np.random.default_rng(0).uniform(0.5, 2, 3000) if weighted else None
+    settings = FitSettings(num_classes=K, path=RegularizationPath.parse("1e-2:1e3:5"))
+    of_all = fit_path(features_ND, labels_N, settings, sample_weight_N=weight_N)
+    monkeypatch.setattr(rotated_features, "LOW_ROWS", 700)
+    for probe, other in zip(fit_path(features_ND, labels_N, settings, sample_weight_N=weight_N), of_all, strict=True):
+        assert probe.report.certified
+        assert probe.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6

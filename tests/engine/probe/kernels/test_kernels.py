@@ -1,8 +1,9 @@
-"""Compiled AMX kernels agree with the same formulas in float64, and paths with them with paths without them."""
+"""Compiled kernels agree with the same formulas in float64, and paths with them with paths without them."""
 
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels import kernels
-from penultimate.engine.probe.kernels.kernels import OTHERS, AmxMatrix, library, softmax, softmax_space
+from penultimate.engine.probe.kernels.kernels import OTHERS, CompiledMatrix, Kernels, amx_kernels, float_kernels
 from penultimate.engine.probe.objective.losses import Softmax, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.runtime import capabilities
@@ -25,7 +26,8 @@ from penultimate.store.errors import UnavailableError
 # Shapes: N samples, K classes, S strengths, R columns of features, X rows of a class, M other points of a space.
 
 pytestmark = pytest.mark.capability
-needs_amx = pytest.mark.skipif(library() is None, reason="no AMX bfloat16 here, or no compiled kernels")
+needs_amx = pytest.mark.skipif(amx_kernels() is None, reason="no AMX bfloat16 here, or no compiled kernels")
+needs_compiled = pytest.mark.skipif(float_kernels() is None, reason="no kernels were compiled for this processor")
 
 SIZES = {
     "many classes": (1030, 320, 102, 1),
@@ -37,8 +39,36 @@ SIZES = {
 sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 weighting = pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 
-TWICE, ONCE = 2.0**-15, 2.0**-7
-"""Rounding of a sum of products of bfloat16 pairs, and of single bfloat16, relative to its norm."""
+TWICE, ONCE, SINGLE = 2.0**-15, 2.0**-7, 2.0**-20
+"""Rounding of a sum of products of bfloat16 pairs, of single bfloat16, and of float32, relative to its norm."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One set of kernels, and how exact it is."""
+
+    kernels: Kernels
+    full: float
+    low: float
+    """Rounding of products for the Hessian."""
+
+    def matrix(self, features_NR: Tensor) -> CompiledMatrix:
+        """Return the features in the form that these kernels read."""
+        make = CompiledMatrix.on_amx if self.low == ONCE else CompiledMatrix.in_float32
+        return make(self.kernels, features_NR)
+
+
+@pytest.fixture(params=["amx", *capabilities.FLOAT_EXTENSIONS])
+def compiled(request: pytest.FixtureRequest) -> Compiled:
+    """Return each set of kernels that was compiled and runs here; skip the others."""
+    if request.param == "amx":
+        found, precision = amx_kernels(), (TWICE, ONCE)
+    else:
+        path = capabilities.FLOAT_EXTENSIONS[request.param]
+        found, precision = kernels._float_kernels_at(path) if path.exists() else None, (SINGLE, SINGLE)
+    if found is None:
+        pytest.skip(f"no {request.param} here, or no kernels compiled for it")
+    return Compiled(found, *precision)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -79,62 +109,70 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-@needs_amx
 @sizes
-def test_products_keep_sixteen_bits(size: tuple[int, int, int, int]) -> None:
+def test_products_keep_their_bits(size: tuple[int, int, int, int], compiled: Compiled) -> None:
     rows, columns, classes, _ = size
     features_NR = drawn(rows, columns)
-    matrix = AmxMatrix(features_NR)
+    matrix = compiled.matrix(features_NR)
     weight_KR, values_KN = drawn(classes, columns, seed=4), drawn(classes, rows, seed=5)
-    assert error(matrix.scores(weight_KR), weight_KR.double() @ features_NR.double().T) < TWICE
-    assert error(matrix.gather(values_KN, 0.5), 0.5 * values_KN.double() @ features_NR.double()) < TWICE
-    assert torch.equal(matrix.high_NR, features_NR.bfloat16())
+    assert error(matrix.scores(weight_KR), weight_KR.double() @ features_NR.double().T) < compiled.full
+    assert error(matrix.gather(values_KN, 0.5), 0.5 * values_KN.double() @ features_NR.double()) < compiled.full
+    assert torch.equal(matrix.low_NR, features_NR.to(matrix.low_NR.dtype))
 
 
-@needs_amx
 @sizes
 @weighting
 def test_gradient_hessian_and_moments_are_those_of_the_definition(
-    size: tuple[int, int, int, int], weighted: bool
+    size: tuple[int, int, int, int], weighted: bool, compiled: Compiled
 ) -> None:
     rows, columns, classes, strengths = size
     features_NR, direction_SKR = drawn(rows, columns), drawn(strengths, classes, columns, seed=4)
     probability_SKN, residual_SKN, index_N = residuals(rows, classes, strengths)
     weight_N, each_N = sample_weights(rows, weighted=weighted)
     shift_SK = drawn(strengths, classes, seed=6).double() / 10
-    matrix, features = AmxMatrix(features_NR), features_NR.double()
+    matrix, features = compiled.matrix(features_NR), features_NR.double()
 
     moved_SKN = residual_SKN.double() + hessian_product(
         probability_SKN, shift_SK[:, :, None].expand_as(probability_SKN)
     )
     gradient_SKR = matrix.softmax_gradient(residual_SKN, shift_SK, index_N, weight_N)
-    assert error(gradient_SKR, (moved_SKN * each_N) @ features) < TWICE
+    assert error(gradient_SKR, (moved_SKN * each_N) @ features) < compiled.full
 
-    product_SKN = hessian_product(probability_SKN, direction_SKR.double() @ features.T)
+    scores_SKN = direction_SKR.double() @ features.T
+    product_SKN = hessian_product(probability_SKN, scores_SKN)
     product_SKR = matrix.softmax_hessian(residual_SKN, index_N, weight_N, direction_SKR)
-    assert error(product_SKR, (product_SKN * each_N) @ features) < ONCE
+    if compiled.low == SINGLE:
+        for halfway in (True, False):
+            inputs = residual_SKN, index_N, weight_N, direction_SKR
+            found_SKN, curvature_S, found_SKR = matrix.softmax_halves(*inputs, halfway=halfway)
+            assert error(found_SKN, scores_SKN) < compiled.full
+            assert error(curvature_S, ((scores_SKN * product_SKN).sum(1) @ each_N)) < compiled.full
+            assert (found_SKR is None) == halfway
+        assert found_SKR is not None
+        assert torch.equal(found_SKR, product_SKR)
+    assert error(product_SKR, (product_SKN * each_N) @ features) < compiled.low
     assert float(product_SKR.sum(1).abs().max()) < 1e-5 * float(product_SKR.abs().max()) * classes
 
     joint_SKK, bias_SK = matrix.softmax_moments(residual_SKN, index_N, weight_N)
-    assert error(joint_SKK, (probability_SKN * each_N) @ probability_SKN.transpose(1, 2)) < TWICE
+    assert error(joint_SKK, (probability_SKN * each_N) @ probability_SKN.transpose(1, 2)) < compiled.full
     assert float((bias_SK - residual_SKN.double() @ each_N).abs().max()) < 1e-6
 
 
-@needs_amx
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
-def test_softmax_agrees_with_torch_at_any_scale(scale: float) -> None:
+def test_softmax_agrees_with_torch_at_any_scale(scale: float, compiled: Compiled) -> None:
     scores_SKN, index_N = scale * drawn(2, 19, 173), labels(173, 19)
-    loss_SN, residual_SKN = softmax(scores_SKN, index_N)
+    loss_SN, residual_SKN = compiled.matrix(drawn(32, 32)).softmax(scores_SKN, index_N)
     wanted_SN, wanted_SKN = Softmax().evaluate(scores_SKN.double(), Targets(index_N, torch.empty(0, 0)))
     assert torch.allclose(loss_SN.double(), wanted_SN, rtol=1e-6, atol=1e-38)
     # Denormal probabilities have fewer digits; a probability's relative error grows with its exponent.
     assert torch.allclose(residual_SKN.double(), wanted_SKN, rtol=2e-5, atol=1e-37)
 
 
-@needs_amx
 @weighting
 @pytest.mark.parametrize("points", range(1, OTHERS + 1))
-def test_a_space_of_scores_has_the_derivatives_that_autograd_finds(points: int, weighted: bool) -> None:
+def test_a_space_of_scores_has_the_derivatives_that_autograd_finds(
+    points: int, weighted: bool, compiled: Compiled
+) -> None:
     rows, classes = 101, 10
     first_KN, *others = [4 * drawn(classes, rows, seed=7 + n) for n in range(points + 1)]
     index_N, (weight_N, each_N) = labels(rows, classes), sample_weights(rows, weighted=weighted)
@@ -146,20 +184,21 @@ def test_a_space_of_scores_has_the_derivatives_that_autograd_finds(points: int, 
     (wanted_M,) = torch.autograd.grad(wanted, at_M, create_graph=True)
     wanted_MM = torch.stack([torch.autograd.grad(slope, at_M, retain_graph=True)[0] for slope in wanted_M])
 
-    loss, gradient_M, hessian_MM = softmax_space(first_KN, others, index_N, weight_N, at_M.detach().tolist())
+    loss, gradient_M, hessian_MM = compiled.matrix(drawn(32, 32)).softmax_space(
+        first_KN, others, index_N, weight_N, at_M.detach().tolist()
+    )
     assert loss == pytest.approx(float(wanted.detach()), rel=1e-5)
     assert error(gradient_M, wanted_M.detach()) < 1e-4
     assert error(hessian_MM, wanted_MM) < 1e-4
 
 
-@needs_amx
-def test_low_rank_blocks_are_solved_for() -> None:
+def test_low_rank_blocks_are_solved_for(compiled: Compiled) -> None:
     """Return the residual over a diagonal minus the correction of the rows; the Gram matrix is A D^-1 A'."""
     rows, columns, classes, chosen, strengths = 300, 96, 5, 7, 2
-    features_NR, matrix = drawn(rows, columns), AmxMatrix(drawn(rows, columns))
+    features_NR, matrix = drawn(rows, columns), compiled.matrix(drawn(rows, columns))
     index_KX = torch.stack([torch.randperm(rows)[:chosen] for _ in range(classes)])
     inverse_KR, residual_SKR = drawn(classes, columns, seed=8).abs(), drawn(strengths, classes, columns, seed=9)
-    rows_KXR = features_NR.bfloat16()[index_KX].double()
+    rows_KXR = features_NR.to(matrix.low_NR.dtype)[index_KX].double()
 
     wanted_KXX = (rows_KXR * inverse_KR.double()[:, None]) @ rows_KXR.transpose(1, 2)
     assert error(matrix.low_rank_gram(index_KX, inverse_KR), wanted_KXX) < 1e-12
@@ -172,33 +211,36 @@ def test_low_rank_blocks_are_solved_for() -> None:
     assert error(matrix.low_rank_solve(index_KX, inverse_KR, inner_KXX, residual_SKR), wanted_SKR) < 1e-5
 
 
-@needs_amx
-def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_rounding() -> None:
+def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_rounding(compiled: Compiled) -> None:
     features_NR, values_KN = drawn(3000, 64), drawn(20, 3000, seed=5)
     threads = torch.get_num_threads()
     try:
         found = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            assert kernels._loaded().num_threads() == count
-            found.append(AmxMatrix(features_NR).gather(values_KN, 1.0))
+            assert compiled.kernels.num_threads() == count
+            found.append(compiled.matrix(features_NR).gather(values_KN, 1.0))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
         assert error(other, found[0]) < 1e-6
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=["compiled float32", "float32", "bfloat16"])
 def without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Simulate a machine without AMX, or without the compiled kernels; torch then multiplies in that precision."""
+    """Simulate a machine without AMX, or without compiled kernels; products are then made in that precision."""
 
     def take() -> str:
-        if request.param == "float32":
-            pretend(monkeypatch, "avx2")
-        else:
+        if request.param == "bfloat16":
             monkeypatch.setattr(capabilities, "EXTENSION", Path("/nowhere"))
-        assert library() is None
-        return f"float32/{request.param}"
+        else:
+            pretend(monkeypatch, "avx2")
+        if request.param != "compiled float32":
+            monkeypatch.setattr(capabilities, "FLOAT_EXTENSIONS", {})
+        elif float_kernels() is None:
+            pytest.skip("no kernels were compiled for AVX2")
+        assert amx_kernels() is None
+        return f"float32/{request.param.removeprefix('compiled ')}"
 
     return take
 
@@ -230,12 +272,40 @@ def test_a_path_on_amx_is_that_without(rows: int, dims: int, weighted: bool, wit
     assert on_amx == pytest.approx(without, rel=2e-6)  # each is within 1e-6 of the optimum
 
 
-@needs_amx
+@pytest.mark.slow
+@needs_compiled
+@pytest.mark.parametrize(("rows", "dims"), [(3100, 350), (9100, 120)])
+@weighting
+def test_a_path_in_compiled_float32_is_that_of_torch(
+    rows: int, dims: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, "avx2")
+    features_ND, labels_N = mixture(rows, dims, 6)
+    weight_N = np.random.default_rng(0).uniform(0.5, 2, rows) if weighted else None
+    found = path_of(features_ND, labels_N, weight_N, precision="float32/float32")
+    monkeypatch.setattr(capabilities, "FLOAT_EXTENSIONS", {})
+    on_torch = path_of(features_ND, labels_N, weight_N, precision="float32/float32")
+    assert found == pytest.approx(on_torch, rel=2e-6)  # each is within 1e-6 of the optimum
+
+
+@needs_compiled
 def test_kernels_older_than_their_source_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in Path(kernels.__file__).parent.glob("*kernels.c*"):
+    pretend(monkeypatch, "avx2")
+    extension = capabilities.FLOAT_EXTENSIONS["avx2"]
+    if not extension.exists():
+        pytest.skip("no kernels were compiled for AVX2")
+    for file in (extension, Path(kernels.__file__).with_name("float_passes.c")):
         shutil.copy2(file, tmp_path)
-    source = tmp_path / "kernels.c"
+    source = tmp_path / "float_passes.c"
     os.utime(source, (source.stat().st_atime, source.stat().st_mtime + 1e9))
-    monkeypatch.setattr(capabilities, "EXTENSION", tmp_path / capabilities.EXTENSION.name)
-    with pytest.raises(UnavailableError, match=r"older than kernels\.c; run 'pip install --editable \.' again"):
-        library()
+    monkeypatch.setattr(capabilities, "FLOAT_EXTENSIONS", {"avx2": tmp_path / extension.name})
+    with pytest.raises(UnavailableError, match=r"older than float_passes\.c; run 'pip install --editable \.' again"):
+        float_kernels()
+
+
+def test_kernels_are_not_taken_that_the_processor_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may be said to have more than it has, as in these tests; instructions that it lacks would end it."""
+    for processor in capabilities.CPU_CLASSES:
+        pretend(monkeypatch, processor)
+        found = float_kernels()
+        assert found is None or found.library.supported()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from support.probe_cases import Floats, mixture, torch_design
+from support.processors import pretend
 
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
@@ -101,6 +102,62 @@ def test_a_weak_strength_alone_reaches_the_optimum_of_the_path(loss: str, sample
     )
     assert alone.report.certified
     assert alone.report.objective == pytest.approx(whole[-1].report.objective, rel=2e-6)  # each within 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("samples", [400, 9000], ids=["float64", "float32"])
+def test_products_in_halves_lead_to_the_optimum_of_whole_ones(
+    loss: str, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, "avx2")
+    features_ND, labels_N = mixture(samples, 120, 20, apart=0.7)
+    settings = FitSettings(num_classes=20, path=RegularizationPath.parse("1e-4:1e4:17"), loss=loss)
+    in_halves = fit_path(features_ND, labels_N, settings)
+    monkeypatch.setattr(InMemoryProblem, "products_in_halves", False)
+    whole = fit_path(features_ND, labels_N, settings)
+    for one, other in zip(in_halves, whole, strict=True):
+        assert one.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=2e-6)  # each within 1e-6
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_halves_of_a_product_are_those_of_its_definition(loss: str, weighted: bool) -> None:
+    """The first half has scores and curvature, the second the product, the Hessian of the mean loss by autograd."""
+    features_ND, labels_N = mixture(150, 6, K)
+    weight_N = (
+        torch.arange(1, 151, dtype=torch.float64) / (75 * 151)
+        if weighted
+        else torch.full((150,), 1 / 150, dtype=torch.float64)
+    )
+    design = torch_design(features_ND, weight_N if weighted else None)
+    one_hot_KN = torch.nn.functional.one_hot(torch.from_numpy(labels_N)).T.double()
+    problem = InMemoryProblem(design, LOSSES[loss], Targets(torch.from_numpy(labels_N), 2 * one_hot_KN - 1))
+    matrix_NR = design.features.matrix_NR
+    generator = torch.Generator().manual_seed(0)
+    weight_SKR, direction_SKR = torch.randn(2, 2, K, matrix_NR.shape[1], generator=generator, dtype=torch.float64)
+    point = problem.start(weight_SKR)
+
+    def mean_loss(weight_KR: torch.Tensor) -> torch.Tensor:
+        scores_KN = weight_KR @ matrix_NR.T
+        if loss == "softmax":
+            return weight_N @ torch.nn.functional.cross_entropy(
+                scores_KN.T, torch.from_numpy(labels_N), reduction="none"
+            )
+        return weight_N @ torch.nn.functional.softplus(-(2 * one_hot_KN - 1) * scores_KN, threshold=100).sum(0)
+
+    wanted_SKR = torch.stack(
+        [torch.autograd.functional.hvp(mean_loss, w, d)[1] for w, d in zip(weight_SKR, direction_SKR, strict=True)]
+    )
+    for halfway in (True, False):
+        found = problem.hessian_halves(point, direction_SKR, halfway=halfway)
+        torch.testing.assert_close(found.scores_SKN, direction_SKR @ matrix_NR.T)
+        torch.testing.assert_close(found.curvature_S, (direction_SKR * wanted_SKR).sum((1, 2)))
+        if halfway:
+            assert found.product_SKR is None
+        else:
+            torch.testing.assert_close(found.product_SKR, wanted_SKR, rtol=1e-8, atol=1e-10)
 
 
 def test_intermediate_strengths_lie_only_in_gaps_and_no_further_apart_than_nodes() -> None:

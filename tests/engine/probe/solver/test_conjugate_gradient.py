@@ -1,0 +1,100 @@
+"""Conjugate gradients on a known matrix: a product that is left out, and a solution that goes on, change nothing."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from penultimate.engine.probe.solver.conjugate_gradient import Checks, Solution, conjugate_gradients
+
+# Shapes: S systems, K x R the shape of an unknown, Z = K x R numbers.
+
+SHAPE = 2, 3, 4
+REDUCTION = 1e-9
+"""Reduction of the squared residual that makes the next iteration the last, whatever comes."""
+
+
+@dataclass
+class Matrix:
+    """Products with dense matrices, in halves or not, and the directions that were gone."""
+
+    matrix_SZZ: Tensor
+    in_halves: bool
+    products: int = 0
+    gone_SKR: Tensor = field(default_factory=lambda: torch.zeros(SHAPE, dtype=torch.float64))
+
+    def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
+        self.search_SKR = search_SKR
+        product_SKR = (self.matrix_SZZ @ search_SKR.flatten(1)[..., None]).view_as(search_SKR)
+        self.products += not halfway
+        return (search_SKR * product_SKR).sum((1, 2)), None if halfway else product_SKR
+
+    def advance(self, length_S: Tensor) -> None:
+        self.gone_SKR = self.gone_SKR + length_S[:, None, None] * self.search_SKR
+
+
+def system() -> tuple[Tensor, Tensor]:
+    """Draw positive definite matrices (S, Z, Z) and right-hand sides (S, K, R)."""
+    generator = torch.Generator().manual_seed(0)
+    size = SHAPE[1] * SHAPE[2]
+    half_SZZ = torch.randn(SHAPE[0], size, size, generator=generator, dtype=torch.float64)
+    return half_SZZ @ half_SZZ.mT + torch.eye(size), torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+
+
+def solve(
+    matrix: Matrix, rhs_SKR: Tensor, *, iterations: int, reduction: float = math.nan, last: Solution | None = None
+) -> Solution:
+    """Solve without a preconditioner until so many iterations are done."""
+    done = [0]
+
+    def converged(residual_SKR: Tensor, size_S: Tensor, gained_S: Tensor, first_S: Tensor) -> Tensor:
+        done[0] += 1
+        return torch.full_like(size_S, done[0] >= iterations, dtype=torch.bool)
+
+    return conjugate_gradients(
+        matrix,
+        lambda residual_SKR: residual_SKR,
+        rhs_SKR,
+        rhs_SKR,
+        converged=converged,
+        frozen_S=torch.zeros(SHAPE[0], dtype=torch.bool),
+        checks=Checks(),
+        forcing=1e-3,
+        reduction=reduction,
+        unfinished=None if last is None else last.unfinished,
+    )
+
+
+def test_a_left_out_product_does_not_change_the_direction() -> None:
+    matrix_SZZ, rhs_SKR = system()
+    whole, halved = Matrix(matrix_SZZ, in_halves=False), Matrix(matrix_SZZ, in_halves=True)
+    wanted = solve(whole, rhs_SKR, iterations=1, reduction=REDUCTION)
+    found = solve(halved, rhs_SKR, iterations=1, reduction=REDUCTION)
+    torch.testing.assert_close(found.direction_SKR, wanted.direction_SKR)
+    torch.testing.assert_close(halved.gone_SKR, found.direction_SKR)
+    assert (whole.products, halved.products) == (1, 0)
+    assert wanted.size_S is not None
+    assert found.size_S is None
+
+
+def test_without_halves_no_product_is_left_out() -> None:
+    matrix_SZZ, rhs_SKR = system()
+    found = solve(Matrix(matrix_SZZ, in_halves=False), rhs_SKR, iterations=3, reduction=REDUCTION)
+    assert found.products == 3
+    assert found.unfinished is None
+
+
+@pytest.mark.parametrize("iterations", [2, 5])
+def test_solutions_that_go_on_from_each_other_are_one_solution(iterations: int) -> None:
+    """On a quadratic the gradient between them is the residual, and all directions stay conjugate."""
+    matrix_SZZ, rhs_SKR = system()
+    wanted = solve(Matrix(matrix_SZZ, in_halves=False), rhs_SKR, iterations=iterations)
+    matrix, last, total_SKR = Matrix(matrix_SZZ, in_halves=True), None, torch.zeros_like(rhs_SKR)
+    for _ in range(iterations):
+        residual_SKR = rhs_SKR - (matrix_SZZ @ total_SKR.flatten(1)[..., None]).view_as(rhs_SKR)
+        last = solve(matrix, residual_SKR, iterations=1, reduction=REDUCTION, last=last)
+        total_SKR = total_SKR + last.direction_SKR
+    torch.testing.assert_close(total_SKR, wanted.direction_SKR, rtol=1e-8, atol=1e-10)
+    assert matrix.products == 0
