@@ -18,7 +18,7 @@ from penultimate.store.trials.trial_log import TrialLog
 
 _FLAGS = {
     options.WHAT: ("method", "choose_readout", "losses --loss", "metric", "choose_by", "shots", "seeds"),
-    options.HOW: ("l2", "tol", "solver", "k --k", "temperatures --temperature"),
+    options.HOW: ("l2", "tol", "solver", "class_weight", "transform", "k --k", "temperatures --temperature"),
     options.WHERE: ("device", "memory"),
 }
 
@@ -47,6 +47,7 @@ def probe(
     penultimate probe features.zarr --trials trials/ --method knn --k 5,10,20,50
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
     penultimate probe features.zarr --trials trials/ --readout '*cls*' --choose-readout
+    penultimate probe features.zarr --trials trials/ --transform standardize --class-weight balanced
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """

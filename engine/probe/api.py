@@ -47,7 +47,8 @@ def probe(
         ``losses`` ("softmax", "logistic", "squared_hinge"), ``metric``, ``shots`` (training images a class), ``seeds``
         (subsets drawn for each number of shots), ``choose_readout`` (chosen on val, of all that a backbone has),
         ``method`` ("knn": the ``k`` most similar training images vote), ``choose_by`` ("log_loss", say, instead of the
-        metric), ``device``, ``memory`` ("4G": features that take more are streamed).
+        metric), ``class_weight`` ("balanced"), ``transform`` ("l2", "standardize"), ``device``, ``memory`` ("4G":
+        features that would take more to fit are streamed; by default half of what is free).
 
     Returns
     -------

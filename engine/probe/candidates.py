@@ -13,6 +13,7 @@ from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ProbeSettings
+from penultimate.engine.probe.transform import FeatureTransform
 
 # Shapes: N samples to score, K classes.
 
@@ -68,6 +69,11 @@ class LinearCandidates(Candidates):
         return self._refitted or self._probes[self._best]
 
     @property
+    def transform(self) -> FeatureTransform:
+        """Return what is done to features before they are scored."""
+        return self._reader.transform
+
+    @property
     @override
     def converged(self) -> bool:
         return all(probe.report.certified for probe in (*self._probes, self.probe))
@@ -80,6 +86,7 @@ class LinearCandidates(Candidates):
     @override
     def fit(self, rows: NDArray[np.int64]) -> None:
         self._num_train = len(rows)
+        self._reader.fit_transform(rows)
         self._probes = self._reader.fit(rows, self._settings.path)
 
     @override
@@ -93,7 +100,7 @@ class LinearCandidates(Candidates):
 
     @override
     def refit(self, rows: NDArray[np.int64]) -> list[Mapping[str, Any]]:
-        (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self.probe)
+        (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self._probes)
         return [_fit_row(self._refitted, "train+val", len(rows), {"val": None})]
 
     @override

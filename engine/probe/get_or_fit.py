@@ -45,6 +45,7 @@ def get_or_fit(
             class_names=tuple(first.class_names),
             loss=run.trial.settings["loss"],
             temperature=run.trial.chosen.get("temperature", 1.0),
+            transform=run.transform,
         )
         trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)

@@ -14,6 +14,7 @@ from penultimate.engine.probe.checks import check
 from penultimate.engine.probe.fitted_candidates import FittedCandidates, Scoring, fit_on_train
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, Log, ProbeResources
+from penultimate.engine.probe.transform import AS_STORED, FeatureTransform
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.scoring.outputs import Outputs
 from penultimate.engine.scoring.scores import score_all, score_probabilities, value_of
@@ -35,6 +36,9 @@ class ProbeRun:
 
     key: FeatureKey
     """Key of the features that it scores: of the chosen readout."""
+
+    transform: FeatureTransform = AS_STORED
+    """What is done to these features before ``probe`` scores them."""
 
 
 def planned_trial_id(
@@ -118,8 +122,9 @@ def run_probe(
         wall_seconds=time.perf_counter() - began,
         notes=candidates.notes() + _notes(winner, told=temperature is not None or not calibrates),
     )
-    probe = candidates.probe if isinstance(candidates, LinearCandidates) else None
-    return ProbeRun(trial=trial, probe=probe, key=winner.key)
+    if not isinstance(candidates, LinearCandidates):
+        return ProbeRun(trial=trial, probe=None, key=winner.key)
+    return ProbeRun(trial=trial, probe=candidates.probe, key=winner.key, transform=candidates.transform)
 
 
 def _by_size(features: FeatureSet) -> tuple[int, str]:

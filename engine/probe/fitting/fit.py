@@ -1,5 +1,6 @@
 """Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
+from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
@@ -28,12 +31,16 @@ def fit_path(
     settings: FitSettings,
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Sequence[Probe] = (),
 ) -> list[Probe]:
     """Fit every strength of the path, each from a start made of the solutions of others (``solver/continuation.py``).
 
     ``features_ND`` are (N, D) floats. ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1
     matrix (N, K). ``sample_weight_N`` are N finite numbers >= 0; None: all samples count as 1. Returns one Probe for
     each strength, strongest first.
+
+    Every strength that a solution of ``start``, or the cubic through several, satisfies as it is takes one gradient for
+    its certificate; the others begin there where that is lower than what their neighbours say.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
     Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory
@@ -57,16 +64,30 @@ def fit_path(
     with torch.no_grad(), float32_arithmetic():
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
-        design = make_design(on_device(features_ND, device), sample_weight_N=weight, precision=precision)
+        features = on_device(features_ND, device)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
-        problem = InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
-        l2 = settings.path.l2
-        continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=settings.tol)
-        probes = {
-            index: make_probe(*design.unrotate(weight_KR), loss, l2[index], report)
-            for index, weight_KR, report in continuation.solve(len(active_A))
-        }
-        return [expand(probes[index], active_A, count_K, loss) for index in range(len(l2))]
+
+        def problem_of(design: Design) -> InMemoryProblem:
+            return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
+
+        probes: dict[float, Probe] = {}
+        if start:
+            centred = make_design(features, sample_weight_N=weight, precision=precision, rotate=False)
+            solved = SolvedPath(start, active_A, centred.features.basis, columns=centred.features.matrix_NR.shape[1])
+            probes = certified(problem_of(centred), solved, settings, total_weight=total_weight)
+            del centred
+        if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
+            design = make_design(features, sample_weight_N=weight, precision=precision)
+            basis, columns = design.features.basis, design.features.matrix_NR.shape[1]
+            guess = SolvedPath(start, active_A, basis, columns=columns).at if start else None
+            continuation = Continuation(
+                problem_of(design), l2=rest, total_weight=total_weight, tol=settings.tol, guess=guess
+            )
+            probes |= {
+                rest[index]: make_probe(*design.unrotate(weight_KR), loss, rest[index], report)
+                for index, weight_KR, report in continuation.solve(len(active_A))
+            }
+        return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
 
 
 def on_device(features_ND: NDArray[np.floating[Any]], device: torch.device) -> Tensor:

@@ -34,13 +34,15 @@ class ProductPrecision:
     """Dtype of products for the Hessian; None for that of gradients."""
 
 
-def make_design(features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision) -> Design:
-    """Rotate the features and return the fastest design for them.
+def make_design(
+    features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision, rotate: bool = True
+) -> Design:
+    """Rotate the features, unless they are only to be centred, and return the fastest design for them.
 
     ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. Where a lower precision was
     chosen for a CPU with AMX, and the kernels were compiled, gradients run on those with 16 bits.
     """
-    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full)
+    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full, rotate=rotate)
     if precision.low is not None and _on_amx(features):
         return AmxDesign(features)
     return TorchDesign(features, precision.low)

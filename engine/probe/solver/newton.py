@@ -143,27 +143,51 @@ class Newton:
             products_of_step = solution.products
             at = at.without_residuals()
             at, exact = self._advance(at, state, solution.direction_SKR)
+        self.preconditioner.error_ratio = float(error_ratio_S.max())
+        reports = self._reports(at, state, check)
+        seconds = (time.perf_counter() - began) / len(reports)
+        costs = {
+            "steps": step,
+            "passes": self.problem.passes - passes,
+            "curvature_passes": self.problem.curvature_passes - products,
+            "seconds": seconds,
+        }
+        return at.without_residuals().point, [replace(report, **costs) for report in reports]
+
+    def certify(self, point: Point) -> list[SolveReport | None]:
+        """Return the report of each strength whose weights meet the stopping rule by their gap, None for the others.
+
+        No step is taken: it costs one gradient.
+        """
+        began, passes = time.perf_counter(), self.problem.passes
+        at = self._position(point)
+        state = self._gradient_state(at, exact=bool(at.hidden))
+        check = self._check(at, state, torch.full_like(self.mu_S, torch.inf), _Progress(self.mu_S, 0.0))
+        reports = self._reports(at, state, check)
+        costs = {"passes": self.problem.passes - passes, "seconds": (time.perf_counter() - began) / len(reports)}
+        return [
+            replace(report, **costs) if finished else None
+            for report, finished in zip(reports, check.finished_S.tolist(), strict=True)
+        ]
+
+    def _reports(self, at: "_Position", state: GradientState, check: _Check) -> list[SolveReport]:
+        """Return reports without what it cost to get there."""
         norm_S = torch.stack([gradient_KR.double().norm() for gradient_KR in state.gradient_SKR])
-        reported = torch.stack(
-            [check.certified_S, check.stalled_S, at.objective_S, norm_S, state.gap_S, error_ratio_S]
-        ).tolist()  # all numbers at once: each alone is a wait for a GPU
-        self.preconditioner.error_ratio = max(reported[-1])
-        seconds = (time.perf_counter() - began) / len(norm_S)
-        reports = [
+        numbers = torch.stack([check.certified_S, check.stalled_S, at.objective_S, norm_S, state.gap_S])
+        return [
             SolveReport(
                 status="certified" if certified else "stalled" if stalled else "step_limit",
-                steps=step,
-                passes=self.problem.passes - passes,
-                curvature_passes=self.problem.curvature_passes - products,
+                steps=0,
+                passes=0.0,
+                curvature_passes=0,
                 objective=objective,
                 gradient_norm=norm,
                 gap=gap,
-                seconds=seconds,
+                seconds=0.0,
                 precision=self.problem.precision,
             )
-            for certified, stalled, objective, norm, gap, _ in zip(*reported, strict=True)
-        ]
-        return at.without_residuals().point, reports
+            for certified, stalled, objective, norm, gap in zip(*numbers.tolist(), strict=True)
+        ]  # all numbers at once: each alone is a wait for a GPU
 
     def _position(self, point: Point) -> "_Position":
         penalty_S = self._penalty(point)
