@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from penultimate.engine.probe.kept_paths import PathIdentity, PathKeeper
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
@@ -56,8 +57,8 @@ class Candidates(Protocol):
 class LinearCandidates(Candidates):
     """One linear probe for each strength of a path."""
 
-    def __init__(self, reader: FeatureReader, settings: ProbeSettings) -> None:
-        self._reader, self._settings = reader, settings
+    def __init__(self, reader: FeatureReader, settings: ProbeSettings, paths: PathKeeper) -> None:
+        self._reader, self._settings, self._paths = reader, settings, paths
         self._probes: list[Probe] = []
         self._best = 0
         self._refitted: Probe | None = None
@@ -87,11 +88,33 @@ class LinearCandidates(Candidates):
     def fit(self, rows: NDArray[np.int64]) -> None:
         self._num_train = len(rows)
         self._reader.fit_transform(rows)
-        self._probes = self._reader.fit(rows, self._settings.path)
+        identity, start = self._identity(), list[Probe]()
+        if identity is not None:
+            start = self._paths.read(identity, self._reader.weight_shape)
+        self._probes = self._reader.fit(rows, self._settings.path, start=start)
+        if start:
+            as_kept = sum(probe.report.steps == 0 for probe in self._probes)
+            self._reader.log_about(
+                f"{as_kept} of {len(self._probes)} strengths needed no step from the path that was kept"
+            )
+        if identity is not None and any(probe.report.steps for probe in self._probes):
+            self._paths.keep(identity, self._probes)
+
+    def _identity(self) -> PathIdentity | None:
+        """Return the identity of the path; None where it is not kept, of few shots or without certificates."""
+        settings = self._settings
+        if settings.shots is not None or settings.solver != "torch":
+            return None
+        return PathIdentity(
+            features=self._reader.features.key.fields,
+            loss=self._reader.loss,
+            transform=settings.transform,
+            class_weight=settings.class_weight,
+        )
 
     @override
     def scores(self, rows: NDArray[np.int64]) -> Iterator[Scores]:
-        return iter(self._reader.scores(rows, self._probes))
+        return self._reader.scores_of_each(rows, self._probes)
 
     @override
     def choose(self, best: int) -> Mapping[str, float]:

@@ -104,6 +104,18 @@ class FeatureReader:
             return int(usable_bytes(device))
         return None
 
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """Return the shape of a probe's weights, (K, D)."""
+        return len(self.features.class_names), self.features.feature_dim
+
+    def scores_of_each(self, rows: NDArray[np.int64], probes: Sequence[Probe]) -> Iterator[NDArray[np.float32]]:
+        """Yield ``scores`` by each probe in turn; features are read once for as many as half of the memory holds."""
+        limit = safe_memory_bytes() if self.resources.memory_bytes is None else self.resources.memory_bytes
+        together = max(1, int(limit / 2 // (4 * len(rows) * self.weight_shape[0])))
+        for first in range(0, len(probes), together):
+            yield from self.scores(rows, probes[first : first + together])
+
     def scores(self, rows: NDArray[np.int64], probes: Sequence[Probe]) -> list[NDArray[np.float32]]:
         """Return decision values (N, K) of these rows by each probe; features are read in batches, and transformed.
 
@@ -135,7 +147,11 @@ class FeatureReader:
         """Log a line, and keep it once."""
         if line not in self.notes:
             self.notes.append(line)
-            self.log(f"{self.features.key.dataset}, {self.features.key.label}: {line}")
+            self.log_about(line)
+
+    def log_about(self, line: str) -> None:
+        """Log a line about these features."""
+        self.log(f"{self.features.key.dataset}, {self.features.key.label}: {line}")
 
     def _matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         matrix_ND = np.empty((len(rows), self.features.feature_dim), np.float32)

@@ -250,10 +250,18 @@ class ProbeJob(ProbeGrid, DeviceOptions):
     memory: Annotated[str, AfterValidator(_checked_memory)] | None = None
     """Stream features that would take more memory than this, such as 500M or 4G; by default half of what is free."""
 
+    keep_path: Annotated[str, AfterValidator(_checked_memory)] = "64M"
+    """Keep the weights of each path, at most this much of it, beside its trial: other strengths, metrics or class
+    weights on the same features then begin there; 0M keeps none."""
+
     @property
     def resources(self) -> "ProbeResources":
         """Return the resources that the probes run on."""
-        return ProbeResources(device=self.device, memory_bytes=None if self.memory is None else num_bytes(self.memory))
+        return ProbeResources(
+            device=self.device,
+            memory_bytes=None if self.memory is None else num_bytes(self.memory),
+            path_bytes=num_bytes(self.keep_path),
+        )
 
 
 def num_bytes(text: str) -> int:
@@ -271,6 +279,9 @@ class ProbeResources:
 
     memory_bytes: int | None = None
     """Features that take more than this to fit are streamed from the store; None: half of what is free then."""
+
+    path_bytes: int = 64 << 20
+    """Memory, on the disk, of the path that is kept beside a trial; 0: none is."""
 
 
 ON_CPU = ProbeResources()

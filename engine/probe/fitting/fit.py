@@ -12,7 +12,6 @@ from torch import Tensor
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
-from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
@@ -64,30 +63,38 @@ def fit_path(
     with torch.no_grad(), float32_arithmetic():
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
-        features = on_device(features_ND, device)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
 
-        def problem_of(design: Design) -> InMemoryProblem:
+        def problem(*, rotate: bool) -> InMemoryProblem:
+            features = on_device(features_ND, device)
+            design = make_design(features, sample_weight_N=weight, precision=precision, rotate=rotate)
             return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
 
-        probes: dict[float, Probe] = {}
-        if start:
-            centred = make_design(features, sample_weight_N=weight, precision=precision, rotate=False)
-            solved = SolvedPath(start, active_A, centred.features.basis, columns=centred.features.matrix_NR.shape[1])
-            probes = certified(problem_of(centred), solved, settings, total_weight=total_weight)
-            del centred
-        if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
-            design = make_design(features, sample_weight_N=weight, precision=precision)
-            basis, columns = design.features.basis, design.features.matrix_NR.shape[1]
-            guess = SolvedPath(start, active_A, basis, columns=columns).at if start else None
-            continuation = Continuation(
-                problem_of(design), l2=rest, total_weight=total_weight, tol=settings.tol, guess=guess
-            )
-            probes |= {
-                rest[index]: make_probe(*design.unrotate(weight_KR), loss, rest[index], report)
-                for index, weight_KR, report in continuation.solve(len(active_A))
-            }
-        return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
+        probes = certified(problem(rotate=False), start, active_A, settings, total_weight) if start else {}
+        rest = [l2 for l2 in settings.path.l2 if l2 not in probes]
+        if rest:
+            probes |= _solve(problem(rotate=True), start, active_A, rest, total_weight, settings.tol)
+    return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
+
+
+def _solve(
+    problem: InMemoryProblem,
+    start: Sequence[Probe],
+    active_A: NDArray[np.int64],
+    l2: Sequence[float],
+    total_weight: float,
+    tol: float,
+) -> dict[float, Probe]:
+    """Return a Probe of the fitted classes for each strength."""
+    guess = None
+    if start and problem.loss.smooth:
+        columns = problem.features.matrix_NR.shape[1]
+        guess = SolvedPath(start, active_A, problem.features.basis, columns=columns).at
+    continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=tol, guess=guess)
+    return {
+        l2[index]: make_probe(*problem.design.unrotate(weight_KR), problem.loss, l2[index], report)
+        for index, weight_KR, report in continuation.solve(len(active_A))
+    }
 
 
 def on_device(features_ND: NDArray[np.floating[Any]], device: torch.device) -> Tensor:

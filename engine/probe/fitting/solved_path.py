@@ -44,10 +44,7 @@ class SolvedPath:
         self._active_A, self._basis, self._columns = active_A, basis, columns
 
     def original(self, l2: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return weights (A, D) and biases (A,) of a strength: of its solution, or on the cubic through the nearest.
-
-        Zero where there are no solutions.
-        """
+        """Return weights (A, D) and biases (A,) of a strength: of its solution, or on the cubic through the nearest."""
         nearest = _nearest(self._log_l2, math.log(l2))
         weight_AD = sum(c * self._probes[n].weight_KD[self._active_A].astype(np.float64) for n, c in nearest)
         bias_A = sum(c * self._finite_bias(self._probes[n]) for n, c in nearest)
@@ -71,9 +68,13 @@ class SolvedPath:
 
 
 def certified(
-    problem: InMemoryProblem, solved: SolvedPath, settings: FitSettings, *, total_weight: float
+    problem: InMemoryProblem,
+    start: Sequence[Probe],
+    active_A: NDArray[np.int64],
+    settings: FitSettings,
+    total_weight: float,
 ) -> dict[float, Probe]:
-    """Return a Probe for each strength of the path that ``solved`` satisfies as it is, by the stopping rule.
+    """Return a Probe of the fitted classes for each strength that ``start`` satisfies as it is, by the stopping rule.
 
     ``problem`` has features in their own coordinates. A strength costs one pass, and one that fails too, so that no
     more are tried once too many have.
@@ -82,6 +83,7 @@ def certified(
     preconditioner, l2, bias = PreconditionerChoice(problem), settings.path.l2, problem.bias_column
     mean_D = problem.features.basis.mean_D.double()
     rows, columns = problem.features.matrix_NR.shape
+    solved = SolvedPath(start, active_A, problem.features.basis, columns=columns)
     width = tried = 0
     while tried < len(l2) and tried - 2 * len(found) <= MOST_FAILURES:
         parts = [solved.original(value) for value in l2[tried : tried + max(1, width)]]

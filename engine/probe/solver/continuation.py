@@ -59,7 +59,7 @@ class Continuation:
         tol: float,
         guess: Callable[[float], Tensor] | None = None,
     ) -> None:
-        """``guess`` returns weights (K, R) float64 that may be near the solution of a strength, from another fit."""
+        """``guess`` returns weights (K, R) float64 that may be near the solution of a strength; for smooth losses."""
         self.guess = guess
         self.problem, self.requested, self.total_weight, self.tol = problem, l2, total_weight, tol
         self.preconditioner = PreconditionerChoice(problem)
@@ -79,6 +79,7 @@ class Continuation:
         self.span = SPAN
         """Number of nodes that the next start is made from."""
 
+        self.loss_at_zero = math.inf
         self.unreported: list[Sequence[SolveReport]] = []
         """Reports of blocks since the last requested strength."""
 
@@ -90,6 +91,7 @@ class Continuation:
         columns = len(self.problem.mean_square_R)
         zero = self.problem.start(self.problem.mean_square_R.new_zeros(1, classes, columns, dtype=torch.float64))
         assert zero.scores_SKN is not None
+        self.loss_at_zero = float(zero.loss_S)
         self._schedule(zero)
         width = block_strengths(classes)
         large, smooth = is_large(classes, zero.scores_SKN.shape[2]), self.problem.loss.smooth
@@ -217,10 +219,7 @@ class Continuation:
         """Return the lowest points of the space through the last nodes."""
         first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[: self.span]]
         step_SKR = first.weight_KR.new_zeros(len(indices), *first.weight_KR.shape)
-        if self.guess is not None and not self.problem.loss.smooth:  # as between nodes, no space is searched
-            for step_KR, index in zip(step_SKR, indices, strict=True):
-                step_KR.copy_(self.guess(self.l2[index]) - first.weight_KR)
-        elif self.guess is not None:
+        if self.guess is not None:
             for step_KR, index in zip(step_SKR, indices, strict=True):
                 self._step_from_guess(step_KR, index, first, others)
         elif others:
@@ -240,14 +239,21 @@ class Continuation:
         return self.problem.step(origin, zero.scores_SKN[0], step_SKR)
 
     def _step_from_guess(self, step_KR: Tensor, index: int, first: Node, others: Sequence[Node]) -> None:
-        """Write the step to the lowest point of the space through the last nodes and the guess, begun at the guess."""
+        """Write the step to the lowest point of the space through the last nodes and the guess, begun at the guess.
+
+        A guess that is worse than zero is no solution of anything alike, and is left out.
+        """
         assert self.guess is not None
         weight_KR = self.guess(self.l2[index])
         point = self.problem.start(weight_KR[None])
         assert point.scores_SKN is not None
-        guessed = Node(self.log_mus[index], weight_KR, point.scores_SKN[0])
-        space = NodeSpace(self.problem, [first, guessed, *others], self.tol)
-        for node, coordinate in zip([guessed, *others], space.lowest(self.log_mus[index]), strict=True):
+        penalty = math.exp(self.log_mus[index]) / 2 * float((weight_KR.square() @ self.problem.penalised_R).sum())
+        if float(point.loss_S) + penalty <= self.loss_at_zero:
+            others = [Node(self.log_mus[index], weight_KR, point.scores_SKN[0]), *others[: SPAN - 2]]
+        if not others:
+            return
+        space = NodeSpace(self.problem, [first, *others], self.tol)
+        for node, coordinate in zip(others, space.lowest(self.log_mus[index]), strict=True):
             step_KR.add_(node.weight_KR - first.weight_KR, alpha=coordinate)
 
 
