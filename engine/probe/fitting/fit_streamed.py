@@ -30,6 +30,7 @@ from penultimate.engine.probe.fitting.fit import (
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.solved_path import SolvedPath
 from penultimate.engine.probe.objective.losses import LOSSES
+from penultimate.engine.probe.objective.problem import Point
 from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.objective.streamed import HeldRows, RowSource, StreamedProblem
 from penultimate.engine.probe.path import RegularizationPath
@@ -171,10 +172,23 @@ def fit_streamed(
                 total_weight=total_weight,
                 tol=settings.tol,
             )
-            solved, reports = newton.solve(problem.start(torch.stack(weights)))
-            for weight_KR, l2, report in zip(solved.weight_SKR, l2_S, reports, strict=True):
+            at, reports = newton.solve(_start(problem, torch.stack(weights), strengths_S / total_weight))
+            for weight_KR, l2, report in zip(at.weight_SKR, l2_S, reports, strict=True):
                 probes.append(make_probe(*basis.unrotate(weight_KR), loss, l2, report))
     return [expand(probe, active_A, count_K, loss) for probe in probes]
+
+
+def _start(problem: StreamedProblem, weight_SKR: Tensor, mu_S: Tensor) -> Point:
+    """Evaluate where strengths begin, and zero instead for those to which that would be worse: no solution is."""
+    first = problem.targets.rows(slice(0, 1))
+    zero_SK1 = torch.zeros(1, weight_SKR.shape[1], 1, device=weight_SKR.device)
+    loss_at_zero = float(problem.loss.evaluate(zero_SK1, first)[0])
+    point = problem.start(weight_SKR)
+    penalty_S = mu_S / 2 * (weight_SKR.square().sum(1) @ problem.penalised_R)
+    worse_S = ~(point.loss_S + penalty_S <= loss_at_zero * (1 + problem.rounding))
+    if not worse_S.any():
+        return point
+    return problem.start(torch.where(worse_S[:, None, None], 0.0, weight_SKR))
 
 
 def _sample_path(

@@ -85,10 +85,13 @@ class Basis:
         return weight_MR[:, self.rank].double() - weight_MD.double() @ self.mean_D.double()
 
     def rotate(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
-        """Write the reverse of ``unrotate`` to ``out_KR``; the part of the weights that no feature sees is dropped."""
-        weight_KD = weight_KD.to(out_KR)
-        out_KR[:, : self.rank] = weight_KD @ self.rotation_DR.to(out_KR)
-        out_KR[:, self.rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
+        """Write the reverse of ``unrotate`` to ``out_KR``; the part of the weights that no feature sees is dropped.
+
+        Multiplied in the dtype of the rotation: good enough for a start.
+        """
+        weight_KD = weight_KD.to(self.rotation_DR)
+        out_KR[:, : self.rank] = weight_KD @ self.rotation_DR
+        out_KR[:, self.rank] = bias_K.to(out_KR) + weight_KD.to(out_KR) @ self.mean_D.to(out_KR)
 
 
 class RotatedFeatures:

@@ -239,21 +239,25 @@ class Continuation:
         return self.problem.step(origin, zero.scores_SKN[0], step_SKR)
 
     def _step_from_guess(self, step_KR: Tensor, index: int, first: Node, others: Sequence[Node]) -> None:
-        """Write the step to the lowest point of the space through the last nodes and the guess, begun at the guess.
+        """Write the step to the lowest point of the space through the last nodes and, if that is lower, the guess.
 
-        A guess that is worse than zero is no solution of anything alike, and is left out.
+        Where the guess is higher than the point it would replace it is of data that differ too much. Of a refit it is
+        lower at strong l2 alone: taken everywhere, l2 = 0.0032 took 872 Hessian products instead of 90.
         """
         assert self.guess is not None
-        weight_KR = self.guess(self.l2[index])
+        log_mu, weight_KR = self.log_mus[index], self.guess(self.l2[index])
         point = self.problem.start(weight_KR[None])
         assert point.scores_SKN is not None
-        penalty = math.exp(self.log_mus[index]) / 2 * float((weight_KR.square() @ self.problem.penalised_R).sum())
-        if float(point.loss_S) + penalty <= self.loss_at_zero:
-            others = [Node(self.log_mus[index], weight_KR, point.scores_SKN[0]), *others[: SPAN - 2]]
-        if not others:
-            return
-        space = NodeSpace(self.problem, [first, *others], self.tol)
-        for node, coordinate in zip(others, space.lowest(self.log_mus[index]), strict=True):
+        penalty = math.exp(log_mu) / 2 * float((weight_KR.square() @ self.problem.penalised_R).sum())
+        nodes, coordinates, lowest = others, list[float](), self.loss_at_zero
+        if others:
+            space = NodeSpace(self.problem, [first, *others], self.tol)
+            coordinates = space.lowest(log_mu)
+            lowest = space.objective(coordinates, log_mu)
+        if float(point.loss_S) + penalty <= lowest:
+            nodes = [Node(log_mu, weight_KR, point.scores_SKN[0]), *others[: SPAN - 2]]
+            coordinates = NodeSpace(self.problem, [first, *nodes], self.tol).lowest(log_mu)
+        for node, coordinate in zip(nodes, coordinates, strict=True):
             step_KR.add_(node.weight_KR - first.weight_KR, alpha=coordinate)
 
 

@@ -52,7 +52,7 @@ def test_streamed_features_are_weighted_too() -> None:
     features = unbalanced()
     settings = ProbeSettings(path=RegularizationPath(l2=(30.0, L2)), class_weight="balanced")
     held = run_probe(features, settings).trial
-    streamed = run_probe(features, settings, resources=ProbeResources(memory_bytes=80_000)).trial
+    streamed = run_probe(features, settings, resources=ProbeResources(memory_bytes=90_000)).trial
     assert any("features are streamed" in note for note in streamed.notes)
     assert streamed.converged
     for one, other in zip(streamed.history, held.history, strict=True):

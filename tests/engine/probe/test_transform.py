@@ -42,7 +42,7 @@ def test_a_constant_feature_and_a_sample_of_zeros_stay_finite() -> None:
 
 
 def test_none_returns_the_features_themselves() -> None:
-    assert FeatureTransform.fitted("none", lambda: []).apply(FEATURES_ND) is FEATURES_ND
+    assert FeatureTransform.fitted("none", list).apply(FEATURES_ND) is FEATURES_ND
 
 
 def test_what_was_not_learnt_is_refused() -> None:
@@ -70,9 +70,7 @@ def test_a_probe_of_transformed_features_is_the_probe_of_features_transformed_be
     within = run_probe(stored(), ProbeSettings(path=PATH, transform=name))
     outside = run_probe(stored(before), ProbeSettings(path=PATH))
     assert within.trial.chosen == pytest.approx(outside.trial.chosen, rel=1e-6)
-    np.testing.assert_array_equal(
-        within.trial.arrays["test_predictions"], outside.trial.arrays["test_predictions"]
-    )
+    np.testing.assert_array_equal(within.trial.arrays["test_predictions"], outside.trial.arrays["test_predictions"])
     assert within.trial.id != outside.trial.id
     assert within.trial.settings["transform"] == name
 
@@ -94,9 +92,7 @@ def test_a_head_transforms_what_it_scores_and_says_so_in_its_format(tmp_path: Pa
     features = stored()
     run = run_probe(features, ProbeSettings(path=PATH, transform=name))
     assert run.probe is not None
-    head = Head.of(
-        run.probe, features.key, class_names=features.class_names, loss="softmax", transform=run.transform
-    )
+    head = Head.of(run.probe, features.key, class_names=features.class_names, loss="softmax", transform=run.transform)
     head.save(tmp_path / "head.safetensors")
     loaded = Head.load(tmp_path / "head.safetensors")
     test = features.rows("test")
