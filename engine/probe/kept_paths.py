@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from typing_extensions import override
 
-from penultimate.engine.probe.result import Probe, SolveReport
+from penultimate.engine.probe.result import UNKNOWN, Probe
 from penultimate.store.format.digest import digest_of
 from penultimate.store.format.layout import bytes_checksum
 from penultimate.store.objects.objects import Objects
@@ -29,19 +29,6 @@ FOLDER = "paths"
 """Folder beside the records of a trial log."""
 
 FORMAT = "penultimate path 1"
-
-UNKNOWN = SolveReport(
-    status="uncertified",
-    steps=0,
-    passes=0.0,
-    curvature_passes=0.0,
-    objective=math.nan,
-    gradient_norm=math.nan,
-    gap=math.inf,
-    seconds=0.0,
-    precision="",
-)
-"""Report of a solution that was read: what it is worth on the data at hand is not known before it is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

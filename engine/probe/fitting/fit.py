@@ -89,7 +89,7 @@ def _solve(
     guess = None
     if start and problem.loss.smooth:
         columns = problem.features.matrix_NR.shape[1]
-        guess = SolvedPath(start, active_A, problem.features.basis, columns=columns).at
+        guess = SolvedPath(start, active_A, problem.features.basis, problem.loss, columns=columns).at
     continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=tol, guess=guess)
     return {
         l2[index]: make_probe(*problem.design.unrotate(weight_KR), problem.loss, l2[index], report)

@@ -157,7 +157,7 @@ def fit_streamed(
         starts = start or _sample_path(survey, labels, sample_weight_N, settings)
         basis, mean_square_R, rows = survey.basis, survey.mean_square_R, survey.held or source
         del survey  # its sample is as large as a block
-        solved = SolvedPath(starts, active_A, basis, columns=len(mean_square_R))
+        solved = SolvedPath(starts, active_A, basis, loss, columns=len(mean_square_R))
         targets = make_targets(labels, active_A, loss, dtype=torch.float32, device=device)
         problem = StreamedProblem(rows, plan.block_rows, basis, mean_square_R, loss, targets, sample_weight_N=weight)
         probes: list[Probe] = []

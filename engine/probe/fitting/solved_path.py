@@ -13,9 +13,10 @@ from torch import Tensor
 
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
+from penultimate.engine.probe.objective.losses import Loss
 from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
-from penultimate.engine.probe.result import Probe
+from penultimate.engine.probe.result import UNKNOWN, Probe
 from penultimate.engine.probe.solver.continuation import SPAN, lagrange_coefficients
 from penultimate.engine.probe.solver.newton import Newton
 
@@ -32,13 +33,16 @@ With Caltech-101's 260,100 a strength, 45 strengths took 0.75, 0.65, 0.59 and 0.
 """
 
 MOST_FAILURES = 4
-"""Number of strengths without a certificate, beyond those with one, after which no more are tried."""
+"""Number of strengths in a row without a certificate after which no more are tried."""
 
 
 class SolvedPath:
     """Solutions, in the coordinates of another fit's features."""
 
-    def __init__(self, probes: Sequence[Probe], active_A: NDArray[np.int64], basis: Basis, *, columns: int) -> None:
+    def __init__(
+        self, probes: Sequence[Probe], active_A: NDArray[np.int64], basis: Basis, loss: Loss, *, columns: int
+    ) -> None:
+        self._loss = loss
         self._probes = sorted(probes, key=lambda probe: probe.l2, reverse=True)
         self._log_l2 = [math.log(probe.l2) for probe in self._probes]
         self._active_A, self._basis, self._columns = active_A, basis, columns
@@ -48,16 +52,29 @@ class SolvedPath:
         nearest = _nearest(self._log_l2, math.log(l2))
         weight_AD = sum(c * self._probes[n].weight_KD[self._active_A].astype(np.float64) for n, c in nearest)
         bias_A = sum(c * self._finite_bias(self._probes[n]) for n, c in nearest)
+        if self._loss.shift_invariant:  # where a certificate is blind to the mean over classes, though not the penalty
+            weight_AD, bias_A = weight_AD - np.mean(weight_AD, axis=0), bias_A - np.mean(bias_A)
         return np.asarray(weight_AD, np.float32), np.asarray(bias_A, np.float32)
+
+    def centred(self, weight_AD: NDArray[np.float32], bias_A: NDArray[np.float32]) -> Tensor:
+        """Return weights (A, R), float64, for features that are centred and not rotated."""
+        mean_D = self._basis.mean_D.double()
+        centred_AR = self._zero()
+        centred_AR[:, : len(mean_D)] = torch.from_numpy(weight_AD)
+        centred_AR[:, len(mean_D)] = torch.from_numpy(bias_A).to(mean_D) + centred_AR[:, : len(mean_D)] @ mean_D
+        return centred_AR
 
     def at(self, l2: float) -> Tensor:
         """Return the rotated weights (A, R) of a strength, float64; zero where there are no solutions."""
-        basis = self._basis
-        rotated_AR = torch.zeros(len(self._active_A), self._columns, dtype=torch.float64, device=basis.mean_D.device)
+        rotated_AR = self._zero()
         if self._probes:
             weight_AD, bias_A = self.original(l2)
-            basis.rotate(torch.from_numpy(weight_AD), torch.from_numpy(bias_A), out_KR=rotated_AR)
+            self._basis.rotate(torch.from_numpy(weight_AD), torch.from_numpy(bias_A), out_KR=rotated_AR)
         return rotated_AR
+
+    def _zero(self) -> Tensor:
+        device = self._basis.mean_D.device
+        return torch.zeros(len(self._active_A), self._columns, dtype=torch.float64, device=device)
 
     def _finite_bias(self, probe: Probe) -> NDArray[np.float64]:
         """Return the biases of the fitted classes; an infinite one, of a class it had no samples of, as the lowest."""
@@ -76,31 +93,37 @@ def certified(
 ) -> dict[float, Probe]:
     """Return a Probe of the fitted classes for each strength that ``start`` satisfies as it is, by the stopping rule.
 
-    ``problem`` has features in their own coordinates. A strength costs one pass, and one that fails too, so that no
-    more are tried once too many have.
+    ``problem`` has features in their own coordinates. A strength costs one pass, and one that fails too: after some
+    that failed in a row no more are tried.
     """
     found: dict[float, Probe] = {}
-    preconditioner, l2, bias = PreconditionerChoice(problem), settings.path.l2, problem.bias_column
-    mean_D = problem.features.basis.mean_D.double()
-    rows, columns = problem.features.matrix_NR.shape
-    solved = SolvedPath(start, active_A, problem.features.basis, columns=columns)
-    width = tried = 0
-    while tried < len(l2) and tried - 2 * len(found) <= MOST_FAILURES:
-        parts = [solved.original(value) for value in l2[tried : tried + max(1, width)]]
-        width = max(1, CERTIFIED_SCORES // (len(parts[0][1]) * rows))
-        some = l2[tried : tried + len(parts)]
-        weight_SKR = torch.zeros(len(some), len(parts[0][1]), columns, dtype=torch.float64, device=mean_D.device)
-        for rotated_KR, (weight_KD, bias_K) in zip(weight_SKR, parts, strict=True):
-            rotated_KR[:, :bias] = torch.from_numpy(weight_KD)
-            rotated_KR[:, bias] = torch.from_numpy(bias_K) + rotated_KR[:, :bias] @ mean_D
-        l2_S = torch.tensor(some, dtype=torch.float64, device=mean_D.device)
-        newton = Newton(problem, preconditioner, l2_S=l2_S, total_weight=total_weight, tol=settings.tol)
-        reports = newton.certify(problem.start(weight_SKR))
-        for value, report, (weight_KD, bias_K) in zip(some, reports, parts, strict=True):
-            if report is not None:
-                found[value] = Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=report)
-        tried += len(some)
+    columns = problem.features.matrix_NR.shape[1]
+    solved = SolvedPath(start, active_A, problem.features.basis, problem.loss, columns=columns)
+    most = max(1, CERTIFIED_SCORES // (len(active_A) * problem.features.num_rows))
+    left, width, failures = list(settings.path.l2), 1, 0
+    while left and failures < MOST_FAILURES:
+        some, left = left[:width], left[width:]
+        for probe, holds in _certify(problem, solved, some, total_weight, settings.tol):
+            failures = 0 if holds else failures + 1
+            if holds:
+                found[probe.l2] = probe
+        width = min(most, 2 * width)
     return found
+
+
+def _certify(
+    problem: InMemoryProblem, solved: SolvedPath, l2: Sequence[float], total_weight: float, tol: float
+) -> list[tuple[Probe, bool]]:
+    """Return what ``solved`` says of these strengths, side by side, and whether it satisfies the stopping rule."""
+    originals = [solved.original(value) for value in l2]
+    weight_SKR = torch.stack([solved.centred(weight_KD, bias_K) for weight_KD, bias_K in originals])
+    l2_S = torch.tensor(l2, dtype=torch.float64, device=weight_SKR.device)
+    newton = Newton(problem, PreconditionerChoice(problem), l2_S=l2_S, total_weight=total_weight, tol=tol)
+    reports = newton.certify(problem.start(weight_SKR))
+    return [
+        (Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=report or UNKNOWN), report is not None)
+        for (weight_KD, bias_K), value, report in zip(originals, l2, reports, strict=True)
+    ]
 
 
 def _nearest(log_l2: Sequence[float], at: float) -> list[tuple[int, float]]:

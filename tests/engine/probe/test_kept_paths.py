@@ -13,10 +13,10 @@ from support.memory_objects import MemoryObjects
 from support.probe_cases import mixture
 
 from penultimate.engine.probe.get_or_fit import get_or_fit
-from penultimate.engine.probe.kept_paths import UNKNOWN, KeptPaths, PathIdentity
+from penultimate.engine.probe.kept_paths import KeptPaths, PathIdentity
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
-from penultimate.engine.probe.result import Probe
+from penultimate.engine.probe.result import UNKNOWN, Probe
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.objects.objects import Objects

@@ -90,6 +90,16 @@ def test_a_start_that_is_no_solution_of_anything_changes_no_result(loss: str, sc
     agree(fit_path(FEATURES_ND, LABELS_N, settings, start=noise), wanted)
 
 
+def test_weights_that_have_a_mean_over_classes_are_no_solution_of_softmax() -> None:
+    """No probability sees the mean, and no gradient of the loss; the penalty does."""
+    settings = replace(SETTINGS, path=RegularizationPath(l2=(10.0,)))
+    solved = fit_path(FEATURES_ND, LABELS_N, settings)
+    shifted = [replace(probe, weight_KD=probe.weight_KD + 3, bias_K=probe.bias_K - 1) for probe in solved]
+    (again,) = fit_path(FEATURES_ND, LABELS_N, settings, start=shifted)
+    np.testing.assert_allclose(again.weight_KD.mean(0), 0, atol=1e-6)
+    agree([again], solved)
+
+
 def agree(found: list[Probe], wanted: list[Probe]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert one.report.certified
