@@ -71,9 +71,12 @@ def fit_path(
             return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
 
         probes = certified(problem(rotate=False), start, active_A, settings, total_weight) if start else {}
-        rest = [l2 for l2 in settings.path.l2 if l2 not in probes]
-        if rest:
-            probes |= _solve(problem(rotate=True), start, active_A, rest, total_weight, settings.tol)
+        if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
+            rotated = problem(rotate=True)
+            probes |= _solve(rotated, start, active_A, rest, total_weight, settings.tol)
+            failed = [l2 for l2 in rest if not probes[l2].report.certified]
+            if start and failed:
+                probes |= _solve(rotated, (), active_A, failed, total_weight, settings.tol)
     return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
 
 

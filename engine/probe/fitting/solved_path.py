@@ -4,7 +4,10 @@ Nothing is believed of them: weights count as a solution only with a certificate
 """
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,9 +122,11 @@ def _certify(
     weight_SKR = torch.stack([solved.centred(weight_KD, bias_K) for weight_KD, bias_K in originals])
     l2_S = torch.tensor(l2, dtype=torch.float64, device=weight_SKR.device)
     newton = Newton(problem, PreconditionerChoice(problem), l2_S=l2_S, total_weight=total_weight, tol=tol)
+    began, passes = time.perf_counter(), problem.passes
     reports = newton.certify(problem.start(weight_SKR))
+    costs: dict[str, Any] = {"passes": problem.passes - passes, "seconds": (time.perf_counter() - began) / len(l2)}
     return [
-        (Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=report or UNKNOWN), report is not None)
+        (Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=replace(report or UNKNOWN, **costs)), bool(report))
         for (weight_KD, bias_K), value, report in zip(originals, l2, reports, strict=True)
     ]
 
