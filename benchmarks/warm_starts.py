@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Fit:
     """One fit, with the reports of its last turn."""
 
     features_ND: NDArray[np.float32]
-    labels_N: NDArray[np.int64]
+    labels_N: NDArray[np.integer[Any]]
     settings: FitSettings
     weight_N: NDArray[np.float64] | None
     probes: list[Probe]

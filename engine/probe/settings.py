@@ -11,6 +11,7 @@ from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fitting.solvers import SOLVERS
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.transform import TransformName
 from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line
@@ -44,7 +45,7 @@ class _LinearFields(_SharedFields):
     """``balanced``: every class counts alike, as in scikit-learn, its samples by N / (classes x samples of the class);
     by default every sample does."""
 
-    transform: Literal["none", "l2", "standardize"] = "none"
+    transform: TransformName = "none"
     """What is done to features first: ``none`` (the paper's), ``l2`` (each sample divided by its norm) or
     ``standardize`` (mean 0 and deviation 1 on train). It is fitted on train alone and kept in the head."""
 

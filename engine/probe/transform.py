@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ CONSTANT = 1e-7
 """Standard deviation, relative to the mean, up to which a feature counts as constant: float32 tells no more."""
 
 
-TRANSFORMS = ("none", "l2", "standardize")
+TransformName = Literal["none", "l2", "standardize"]
+
+TRANSFORMS: tuple[TransformName, ...] = get_args(TransformName)
 """Names of all transformations."""
 
 LEARNT = ("mean", "scale")
@@ -86,6 +88,8 @@ class FeatureTransform:
             norm_B1 = np.linalg.norm(values_BD, axis=1, keepdims=True)
             values_BD /= np.where(norm_B1 > 0, norm_B1, 1)
             return values_BD
+        assert self.mean_D is not None
+        assert self.scale_D is not None
         values_BD -= self.mean_D
         values_BD /= self.scale_D
         return values_BD

@@ -53,10 +53,11 @@ class SolvedPath:
     def original(self, l2: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weights (A, D) and biases (A,) of a strength: of its solution, or on the cubic through the nearest."""
         nearest = _nearest(self._log_l2, math.log(l2))
-        weight_AD = sum(c * self._probes[n].weight_KD[self._active_A].astype(np.float64) for n, c in nearest)
-        bias_A = sum(c * self._finite_bias(self._probes[n]) for n, c in nearest)
+        parts = [(c, self._probes[n]) for n, c in nearest]
+        weight_AD = np.sum([c * probe.weight_KD[self._active_A].astype(np.float64) for c, probe in parts], axis=0)
+        bias_A = np.sum([c * self._finite_bias(probe) for c, probe in parts], axis=0)
         if self._loss.shift_invariant:  # where a certificate is blind to the mean over classes, though not the penalty
-            weight_AD, bias_A = weight_AD - np.mean(weight_AD, axis=0), bias_A - np.mean(bias_A)
+            weight_AD, bias_A = weight_AD - weight_AD.mean(0), bias_A - bias_A.mean()
         return np.asarray(weight_AD, np.float32), np.asarray(bias_A, np.float32)
 
     def centred(self, weight_AD: NDArray[np.float32], bias_A: NDArray[np.float32]) -> Tensor:

@@ -11,7 +11,7 @@ from penultimate.engine.probe.head import FORMAT, TRANSFORMING, Head
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
-from penultimate.engine.probe.transform import FeatureTransform
+from penultimate.engine.probe.transform import FeatureTransform, TransformName
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
 
@@ -60,11 +60,12 @@ def test_standardize_learns_from_train_alone_also_for_the_refit() -> None:
     near, far = (run_probe(stored(features_ND), settings) for features_ND in (FEATURES_ND, far_ND))
     np.testing.assert_array_equal(near.transform.mean_D, far.transform.mean_D)
     np.testing.assert_array_equal(near.transform.scale_D, far.transform.scale_D)
+    assert near.transform.mean_D is not None
     np.testing.assert_allclose(near.transform.mean_D, FEATURES_ND[::3].mean(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["l2", "standardize"])
-def test_a_probe_of_transformed_features_is_the_probe_of_features_transformed_before(name: str) -> None:
+def test_a_probe_of_transformed_features_is_the_probe_of_features_transformed_before(name: TransformName) -> None:
     train = FEATURES_ND[::3]
     before = FeatureTransform.fitted(name, lambda: [train]).apply(FEATURES_ND)
     within = run_probe(stored(), ProbeSettings(path=PATH, transform=name))
@@ -88,7 +89,7 @@ def test_streamed_features_are_transformed_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "l2", "standardize"])
-def test_a_head_transforms_what_it_scores_and_says_so_in_its_format(tmp_path: Path, name: str) -> None:
+def test_a_head_transforms_what_it_scores_and_says_so_in_its_format(tmp_path: Path, name: TransformName) -> None:
     features = stored()
     run = run_probe(features, ProbeSettings(path=PATH, transform=name))
     assert run.probe is not None
