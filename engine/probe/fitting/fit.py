@@ -38,8 +38,8 @@ def fit_path(
     matrix (N, K). ``sample_weight_N`` are N finite numbers >= 0; None: all samples count as 1. Returns one Probe for
     each strength, strongest first.
 
-    Every strength that a solution of ``start``, or the cubic through several, satisfies as it is takes one gradient for
-    its certificate; the others begin there where that is lower than what their neighbours say.
+    Every strength whose rule a solution of ``start``, or the polynomial through several, meets as it is takes one
+    gradient for its certificate; the others begin there where that is lower than what their neighbours say.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
     Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory

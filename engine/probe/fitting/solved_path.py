@@ -20,10 +20,16 @@ from penultimate.engine.probe.objective.losses import Loss
 from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.result import UNKNOWN, Probe
-from penultimate.engine.probe.solver.continuation import SPAN, lagrange_coefficients
+from penultimate.engine.probe.solver.continuation import lagrange_coefficients
 from penultimate.engine.probe.solver.newton import Newton
 
 # Shapes: K classes, A classes that are fitted, D feature dimensions, R columns of the rotated features.
+
+NEIGHBOURS = 6
+"""Number of solutions that the polynomial goes through which tells of a strength between them.
+
+Of 33 strengths between the paper's 45 on Caltech-101 31, 33 and 33 were certified as they were with 4, 6 and 8.
+"""
 
 SAME = 1e-9
 """Difference of the logarithms of strengths up to which they are the same."""
@@ -51,7 +57,7 @@ class SolvedPath:
         self._active_A, self._basis, self._columns = active_A, basis, columns
 
     def original(self, l2: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return weights (A, D) and biases (A,) of a strength: of its solution, or on the cubic through the nearest."""
+        """Return weights (A, D) and biases (A,) of a strength: of its solution, or what the nearest say."""
         nearest = _nearest(self._log_l2, math.log(l2))
         parts = [(c, self._probes[n]) for n, c in nearest]
         weight_AD = np.sum([c * probe.weight_KD[self._active_A].astype(np.float64) for c, probe in parts], axis=0)
@@ -133,12 +139,12 @@ def _certify(
 
 
 def _nearest(log_l2: Sequence[float], at: float) -> list[tuple[int, float]]:
-    """Return the solutions next to ``at`` (their indices; ``log_l2`` falls) with their coefficients in its cubic."""
+    """Return the solutions next to ``at`` (their indices; ``log_l2`` falls) with their coefficients."""
     at = min(max(at, log_l2[-1]), log_l2[0])
     closest = min(range(len(log_l2)), key=lambda n: abs(log_l2[n] - at))
     if abs(log_l2[closest] - at) < SAME:
         return [(closest, 1.0)]
-    after = [n for n, value in enumerate(log_l2) if value < at][: SPAN // 2]
-    before = [n for n, value in enumerate(log_l2) if value > at][len(after) - SPAN :]
+    after = [n for n, value in enumerate(log_l2) if value < at][: NEIGHBOURS // 2]
+    before = [n for n, value in enumerate(log_l2) if value > at][len(after) - NEIGHBOURS :]
     nodes = [*before, *after]
     return list(zip(nodes, lagrange_coefficients([log_l2[n] for n in nodes], at), strict=True))
