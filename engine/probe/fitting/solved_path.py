@@ -58,13 +58,20 @@ class SolvedPath:
 
     def original(self, l2: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weights (A, D) and biases (A,) of a strength: of its solution, or what the nearest say."""
-        nearest = _nearest(self._log_l2, math.log(l2))
-        parts = [(c, self._probes[n]) for n, c in nearest]
-        weight_AD = np.sum([c * probe.weight_KD[self._active_A].astype(np.float64) for c, probe in parts], axis=0)
-        bias_A = np.sum([c * self._finite_bias(probe) for c, probe in parts], axis=0)
+        parts = [(np.float32(c), self._probes[n]) for n, c in _nearest(self._log_l2, math.log(l2))]
+        weight_AD = self._fitted(parts[0][1].weight_KD) * parts[0][0]
+        bias_A = self._finite_bias(parts[0][1]) * parts[0][0]
+        for c, probe in parts[1:]:
+            weight_AD += c * self._fitted(probe.weight_KD)
+            bias_A += c * self._finite_bias(probe)
         if self._loss.shift_invariant:  # where a certificate is blind to the mean over classes, though not the penalty
-            weight_AD, bias_A = weight_AD - weight_AD.mean(0), bias_A - bias_A.mean()
-        return np.asarray(weight_AD, np.float32), np.asarray(bias_A, np.float32)
+            weight_AD -= weight_AD.mean(0)
+            bias_A -= bias_A.mean()
+        return weight_AD, bias_A
+
+    def _fitted(self, values_K: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the values of the classes that are fitted; of all as they are, not copied."""
+        return values_K if len(self._active_A) == len(values_K) else values_K[self._active_A]
 
     def centred(self, weight_AD: NDArray[np.float32], bias_A: NDArray[np.float32]) -> Tensor:
         """Return weights (A, R), float64, for features that are centred and not rotated."""
@@ -86,9 +93,9 @@ class SolvedPath:
         device = self._basis.mean_D.device
         return torch.zeros(len(self._active_A), self._columns, dtype=torch.float64, device=device)
 
-    def _finite_bias(self, probe: Probe) -> NDArray[np.float64]:
+    def _finite_bias(self, probe: Probe) -> NDArray[np.float32]:
         """Return the biases of the fitted classes; an infinite one, of a class it had no samples of, as the lowest."""
-        bias_A = probe.bias_K[self._active_A].astype(np.float64)
+        bias_A = probe.bias_K[self._active_A]
         finite_A = np.isfinite(bias_A)
         bias_A[~finite_A] = bias_A[finite_A].min(initial=0.0)
         return bias_A

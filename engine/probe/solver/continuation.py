@@ -98,7 +98,7 @@ class Continuation:
         # Under the squared hinge each strength is a node and begins at the one before, whose support vectors it keeps.
         self.span = 1 if not smooth else 2 if large else SPAN
         distance = NEAR if smooth and not large else 0.0
-        start = [zero if self.guess is None else self._guessed(zero)]
+        start = [zero if self.guess is None else self._guessed(self.guess, zero)]
         del zero
         yield from self._solve_nodes([0], start)
         while self.pending:
@@ -221,7 +221,7 @@ class Continuation:
         step_SKR = first.weight_KR.new_zeros(len(indices), *first.weight_KR.shape)
         if self.guess is not None:
             for step_KR, index in zip(step_SKR, indices, strict=True):
-                self._step_from_guess(step_KR, index, first, others)
+                self._step_from_guess(self.guess, step_KR, index, first, others)
         elif others:
             space = NodeSpace(self.problem, [first, *others], self.tol)
             for step_KR, index in zip(step_SKR, indices, strict=True):
@@ -231,21 +231,23 @@ class Continuation:
         # grow from node to node.
         return self.problem.step(first.weight_KR, first.scores_KN, step_SKR)
 
-    def _guessed(self, zero: Point) -> Point:
+    def _guessed(self, guess: Callable[[float], Tensor], zero: Point) -> Point:
         """Return where the first strength begins: the lowest point of the line through zero and the guess."""
         assert zero.scores_SKN is not None
         step_SKR, origin = torch.zeros_like(zero.weight_SKR), zero.weight_SKR[0]
-        self._step_from_guess(step_SKR[0], 0, Node(self.log_mus[0] + NEAR, origin, zero.scores_SKN[0]), [])
+        self._step_from_guess(guess, step_SKR[0], 0, Node(self.log_mus[0] + NEAR, origin, zero.scores_SKN[0]), [])
         return self.problem.step(origin, zero.scores_SKN[0], step_SKR)
 
-    def _step_from_guess(self, step_KR: Tensor, index: int, first: Node, others: Sequence[Node]) -> None:
+    def _step_from_guess(
+        self, guess: Callable[[float], Tensor], step_KR: Tensor, index: int, first: Node, others: Sequence[Node]
+    ) -> None:
         """Write the step to the lowest point of the space through the last nodes and, if that is lower, the guess.
 
-        Where the guess is higher than the point it would replace it is of data that differ too much. Of a refit it is
-        lower at strong l2 alone: taken everywhere, l2 = 0.0032 took 872 Hessian products instead of 90.
+        Where the guess is higher than the point it would replace it is of data that differ too much, and not asked for
+        again. Of a refit it is lower at strong l2 alone: taken everywhere, l2 = 0.0032 took 872 Hessian products
+        instead of 90.
         """
-        assert self.guess is not None
-        log_mu, weight_KR = self.log_mus[index], self.guess(self.l2[index])
+        log_mu, weight_KR = self.log_mus[index], guess(self.l2[index])
         point = self.problem.start(weight_KR[None])
         assert point.scores_SKN is not None
         penalty = math.exp(log_mu) / 2 * float((weight_KR.square() @ self.problem.penalised_R).sum())
@@ -254,7 +256,9 @@ class Continuation:
             space = NodeSpace(self.problem, [first, *others], self.tol)
             coordinates = space.lowest(log_mu)
             lowest = space.objective(coordinates, log_mu)
-        if float(point.loss_S) + penalty <= lowest:
+        if not float(point.loss_S) + penalty <= lowest:
+            self.guess = None  # at weaker strengths it is higher still
+        else:
             nodes = [Node(log_mu, weight_KR, point.scores_SKN[0]), *others[: SPAN - 2]]
             coordinates = NodeSpace(self.problem, [first, *nodes], self.tol).lowest(log_mu)
         for node, coordinate in zip(nodes, coordinates, strict=True):
