@@ -219,9 +219,9 @@ class Continuation:
         """Return the lowest points of the space through the last nodes."""
         first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[: self.span]]
         step_SKR = first.weight_KR.new_zeros(len(indices), *first.weight_KR.shape)
-        if self.guess is not None:
+        if (guess := self.guess) is not None:
             for step_KR, index in zip(step_SKR, indices, strict=True):
-                self._step_from_guess(self.guess, step_KR, index, first, others)
+                self._step_from_guess(guess, step_KR, index, first, others)
         elif others:
             space = NodeSpace(self.problem, [first, *others], self.tol)
             for step_KR, index in zip(step_SKR, indices, strict=True):
