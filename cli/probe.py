@@ -18,8 +18,8 @@ from penultimate.store.trials.trial_log import TrialLog
 
 _FLAGS = {
     options.WHAT: ("method", "choose_readout", "losses --loss", "metric", "choose_by", "shots", "seeds"),
-    options.HOW: ("l2", "tol", "solver", "k --k", "temperatures --temperature"),
-    options.WHERE: ("device", "memory"),
+    options.HOW: ("l2", "tol", "solver", "class_weight", "transform", "k --k", "temperatures --temperature"),
+    options.WHERE: ("device", "memory", "keep_path"),
 }
 
 
@@ -39,7 +39,8 @@ def probe(
 
     With --method knn the k most similar training images vote instead; k and the temperature are chosen in the same way.
     No image and no network is touched. A trial that is logged with the same features and settings is not fitted again.
-    Heads of probes are written beside the trials, as heads/TRIAL.safetensors.
+    Heads of probes are written beside the trials, as heads/TRIAL.safetensors, and paths as paths/*.safetensors: there
+    probes of the same features with other strengths, metrics or class weights begin. Certificates are made anew.
 
     \b
     penultimate probe features.zarr --trials trials/
@@ -47,6 +48,7 @@ def probe(
     penultimate probe features.zarr --trials trials/ --method knn --k 5,10,20,50
     penultimate probe features.zarr --trials trials/ --shots 1,2,5,10 --seeds 3
     penultimate probe features.zarr --trials trials/ --readout '*cls*' --choose-readout
+    penultimate probe features.zarr --trials trials/ --transform standardize --class-weight balanced
     penultimate probe features.zarr --trials trials/ --loss squared_hinge --memory 4G
     penultimate probe s3://bucket/features --trials s3://bucket/trials --cluster auto --task-cpus 4
     """

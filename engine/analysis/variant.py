@@ -24,6 +24,9 @@ _FITS_THE_SHOTS = ("l2",)
 OF_THE_NETWORK = ("weights", "preprocess")
 """Fields of a FeatureKey that always differ between backbones; named only for a backbone with several values."""
 
+_UNSAID = {"class_weight": "none", "transform": "none"}
+"""Settings that a probe's trial has only where they are not these."""
+
 _SAME_IN_A_CELL = ("dataset", "images", "backbone")
 """Fields of a FeatureKey that choose a trial's cell of the table; they are never part of a label."""
 
@@ -88,6 +91,8 @@ def _fields(trial: Trial) -> dict[str, Any]:
     features["choose_by"] = trial.metric  # unless the settings name another score
     if trial.method in OF_FEATURES:  # the penultimate layer goes without saying in a trial, not beside other readouts
         features["readout"] = trial.readout
+    if trial.method == "probe":
+        features |= _UNSAID
     left_out: tuple[str, ...] = (*OTHER_AXES, *_FOLLOWS_FROM_STEPS)
     if trial.settings.get("shots") is not None:
         left_out += _FOLLOWS_FROM_SHOTS

@@ -19,7 +19,7 @@ from penultimate.engine.audit.settings import AuditSettings
 from penultimate.engine.audit.twins import Twins
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
-from penultimate.engine.probe.settings import Log, ProbeResources, ProbeSettings
+from penultimate.engine.probe.settings import UNSAID, Log, ProbeResources, ProbeSettings
 from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import UnavailableError
 from penultimate.store.feature_set import FeatureSet
@@ -123,7 +123,8 @@ def _out_of_fold(
 ) -> tuple[NDArray[np.float64], int]:
     """Return each row's probabilities (L, K) by the probe fitted on the other folds; and how many did not converge."""
     path = RegularizationPath(l2=(trial.chosen["l2"],))
-    probe_settings = ProbeSettings(path=path, tol=trial.settings["tol"], solver=trial.settings["solver"])
+    same = {name: trial.settings[name] for name in ("tol", "solver", *UNSAID) if name in trial.settings}
+    probe_settings = ProbeSettings(path=path, **same)
     resources = ProbeResources(device=settings.device)
     reader = FeatureReader(features, probe_settings, loss="softmax", resources=resources, log=log)
     p_LK = np.empty((len(rows_L), len(features.class_names)))
@@ -131,6 +132,7 @@ def _out_of_fold(
     for fold in range(settings.folds):
         log(f"labels: probe {fold + 1} of {settings.folds}")
         held_L = fold_L == fold
+        reader.fit_transform(rows_L[~held_L])
         (probe,) = reader.fit(rows_L[~held_L], path)
         (scores,) = reader.scores(rows_L[held_L], [probe]) if held_L.any() else (np.empty((0, p_LK.shape[1])),)
         p_LK[held_L] = probabilities(scores.astype(np.float64), "softmax")

@@ -125,13 +125,16 @@ class _Bench:
         resolved = self._settings.resolved(multi_label=features.labels.ndim == 2, metric=features.metric)
         self._reader = FeatureReader(features, self._settings, loss=resolved["loss"], resources=job.resources)
         self._rows = features.labelled_rows("train")
-        rows_ND = features.rows_at(self._rows).astype(np.float32, copy=False)
+        self._reader.fit_transform(self._rows)
+        rows_ND = self._reader.transform.apply(features.rows_at(self._rows)).astype(np.float32, copy=False)
         labels_N = features.labels[self._rows]
         path = self._settings.path
         self._paths = {
             f"Path of {len(path)} strengths": path,
             f"One strength, l2 = {path.l2[len(path) // 2]:.3g}": RegularizationPath(l2=(path.l2[len(path) // 2],)),
         }
+        if self._settings.class_weight is not None:
+            raise InputError("the others are not told of class weights; leave --class-weight away")
         peers = peers_of(resolved["loss"], rows_ND, labels_N, device=job.device, on_cpu=on_cpu)
         self._peers = {group: [replace(peer, objectives={}) for peer in peers] for group in self._paths}
         self._probes: dict[str, list[Probe]] = {}

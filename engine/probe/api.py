@@ -38,7 +38,8 @@ def probe(
         address) whose complete keys are all probed.
     trials
         The trial log, a folder or an address; made if it is not there. What it holds already is read, not fitted
-        again, and heads are written beside it, as ``heads/TRIAL.safetensors``. None: trials are returned, not kept.
+        again; heads are written beside it, as ``heads/TRIAL.safetensors``, and paths, at which probes of the same
+        features by other settings begin. None: trials are returned, nothing is kept.
     dataset, backbone, readout
         Globs over the datasets, the backbones and the readouts of a store.
     **settings
@@ -47,7 +48,9 @@ def probe(
         ``losses`` ("softmax", "logistic", "squared_hinge"), ``metric``, ``shots`` (training images a class), ``seeds``
         (subsets drawn for each number of shots), ``choose_readout`` (chosen on val, of all that a backbone has),
         ``method`` ("knn": the ``k`` most similar training images vote), ``choose_by`` ("log_loss", say, instead of the
-        metric), ``device``, ``memory`` ("4G": features that take more are streamed).
+        metric), ``class_weight`` ("balanced"), ``transform`` ("l2", "standardize"), ``device``, ``memory`` ("4G":
+        features that would take more to fit are streamed; by default half of what is free), ``keep_path`` ("64M": what
+        the path beside a trial may take).
 
     Returns
     -------

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from penultimate.engine.probe.kept_paths import PathIdentity, PathKeeper
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ProbeSettings
+from penultimate.engine.probe.transform import FeatureTransform
 
 # Shapes: N samples to score, K classes.
 
@@ -55,8 +57,8 @@ class Candidates(Protocol):
 class LinearCandidates(Candidates):
     """One linear probe for each strength of a path."""
 
-    def __init__(self, reader: FeatureReader, settings: ProbeSettings) -> None:
-        self._reader, self._settings = reader, settings
+    def __init__(self, reader: FeatureReader, settings: ProbeSettings, paths: PathKeeper) -> None:
+        self._reader, self._settings, self._paths = reader, settings, paths
         self._probes: list[Probe] = []
         self._best = 0
         self._refitted: Probe | None = None
@@ -66,6 +68,11 @@ class LinearCandidates(Candidates):
     def probe(self) -> Probe:
         """Return the probe at the chosen strength as it was fitted last."""
         return self._refitted or self._probes[self._best]
+
+    @property
+    def transform(self) -> FeatureTransform:
+        """Return what is done to features before they are scored."""
+        return self._reader.transform
 
     @property
     @override
@@ -80,11 +87,34 @@ class LinearCandidates(Candidates):
     @override
     def fit(self, rows: NDArray[np.int64]) -> None:
         self._num_train = len(rows)
-        self._probes = self._reader.fit(rows, self._settings.path)
+        self._reader.fit_transform(rows)
+        identity, start = self._identity(), list[Probe]()
+        if identity is not None:
+            start = self._paths.read(identity, self._reader.weight_shape)
+        self._probes = self._reader.fit(rows, self._settings.path, start=start)
+        if start:
+            as_kept = sum(probe.report.steps == 0 for probe in self._probes)
+            self._reader.log_about(
+                f"{as_kept} of {len(self._probes)} strengths needed no step from the path that was kept"
+            )
+        if identity is not None and any(probe.report.steps for probe in self._probes):
+            self._paths.keep(identity, self._probes)
+
+    def _identity(self) -> PathIdentity | None:
+        """Return the identity of the path; None where it is not kept, of few shots or without certificates."""
+        settings = self._settings
+        if settings.shots is not None or settings.solver != "torch":
+            return None
+        return PathIdentity(
+            features=self._reader.features.key.fields,
+            loss=self._reader.loss,
+            transform=settings.transform,
+            class_weight=settings.class_weight,
+        )
 
     @override
     def scores(self, rows: NDArray[np.int64]) -> Iterator[Scores]:
-        return iter(self._reader.scores(rows, self._probes))
+        return self._reader.scores_of_each(rows, self._probes)
 
     @override
     def choose(self, best: int) -> Mapping[str, float]:
@@ -93,7 +123,7 @@ class LinearCandidates(Candidates):
 
     @override
     def refit(self, rows: NDArray[np.int64]) -> list[Mapping[str, Any]]:
-        (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self.probe)
+        (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self._probes)
         return [_fit_row(self._refitted, "train+val", len(rows), {"val": None})]
 
     @override

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.probe.candidates import Candidates, LinearCandidates, Scores
 from penultimate.engine.probe.choice import Choice, choose
+from penultimate.engine.probe.kept_paths import PathKeeper
 from penultimate.engine.probe.knn_candidates import KnnCandidates
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.settings import FeatureSettings, KnnSettings, Log, ProbeResources
@@ -60,14 +61,15 @@ def fit_on_train(
     scoring: Scoring,
     *,
     resources: ProbeResources,
+    paths: PathKeeper,
     seed: int,
     log: Log,
 ) -> FittedCandidates:
-    """Fit every candidate on train, and choose one on val."""
+    """Fit every candidate on train, a path from where ``paths`` has it, and choose one on val."""
     train, val = (features.labelled_rows(split) for split in ("train", "val"))
     if settings.shots is not None:
         train = train[shots_per_class(features.labels[train], features.ids[train], settings.shots, seed=seed)]
-    candidates = _candidates(features, settings, scoring.loss, resources, log)
+    candidates = _candidates(features, settings, scoring.loss, resources, paths, log)
     candidates.fit(train)
     outputs = (scoring.outputs(features, val, scores_NK) for scores_NK in candidates.scores(val))
     choice = choose(outputs, scoring.metric, scoring.choose_by)
@@ -75,9 +77,14 @@ def fit_on_train(
 
 
 def _candidates(
-    features: FeatureSet, settings: FeatureSettings, loss: str, resources: ProbeResources, log: Log
+    features: FeatureSet,
+    settings: FeatureSettings,
+    loss: str,
+    resources: ProbeResources,
+    paths: PathKeeper,
+    log: Log,
 ) -> Candidates:
     if isinstance(settings, KnnSettings):
         return KnnCandidates(features, settings, resources)
     reader = FeatureReader(features, settings, loss=loss, resources=resources, log=log)
-    return LinearCandidates(reader, settings)
+    return LinearCandidates(reader, settings, paths)

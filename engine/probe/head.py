@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.probe.transform import AS_STORED, LEARNT, FeatureTransform
 from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
@@ -20,9 +21,12 @@ from penultimate.store.key import FeatureKey
 # Shapes: N samples, D feature dimensions, K classes.
 
 FORMAT = "penultimate head 2"
-"""Format that is written: that of before, without a temperature, and a temperature."""
+"""Format of a head without a transformation: that of before, without a temperature, and a temperature."""
 
-FORMATS = ("penultimate head 1", FORMAT)
+TRANSFORMING = "penultimate head 3"
+"""Format of a head whose features are transformed first, which older versions must not read as if they were not."""
+
+FORMATS = ("penultimate head 1", FORMAT, TRANSFORMING)
 """Formats that are read; a head of the first has the temperature 1."""
 
 
@@ -42,6 +46,9 @@ class Head:
     """Number by which scores are divided before they become probabilities, > 0: fitted on val, so that these are
     calibrated (``engine.scoring.temperature``)."""
 
+    transform: FeatureTransform = AS_STORED
+    """What is done to features, as stored, before they are scored."""
+
     def __post_init__(self) -> None:
         classes = len(self.class_names)
         if self.weight_KD.ndim != 2 or self.weight_KD.shape[0] != classes or self.bias_K.shape != (classes,):
@@ -56,9 +63,16 @@ class Head:
 
     @classmethod
     def of(
-        cls, probe: Probe, key: FeatureKey, *, class_names: tuple[str, ...], loss: str, temperature: float = 1.0
+        cls,
+        probe: Probe,
+        key: FeatureKey,
+        *,
+        class_names: tuple[str, ...],
+        loss: str,
+        temperature: float = 1.0,
+        transform: FeatureTransform = AS_STORED,
     ) -> Self:
-        """Make the head of a fitted probe."""
+        """Make the head of a probe that was fitted to transformed features."""
         return cls(
             weight_KD=probe.weight_KD,
             bias_K=probe.bias_K,
@@ -67,16 +81,18 @@ class Head:
             l2=probe.l2,
             features=key.fields,
             temperature=temperature,
+            transform=transform,
         )
 
     def scores(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Return decision values (N, K)."""
+        """Return decision values (N, K) of features as a network gives them."""
         if features_ND.ndim != 2 or features_ND.shape[1] != self.weight_KD.shape[1]:
             raise InputError(
                 f"this head scores features (N, {self.weight_KD.shape[1]}) of {self.features['backbone']}, "
                 f"got shape {features_ND.shape}"
             )
-        scores_NK: NDArray[np.float32] = np.asarray(features_ND, np.float32) @ self.weight_KD.T + self.bias_K
+        transformed_ND = np.asarray(self.transform.apply(features_ND), np.float32)
+        scores_NK: NDArray[np.float32] = transformed_ND @ self.weight_KD.T + self.bias_K
         return scores_NK
 
     def predict(self, features_ND: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -100,7 +116,10 @@ class Head:
         Path(path).write_bytes(self.content())
 
     def content(self) -> bytes:
-        """Return the head as safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, the rest as JSON metadata."""
+        """Return the head as safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, the rest as JSON metadata.
+
+        ``mean`` and ``scale`` (D,) are there where features are standardized first.
+        """
         about = {
             "class_names": list(self.class_names),
             "loss": self.loss,
@@ -109,7 +128,11 @@ class Head:
             "features": dict(self.features),
         }
         tensors = {"weight": np.ascontiguousarray(self.weight_KD), "bias": np.ascontiguousarray(self.bias_K)}
-        return save(tensors, metadata={"format": FORMAT, "head": json.dumps(about, sort_keys=True)})
+        version = FORMAT
+        if self.transform.name != "none":
+            version, about["transform"] = TRANSFORMING, self.transform.name
+            tensors |= self.transform.arrays
+        return save(tensors, metadata={"format": version, "head": json.dumps(about, sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -122,12 +145,14 @@ class Head:
                 if metadata.get("format") not in FORMATS:
                     raise InputError(f"{path} is no head of this package (format {metadata.get('format')!r})")
                 weight_KD, bias_K = file.get_tensor("weight"), file.get_tensor("bias")
+                learnt = {name: file.get_tensor(name) for name in LEARNT if name in file.keys()}  # noqa: SIM118  # no dict
         except FileNotFoundError as error:
             raise InputError(f"no head at {path}") from error
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file with weight and bias: {error}") from error
         about = json.loads(metadata["head"])
         about["class_names"] = tuple(about["class_names"])
+        about["transform"] = FeatureTransform.of(about.get("transform", "none"), learnt)
         return cls(weight_KD=weight_KD, bias_K=bias_K, **about)
 
 

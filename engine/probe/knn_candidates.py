@@ -15,6 +15,7 @@ from penultimate.engine.probe.fitting.device_memory import usable_bytes
 from penultimate.engine.probe.reader import finite_batches
 from penultimate.engine.probe.settings import KnnSettings, ProbeResources
 from penultimate.engine.runtime.devices import device_named
+from penultimate.engine.runtime.free_memory import safe_memory_bytes
 from penultimate.store.feature_set import FeatureSet
 
 # Shapes: N samples to score, D feature dimensions, K classes.
@@ -99,9 +100,9 @@ class KnnCandidates(Candidates):
         return concatenated(parts)
 
     def _memory_bytes(self) -> float:
-        limit = math.inf if self._resources.memory_bytes is None else self._resources.memory_bytes
+        told = self._resources.memory_bytes
         on_device = usable_bytes(self._device) if self._device.type == "cuda" else math.inf
-        return min(limit, on_device, 2.0**50)
+        return min(safe_memory_bytes() if told is None else told, on_device)
 
     def _votes(self, neighbors: Neighbors, k: int, temperature: float) -> Scores:
         labels = self._features.labels[self._bank]

@@ -12,8 +12,10 @@ from typing import Any
 from penultimate.engine.probe.candidates import LinearCandidates
 from penultimate.engine.probe.checks import check
 from penultimate.engine.probe.fitted_candidates import FittedCandidates, Scoring, fit_on_train
+from penultimate.engine.probe.kept_paths import NO_PATHS, PathKeeper
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, Log, ProbeResources
+from penultimate.engine.probe.transform import AS_STORED, FeatureTransform
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.scoring.outputs import Outputs
 from penultimate.engine.scoring.scores import score_all, score_probabilities, value_of
@@ -35,6 +37,9 @@ class ProbeRun:
 
     key: FeatureKey
     """Key of the features that it scores: of the chosen readout."""
+
+    transform: FeatureTransform = AS_STORED
+    """What is done to these features before ``probe`` scores them."""
 
 
 def planned_trial_id(
@@ -59,6 +64,7 @@ def run_probe(
     settings: FeatureSettings,
     *,
     resources: ProbeResources = ON_CPU,
+    paths: PathKeeper = NO_PATHS,
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> ProbeRun:
@@ -66,7 +72,8 @@ def run_probe(
 
     Of equally good candidates the strongest l2, or the kNN that averages most, is chosen. Of several FeatureSets, the
     readouts of one backbone on the same images, the readout is chosen together with the candidate: of equals the one
-    of fewest features. Test is scored by the chosen one alone.
+    of fewest features. Test is scored by the chosen one alone. A path begins at solutions that ``paths`` has, on which
+    its result does not depend but for its tolerance, and is kept there.
 
     Raises ``InputError`` where a split has no samples, train has one class only, features are not finite (naming ids),
     or the metric does not suit the labels.
@@ -83,7 +90,7 @@ def run_probe(
     history: list[Mapping[str, Any]] = []
     converged = True
     for each in sets:  # one after the other, so that the features of one readout are in memory
-        fitted = fit_on_train(each, settings, scoring, resources=resources, seed=seed, log=log)
+        fitted = fit_on_train(each, settings, scoring, resources=resources, paths=paths, seed=seed, log=log)
         history += fitted.history(named=len(sets) > 1)
         converged = converged and fitted.candidates.converged
         if best is None or fitted.choice.goodness > best.choice.goodness:
@@ -118,8 +125,9 @@ def run_probe(
         wall_seconds=time.perf_counter() - began,
         notes=candidates.notes() + _notes(winner, told=temperature is not None or not calibrates),
     )
-    probe = candidates.probe if isinstance(candidates, LinearCandidates) else None
-    return ProbeRun(trial=trial, probe=probe, key=winner.key)
+    if not isinstance(candidates, LinearCandidates):
+        return ProbeRun(trial=trial, probe=None, key=winner.key)
+    return ProbeRun(trial=trial, probe=candidates.probe, key=winner.key, transform=candidates.transform)
 
 
 def _by_size(features: FeatureSet) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Probe: a fitted linear head, with the SolveReport that says how far from its optimum it can be."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,20 @@ class SolveReport:
     def certified(self) -> bool:
         """Return True if the gap is within the tolerance."""
         return self.status == "certified"
+
+
+UNKNOWN = SolveReport(
+    status="uncertified",
+    steps=0,
+    passes=0.0,
+    curvature_passes=0.0,
+    objective=math.nan,
+    gradient_norm=math.nan,
+    gap=math.inf,
+    seconds=0.0,
+    precision="",
+)
+"""Report of weights that come from elsewhere: what they are worth on the data at hand is not measured yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

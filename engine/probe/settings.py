@@ -11,6 +11,7 @@ from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.fitting.solvers import SOLVERS
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.transform import TransformName
 from penultimate.engine.runtime.device_options import DeviceOptions
 from penultimate.engine.runtime.option_types import ALL, Count, ManyShots, listed, one_of
 from penultimate.engine.runtime.strict import Strict, one_line
@@ -39,6 +40,14 @@ class _SharedFields(Strict):
 
 class _LinearFields(_SharedFields):
     """The settings that one linear probe and many have in common."""
+
+    class_weight: Literal["balanced"] | None = None
+    """``balanced``: every class counts alike, as in scikit-learn, its samples by N / (classes x samples of the class);
+    by default every sample does."""
+
+    transform: TransformName = "none"
+    """What is done to features first: ``none`` (the paper's), ``l2`` (each sample divided by its norm) or
+    ``standardize`` (mean 0 and deviation 1 on train). It is fitted on train alone and kept in the head."""
 
     tol: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Stop when the certified gap to the optimum is at most this fraction of the objective (mean loss + l2/2N |W|^2)
@@ -72,6 +81,10 @@ class _OneTrial(_SharedFields):
         return shots | choose_by | {"metric": own}
 
 
+UNSAID = ("class_weight", "transform")
+"""Settings that a trial has only where they are not at their default: trials from before they came are still found."""
+
+
 class ProbeSettings(_OneTrial, _LinearFields):
     """Everything the result of one linear probe depends on, apart from the features and the seed."""
 
@@ -96,13 +109,17 @@ class ProbeSettings(_OneTrial, _LinearFields):
 
         ``metric`` is the dataset's own, ``multi_label`` whether its samples have several labels.
         """
-        return self._shared(metric) | {
-            "loss": self.loss or ("logistic" if multi_label else "softmax"),
-            "l2": list(self.path.l2),
-            "tol": self.tol,
-            "solver": self.solver,
-            "objective": "sum of losses + l2/2 ||W||^2, bias free",
-        }
+        return (
+            self._shared(metric)
+            | {
+                "loss": self.loss or ("logistic" if multi_label else "softmax"),
+                "l2": list(self.path.l2),
+                "tol": self.tol,
+                "solver": self.solver,
+                "objective": "sum of losses + l2/2 ||W||^2, bias free",
+            }
+            | {name: value for name in UNSAID if (value := getattr(self, name)) != _default(type(self), name)}
+        )
 
 
 class KnnSettings(_OneTrial):
@@ -145,7 +162,7 @@ class KnnSettings(_OneTrial):
 FeatureSettings = ProbeSettings | KnnSettings
 """The settings of one trial on stored features, by any method."""
 
-_OF_PROBE, _OF_KNN = ("losses", "l2", "tol", "solver"), ("k", "temperatures")
+_OF_PROBE, _OF_KNN = ("losses", "l2", "tol", "solver", "class_weight", "transform"), ("k", "temperatures")
 """Options that one method alone reads."""
 
 
@@ -188,7 +205,7 @@ class ProbeGrid(_LinearFields):
     @model_validator(mode="after")
     def _has_no_other_methods_options(self) -> Self:
         others, other = (_OF_KNN, "knn") if self.method == "probe" else (_OF_PROBE, "probe")
-        given = [name for name in others if getattr(self, name) != type(self).model_fields[name].default]
+        given = [name for name in others if getattr(self, name) != _default(type(self), name)]
         if given:
             raise ValueError(
                 f"{given[0]} is of the method {other}, and the method is {self.method}: leave it away or give "
@@ -210,8 +227,13 @@ class ProbeGrid(_LinearFields):
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SharedFields.model_fields}
         if self.method == "knn":
             return [KnnSettings(k=self.k, temperatures=self.temperatures, **shared)]
-        shared |= {"path": RegularizationPath.parse(self.l2), "tol": self.tol, "solver": self.solver}
+        shared = {name: getattr(self, name) for name in _LinearFields.model_fields}
+        shared |= {"path": RegularizationPath.parse(self.l2)}
         return [ProbeSettings(loss=loss, **shared) for loss in self.losses]
+
+
+def _default(model: type[Strict], name: str) -> Any:
+    return model.model_fields[name].default
 
 
 def _checked_memory(text: str) -> str:
@@ -227,12 +249,20 @@ class ProbeJob(ProbeGrid, DeviceOptions):
     """All options of ``penultimate probe`` besides the store and the trial log."""
 
     memory: Annotated[str, AfterValidator(_checked_memory)] | None = None
-    """Stream features that take more than this, such as 500M or 4G; by default all are held in memory."""
+    """Stream features that would take more memory than this, such as 500M or 4G; by default half of what is free."""
+
+    keep_path: Annotated[str, AfterValidator(_checked_memory)] = "64M"
+    """Keep the weights of each path, at most this much of it, beside its trial: other strengths, metrics or class
+    weights on the same features then begin there; 0M keeps none."""
 
     @property
     def resources(self) -> "ProbeResources":
         """Return the resources that the probes run on."""
-        return ProbeResources(device=self.device, memory_bytes=None if self.memory is None else num_bytes(self.memory))
+        return ProbeResources(
+            device=self.device,
+            memory_bytes=None if self.memory is None else num_bytes(self.memory),
+            path_bytes=num_bytes(self.keep_path),
+        )
 
 
 def num_bytes(text: str) -> int:
@@ -249,11 +279,14 @@ class ProbeResources:
     """``cpu`` or ``cuda``."""
 
     memory_bytes: int | None = None
-    """Features that take more than this to fit are streamed from the store; None: they are held in memory."""
+    """Features that take more than this to fit are streamed from the store; None: half of what is free then."""
+
+    path_bytes: int = 64 << 20
+    """Memory, on the disk, of the path that is kept beside a trial; 0: none is."""
 
 
 ON_CPU = ProbeResources()
-"""The default resources: a CPU, with all features in memory."""
+"""The default resources: a CPU, and half of the memory that is free."""
 
 Log = Callable[[str], None]
 """A function that is called with each line of progress for the user."""

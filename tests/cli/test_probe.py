@@ -92,3 +92,36 @@ def test_an_option_of_another_method_is_refused_in_one_line(
     assert run(["probe", store, "--trials", str(tmp_path / "trials"), "--k", "3"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("leave it away or give --method knn")
     assert not (tmp_path / "trials").exists()
+
+
+def test_transforms_and_class_weights_are_trials_of_their_own_named_where_they_differ(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = str(tmp_path / "trials")
+    path = ("probe", store, "--trials", trials, "--l2", "0.01:100:3")
+    (plain,), (same,), (other,) = (
+        _json(capsys, *path),
+        _json(capsys, *path, "--transform", "none"),
+        _json(capsys, *path, "--transform", "standardize", "--class-weight", "balanced"),
+    )
+    assert same["trial"] == plain["trial"]
+    assert other["trial"] != plain["trial"]
+    variants = {row["variant"] for row in _json(capsys, "show", trials)}
+    assert variants == {"class_weight=none, transform=none", "class_weight=balanced, transform=standardize"}
+    assert run(["report", trials, "-o", str(tmp_path / "report.html"), "--resamples", "100"]) == 0
+    assert "transform=standardize" in (tmp_path / "report.html").read_text()
+    assert run([*path, "--method", "knn", "--transform", "l2"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("leave it away or give --method probe")
+
+
+def test_a_path_is_kept_beside_its_trial_unless_it_may_take_nothing(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ("probe", store, "--trials", str(tmp_path / "trials"), "--l2", "0.01:100:5")
+    assert run([*path, "--keep-path", "0M"]) == 0
+    assert not (tmp_path / "trials" / "paths").exists()
+    assert run([*path, "--tol", "1e-5"]) == 0
+    assert len(list((tmp_path / "trials" / "paths").glob("*.safetensors"))) == 1
+    capsys.readouterr()
+    assert run([*path, "--choose-by", "log_loss", "--tol", "1e-5"]) == 0
+    assert "5 of 5 strengths needed no step from the path that was kept" in capsys.readouterr().err

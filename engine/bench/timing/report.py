@@ -125,6 +125,8 @@ class Report:
 
     def _rounds(self) -> str:
         rounds = self.num_rounds
+        if not self.measurements:
+            return "Processor time is over all threads."
         return (
             f"Medians of {rounds} {'rounds' if rounds > 1 else 'round'} after one that warms up; contenders take turns "
             "in every round. Self is processor time over threads, waiting the rest of the wall-clock time."

@@ -1,8 +1,8 @@
-"""Plan a fit in a GPU's memory before it begins: what it will take at most, and whether that fits.
+"""Plan a fit in the memory of its device before it begins: what it will take at most, and whether that fits.
 
 A GPU that is out of memory ends a fit in the middle of it. The plan counts the arrays that are alive together; a
-simulated device holds it to what a fit allocates (``tests/engine/probe/fitting/test_fit_cuda.py``). On a CPU, which
-can swap and where the user sets a limit, nothing is planned.
+simulated device holds it to what a fit allocates (``tests/engine/probe/fitting/test_fit_cuda.py``). On a CPU the limit
+is whoever reads the features' (``reader.py``), and nothing is refused here.
 """
 
 import math
@@ -50,8 +50,6 @@ class DeviceMemory:
     @classmethod
     def planned(cls, shape: tuple[int, int], classes: int, *, loss: str, weighted: bool, device: torch.device) -> Self:
         """Plan the fit of features of ``shape`` (N, D), of so many classes, on ``device``."""
-        if device.type != "cuda":
-            return cls(0, 0, math.inf)
         rows, dims = shape
         precision = choose_precision(rows * dims, LOSSES[loss], device)
         full, low = precision.full.itemsize, 0 if precision.low is None else precision.low.itemsize
@@ -70,7 +68,8 @@ class DeviceMemory:
         preconditioner = classes * some * (columns * full + 3 * 8 * some)
         if not LOSSES[loss].smooth:
             preconditioner = 3 * 8 * MAX_NUMBERS if full == 8 else 0
-        return cls(max(rotating, solving + preconditioner), solving, usable_bytes(device))
+        usable = usable_bytes(device) if device.type == "cuda" else math.inf
+        return cls(max(rotating, solving + preconditioner), solving, usable)
 
     @property
     def fits(self) -> bool:

@@ -1,5 +1,6 @@
 """Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
@@ -37,12 +39,16 @@ def fit_path(
     settings: FitSettings,
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Sequence[Probe] = (),
 ) -> list[Probe]:
     """Fit every strength of the path, each from a start made of the solutions of others (``solver/continuation.py``).
 
     ``features_ND`` are (N, D) floats. ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1
     matrix (N, K). ``sample_weight_N`` are N finite numbers >= 0; None: all samples count as 1. Returns one Probe for
     each strength, strongest first.
+
+    Every strength whose rule a solution of ``start``, or the polynomial through several, meets as it is takes one
+    gradient for its certificate; the others begin there where that is lower than what their neighbours say.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
     Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory
@@ -67,16 +73,41 @@ def fit_path(
     with torch.no_grad(), float32_arithmetic(), at_most_threads(1) if serial else nullcontext():
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
-        design = make_design(on_device(features_ND, device), sample_weight_N=weight, precision=precision)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
-        problem = InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
-        l2 = settings.path.l2
-        continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=settings.tol)
-        probes = {
-            index: make_probe(*design.unrotate(weight_KR), loss, l2[index], report)
-            for index, weight_KR, report in continuation.solve(len(active_A))
-        }
-        return [expand(probes[index], active_A, count_K, loss) for index in range(len(l2))]
+
+        def problem(*, rotate: bool) -> InMemoryProblem:
+            features = on_device(features_ND, device)
+            design = make_design(features, sample_weight_N=weight, precision=precision, rotate=rotate)
+            return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
+
+        probes = certified(problem(rotate=False), start, active_A, settings, total_weight) if start else {}
+        if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
+            rotated = problem(rotate=True)
+            probes |= _solve(rotated, start, active_A, rest, total_weight, settings.tol)
+            failed = [l2 for l2 in rest if not probes[l2].report.certified]
+            if start and failed:
+                probes |= _solve(rotated, (), active_A, failed, total_weight, settings.tol)
+    return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
+
+
+def _solve(
+    problem: InMemoryProblem,
+    start: Sequence[Probe],
+    active_A: NDArray[np.int64],
+    l2: Sequence[float],
+    total_weight: float,
+    tol: float,
+) -> dict[float, Probe]:
+    """Return a Probe of the fitted classes for each strength."""
+    guess = None
+    if start and problem.loss.smooth:
+        columns = problem.features.matrix_NR.shape[1]
+        guess = SolvedPath(start, active_A, problem.features.basis, problem.loss, columns=columns).at
+    continuation = Continuation(problem, l2=l2, total_weight=total_weight, tol=tol, guess=guess)
+    return {
+        l2[index]: make_probe(*problem.design.unrotate(weight_KR), problem.loss, l2[index], report)
+        for index, weight_KR, report in continuation.solve(len(active_A))
+    }
 
 
 def on_device(features_ND: NDArray[np.floating[Any]], device: torch.device) -> Tensor:

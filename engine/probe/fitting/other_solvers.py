@@ -9,7 +9,7 @@ their mean is 1.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,8 +46,11 @@ def sklearn_path(
     settings: FitSettings,
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Sequence[Probe] = (),
 ) -> list[Probe]:
     """Fit by scikit-learn's ``lbfgs``, warm-started along the path, in float64; it certifies nothing and says so.
+
+    It begins at zero whatever the ``start``: without a certificate nothing would tell that it got no further.
 
     ``tol`` is scikit-learn's own: the largest component of the gradient of the mean objective.
     """
@@ -73,6 +76,7 @@ def cuml_path(
     settings: FitSettings,
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Sequence[Probe] = (),
 ) -> list[Probe]:
     """Fit by cuML's quasi-Newton solver in float32, each strength on its own: it has no warm start, and no certificate.
 

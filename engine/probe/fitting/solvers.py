@@ -1,6 +1,7 @@
 """Choose a solver by name, all of the same objective: torch, cuML on a GPU, scikit-learn as the reference."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
 from penultimate.engine.probe.fitting.other_solvers import cuml_path, sklearn_path
 from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.result import Probe
-from penultimate.store.errors import InputError, UnknownNameError
+from penultimate.store.errors import UnknownNameError
 
 # Shapes: N samples, D feature dimensions, K classes.
 
@@ -28,8 +29,13 @@ class PathSolver(Protocol):
         settings: FitSettings,
         *,
         sample_weight_N: NDArray[np.floating[Any]] | None = None,
+        start: Sequence[Probe] = (),
     ) -> list[Probe]:
-        """Return a Probe for each strength, strongest first."""
+        """Return a Probe for each strength, strongest first.
+
+        ``start`` are solutions of any strengths, of these or much the same data, at which a solver may begin; the
+        result does not depend on them, except within its tolerance.
+        """
         ...
 
 
@@ -39,19 +45,25 @@ def torch_path(
     settings: FitSettings,
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
+    start: Sequence[Probe] = (),
 ) -> list[Probe]:
     """Fit by ``fit_path``; where that does not fit in a GPU's memory, log it and stream the features from the host's.
 
-    Raises what ``fit_path`` raises, and ``InputError`` for sample weights that would have to be streamed.
+    Raises what ``fit_path`` and ``fit_streamed`` raise.
     """
     reason = does_not_fit(features_ND.shape, labels, settings, weighted=sample_weight_N is not None)
     if reason is None:
-        return fit_path(features_ND, labels, settings, sample_weight_N=sample_weight_N)
-    if sample_weight_N is not None:
-        raise InputError(f"{reason}; with sample weights features cannot be streamed: use fewer rows, or device='cpu'")
+        return fit_path(features_ND, labels, settings, sample_weight_N=sample_weight_N, start=start)
     logging.getLogger(__name__).warning("%s: features are streamed from the host's memory", reason)
     memory_bytes = int(usable_bytes(torch_device(settings.device)))
-    return fit_streamed(RowSource.of(features_ND), labels, settings, memory_bytes=memory_bytes)
+    return fit_streamed(
+        RowSource.of(features_ND),
+        labels,
+        settings,
+        memory_bytes=memory_bytes,
+        sample_weight_N=sample_weight_N,
+        start=start,
+    )
 
 
 def does_not_fit(

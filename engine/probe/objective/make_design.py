@@ -35,13 +35,15 @@ class ProductPrecision:
     """Dtype of products for the Hessian; None for that of gradients."""
 
 
-def make_design(features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision) -> Design:
-    """Rotate the features and return the fastest design for them.
+def make_design(
+    features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision, rotate: bool = True
+) -> Design:
+    """Rotate the features, unless they are only to be centred, and return the fastest design for them.
 
     ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. float32 products on a CPU run
     on kernels compiled for it, if there are any: with AMX, where a lower precision was chosen, gradients in 16 bits.
     """
-    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full)
+    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full, rotate=rotate)
     if precision.full == torch.float32 and features.matrix_NR.device.type == "cpu":
         if precision.low is None and (kernels := float_kernels()) is not None:
             return FloatDesign(features, kernels)

@@ -87,26 +87,35 @@ class Basis:
         return weight_MR[:, self.rank].double() - weight_MD.double() @ self.mean_D.double()
 
     def rotate(self, weight_KD: Tensor, bias_K: Tensor, *, out_KR: Tensor) -> None:
-        """Write the reverse of ``unrotate`` to ``out_KR``; the part of the weights that no feature sees is dropped."""
-        weight_KD = weight_KD.to(out_KR)
-        out_KR[:, : self.rank] = weight_KD @ self.rotation_DR.to(out_KR)
-        out_KR[:, self.rank] = bias_K.to(out_KR) + weight_KD @ self.mean_D.double()
+        """Write the reverse of ``unrotate`` to ``out_KR``; the part of the weights that no feature sees is dropped.
+
+        Multiplied in the dtype of the rotation: good enough for a start.
+        """
+        weight_KD = weight_KD.to(self.rotation_DR)
+        out_KR[:, : self.rank] = weight_KD @ self.rotation_DR
+        out_KR[:, self.rank] = bias_K.to(out_KR) + weight_KD.to(out_KR) @ self.mean_D.to(out_KR)
 
 
 class RotatedFeatures:
     """Rotated features held in memory, with weighted means over the samples."""
 
-    def __init__(self, features_ND: Tensor, *, sample_weight_N: Tensor | None, dtype: torch.dtype) -> None:
-        """Rotate ``features_ND`` in ``dtype``.
+    def __init__(
+        self, features_ND: Tensor, *, sample_weight_N: Tensor | None, dtype: torch.dtype, rotate: bool = True
+    ) -> None:
+        """Rotate ``features_ND`` in ``dtype``; or only centre them, which is quicker and enough for a certificate.
 
         ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike.
         """
         self.sample_weight_N = sample_weight_N
-        self.basis, centred_ND = principal_axes(features_ND.to(dtype), sample_weight_N)
+        features_ND = features_ND.to(dtype)
+        self.basis, centred_ND = (principal_axes if rotate else own_axes)(features_ND, sample_weight_N)
         rows, rank = len(features_ND), self.basis.rank
         columns = padded_columns(rank)
         self.matrix_NR = torch.empty(rows, columns, dtype=dtype, device=features_ND.device)
-        torch.mm(centred_ND, self.basis.rotation_DR, out=self.matrix_NR[:, :rank])
+        if rotate:
+            torch.mm(centred_ND, self.basis.rotation_DR, out=self.matrix_NR[:, :rank])
+        else:
+            self.matrix_NR[:, :rank] = centred_ND
         self.matrix_NR[:, rank] = 1
         self.matrix_NR[:, rank + 1 :] = 0
         self.bias_column = rank
@@ -182,18 +191,29 @@ def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple
     direction is left out for its small variance: at weak l2 the optimum may use it.
     """
     rows, dims = features_ND.shape
-    if sample_weight_N is None:
-        mean_D = features_ND.mean(0, dtype=torch.float64)
-    else:
-        mean_D = sample_weight_N @ features_ND.double()
-    mean_D = mean_D.to(features_ND.dtype)
-    centred_ND = features_ND - mean_D
+    mean_D, centred_ND = _centred(features_ND, sample_weight_N)
     if rows >= dims:
         rotation_DR = _eigenvectors(centred_ND, sample_weight_N)
     else:
         span_DN: Tensor = torch.linalg.qr(centred_ND.T)[0]
         rotation_DR = span_DN @ _eigenvectors(centred_ND @ span_DN, sample_weight_N)
     return Basis(mean_D, rotation_DR), centred_ND
+
+
+def own_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis, Tensor]:
+    """Return the basis in which the features are given, and them centred."""
+    mean_D, centred_ND = _centred(features_ND, sample_weight_N)
+    return Basis(mean_D, torch.eye(len(mean_D), dtype=mean_D.dtype, device=mean_D.device)), centred_ND
+
+
+def _centred(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean and the features less it."""
+    if sample_weight_N is None:
+        mean_D = features_ND.mean(0, dtype=torch.float64)
+    else:
+        mean_D = sample_weight_N @ features_ND.double()
+    mean_D = mean_D.to(features_ND.dtype)
+    return mean_D, features_ND - mean_D
 
 
 def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:

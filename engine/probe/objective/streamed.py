@@ -19,7 +19,7 @@ from torch import Tensor
 from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
 from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes
-from penultimate.engine.probe.objective.rotated_features import Basis
+from penultimate.engine.probe.objective.rotated_features import Basis, SampleMean
 from penultimate.engine.runtime.prefetch import prefetch_map
 
 # Shapes: N samples, B of them in a block, D feature dimensions, K classes, S strengths, R = D + 1 rotated columns,
@@ -105,19 +105,18 @@ def _pinned(batch_BD: NDArray[Any] | None) -> Tensor | None:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Some rows, centred; their sums count as parts of a mean over all rows."""
+    """Some rows, centred; their sums count as parts of a weighted mean over all rows."""
 
     centred_BD: Tensor
-    num_rows: int
-    """The number of all rows, N."""
+    sample_mean: SampleMean
 
     def mean(self, values_XB: Tensor) -> Tensor:
-        """Return the sum over these rows, divided by N."""
-        return values_XB.sum(-1, dtype=torch.float64) / self.num_rows
+        """Return the part of the mean over all rows that these make."""
+        return self.sample_mean.mean(values_XB)
 
     def weighted(self, values_XB: Tensor) -> tuple[Tensor, float]:
-        """Return the values, and 1 / N."""
-        return values_XB, 1 / self.num_rows
+        """Return values and a factor whose product is the values times the weight of their row."""
+        return self.sample_mean.weighted(values_XB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +133,19 @@ class StreamedProblem:
     """A problem of which every evaluation, gradient and Hessian product is one pass over the rows."""
 
     def __init__(
-        self, source: RowBlocks, block_rows: int, basis: Basis, mean_square_R: Tensor, loss: Loss, targets: Targets
+        self,
+        source: RowBlocks,
+        block_rows: int,
+        basis: Basis,
+        mean_square_R: Tensor,
+        loss: Loss,
+        targets: Targets,
+        *,
+        sample_weight_N: Tensor | None = None,
     ) -> None:
+        """``sample_weight_N`` are float64 and sum to 1, or None where all rows count alike."""
         self.source, self.block_rows, self.basis = source, block_rows, basis
+        self.sample_mean = SampleMean(source.num_rows, sample_weight_N)
         self.loss, self.targets, self.mean_square_R = loss, targets, mean_square_R
         self.bias_column = len(mean_square_R) - 1
         self.penalised_R = torch.ones_like(mean_square_R)
@@ -221,8 +230,9 @@ class StreamedProblem:
         low_MD = (weight_MD - high_MD).float()
         seen = 0
         for block_BD in self.source.blocks(self.block_rows, weight_SKR.device):
-            block = _Block(block_BD - self.basis.mean_D, self.source.num_rows)
-            targets = self.targets.rows(slice(seen, seen + len(block_BD)))
+            some = slice(seen, seen + len(block_BD))
+            block = _Block(block_BD - self.basis.mean_D, self.sample_mean.rows(some))
+            targets = self.targets.rows(some)
             seen += len(block_BD)
             scores_MB = torch.addmm(bias_M.float()[:, None], high_MD, block.centred_BD.T)
             scores_MB.addmm_(low_MD, block.centred_BD.T)
@@ -240,7 +250,8 @@ class _GradientSum:
 
     def add(self, block: _Block, values_SKB: Tensor) -> None:
         values_MB = values_SKB.flatten(0, 1)
-        self.weight_MD += (values_MB @ block.centred_BD) / block.num_rows
+        weighted_MB, factor = block.weighted(values_MB)
+        self.weight_MD += (weighted_MB @ block.centred_BD) * factor
         self.bias_M += block.mean(values_MB)
 
     def rotated(self, basis: Basis) -> Tensor:

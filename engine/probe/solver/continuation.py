@@ -8,7 +8,7 @@ intermediate strengths that nobody requested lead over it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,17 @@ last strength took 77 steps instead of 2.
 class Continuation:
     """One path of falling l2."""
 
-    def __init__(self, problem: InMemoryProblem, *, l2: Sequence[float], total_weight: float, tol: float) -> None:
+    def __init__(
+        self,
+        problem: InMemoryProblem,
+        *,
+        l2: Sequence[float],
+        total_weight: float,
+        tol: float,
+        guess: Callable[[float], Tensor] | None = None,
+    ) -> None:
+        """``guess`` returns weights (K, R) float64 that may be near the solution of a strength; for smooth losses."""
+        self.guess = guess
         self.problem, self.requested, self.total_weight, self.tol = problem, l2, total_weight, tol
         self.preconditioner = PreconditionerChoice(problem)
         self.products = 0.0
@@ -69,6 +79,7 @@ class Continuation:
         self.span = SPAN
         """Number of nodes that the next start is made from."""
 
+        self.loss_at_zero = math.inf
         self.unreported: list[Sequence[SolveReport]] = []
         """Reports of blocks since the last requested strength."""
 
@@ -80,13 +91,14 @@ class Continuation:
         columns = len(self.problem.mean_square_R)
         zero = self.problem.start(self.problem.mean_square_R.new_zeros(1, classes, columns, dtype=torch.float64))
         assert zero.scores_SKN is not None
+        self.loss_at_zero = float(zero.loss_S)
         self._schedule(zero)
         width = block_strengths(classes)
         large, smooth = is_large(classes, zero.scores_SKN.shape[2]), self.problem.loss.smooth
         # Under the squared hinge each strength is a node and begins at the one before, whose support vectors it keeps.
         self.span = 1 if not smooth else 2 if large else SPAN
         distance = NEAR if smooth and not large else 0.0
-        start = [zero]
+        start = [zero if self.guess is None else self._guessed(self.guess, zero)]
         del zero
         yield from self._solve_nodes([0], start)
         while self.pending:
@@ -207,7 +219,10 @@ class Continuation:
         """Return the lowest points of the space through the last nodes."""
         first, *others = [self.nodes[n] for n in sorted(self.nodes, reverse=True)[: self.span]]
         step_SKR = first.weight_KR.new_zeros(len(indices), *first.weight_KR.shape)
-        if others:
+        if (guess := self.guess) is not None:
+            for step_KR, index in zip(step_SKR, indices, strict=True):
+                self._step_from_guess(guess, step_KR, index, first, others)
+        elif others:
             space = NodeSpace(self.problem, [first, *others], self.tol)
             for step_KR, index in zip(step_SKR, indices, strict=True):
                 for node, coordinate in zip(others, space.lowest(self.log_mus[index]), strict=True):
@@ -215,6 +230,39 @@ class Continuation:
         # Scores are not summed like weights: the sizes of coordinates add up to 4 to 90, and by as much would rounding
         # grow from node to node.
         return self.problem.step(first.weight_KR, first.scores_KN, step_SKR)
+
+    def _guessed(self, guess: Callable[[float], Tensor], zero: Point) -> Point:
+        """Return where the first strength begins: the lowest point of the line through zero and the guess."""
+        assert zero.scores_SKN is not None
+        step_SKR, origin = torch.zeros_like(zero.weight_SKR), zero.weight_SKR[0]
+        self._step_from_guess(guess, step_SKR[0], 0, Node(self.log_mus[0] + NEAR, origin, zero.scores_SKN[0]), [])
+        return self.problem.step(origin, zero.scores_SKN[0], step_SKR)
+
+    def _step_from_guess(
+        self, guess: Callable[[float], Tensor], step_KR: Tensor, index: int, first: Node, others: Sequence[Node]
+    ) -> None:
+        """Write the step to the lowest point of the space through the last nodes and, if that is lower, the guess.
+
+        Where the guess is higher than the point it would replace it is of data that differ too much, and not asked for
+        again. Of a refit it is lower at strong l2 alone: taken everywhere, l2 = 0.0032 took 872 Hessian products
+        instead of 90.
+        """
+        log_mu, weight_KR = self.log_mus[index], guess(self.l2[index])
+        point = self.problem.start(weight_KR[None])
+        assert point.scores_SKN is not None
+        penalty = math.exp(log_mu) / 2 * float((weight_KR.square() @ self.problem.penalised_R).sum())
+        nodes, coordinates, lowest = others, list[float](), self.loss_at_zero
+        if others:
+            space = NodeSpace(self.problem, [first, *others], self.tol)
+            coordinates = space.lowest(log_mu)
+            lowest = space.objective(coordinates, log_mu)
+        if not float(point.loss_S) + penalty <= lowest:
+            self.guess = None  # at weaker strengths it is higher still
+        else:
+            nodes = [Node(log_mu, weight_KR, point.scores_SKN[0]), *others[: SPAN - 2]]
+            coordinates = NodeSpace(self.problem, [first, *nodes], self.tol).lowest(log_mu)
+        for node, coordinate in zip(nodes, coordinates, strict=True):
+            step_KR.add_(node.weight_KR - first.weight_KR, alpha=coordinate)
 
 
 def block_strengths(classes: int) -> int:

@@ -23,6 +23,7 @@ samples would share, never enters the gradient.
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,27 +153,53 @@ class Newton:
             products_of_step = solution.products
             at = at.without_residuals()
             at, exact = self._advance(at, state, solution.direction_SKR, change_SKN)
+        reports, self.preconditioner.error_ratio = self._reports(at, state, check, error_ratio_S)
+        seconds = (time.perf_counter() - began) / len(reports)
+        costs: dict[str, Any] = {
+            "steps": step,
+            "passes": self.problem.passes - passes,
+            "curvature_passes": self.problem.curvature_passes - products,
+            "seconds": seconds,
+        }
+        return at.without_residuals().point, [replace(report, **costs) for report in reports]
+
+    def certify(self, point: Point) -> list[SolveReport | None]:
+        """Return the report of each strength whose weights meet the stopping rule by their gap, None for the others.
+
+        No step is taken: it costs one gradient, which is not in the reports.
+        """
+        at = self._position(point)
+        state = self._gradient_state(at, exact=bool(at.hidden))
+        unknown_S = torch.full_like(self.mu_S, torch.inf)
+        check = self._check(at, state, unknown_S, _Progress(self.mu_S, 0.0))
+        reports, _ = self._reports(at, state, check, unknown_S)
+        return [
+            report if finished else None for report, finished in zip(reports, check.finished_S.tolist(), strict=True)
+        ]
+
+    def _reports(
+        self, at: "_Position", state: GradientState, check: _Check, error_ratio_S: Tensor
+    ) -> tuple[list[SolveReport], float]:
+        """Return reports without what it cost to get there, and the largest error ratio."""
         norm_S = torch.stack([gradient_KR.double().norm() for gradient_KR in state.gradient_SKR])
-        reported = torch.stack(
+        *reported, ratios = torch.stack(
             [check.certified_S, check.stalled_S, at.objective_S, norm_S, state.gap_S, error_ratio_S]
         ).tolist()  # all numbers at once: each alone is a wait for a GPU
-        self.preconditioner.error_ratio = max(reported[-1])
-        seconds = (time.perf_counter() - began) / len(norm_S)
         reports = [
             SolveReport(
                 status="certified" if certified else "stalled" if stalled else "step_limit",
-                steps=step,
-                passes=self.problem.passes - passes,
-                curvature_passes=self.problem.curvature_passes - products,
+                steps=0,
+                passes=0.0,
+                curvature_passes=0,
                 objective=objective,
                 gradient_norm=norm,
                 gap=gap,
-                seconds=seconds,
+                seconds=0.0,
                 precision=self.problem.precision,
             )
-            for certified, stalled, objective, norm, gap, _ in zip(*reported, strict=True)
+            for certified, stalled, objective, norm, gap in zip(*reported, strict=True)
         ]
-        return at.without_residuals().point, reports
+        return reports, max(ratios)
 
     def _position(self, point: Point) -> "_Position":
         penalty_S = self._penalty(point)

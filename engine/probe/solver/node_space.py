@@ -54,7 +54,7 @@ class NodeSpace:
         lowest, best_M, step_M = math.inf, torch.zeros_like(point_M), point_M
         for _ in range(MAX_EVALUATIONS):
             loss, gradient_M, hessian_MM = self.evaluate(point_M.tolist())
-            penalty = mu / 2 * (self.square + float(2 * self.inner_M @ point_M + point_M @ self.gram_MM @ point_M))
+            penalty = self._penalty(point_M, mu)
             objective = loss + penalty
             if objective < lowest:
                 lowest, best_M = objective, point_M
@@ -67,6 +67,14 @@ class NodeSpace:
             point_M = best_M + step_M
         coordinates: list[float] = point_M.tolist()
         return coordinates
+
+    def objective(self, coordinates: Sequence[float], log_mu: float) -> float:
+        """Return the objective at a point of the space."""
+        loss, _, _ = self.evaluate(coordinates)
+        return loss + self._penalty(torch.tensor(coordinates, dtype=torch.float64), math.exp(log_mu))
+
+    def _penalty(self, point_M: Tensor, mu: float) -> float:
+        return mu / 2 * (self.square + float(2 * self.inner_M @ point_M + point_M @ self.gram_MM @ point_M))
 
 
 def _least_squares(matrix_MM: Tensor, rhs_M: Tensor) -> Tensor:

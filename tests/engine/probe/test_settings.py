@@ -52,6 +52,27 @@ def test_choosing_by_the_metric_itself_is_the_same_trial() -> None:
     assert ProbeSettings(path=FEW, choose_by="log_loss").resolved(**asked) == plain | {"choose_by": "log_loss"}
 
 
+def test_class_weights_and_transforms_are_part_of_a_trial_only_where_they_are_not_the_papers() -> None:
+    asked: dict[str, Any] = {"multi_label": False, "metric": "top1"}
+    plain = ProbeSettings(path=FEW).resolved(**asked)
+    assert ProbeSettings(path=FEW, transform="none", class_weight=None).resolved(**asked) == plain
+    found = ProbeSettings(path=FEW, transform="l2", class_weight="balanced").resolved(**asked)
+    assert found == plain | {"transform": "l2", "class_weight": "balanced"}
+    (grid, _), *_ = ProbeGrid(transform="standardize", class_weight="balanced").settings()
+    assert isinstance(grid, ProbeSettings)
+    assert (grid.transform, grid.class_weight) == ("standardize", "balanced")
+    with pytest.raises(InputError, match="transform is of the method probe, and the method is knn"):
+        ProbeJob.of({"method": "knn", "transform": "l2"})
+
+
+def test_memory_and_the_size_of_a_kept_path_are_sizes_with_a_unit() -> None:
+    assert (ProbeJob().resources.memory_bytes, ProbeJob().resources.path_bytes) == (None, 64 << 20)
+    found = ProbeJob(memory="1.5G", keep_path="0M").resources
+    assert (found.memory_bytes, found.path_bytes) == (3 << 29, 0)
+    with pytest.raises(InputError, match="keep_path: expected a number with a unit"):
+        ProbeJob.of({"keep_path": "none"})
+
+
 def test_a_grid_has_every_loss_with_every_number_of_shots_and_its_seeds() -> None:
     grid = ProbeGrid(losses=(None, "logistic"), shots=(1, "all"), seeds=2, l2="1,0.1", tol=1e-3)
     found = [(each.loss, each.shots, seed) for each, seed in grid.settings() if isinstance(each, ProbeSettings)]
@@ -71,7 +92,19 @@ def test_the_command_line_takes_defaults_and_help_from_the_declaration() -> None
     app = typer.Typer()
     app.command()(probe)
     options = {option.name: option for option in typer.main.get_command(app).params}
-    for name in ("l2", "metric", "tol", "solver", "seeds", "losses", "shots", "memory"):
+    for name in (
+        "l2",
+        "metric",
+        "tol",
+        "solver",
+        "seeds",
+        "losses",
+        "shots",
+        "memory",
+        "transform",
+        "class_weight",
+        "keep_path",
+    ):
         assert options[name].default is None  # not typed: the declaration's own default holds
         said = " ".join((ProbeJob.model_fields[name].description or "").replace("``", "").split())
         assert getattr(options[name], "help", "").startswith(said)
@@ -88,6 +121,8 @@ def test_the_yaml_of_a_study_takes_every_field() -> None:
         ({"metric": "map_11"}, "did you mean map11"),
         ({"solver": "troch"}, "did you mean torch"),
         ({"choose_by": "logloss"}, "did you mean log_loss"),
+        ({"transform": "whiten"}, "transform: Input should be 'none', 'l2' or 'standardize'"),
+        ({"class_weight": "even"}, "class_weight: Input should be 'balanced'"),
         ({"tol": 2}, "tol: Input should be less than 1, got 2"),
         ({"tol": float("nan")}, "tol: "),
         ({"shots": 0}, "shots: "),

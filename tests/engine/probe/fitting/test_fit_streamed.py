@@ -48,6 +48,53 @@ def test_it_gives_the_in_memory_answer(loss: str) -> None:
         np.testing.assert_allclose(one.scores(features_ND[:50]), other.scores(features_ND[:50]), atol=0.05)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+def test_sample_weights_count_as_in_memory(loss: str) -> None:
+    features_ND, labels_N = mixture(3000)
+    weight_N = np.random.default_rng(0).uniform(0.1, 3, size=3000)
+    settings = FitSettings(num_classes=4, path=PATH, loss=loss)
+    streamed = fit_streamed(source_of(features_ND), labels_N, settings, memory_bytes=MEMORY, sample_weight_N=weight_N)
+    held = fit_path(features_ND, labels_N, settings, sample_weight_N=weight_N)
+    for one, other in zip(streamed, held, strict=True):
+        assert one.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=2e-4)  # each within 1e-4
+        np.testing.assert_allclose(one.scores(features_ND[:50]), other.scores(features_ND[:50]), atol=0.05)
+
+
+def test_a_sample_of_weight_two_is_two_samples() -> None:
+    features_ND, labels_N = mixture(1500)
+    settings = FitSettings(num_classes=4, path=PATH)
+    twice = np.random.default_rng(0).integers(1, 3, size=1500)
+    weighted = fit_streamed(
+        source_of(features_ND), labels_N, settings, memory_bytes=MEMORY, sample_weight_N=twice.astype(float)
+    )
+    repeated = fit_streamed(
+        source_of(np.repeat(features_ND, twice, axis=0)), np.repeat(labels_N, twice), settings, memory_bytes=MEMORY
+    )
+    for one, other in zip(weighted, repeated, strict=True):
+        assert one.report.objective == pytest.approx(other.report.objective, rel=2e-4)  # each within 1e-4
+
+
+def test_a_sample_that_does_not_count_is_refused() -> None:
+    features_ND, labels_N = mixture(300)
+    weight_N = np.ones(300)
+    weight_N[7] = 0
+    settings = FitSettings(num_classes=4, path=PATH)
+    with pytest.raises(InputError, match="sample weights must be > 0; leave out the rows that do not count"):
+        fit_streamed(source_of(features_ND), labels_N, settings, memory_bytes=MEMORY, sample_weight_N=weight_N)
+
+
+def test_a_path_that_begins_at_its_solutions_reads_the_rows_less_often() -> None:
+    features_ND, labels_N = mixture(3000)
+    settings = FitSettings(num_classes=4, path=PATH)
+    solved = fit_streamed(source_of(features_ND), labels_N, settings, memory_bytes=MEMORY)
+    again = fit_streamed(source_of(features_ND), labels_N, settings, memory_bytes=MEMORY, start=solved)
+    for one, other in zip(again, solved, strict=True):
+        assert one.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=2e-4)  # each within 1e-4
+        assert one.report.passes + one.report.curvature_passes < other.report.passes + other.report.curvature_passes
+
+
 @pytest.mark.slow
 def test_a_pass_serves_every_strength_and_blocks_do_not_grow_with_n() -> None:
     largest = []

@@ -1,0 +1,238 @@
+"""A path that was kept makes the next probe quicker and changes nothing, whatever state its file is in."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from obstore.store import MemoryStore
+from support.dying_objects import DyingObjects, Killed
+from support.memory_objects import MemoryObjects
+from support.probe_cases import mixture
+
+from penultimate.engine.probe.get_or_fit import get_or_fit
+from penultimate.engine.probe.kept_paths import KeptPaths, PathIdentity
+from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.protocol import run_probe
+from penultimate.engine.probe.result import UNKNOWN, Probe
+from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
+from penultimate.store.feature_set import FeatureSet
+from penultimate.store.objects.objects import Objects
+from penultimate.store.objects.open import open_objects
+from penultimate.store.trials.trial import Trial
+from penultimate.store.trials.trial_log import TrialLog
+
+PATH = RegularizationPath.parse("1e-3:1e3:13")
+SETTINGS = ProbeSettings(path=PATH)
+IDENTITY = PathIdentity(features={"images": "0123"}, loss="softmax", transform="none", class_weight=None)
+SHAPE = (3, 5)
+
+
+def probes(*l2: float, seed: int = 0) -> list[Probe]:
+    rng = np.random.default_rng(seed)
+    return [
+        Probe(
+            weight_KD=rng.normal(size=SHAPE).astype(np.float32),
+            bias_K=np.array([1, -np.inf, 2], np.float32),
+            l2=value,
+            report=UNKNOWN,
+        )
+        for value in l2
+    ]
+
+
+def same(found: list[Probe], wanted: list[Probe]) -> None:
+    assert [probe.l2 for probe in found] == [probe.l2 for probe in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.weight_KD, other.weight_KD)
+        np.testing.assert_array_equal(one.bias_K, other.bias_K)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    return open_objects(tmp_path) if request.param == "folder" else MemoryObjects(MemoryStore())
+
+
+def test_what_is_read_is_what_was_kept(objects: Objects) -> None:
+    kept = KeptPaths(objects, 1 << 20)
+    assert kept.read(IDENTITY, SHAPE) == []
+    path = probes(10.0, 0.1)
+    kept.keep(IDENTITY, path)
+    same(kept.read(IDENTITY, SHAPE), path)
+
+
+def test_other_features_labels_splits_losses_and_transforms_find_nothing(objects: Objects) -> None:
+    kept = KeptPaths(objects, 1 << 20)
+    kept.keep(IDENTITY, probes(1.0))
+    for other in (
+        replace(IDENTITY, features={"images": "0124"}),  # the digest of ids, contents, labels and splits
+        replace(IDENTITY, features={"images": "0123", "weights": "x"}),
+        replace(IDENTITY, loss="logistic"),
+        replace(IDENTITY, transform="l2"),
+    ):
+        assert kept.read(other, SHAPE) == []
+    assert kept.read(IDENTITY, (3, 6)) == []
+
+
+def test_other_class_weights_begin_at_the_same_path_until_they_have_their_own(objects: Objects) -> None:
+    kept, balanced = KeptPaths(objects, 1 << 20), replace(IDENTITY, class_weight="balanced")
+    kept.keep(IDENTITY, probes(1.0))
+    same(kept.read(balanced, SHAPE), probes(1.0))
+    kept.keep(balanced, probes(1.0, seed=1))
+    same(kept.read(balanced, SHAPE), probes(1.0, seed=1))
+    same(kept.read(IDENTITY, SHAPE), probes(1.0))
+
+
+def test_another_grid_joins_what_is_there_and_the_newest_of_a_strength_stays(objects: Objects) -> None:
+    kept = KeptPaths(objects, 1 << 20)
+    kept.keep(IDENTITY, probes(100.0, 1.0))
+    kept.keep(IDENTITY, probes(10.0, 1.0, seed=1))
+    ten, one = probes(10.0, 1.0, seed=1)
+    same(kept.read(IDENTITY, SHAPE), [probes(100.0)[0], ten, one])
+
+
+def test_a_file_is_no_larger_than_was_said_and_has_both_ends_of_the_path(objects: Objects) -> None:
+    each = 4 * SHAPE[0] * (SHAPE[1] + 1)
+    path = probes(*np.geomspace(1e3, 1e-3, 13).tolist())
+    KeptPaths(objects, 4 * each + 5).keep(IDENTITY, path)
+    found = KeptPaths(objects, 0).read(IDENTITY, SHAPE)
+    same(found, [path[0], path[4], path[8], path[12]])
+    tensors = objects.size(IDENTITY.name) - int.from_bytes((objects.get(IDENTITY.name) or b"")[:8], "little") - 8
+    assert tensors <= 4 * each
+    KeptPaths(objects, 0).keep(replace(IDENTITY, loss="logistic"), path)
+    assert not objects.exists(replace(IDENTITY, loss="logistic").name)
+
+
+def test_a_changed_byte_anywhere_is_noticed(objects: Objects) -> None:
+    kept = KeptPaths(objects, 1 << 20)
+    kept.keep(IDENTITY, probes(1.0))
+    content = objects.get(IDENTITY.name)
+    assert content is not None
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        objects.put(IDENTITY.name, bytes(changed))
+        found = kept.read(IDENTITY, SHAPE)
+        if found:  # a space in the header's padding, or the letter of a key that nobody reads
+            same(found, probes(1.0))
+    for length in (0, 7, 8, 100, len(content) - 1):
+        objects.put(IDENTITY.name, content[:length])
+        assert kept.read(IDENTITY, SHAPE) == []
+
+
+def test_of_two_writers_one_is_last_and_its_file_is_whole(objects: Objects) -> None:
+    first, second = KeptPaths(objects, 1 << 20), KeptPaths(objects, 1 << 20)
+    first.keep(IDENTITY, probes(1.0))
+    second.keep(IDENTITY, probes(1.0, seed=1))
+    same(first.read(IDENTITY, SHAPE), probes(1.0, seed=1))
+
+
+def stored() -> FeatureSet:
+    features_ND, labels_N = mixture(900, 12, 4, apart=0.7)
+    return FeatureSet.of(features_ND, labels_N, np.array(["train", "val", "test"])[np.arange(900) % 3])
+
+
+@pytest.fixture(scope="module")
+def features() -> FeatureSet:
+    return stored()
+
+
+def alike(found: Trial, wanted: Trial) -> None:
+    """Assert that both are the same result: objectives within their certified gaps, the same choice and predictions."""
+    assert found.converged
+    assert found.chosen["l2"] == wanted.chosen["l2"]
+    for one, other in zip(found.history, wanted.history, strict=True):
+        assert one["l2"] == other["l2"]
+        assert one["objective"] == pytest.approx(other["objective"], rel=2e-4)  # each is within 1e-4
+        assert one["weight_norm"] == pytest.approx(other["weight_norm"], rel=5e-3)
+    differing = np.mean(found.arrays["test_predictions"] != wanted.arrays["test_predictions"])
+    assert differing <= 2 / 300
+
+
+OTHERS = {
+    "score": ProbeSettings(path=PATH, choose_by="log_loss"),
+    "metric": ProbeSettings(path=PATH, metric="mean_per_class"),
+    "grid": ProbeSettings(path=RegularizationPath.parse("1e-2:1e2:8")),
+    "wider grid": ProbeSettings(path=RegularizationPath.parse("1e-5:1e5:9")),
+    "tolerance": ProbeSettings(path=PATH, tol=1e-6),
+    "class weight": ProbeSettings(path=PATH, class_weight="balanced"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_settings_begin_at_the_path_and_end_where_they_would_without(
+    features: FeatureSet, tmp_path: Path, name: str
+) -> None:
+    log, lines = TrialLog.create(tmp_path / "trials"), list[str]()
+    get_or_fit(features, SETTINGS, log, log=lines.append)
+    found = get_or_fit(features, OTHERS[name], log, log=lines.append)
+    alike(found, run_probe(features, OTHERS[name]).trial)
+    assert any("needed no step from the path that was kept" in line for line in lines)
+    if name in ("score", "metric"):
+        assert {row["steps"] for row in found.history if row["fitted_on"] == "train"} == {0}
+        assert all(row["gap"] is not None for row in found.history)  # measured, not remembered
+
+
+def without_worth(path: list[Probe], make: Callable[[np.random.Generator, Probe], np.ndarray]) -> list[Probe]:
+    rng = np.random.default_rng(0)
+    return [replace(probe, weight_KD=make(rng, probe).astype(np.float32)) for probe in path]
+
+
+STALE: dict[str, Callable[[np.random.Generator, Probe], np.ndarray]] = {
+    "noise": lambda rng, probe: rng.normal(size=probe.weight_KD.shape),
+    "huge": lambda rng, probe: 1e30 * rng.normal(size=probe.weight_KD.shape),
+    "largest": lambda rng, probe: np.full(probe.weight_KD.shape, 3e38),
+    "of other classes": lambda rng, probe: probe.weight_KD[::-1],
+    "the negative": lambda rng, probe: -probe.weight_KD,
+    "nearly right": lambda rng, probe: probe.weight_KD * 1.01,
+    "zero": lambda rng, probe: np.zeros(probe.weight_KD.shape),
+    "not a number": lambda rng, probe: np.full(probe.weight_KD.shape, np.nan),
+}
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["held", "streamed"])
+@pytest.mark.parametrize("name", STALE)
+def test_a_path_of_something_else_under_the_right_name_changes_no_result(
+    features: FeatureSet, tmp_path: Path, name: str, streamed: bool, loss: str
+) -> None:
+    settings = ProbeSettings(path=RegularizationPath.parse("1e-1:1e3:5"), loss=loss)
+    resources = ProbeResources(memory_bytes=90_000 if streamed else None)
+    log = TrialLog.create(tmp_path / "trials")
+    get_or_fit(features, settings, log, log=lambda line: None, resources=resources)
+    identity = PathIdentity(features=features.key.fields, loss=loss, transform="none", class_weight=None)
+    kept = KeptPaths(log.objects, 1 << 20)
+    kept.keep(identity, without_worth(kept.read(identity, (4, 12)), STALE[name]))
+    other = settings.replace(choose_by="log_loss")
+    found = get_or_fit(features, other, log, log=lambda line: None, resources=resources)
+    alike(found, run_probe(features, other, resources=resources).trial)
+
+
+def test_few_shots_and_uncertified_solvers_keep_nothing(features: FeatureSet, tmp_path: Path) -> None:
+    log = TrialLog.create(tmp_path / "trials")
+    few = RegularizationPath(l2=(1.0,))
+    for settings in (ProbeSettings(path=few, shots=3), ProbeSettings(path=few, solver="sklearn")):
+        get_or_fit(features, settings, log, log=lambda line: None)
+    get_or_fit(features, SETTINGS, log, log=lambda line: None, resources=ProbeResources(path_bytes=0))
+    assert not (tmp_path / "trials" / "paths").exists()
+
+
+def test_a_kill_at_any_change_leaves_a_log_that_goes_on_to_the_same_trial(features: FeatureSet, tmp_path: Path) -> None:
+    settings = ProbeSettings(path=RegularizationPath.parse("0.1:10:3"))
+    wanted = run_probe(features, settings).trial
+    kills = 0
+    for number, after in itertools.product(range(7), (False, True)):
+        folder = tmp_path / f"{number}{after}"
+        log = TrialLog.create(folder)
+        log.objects = DyingObjects(folder, at=number, after=after)
+        try:
+            get_or_fit(features, settings, log, log=lambda line: None)
+        except Killed:
+            kills += 1
+        again = TrialLog(folder)
+        alike(get_or_fit(features, settings, again, log=lambda line: None), wanted)
+        alike(get_or_fit(features, settings.replace(tol=1e-5), again, log=lambda line: None), wanted)
+        assert len(again.trials()) == 2
+    assert kills > 4  # a partial file and its rename, before and after, of the path, the head and the arrays
