@@ -34,16 +34,18 @@ def counts(found: Audit) -> list[tuple[str, str]]:
         ("of all test images, %", f"{100 * summary['leaked_share']:.1f}"),
         ("doubtful labels", f"{len(found.label_issues):,}"),
     ]
-    for score in found.scores.itertuples():
-        name = f"{score.method}, {score.metric} %"
-        rows += [(name, f"{100 * score.score:.2f} ({100 * score.score_low:.1f} to {100 * score.score_high:.1f})")]
-        rows += [(f"{name}, without these test images", f"{100 * score.without:.2f}")]
+    for score in found.scores.to_dict("records"):
+        value, low, high, without = (100 * score[key] for key in ("score", "score_low", "score_high", "without"))
+        name = f"{score['method']}, {score['metric']} %"
+        rows += [(name, f"{value:.2f} ({low:.1f} to {high:.1f})")]
+        rows += [(f"{name}, without these test images", f"{without:.2f}")]
     return rows
 
 
 def between(found: Audit) -> list[tuple[str, str]]:
     """Return the pairs of classes between which most labels are doubted, and the classes that most of them concern."""
-    pairs = [tuple(sorted((row.label, row.suggested))) for row in found.label_issues.itertuples()]
+    issues = found.label_issues
+    pairs = [tuple(sorted(map(str, pair))) for pair in zip(issues["label"], issues["suggested"], strict=True)]
     classes = Counter(name for pair in pairs for name in set(pair))
     listed = [(" and ".join(pair), str(number)) for pair, number in Counter(pairs).most_common(SHOWN)]
     return [*listed, *((f"{name} and any other", str(number)) for name, number in classes.most_common(3))]

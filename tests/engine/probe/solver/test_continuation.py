@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,9 +148,8 @@ def test_the_halves_of_a_product_are_those_of_its_definition(loss: str, weighted
             )
         return weight_N @ torch.nn.functional.softplus(-(2 * one_hot_KN - 1) * scores_KN, threshold=100).sum(0)
 
-    wanted_SKR = torch.stack(
-        [torch.autograd.functional.hvp(mean_loss, w, d)[1] for w, d in zip(weight_SKR, direction_SKR, strict=True)]
-    )
+    product: Any = torch.autograd.functional.hvp  # torch does not type it
+    wanted_SKR = torch.stack([product(mean_loss, w, d)[1] for w, d in zip(weight_SKR, direction_SKR, strict=True)])
     for halfway in (True, False):
         found = problem.hessian_halves(point, direction_SKR, halfway=halfway)
         torch.testing.assert_close(found.scores_SKN, direction_SKR @ matrix_NR.T)
