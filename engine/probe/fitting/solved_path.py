@@ -58,7 +58,12 @@ class SolvedPath:
 
     def original(self, l2: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weights (A, D) and biases (A,) of a strength: of its solution, or what the nearest say."""
-        parts = [(np.float32(c), self._probes[n]) for n, c in _nearest(self._log_l2, math.log(l2))]
+        with np.errstate(over="ignore", invalid="ignore"):  # of weights that are no solution; not finite, none is used
+            return self._weighed(_nearest(self._log_l2, math.log(l2)))
+
+    def _weighed(self, nearest: Sequence[tuple[int, float]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the sum of solutions times their coefficients, centred over classes where the loss is."""
+        parts = [(np.float32(c), self._probes[n]) for n, c in nearest]
         weight_AD = self._fitted(parts[0][1].weight_KD) * parts[0][0]
         bias_A = self._finite_bias(parts[0][1]) * parts[0][0]
         for c, probe in parts[1:]:
