@@ -164,8 +164,8 @@ class Pair:
 
     def both(self) -> Iterator[int]:
         """Let both do a turn at the same time."""
-        self.first.begin()
-        self.second.begin()
+        for each in (self.first, self.second):
+            each.begin()
         yield self.first.end() + self.second.end()
 
 
