@@ -3,15 +3,9 @@
 import multiprocessing
 
 import pytest
+from support.turns import counting
 
 from penultimate.engine.bench.timing.processes import Remote, Turns, started
-
-
-def counting(start: int, turns: Turns) -> None:
-    turns.ready()
-    while True:
-        start += 1
-        turns.over(start)
 
 
 def test_a_process_does_one_turn_for_each_that_is_begun() -> None:
