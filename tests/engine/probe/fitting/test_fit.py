@@ -18,6 +18,7 @@ from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.kernels.kernels import amx_kernels
 from penultimate.engine.probe.objective import rotated_features
+from penultimate.engine.probe.objective.make_design import make_design
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
@@ -321,11 +322,10 @@ def test_cuda_agrees_with_the_cpu() -> None:
 
 def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    make = fit.make_design
 
     def seeing(*values: Any, **options: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return make(*values, **options)
+        return make_design(*values, **options)
 
     monkeypatch.setattr(fit, "make_design", seeing)
     features_ND, labels_N = mixture(60, 8, K)
