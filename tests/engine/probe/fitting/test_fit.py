@@ -322,11 +322,10 @@ def test_cuda_agrees_with_the_cpu() -> None:
 
 def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    make = make_design
 
     def seeing(*values: Any, **options: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return make(*values, **options)
+        return make_design(*values, **options)
 
     monkeypatch.setattr(fit, "make_design", seeing)
     features_ND, labels_N = mixture(60, 8, K)

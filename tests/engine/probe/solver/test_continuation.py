@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -141,15 +140,20 @@ def test_the_halves_of_a_product_are_those_of_its_definition(loss: str, weighted
     point = problem.start(weight_SKR)
 
     def mean_loss(weight_KR: torch.Tensor) -> torch.Tensor:
-        scores_KN = weight_KR @ matrix_NR.T
+        scores_KN, index_N = weight_KR @ matrix_NR.T, torch.from_numpy(labels_N)
         if loss == "softmax":
-            return weight_N @ torch.nn.functional.cross_entropy(
-                scores_KN.T, torch.from_numpy(labels_N), reduction="none"
-            )
-        return weight_N @ torch.nn.functional.softplus(-(2 * one_hot_KN - 1) * scores_KN, threshold=100).sum(0)
+            loss_N = torch.nn.functional.cross_entropy(scores_KN.T, index_N, reduction="none")
+        else:
+            loss_N = torch.nn.functional.softplus(-(2 * one_hot_KN - 1) * scores_KN, threshold=100).sum(0)
+        return (weight_N * loss_N).sum()
 
-    product: Any = torch.autograd.functional.hvp  # torch does not type it
-    wanted_SKR = torch.stack([product(mean_loss, w, d)[1] for w, d in zip(weight_SKR, direction_SKR, strict=True)])
+    def hessian_times(weight_KR: torch.Tensor, direction_KR: torch.Tensor) -> torch.Tensor:
+        at_KR = weight_KR.clone().requires_grad_()
+        (gradient_KR,) = torch.autograd.grad(mean_loss(at_KR), at_KR, create_graph=True)
+        (product_KR,) = torch.autograd.grad((gradient_KR * direction_KR).sum(), at_KR)
+        return product_KR
+
+    wanted_SKR = torch.stack([hessian_times(w, d) for w, d in zip(weight_SKR, direction_SKR, strict=True)])
     for halfway in (True, False):
         found = problem.hessian_halves(point, direction_SKR, halfway=halfway)
         torch.testing.assert_close(found.scores_SKN, direction_SKR @ matrix_NR.T)
