@@ -6,6 +6,7 @@ python benchmarks/audit_counts.py REPORT.md --store features.zarr --dataset calt
 """
 
 import argparse
+import math
 import shlex
 import sys
 from collections import Counter
@@ -35,7 +36,8 @@ def counts(found: Audit) -> list[tuple[str, str]]:
         ("doubtful labels", f"{len(found.label_issues):,}"),
     ]
     for score in found.scores.to_dict("records"):
-        value, low, high, without = (100 * score[key] for key in ("score", "score_low", "score_high", "without"))
+        columns = ("score", "score_low", "score_high", "without")
+        value, low, high, without = (math.nan if score[each] is None else 100 * score[each] for each in columns)
         name = f"{score['method']}, {score['metric']} %"
         rows += [(name, f"{value:.2f} ({low:.1f} to {high:.1f})")]
         rows += [(f"{name}, without these test images", f"{without:.2f}")]

@@ -116,7 +116,7 @@ NOT_RECORDED = "not recorded"
 
 COMMAND = re.compile(r"(?:^ {4}|`|^)((?:python benchmarks/|penultimate [a-z]|make )[^`\n]+)", re.MULTILINE)
 COMMIT = re.compile(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,12}\b|(?<=commit )\d{7}\b")
-DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
+DATE = re.compile(r"\b20\d\d-\d\d-\d\d(?!\d)")
 MACHINE = re.compile(r"(?:\d cores of an )?Intel[^.;:|\n]*|[Ss]imulations, so nothing depends on the machine")
 
 

@@ -3,7 +3,7 @@
 They follow scikit-learn's contract (``check_estimator`` passes), so that they work in a ``Pipeline``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -114,12 +114,11 @@ class LinearProbePath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         index_N: NDArray[np.int64],
         weight_N: NDArray[np.float64] | None,
         path: RegularizationPath,
-        start: Sequence[Probe] = (),
     ) -> list[Probe]:
         settings = FitSettings(
             num_classes=len(self.classes_), path=path, loss=self.loss, tol=self.tol, device=self.device
         )
-        return solver_named(self.solver)(features_ND, index_N, settings, sample_weight_N=weight_N, start=start)
+        return solver_named(self.solver)(features_ND, index_N, settings, sample_weight_N=weight_N)
 
     def _keep(self, probes: list[Probe]) -> None:
         self.probes_ = probes
@@ -181,7 +180,7 @@ class LinearProbePathCV(LinearProbePath):
         best = int(self.val_scores_.argmax())
         self.best_l2_ = float(self.l2_[best])
         alone = RegularizationPath(l2=(self.best_l2_,))
-        (self.refit_,) = self._fit_path(features_ND, index_N, weight_N, alone, start=self.probes_)
+        (self.refit_,) = self._fit_path(features_ND, index_N, weight_N, alone)
         self.coef_, self.intercept_ = self.refit_.weight_KD, self.refit_.bias_K
         return self
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from penultimate.engine.probe.head import Head
-from penultimate.engine.probe.kept_paths import KeptPaths
+from penultimate.engine.probe.kept_paths import HeldPaths, KeptPaths
 from penultimate.engine.probe.protocol import planned_trial_id, run_probe
 from penultimate.engine.probe.settings import ON_CPU, FeatureSettings, Log, ProbeResources
 from penultimate.store.feature_set import FeatureSet
@@ -38,7 +38,7 @@ def get_or_fit(
     of = first.key.label if len(sets) == 1 else f"{first.key.backbone}, best of {len(sets)} readouts"
     name = f"{first.key.dataset}, {of}{few}"
     log(f"{name}: {settings.grid}")
-    paths = KeptPaths(trials.objects, resources.path_bytes)
+    paths = HeldPaths(KeptPaths(trials.objects, resources.path_bytes))
     run = run_probe(sets, settings, resources=resources, paths=paths, seed=seed, log=log)
     if run.probe is not None:
         head = Head.of(
@@ -51,6 +51,7 @@ def get_or_fit(
         )
         trials.objects.put(f"{HEADS}/{run.trial.id}.safetensors", head.content())
     trials.append(run.trial)
+    paths.write()
     for note in run.trial.notes:
         log(f"{name}: {note}")
     chosen = f"{run.key.readout}, " if len(sets) > 1 else ""

@@ -125,6 +125,30 @@ class KeptPaths(PathKeeper):
         self._objects.put(identity.name, _content(identity, kept))
 
 
+class HeldPaths(PathKeeper):
+    """Holds what is to be kept until the trial is logged.
+
+    So a probe that was killed before that begins again where it began, and ends in the same weights to the last bit.
+    """
+
+    def __init__(self, paths: KeptPaths) -> None:
+        self._paths = paths
+        self._held: list[tuple[PathIdentity, Sequence[Probe]]] = []
+
+    @override
+    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+        return self._paths.read(identity, shape)
+
+    @override
+    def keep(self, identity: PathIdentity, probes: Sequence[Probe]) -> None:
+        self._held.append((identity, probes))
+
+    def write(self) -> None:
+        """Keep what was held."""
+        for identity, probes in self._held:
+            self._paths.keep(identity, probes)
+
+
 def _content(identity: PathIdentity, probes: Sequence[Probe]) -> bytes:
     """Return solutions as safetensors: ``weight`` (L, K, D) and ``bias`` (L, K) float32, the rest as JSON metadata."""
     tensors = {
