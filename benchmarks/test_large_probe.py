@@ -8,6 +8,7 @@ import pytest
 from large_probe import Size, drawn_store
 
 
+@pytest.mark.slow
 def test_it_writes_a_report_of_the_probe_beside_sgd(tmp_path: Path) -> None:
     arguments = ["--rows", "2000", "--dim", "16", "--classes", "3", "--dtype", "float16", "--l2", "1:100:3"]
     large_probe.main([str(tmp_path / "report.md"), "--work", str(tmp_path / "work"), *arguments])

@@ -55,6 +55,7 @@ def test_features_in_a_bucket_are_probed_and_shown_and_credentials_are_seen_nowh
         assert secret.encode() not in kept
 
 
+@pytest.mark.slow
 def test_readouts_in_a_bucket_are_those_in_a_folder_though_requests_fail(
     proxy: Proxy, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from penultimate.cli.main import run
 TINY = ("--weights", "random", "--workers", "1", "--no-compile", "--decoder", "pillow")
 
 
+@pytest.mark.slow
 def test_errors_are_shown_from_where_the_images_are(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

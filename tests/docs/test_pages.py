@@ -119,7 +119,15 @@ def runs_or_parses(block: Block, names: dict[str, Any]) -> None:
 PAGES_WITH_BLOCKS = [page for page in PAGES if page != TUTORIAL and blocks("sh", "python", pages=(page,))]
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
+LONG = {"readouts.md", "few-shot.md", "coming-from.md"}
+"""Pages that take seconds, which ``make test`` leaves out."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES_WITH_BLOCKS],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_every_block_of_a_page_runs_or_parses(page: Path, here: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks("sh", "python", pages=(page,)):

@@ -166,6 +166,7 @@ def test_a_writer_killed_by_sigkill_leaves_what_it_committed_and_no_claim(
     assert verify(store) == []
 
 
+@pytest.mark.slow
 def test_two_processes_with_halves_share_the_rows_of_other_sets(location: str, job: Job, tmp_path: Path) -> None:
     store = FeatureStore.create(location)
     job.part(range(10)).write(store)

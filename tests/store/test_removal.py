@@ -177,7 +177,7 @@ def test_a_damaged_set_keeps_all_rows_until_it_is_removed_itself(store: FeatureS
     assert size(store) == 0
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
 def test_dying_at_each_change_of_a_removal_leaves_a_readable_store_and_nothing_for_ever(
     job: Job, tmp_path: Path, after: bool
 ) -> None:
@@ -211,7 +211,7 @@ def test_dying_at_each_change_of_a_removal_leaves_a_readable_store_and_nothing_f
     assert at >= 5  # the group, the columns, three shards and their records
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
 def test_dying_while_the_last_set_is_removed_never_leaves_one_that_looks_complete(
     job: Job, tmp_path: Path, after: bool
 ) -> None:

@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.audit_cases import clustered, edited
+from support.photographs import write_photos
 
 import penultimate
 from penultimate.engine.audit.audit import audit_set
@@ -103,14 +103,15 @@ def test_a_set_without_images_is_refused() -> None:
         audit_set(empty, [], [], AuditSettings())
 
 
-@pytest.fixture
-def two_sets(photos: Path, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with two datasets by one network and one of them by another."""
-    store = str(tmp_path / "two.zarr")
+    folder = tmp_path_factory.mktemp("two_sets")
+    photos, store = write_photos(folder / "photos"), str(folder / "two.zarr")
     how: dict[str, Any] = {"store": store, "weights": "random", "parity": False}
     penultimate.extract(photos, model="test_vit", **how)
     (photos / "cat" / "00.jpg").rename(photos / "cat" / "first.jpg")
-    renamed = photos.rename(tmp_path / "renamed")
+    renamed = photos.rename(folder / "renamed")
     for model in ("test_vit", "test_resnet"):
         penultimate.extract(renamed, model=model, **how)
     return store

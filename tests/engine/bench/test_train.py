@@ -70,6 +70,7 @@ def _dies(turns: Turns) -> None:
     raise SystemExit(3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_said() -> None:
     with started(_dies) as remote:
         assert remote.end() == 0  # it is ready

@@ -262,6 +262,7 @@ for spec in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_no_outcome_depends_on_the_hash_seed_or_the_order_of_listing(tmp_path: Path) -> None:
     specs = [str(path) for path in _of_each_reader(tmp_path)]
     rng = np.random.default_rng(11)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy.stats import gmean, ttest_1samp
 from support.trial_cases import trial_of
 
 from penultimate.engine.analysis.curves.convergence import (
     budget_curves,
     first_to_fraction,
+    geometric_mean,
     speed,
     speedup,
     threshold_budget,
@@ -92,9 +94,43 @@ def test_speedup_is_the_ratio_of_geometric_means_over_what_both_have() -> None:
     got = speedup(when)
     assert got is not None
     assert [got.steps, got.epochs, got.num_pairs] == pytest.approx([16, 16, 2])
+    assert got.steps_interval == pytest.approx((16, 16))  # sixteen times in both
     scratch = speed([each for each in when if each.method == "scratch" and each.dataset != "c"])
     assert scratch.steps == pytest.approx(320)
     assert scratch.steps_quartiles == pytest.approx(tuple(np.quantile([160, 640], [0.25, 0.75])))
+
+
+def test_an_interval_is_that_of_the_mean_logarithm() -> None:
+    values = [4.0, 16.0, 64.0, 20.0]
+    mean, (low, high) = geometric_mean(values)
+    assert mean == pytest.approx(gmean(values))
+    expected = ttest_1samp(np.log(values), 0).confidence_interval(0.95)
+    assert (np.log(low), np.log(high)) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(geometric_mean([7.0])[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "scratch", "is_bound"),
+    [
+        ((500, 100, 95), (500, 100, 95), False),  # both settled in between
+        ((500, 100, 95), (500, 400, 100), True),  # from scratch it still rises
+        ((100, 95, 95), (500, 100, 95), True),  # fine-tuned it was there at once
+        ((500, 400, 100), (500, 400, 100), False),  # both still rise
+        ((100, 95, 95), (100, 95, 95), False),
+    ],
+)
+def test_a_ratio_bounds_from_below_where_it_can_only_grow(
+    tuned: tuple[int, ...], scratch: tuple[int, ...], is_bound: bool
+) -> None:
+    runs = {"finetune": tuned, "scratch": scratch}
+    curves = [
+        curve
+        for method, wrong in runs.items()
+        for curve in budget_curves([_run(method, step, count) for step, count in zip((10, 20, 40), wrong, strict=True)])
+    ]
+    got = speedup([threshold_budget(curve) for curve in curves])
+    assert got is not None
+    assert got.is_lower_bound is is_bound
 
 
 def test_nothing_trained_both_ways_has_no_speedup() -> None:

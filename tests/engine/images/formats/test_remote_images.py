@@ -302,6 +302,7 @@ def test_an_address_has_the_options_of_its_manifest_or_its_own() -> None:
         table.beside("s3://key:secret@bucket/1.jpg")
 
 
+@pytest.mark.slow
 def test_as_many_reads_are_in_flight_as_the_source_wants_and_fewer_of_large_images(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +324,7 @@ def test_as_many_reads_are_in_flight_as_the_source_wants_and_fewer_of_large_imag
     assert 2 <= most_at_once() <= 11
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_told_from_a_full_network(bucket: Bucket) -> None:
     """The server answers after half a second however many ask; or one request after the other, each after 50 ms."""
     manifest = bucket.put_manifest(relative)
@@ -355,6 +357,7 @@ def test_a_study_takes_addresses_as_they_are(bucket: Bucket, local: ImageSet) ->
     assert images.digest == local.digest
 
 
+@pytest.mark.slow
 def test_bench_shows_fetching_and_listing_of_images_in_a_bucket_only(
     bucket: Bucket, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,7 +52,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let problems of a test's size run in float32 and bfloat16, as large ones do."""
     monkeypatch.setattr(make_design, "SMALL", 0)
     monkeypatch.setattr(make_design, "SMALL_NONSMOOTH", 0)
-    monkeypatch.setattr(rotated_features, "LOW_ROWS", 0)
+    monkeypatch.setattr(rotated_features, "LOW_ROWS", 50)  # in float32 alone, 50 rows and more tell the axes
 
 
 def multi_label(rows: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -74,6 +74,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def in_short(*names: str) -> Iterator[Any]:
+    """Yield all cases, of which ``make test`` runs these alone."""
+    return (pytest.param(case, marks=() if case in names else pytest.mark.slow) for case in CASES)
+
+
 def fitted(loss: str, device: str, *, weighted: bool = False, shape: tuple[int, int] = (300, 12), **case: Any) -> Any:
     features_ND, labels = multi_label() if case.get("multi_label") else mixture(*shape)
     weight_N = np.random.default_rng(0).uniform(0.5, 2, len(labels)) if weighted else None
@@ -88,7 +93,7 @@ def agree(on_gpu: list[Probe], on_cpu: list[Probe]) -> None:
         assert one.report.objective == pytest.approx(other.report.objective, rel=2e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*in_short("weighted", "squared hinge", "multi-label")])
 def test_fits_agree_with_the_cpu_s_and_stay_on_the_device(case: str, cuda: SimulatedCuda) -> None:
     """Mixed devices raise; what comes back are the numbers that the host decides by, and the solutions."""
     loss, options = CASES[case]
@@ -99,7 +104,8 @@ def test_fits_agree_with_the_cpu_s_and_stay_on_the_device(case: str, cuda: Simul
         assert cuda.to_host.within(inner_loop) == 0, cuda.to_host.table()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.capability
+@pytest.mark.parametrize("case", [*in_short("softmax", "weighted one-vs-rest", "fewer samples than dimensions")])
 def test_fits_agree_in_float32_and_bfloat16(case: str, cuda: SimulatedCuda, float32: None) -> None:
     loss, options = CASES[case]
     if loss == "squared_hinge":
@@ -127,6 +133,7 @@ def prefer(kind: type | None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(made, "cost", staticmethod(lambda problem, classes: 0))
 
 
+@pytest.mark.capability
 @pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_every_preconditioner_agrees_with_the_cpu(
     name: str, cuda: SimulatedCuda, float32: None, monkeypatch: pytest.MonkeyPatch
@@ -220,7 +227,7 @@ def test_products_of_bfloat16_stay_float32(cuda: SimulatedCuda, float32: None) -
     assert float((found_KR - wanted_KR).norm() / wanted_KR.norm()) < 5e-4  # the product of scores is rounded as well
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_certificates_hold_where_the_process_allows_tf32(weighted: bool, cuda: SimulatedCuda, float32: None) -> None:
     plain = fitted("softmax", "cuda", weighted=weighted)
     products = torch.backends.cuda.matmul
@@ -279,7 +286,15 @@ def test_imagenet_s_size_takes_less_than_60_gb_and_no_more_than_planned(
     assert 0.6 * needed < cuda.peak_bytes < needed, (needed, cuda.peak_bytes, cuda.peak_at)
 
 
-@pytest.mark.parametrize(("rows", "dims", "classes"), [(3000, 64, 4), (3000, 64, 60), (500, 200, 20), (20000, 32, 10)])
+@pytest.mark.parametrize(
+    ("rows", "dims", "classes"),
+    [
+        (3000, 64, 4),
+        pytest.param(3000, 64, 60, marks=pytest.mark.slow),
+        (500, 200, 20),
+        pytest.param(20000, 32, 10, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_fit_takes_more_than_was_planned(
     rows: int, dims: int, classes: int, loss: str, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch
@@ -330,7 +345,7 @@ def test_what_does_not_fit_is_streamed_and_said_so_before(caplog: pytest.LogCapt
         assert one.report.objective == pytest.approx(other.report.objective, rel=1e-5)
 
 
-@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("held", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_streamed_features_are_read_once_or_from_pinned_memory(held: bool, cuda: SimulatedCuda) -> None:
     features_ND, labels_N = mixture(3000, 16)
     read = []
