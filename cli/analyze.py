@@ -22,6 +22,7 @@ from penultimate.engine.analysis.dataset_names import told_apart
 from penultimate.engine.analysis.findings import Findings, find
 from penultimate.engine.analysis.statistics.correlation import NUM_RESAMPLES, Correlation
 from penultimate.engine.backbones.imagenet import imagenet_top1
+from penultimate.engine.report.sentences import speedup_sentence
 from penultimate.store.errors import InputError
 from penultimate.store.trials.trial_log import TrialLog
 
@@ -41,7 +42,15 @@ _PAIR_COLUMNS = {
     "p_value": "p (Wilcoxon)",
     "p_value_holm": "p (Holm)",
 }
-_SPEED_COLUMNS = {"method": "method", "curves": "curves", "steps": "steps to 90 %", "epochs": "epochs to 90 %"}
+_SPEED_COLUMNS = {
+    "method": "method",
+    "curves": "curves",
+    "steps": "steps to 90 %",
+    "steps_interval": "95 %",
+    "steps_quartiles": "quartiles",
+    "epochs": "epochs to 90 %",
+    "epochs_quartiles": "quartiles",
+}
 
 
 def analyze(
@@ -167,18 +176,18 @@ def _print_findings(found: Findings) -> None:
         {
             "method": speed.method,
             "curves": speed.num_curves,
-            "steps": f"{speed.steps:,.0f} ({speed.steps_quartiles[0]:,.0f}-{speed.steps_quartiles[1]:,.0f})",
-            "epochs": f"{speed.epochs:,.1f} ({speed.epochs_quartiles[0]:,.1f}-{speed.epochs_quartiles[1]:,.1f})",
+            "steps": f"{speed.steps:,.0f}",
+            "steps_interval": _counts(speed.steps_interval),
+            "steps_quartiles": _counts(speed.steps_quartiles),
+            "epochs": f"{speed.epochs:,.1f}",
+            "epochs_quartiles": _counts(speed.epochs_quartiles, digits=1),
         }
         for speed in found.speeds
     ]
     if speeds:
         print_table(speeds, _SPEED_COLUMNS)
     if found.speedup:
-        typer.echo(
-            f"from scratch takes {found.speedup.steps:.1f} times the steps and {found.speedup.epochs:.1f} times the "
-            f"epochs of fine-tuning ({found.speedup.num_pairs} pairs)"
-        )
+        typer.echo(speedup_sentence(found.speedup))
     for note in found.notes:
         typer.echo(note, err=True)
 
@@ -189,3 +198,8 @@ def _p(value: float | None) -> str | None:
 
 def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
+
+
+def _counts(interval: tuple[float, float], *, digits: int = 0) -> str:
+    low, high = interval
+    return "-" if low != low else f"{low:,.{digits}f} to {high:,.{digits}f}"

@@ -5,6 +5,7 @@ from itertools import groupby
 from math import isnan
 
 from penultimate.engine.analysis.analysis import Analysis
+from penultimate.engine.analysis.curves.convergence import Speedup
 from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.curves.depth import ReadoutCurve
 from penultimate.engine.analysis.findings import Findings
@@ -188,13 +189,22 @@ def _readouts(curve: ReadoutCurve) -> str:
     )
 
 
+def speedup_sentence(speedup: Speedup) -> str:
+    """Return how many times fine-tuning is faster, with its interval, and whether that is at least so many times."""
+    more = "more than " if speedup.is_lower_bound else ""
+    low, high = speedup.steps_interval
+    interval = "" if isnan(low) else f"; 95 % interval of the steps {low:.1f} to {high:.1f}"
+    pairs = "1 pair" if speedup.num_pairs == 1 else f"{speedup.num_pairs} pairs"
+    return (
+        f"Training from scratch takes {more}{speedup.steps:.1f} times the steps and {more}{speedup.epochs:.1f} times "
+        f"the epochs of fine-tuning to reach 90 % of the best odds (geometric means over {pairs} of network and "
+        f"dataset{interval})."
+    )
+
+
 def _speed(found: Findings) -> Iterator[str]:
     if found.speedup is not None:
-        yield (
-            f"Training from scratch takes {found.speedup.steps:.1f} times the steps and {found.speedup.epochs:.1f} "
-            "times the epochs of fine-tuning to reach 90 % of the best odds (geometric means over "
-            f"{found.speedup.num_pairs} pairs of network and dataset)."
-        )
+        yield speedup_sentence(found.speedup)
         open_ended = sum(each.at_largest_budget for each in found.reached)
         if open_ended:
             yield (
