@@ -26,7 +26,7 @@ from penultimate.engine.bench.timing.processor_time import ProcessorClock
 from penultimate.engine.neighbors.duplicates import Neighborhood, Search
 from penultimate.engine.neighbors.unit_rows import scale_to_unit
 from penultimate.engine.runtime.capabilities import machine
-from penultimate.store.provenance import library_versions, source_commit
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 
 # Shapes: N rows, D feature dimensions, K classes, C copies.
 
@@ -84,6 +84,7 @@ def measure(search: Search, num_rows: int, dims: int) -> dict[str, Any]:
         "recall_found": None if hood.recall is None else hood.recall.num_found,
         "machine": machine(),
         "commit": source_commit(),
+        "created": utc_now(),
         "torch": library_versions()["torch"],
         "command": shlex.join(["python", *sys.argv]),
     }
@@ -116,7 +117,7 @@ def table(records: list[dict[str, Any]]) -> str:
         "# Near-duplicates among many rows\n\n"
         + "\n".join(f"    {each['command']}" for each in records)
         + f"\n\nOne run each, each in a process of its own; {about['machine']['processor']}, "
-        f"{about['machine']['cores']} cores; torch {about['torch']}, commit {about['commit']}. Synthetic "
+        f"{about['machine']['cores']} cores; torch {about['torch']}, commit {about['commit']}, {about['created']}. Synthetic "
         "rows with planted copies (the script says how they are made). Memory is the peak resident set of the process "
         "while it searches, without the rows themselves; before it searches, "
         f"{min(each['mib_before'] - each['mib_rows'] for each in records):,.0f} MiB are the interpreter's and torch's. "

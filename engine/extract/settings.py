@@ -67,7 +67,7 @@ class ExtractionSettings(ExtractionOptions, DecodingOptions):
 
     shard_rows: Count | None = None
     """Images in a block, the unit of work and of resumption, and rows in one object of the store: a multiple of 64, or
-    fewer. By default 1,024, and up to 8,192 for sets of more than 131,072 images."""
+    fewer. By default 1,024, and up to 8,192 for sets of more than 16,384 images."""
 
     retry_failed: bool = False
     """Try images again that could not be decoded before, though their bytes are the same."""

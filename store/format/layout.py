@@ -108,10 +108,11 @@ def rows_folder_parts(name: str) -> tuple[str, int] | None:
 def shard_rows_for(num_samples: int) -> int:
     """Return the rows of a shard for a set of so many samples: more for larger sets, so that objects stay few.
 
-    1,024 up to 131,072 samples, then doubled whenever there would be more than 128 shards, up to 8,192.
+    1,024 up to 16,384 samples, then doubled whenever there would be more than 16 shards, up to 8,192. A kill loses the
+    shards that are not full, so that a sixteenth of the work is the most that one costs.
     """
     shard_rows = SHARD_ROWS
-    while num_samples > 128 * shard_rows and shard_rows < 8192:
+    while num_samples > 16 * shard_rows and shard_rows < 8192:
         shard_rows *= 2
     return shard_rows
 

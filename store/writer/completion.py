@@ -34,13 +34,21 @@ class Completed(NamedTuple):
     """Number of rows that the extraction embedded."""
 
 
+class PlanColumns:
+    """The columns that a plan holds, encoded: what of a set can be computed before a sample was read."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Encode them."""
+        self.objects = {name: column_objects(name, values_M) for name, values_M in plan.columns.items()}
+        self.checksums = plan.checksums
+
+
 class SetDraft:
     """What of a set can be computed before its last shard is on the disk: columns of its plan, and its key."""
 
-    def __init__(self, plan: Plan, contents_M3: NDArray[np.uint64]) -> None:
+    def __init__(self, plan: Plan, columns: PlanColumns, contents_M3: NDArray[np.uint64]) -> None:
         """Compute it, given the contents of all samples as far as they are known; the others leave the key open."""
-        self.objects = {name: column_objects(name, values_M) for name, values_M in plan.columns.items()}
-        self.checksums = plan.checksums
+        self.columns = columns
         self._plan, self._contents_M3 = plan, contents_M3
         self._key = None if is_unknown(contents_M3).any() else plan.key(contents_M3)
 
@@ -52,19 +60,23 @@ class SetDraft:
 
 
 def complete(
-    objects: Objects, plan: Plan, folder: RowsFolder, provenance: Mapping[str, Any], draft: SetDraft | None
+    objects: Objects,
+    plan: Plan,
+    folder: RowsFolder,
+    provenance: Mapping[str, Any],
+    draft: SetDraft,
+    records: Sequence[CommitRecord] | None,
 ) -> Completed | None:
     """Make the set of an extraction visible if all its blocks are committed; else do nothing and return None.
 
     A set that is there already stays as it is, unless the plan was to try its failed samples again. Raises DecodeError
     if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able, ``draft`` is of
-    this plan, or None where there is none yet.
+    this plan, and ``records`` are those of the folder, or None if others may have written some.
     """
-    records = folder.records()
+    records = folder.records() if records is None else records
     if sum(len(record.samples) for record in records) < plan.num_samples:
         return None
     outcome = _Outcome(objects, plan, folder, records)
-    draft = draft or SetDraft(plan, outcome.contents_M3)
     key = draft.key(outcome.contents_M3)
     completed = Completed(key, outcome.num_embedded)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:
@@ -147,8 +159,8 @@ def _write_set(
 ) -> None:
     """Write the columns, then the group's document."""
     found = outcome.columns()
-    columns = draft.objects | {name: column_objects(name, values_M) for name, values_M in found.items()}
-    checksums = draft.checksums | {name: layout.values_checksum(values_M) for name, values_M in found.items()}
+    columns = draft.columns.objects | {name: column_objects(name, values_M) for name, values_M in found.items()}
+    checksums = draft.columns.checksums | {name: layout.values_checksum(values_M) for name, values_M in found.items()}
     objects.put_many(
         {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )

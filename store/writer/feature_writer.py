@@ -22,7 +22,7 @@ from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import SetDraft, complete
+from penultimate.store.writer.completion import PlanColumns, SetDraft, complete
 from penultimate.store.writer.damaged_shards import drop_damaged
 from penultimate.store.writer.sample_states import SampleStates
 from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
@@ -84,7 +84,10 @@ class FeatureWriter:
             self._release()
             raise
         self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
+        self._columns = self._committer.compute(partial(PlanColumns, plan))
         self._began_empty = not covered
+        self._records: list[CommitRecord] | None = None if covered or len(self._blocks) < plan.num_blocks else []
+        """The records of the folder; None where others write some of them."""
         self._waiting = WaitingBlocks(plan, (block for block in self._blocks if block not in covered))
 
     @property
@@ -125,27 +128,29 @@ class FeatureWriter:
         with self._guard:
             self._committer.check()
             self._check_shape(samples, features_BD)
-            self._waiting.check_missing(np.concatenate([samples, np.fromiter(failed, dtype=np.int64)]))
+            failures = np.fromiter(failed, dtype=np.int64)
+            self._waiting.check_missing(np.concatenate([samples, failures]) if failed else samples)
             if not all(failed.values()):
                 raise InputError("a failed sample needs a reason, got an empty one")
             self._states.not_finite_M[samples] = not_finite_rows(features_BD)
             self._waiting.fill(samples, features_BD)
             self._states.fail(failed)
-            self._waiting.settle(np.fromiter(failed, dtype=np.int64))
+            self._waiting.settle(failures)
             self._commit_full_blocks()
 
     def close(self) -> None:
         """Complete the set if every block of it is committed, then release the claim on the blocks."""
-        draft = None
         try:
             with self._guard, self._committer:
                 self._commit_full_blocks(last=True)
-                if not self._waiting.numbers and len(self._blocks) == self.plan.num_blocks:
-                    # Nobody else can have blocks left, and the last shards are still on their way to the disk.
-                    draft = SetDraft(self.plan, self._states.contents_M3)
-            if not self._waiting.numbers:
+                draft = None
+                if not self._waiting.numbers:  # the last shards are still on their way to the disk
+                    draft = SetDraft(self.plan, self._columns.result(), self._states.contents_M3)
+            if draft is not None:
                 with self._whole_folder():
-                    completed = complete(self._objects, self.plan, self._folder, self.provenance, draft)
+                    completed = complete(
+                        self._objects, self.plan, self._folder, self.provenance, draft, self._records
+                    )
                 if completed is not None:
                     self.key, self.num_embedded = completed
         finally:
@@ -209,6 +214,8 @@ class FeatureWriter:
         first_row, samples = run[0] * self.plan.shard_rows, self.plan.samples(range(run[0], run[-1] + 1))
         self._states.place(new, first_row, within=samples)
         record = self._record(run, samples, len(new), max(buffer.seconds for buffer in buffers))
+        if self._records is not None:
+            self._records.append(record)
         if not record.refers_only_to(range(first_row, first_row + len(new))):
             self._committer.finish()  # the rows of equal samples are in shards that may be on their way still
         self._committer.submit(partial(self._write, record, features_RD, buffers))

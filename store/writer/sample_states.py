@@ -26,8 +26,8 @@ class SampleStates:
         self.not_finite_M = np.zeros(num_samples, np.bool_)
         self.failed: dict[int, str] = {}
         self._known = known
-        self._first_of: dict[bytes, int] = {}
-        """Content of each sample that is on its way, or was placed not long ago -> the first sample that has it."""
+        self._first_of: dict[int, int] = {}
+        """Last word of the content of each sample that is on its way, or was placed not long ago -> the first with it."""
         self._twin_of: dict[int, int] = {}
         self._published: list[NDArray[np.int64]] = []
         """Samples whose rows are committed, but not among the known rows yet."""
@@ -69,13 +69,13 @@ class SampleStates:
             published, self._published = np.concatenate(self._published), []
             contents_P3 = self.contents_M3[published]
             self._known.add_own(contents_P3, self.row_M[published], self.not_finite_M[published])
-            for key in _keys(contents_P3):
+            for key in contents_P3[:, 2].tolist():
                 self._first_of.pop(key, None)
         for sample in self.failed_within(within):
             content_3 = self.contents_M3[sample]
             if content_3[1:].any():
                 self._known.index.failed[_content(content_3)] = self.failed[sample]
-                self._first_of.pop(content_3.tobytes(), None)
+                self._first_of.pop(int(content_3[2]), None)
 
     def waits(self, samples: range, settled: range) -> bool:
         """Return whether a sample of a range is to have the row of one outside ``settled`` of which none is known."""
@@ -93,11 +93,14 @@ class SampleStates:
             self.failed[int(samples_B[position])] = self._known.index.failed[_content(contents_B3[position])]
             done_B[position] = True
         left = np.flatnonzero(~done_B)
-        keys = _keys(contents_B3[left])
-        firsts = np.fromiter(map(self._first_of.setdefault, keys, samples_B[left].tolist()), np.int64, len(keys))
-        for at in np.flatnonzero(firsts != samples_B[left]).tolist():  # equal to another sample
-            key, sample = keys[at], int(samples_B[left[at]])
-            if (first := self._first_of[key]) < sample:
+        keys, left_B = contents_B3[left, 2].tolist(), samples_B[left]
+        firsts = np.fromiter(map(self._first_of.setdefault, keys, left_B.tolist()), np.int64, len(keys))
+        for at in np.flatnonzero(firsts != left_B).tolist():
+            key, sample = keys[at], int(left_B[at])
+            first = self._first_of[key]
+            if not np.array_equal(self.contents_M3[first], self.contents_M3[sample]):
+                continue  # of another content, which ends alike: both are embedded, and the first stays in the dict
+            if first < sample:
                 self._twin_of[sample] = first
                 done_B[left[at]] = True
             else:
@@ -111,12 +114,6 @@ class SampleStates:
         if not (failed := self._known.index.failed):
             return []
         return [position for position, content in enumerate(contents_B3.tolist()) if tuple(content) in failed]
-
-
-def _keys(contents_B3: NDArray[np.uint64]) -> list[bytes]:
-    """Return the bytes of each content: they are compared at once, and no work for the garbage collector."""
-    keys: list[bytes] = np.ascontiguousarray(contents_B3).view(f"V{3 * 8}")[:, 0].tolist()
-    return keys
 
 
 def _content(content_3: NDArray[np.uint64]) -> Content:

@@ -103,8 +103,10 @@ class WaitingBlocks:
 
     def _by_block(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:
         """Yield each block that some samples are of, and the positions of these among them."""
+        if not len(samples):
+            return
         blocks = samples // self._plan.shard_rows
-        if len(samples) and (blocks == blocks[0]).all():
+        if (blocks == blocks[0]).all():
             yield int(blocks[0]), slice(None)
             return
         for block in np.unique(blocks).tolist():

@@ -150,6 +150,14 @@ def test_equal_samples_of_one_set_are_embedded_once(store: FeatureStore, job: Jo
     assert verify(store) == []
 
 
+def test_samples_whose_digests_end_alike_are_not_equal(store: FeatureStore, job: Job) -> None:
+    contents_M3 = job.contents_M3.copy()
+    contents_M3[:, 2] = contents_M3[0, 2]
+    alike = replace(job, contents_M3=contents_M3)
+    assert alike.write(store) == NUM_ROWS - len(job.failed)
+    check(store, alike, carried=alike)
+
+
 def test_samples_equal_to_one_that_came_later_are_not_left_without_a_row(store: FeatureStore, job: Job) -> None:
     """What is known without reading is offered first, and an equal sample before it, read later, has its row too."""
     twins = with_twins(job)
