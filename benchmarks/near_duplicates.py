@@ -117,9 +117,9 @@ def table(records: list[dict[str, Any]]) -> str:
         "# Near-duplicates among many rows\n\n"
         + "\n".join(f"    {each['command']}" for each in records)
         + f"\n\nOne run each, each in a process of its own; {about['machine']['processor']}, "
-        f"{about['machine']['cores']} cores; torch {about['torch']}, commit {about['commit']}, {about['created']}. Synthetic "
-        "rows with planted copies (the script says how they are made). Memory is the peak resident set of the process "
-        "while it searches, without the rows themselves; before it searches, "
+        f"{about['machine']['cores']} cores; torch {about['torch']}, commit {about['commit']}, {about['created']}. "
+        "Synthetic rows with planted copies (the script says how they are made). Memory is the peak resident set of "
+        "the process while it searches, without the rows themselves; before it searches, "
         f"{min(each['mib_before'] - each['mib_rows'] for each in records):,.0f} MiB are the interpreter's and torch's. "
         "Rows that are noise have hardly a nearest neighbour, so that a projection finds few; copies have. Where other "
         "programs took cores meanwhile, seconds are upper bounds; that touches neither memory nor counts. The tests "

@@ -121,7 +121,7 @@ class LinearProbePath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         return solver_named(self.solver)(features_ND, index_N, settings, sample_weight_N=weight_N)
 
     def _keep(self, probes: list[Probe]) -> None:
-        self.probes_ = probes
+        self.probes_ = list(probes)  # without the coordinates in which a FittedPath was found
         self.l2_ = np.array([probe.l2 for probe in probes])
         self.coef_path_ = np.stack([probe.weight_KD for probe in probes])
         self.intercept_path_ = np.stack([probe.bias_K for probe in probes])

@@ -148,9 +148,7 @@ class FeatureWriter:
                     draft = SetDraft(self.plan, self._columns.result(), self._states.contents_M3)
             if draft is not None:
                 with self._whole_folder():
-                    completed = complete(
-                        self._objects, self.plan, self._folder, self.provenance, draft, self._records
-                    )
+                    completed = complete(self._objects, self.plan, self._folder, self.provenance, draft, self._records)
                 if completed is not None:
                     self.key, self.num_embedded = completed
         finally:

@@ -27,7 +27,7 @@ class SampleStates:
         self.failed: dict[int, str] = {}
         self._known = known
         self._first_of: dict[int, int] = {}
-        """Last word of the content of each sample that is on its way, or was placed not long ago -> the first with it."""
+        """Last word of the content of each sample that is on its way, or was placed lately -> the first that has it."""
         self._twin_of: dict[int, int] = {}
         self._published: list[NDArray[np.int64]] = []
         """Samples whose rows are committed, but not among the known rows yet."""

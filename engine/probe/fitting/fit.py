@@ -1,6 +1,6 @@
 """Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
+from penultimate.engine.probe.objective.rotated_features import Basis, is_of
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Continuation
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
@@ -33,6 +34,14 @@ program has one of their cores.
 """
 
 
+class FittedPath(list[Probe]):
+    """The solutions of a path, with the coordinates in which they were found; None where no strength took a step."""
+
+    def __init__(self, probes: Iterable[Probe], basis: Basis | None) -> None:
+        super().__init__(probes)
+        self.basis = basis
+
+
 def fit_path(
     features_ND: NDArray[np.floating[Any]],
     labels: NDArray[Any],
@@ -40,7 +49,7 @@ def fit_path(
     *,
     sample_weight_N: NDArray[np.floating[Any]] | None = None,
     start: Sequence[Probe] = (),
-) -> list[Probe]:
+) -> FittedPath:
     """Fit every strength of the path, each from a start made of the solutions of others (``solver/continuation.py``).
 
     ``features_ND`` are (N, D) floats. ``labels`` are class indices (N,) or, for the one-vs-rest losses, also a 0/1
@@ -48,7 +57,9 @@ def fit_path(
     each strength, strongest first.
 
     Every strength whose rule a solution of ``start``, or the polynomial through several, meets as it is takes one
-    gradient for its certificate; the others begin there where that is lower than what their neighbours say.
+    gradient for its certificate; the others begin there where that is lower than what their neighbours say. A
+    FittedPath of other rows, as of train where these are train and val, lends its axes too, and none of its solutions
+    is tried.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
     Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory
@@ -75,19 +86,24 @@ def fit_path(
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
 
+        like = start.basis if isinstance(start, FittedPath) else None
+
         def problem(*, rotate: bool) -> InMemoryProblem:
             features = on_device(features_ND, device)
-            design = make_design(features, sample_weight_N=weight, precision=precision, rotate=rotate)
+            design = make_design(features, sample_weight_N=weight, precision=precision, rotate=rotate, like=like)
             return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
 
-        probes = certified(problem(rotate=False), start, active_A, settings, total_weight) if start else {}
+        probes, basis = dict[float, Probe](), None
+        if start and (like is None or is_of(like, on_device(features_ND, device), weight)):
+            probes = certified(problem(rotate=False), start, active_A, settings, total_weight)
         if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
             rotated = problem(rotate=True)
+            basis = rotated.features.basis
             probes |= _solve(rotated, start, active_A, rest, total_weight, settings.tol)
             failed = [l2 for l2 in rest if not probes[l2].report.certified]
             if start and failed:
                 probes |= _solve(rotated, (), active_A, failed, total_weight, settings.tol)
-    return [expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2]
+    return FittedPath((expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2), basis)
 
 
 def _solve(

@@ -10,7 +10,7 @@ from penultimate.engine.probe.kernels.float_design import FloatDesign
 from penultimate.engine.probe.kernels.kernels import amx_kernels, float_kernels
 from penultimate.engine.probe.objective.design import Design
 from penultimate.engine.probe.objective.losses import Loss
-from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
+from penultimate.engine.probe.objective.rotated_features import Basis, RotatedFeatures
 from penultimate.engine.probe.objective.torch_design import TorchDesign
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 
@@ -36,14 +36,21 @@ class ProductPrecision:
 
 
 def make_design(
-    features_ND: Tensor, *, sample_weight_N: Tensor | None, precision: ProductPrecision, rotate: bool = True
+    features_ND: Tensor,
+    *,
+    sample_weight_N: Tensor | None,
+    precision: ProductPrecision,
+    rotate: bool = True,
+    like: Basis | None = None,
 ) -> Design:
-    """Rotate the features, unless they are only to be centred, and return the fastest design for them.
+    """Rotate the features, as those of ``like`` were, unless they are only to be centred; return their fastest design.
 
     ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike. float32 products on a CPU run
     on kernels compiled for it, if there are any: with AMX, where a lower precision was chosen, gradients in 16 bits.
     """
-    features = RotatedFeatures(features_ND, sample_weight_N=sample_weight_N, dtype=precision.full, rotate=rotate)
+    features = RotatedFeatures(
+        features_ND, sample_weight_N=sample_weight_N, dtype=precision.full, rotate=rotate, like=like
+    )
     if precision.full == torch.float32 and features.matrix_NR.device.type == "cpu":
         if precision.low is None and (kernels := float_kernels()) is not None:
             return FloatDesign(features, kernels)

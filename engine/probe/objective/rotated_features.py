@@ -77,6 +77,14 @@ class Basis:
         """Return the number of rotated columns, without bias and padding."""
         return self.rotation_DR.shape[1]
 
+    def spans(self, features_ND: Tensor) -> bool:
+        """Return whether every feature of these is a sum of the axes, computed in the same way."""
+        dims, rotation = features_ND.shape[1], self.rotation_DR
+        return rotation.shape == (dims, dims) and (rotation.dtype, rotation.device) == (
+            features_ND.dtype,
+            features_ND.device,
+        )
+
     def unrotate(self, weight_MR: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (M, D) in the features' dtype and biases (M,) float64 for the original features."""
         weight_MD = weight_MR[:, : self.rank].to(self.rotation_DR.dtype) @ self.rotation_DR.T
@@ -100,15 +108,28 @@ class RotatedFeatures:
     """Rotated features held in memory, with weighted means over the samples."""
 
     def __init__(
-        self, features_ND: Tensor, *, sample_weight_N: Tensor | None, dtype: torch.dtype, rotate: bool = True
+        self,
+        features_ND: Tensor,
+        *,
+        sample_weight_N: Tensor | None,
+        dtype: torch.dtype,
+        rotate: bool = True,
+        like: Basis | None = None,
     ) -> None:
         """Rotate ``features_ND`` in ``dtype``; or only centre them, which is quicker and enough for a certificate.
 
+        ``like`` is the basis of much the same features, whose axes are taken where they span everything.
         ``sample_weight_N`` are float64 and sum to 1, or None where all samples count alike.
         """
         self.sample_weight_N = sample_weight_N
         features_ND = features_ND.to(dtype)
-        self.basis, centred_ND = (principal_axes if rotate else own_axes)(features_ND, sample_weight_N)
+        if not rotate:
+            self.basis, centred_ND = own_axes(features_ND, sample_weight_N)
+        elif like is not None and like.spans(features_ND):
+            mean_D, centred_ND = _centred(features_ND, sample_weight_N)
+            self.basis = Basis(mean_D, like.rotation_DR)
+        else:
+            self.basis, centred_ND = principal_axes(features_ND, sample_weight_N)
         rows, rank = len(features_ND), self.basis.rank
         columns = padded_columns(rank)
         self.matrix_NR = torch.empty(rows, columns, dtype=dtype, device=features_ND.device)
@@ -200,6 +221,12 @@ def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple
     return Basis(mean_D, rotation_DR), centred_ND
 
 
+def is_of(basis: Basis, features_ND: Tensor, sample_weight_N: Tensor | None) -> bool:
+    """Return whether these are the very features that a basis was made of, which their mean tells."""
+    dtype = basis.mean_D.dtype
+    return torch.equal(basis.mean_D, _mean(features_ND.to(dtype), sample_weight_N))
+
+
 def own_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis, Tensor]:
     """Return the basis in which the features are given, and them centred."""
     mean_D, centred_ND = _centred(features_ND, sample_weight_N)
@@ -208,12 +235,16 @@ def own_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis
 
 def _centred(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the weighted mean and the features less it."""
+    mean_D = _mean(features_ND, sample_weight_N)
+    return mean_D, features_ND - mean_D
+
+
+def _mean(features_ND: Tensor, sample_weight_N: Tensor | None) -> Tensor:
     if sample_weight_N is None:
         mean_D = features_ND.mean(0, dtype=torch.float64)
     else:
         mean_D = sample_weight_N @ features_ND.double()
-    mean_D = mean_D.to(features_ND.dtype)
-    return mean_D, features_ND - mean_D
+    return mean_D.to(features_ND.dtype)
 
 
 def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:

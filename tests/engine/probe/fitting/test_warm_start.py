@@ -7,8 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from support.probe_cases import mixture, softmax_objective
 
+from penultimate.engine.probe.fitting import fit
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.objective import rotated_features
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
 
@@ -68,6 +70,32 @@ def test_other_weights_and_other_rows_end_where_they_would_without() -> None:
         fit_path(FEATURES_ND[some], LABELS_N[some], SETTINGS, start=solved),
         fit_path(FEATURES_ND[some], LABELS_N[some], SETTINGS),
     )
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logistic", "squared_hinge"])
+@pytest.mark.parametrize("shape", [(600, 12), (4000, 400)], ids=["float64", "float32"])
+def test_a_refit_takes_the_axes_of_the_path_and_finds_its_own_solution(
+    loss: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_ND, labels_N = mixture(*shape, K, apart=0.7)
+    settings, one = replace(SETTINGS, loss=loss), replace(SETTINGS, loss=loss, path=RegularizationPath(l2=(0.1,)))
+    train = slice(0, 5 * len(features_ND) // 6)
+    solved = fit_path(features_ND[train], labels_N[train], settings)
+    wanted = fit_path(features_ND, labels_N, one)
+
+    def refuses(*given: object) -> None:
+        raise AssertionError("the axes were computed anew")
+
+    monkeypatch.setattr(rotated_features, "_eigenvectors", refuses)
+    monkeypatch.setattr(fit, "certified", refuses)
+    agree(fit_path(features_ND, labels_N, one, start=solved), wanted)
+
+
+def test_axes_that_do_not_span_other_rows_are_not_taken() -> None:
+    features_ND, labels_N = mixture(60, 40, K, apart=0.7)
+    some = slice(0, 30)  # fewer than dimensions
+    solved = fit_path(features_ND[some], labels_N[some], SETTINGS)
+    agree(fit_path(features_ND, labels_N, SETTINGS, start=solved), fit_path(features_ND, labels_N, SETTINGS))
 
 
 def test_a_class_that_the_solutions_had_no_samples_of_is_fitted() -> None:
