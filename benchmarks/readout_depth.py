@@ -24,7 +24,7 @@ from penultimate.engine.images.subset import at_most_per_class
 from penultimate.engine.report.figures.depth import depth_figure
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, source_commit
+from penultimate.store.provenance import library_versions, source_commit, utc_now
 from penultimate.store.trials.trial import CHOSEN, Trial
 from penultimate.store.trials.trial_log import TrialLog
 
@@ -82,7 +82,8 @@ def report(
             "",
             f"    python benchmarks/readout_depth.py {' '.join(arguments)}",
             "",
-            f"Commit {source_commit()}; {about['processor']}, class {about['cpu_class']}, {about['cores']} cores; "
+            f"Commit {source_commit()}, {utc_now()}; {about['processor']}, class {about['cpu_class']}, "
+            + f"{about['cores']} cores; "
             + ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "penultimate") if name in versions)
             + ".",
             "",

@@ -29,6 +29,13 @@ LEFT_OUT = 4.0
 Stopping early costs nothing where the caller's next gradient takes the place of the product that is left out.
 """
 
+RESTART = 3
+"""Number of iterations after which a solution that went on from an unfinished one begins anew at its residual.
+
+Its first direction is not the residual, so that those after it are not conjugate to each other: going on like that, one
+node of Caltech-101 took 304 products in six steps, and 20 began anew.
+"""
+
 DELAY = 8
 """Number of iterations whose gain estimates the error before them."""
 
@@ -197,6 +204,7 @@ def conjugate_gradients(
                 found_reduction = abs(found) ** (1 / iteration)
                 if not found > 0:
                     break
-        search = torch.addcmul(scaled, ratio_S[:, None, None], search)
+        begins_anew = unfinished is not None and iteration == RESTART
+        search = scaled.clone() if begins_anew else torch.addcmul(scaled, ratio_S[:, None, None], search)
         size_S = next_S
     return Solution(direction, torch.stack(gains[-DELAY:]).sum(0), first_S, next_S, None, len(gains), found_reduction)
