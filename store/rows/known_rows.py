@@ -83,6 +83,8 @@ class KnownRows:
         A shard is read, and its checksums verified, before a row of it is given out for the first time.
         """
         source_B, row_B = self.index.find(contents_B3)
+        if not (row_B >= 0).any():
+            return source_B, row_B, np.zeros(len(row_B), np.bool_)
         while self._drop_damaged(source_B, row_B):
             source_B, row_B = self.index.find(contents_B3)
         not_finite_B = np.zeros(len(row_B), np.bool_)

@@ -49,6 +49,8 @@ class RowIndex:
         self._sort()
         contents_E3, source_E, row_E = self._entries
         source_B, row_B = np.full(len(contents_B3), NO_SOURCE, np.int32), np.full(len(contents_B3), -1, np.int64)
+        if not len(row_E):
+            return source_B, row_B
         pending_P = np.flatnonzero(is_known(contents_B3))
         position_P = np.searchsorted(self._low_E, contents_B3[pending_P, 2])
         while True:  # once, and once more for each entry that has the same low word and is of another content

@@ -12,7 +12,7 @@ several requests at a time. With shards of 5 MB, eight reached 0.60 of the rate 
 
 Value = TypeVar("Value")
 
-_MEMORY_BYTES = 2**28
+_MEMORY_BYTES = 2**27
 """Memory that shards in flight may take, unless two of them take more."""
 
 
@@ -20,7 +20,7 @@ def shards_in_flight(shard_bytes: int) -> int:
     """Return the number of shards of a size that may be committed at once.
 
     >>> [shards_in_flight(megabytes * 2**20) for megabytes in (5, 40, 200)]
-    [8, 6, 2]
+    [8, 3, 2]
     """
     return max(2, min(_MOST_IN_FLIGHT, _MEMORY_BYTES // shard_bytes))
 
