@@ -10,6 +10,9 @@ told to begin. All take turns in every round. FOLDER of features holds X.npy (N,
 ``class/*.jpg``.
 """
 
+import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches its BLAS
+
+# isort: split
 import argparse
 import os
 import sys

@@ -9,6 +9,9 @@ that val chooses, at a tenth and at a hundredth of it. ``get_or_fit`` is the who
 refitting and writing included, by another score than the trial before.
 """
 
+import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches its BLAS
+
+# isort: split
 import argparse
 import shutil
 import sys
