@@ -64,19 +64,20 @@ def complete(
     plan: Plan,
     folder: RowsFolder,
     provenance: Mapping[str, Any],
-    draft: SetDraft,
+    draft: SetDraft | None,
     records: Sequence[CommitRecord] | None,
 ) -> Completed | None:
     """Make the set of an extraction visible if all its blocks are committed; else do nothing and return None.
 
     A set that is there already stays as it is, unless the plan was to try its failed samples again. Raises DecodeError
     if every sample failed. The caller holds the claim on the whole folder; ``provenance`` is JSON-able, ``draft`` is of
-    this plan, and ``records`` are those of the folder, or None if others may have written some.
+    this plan and ``records`` are those of the folder, each None where the caller does not have it.
     """
     records = folder.records() if records is None else records
     if sum(len(record.samples) for record in records) < plan.num_samples:
         return None
     outcome = _Outcome(objects, plan, folder, records)
+    draft = draft or SetDraft(plan, PlanColumns(plan), outcome.contents_M3)
     key = draft.key(outcome.contents_M3)
     completed = Completed(key, outcome.num_embedded)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:

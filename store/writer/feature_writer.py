@@ -84,10 +84,12 @@ class FeatureWriter:
             self._release()
             raise
         self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
-        self._columns = self._committer.compute(partial(PlanColumns, plan))
         self._began_empty = not covered
-        self._records: list[CommitRecord] | None = None if covered or len(self._blocks) < plan.num_blocks else []
-        """The records of the folder; None where others write some of them."""
+        whole = len(self._blocks) == plan.num_blocks
+        self._columns = self._committer.compute(partial(PlanColumns, plan)) if whole else None
+        """The columns of the plan; None where others have blocks too, of whom the last completes the set."""
+        self._records: list[CommitRecord] | None = [] if whole and not covered else None
+        """The records of the folder; None where some are of others, or of an earlier run."""
         self._waiting = WaitingBlocks(plan, (block for block in self._blocks if block not in covered))
 
     @property
@@ -144,9 +146,9 @@ class FeatureWriter:
             with self._guard, self._committer:
                 self._commit_full_blocks(last=True)
                 draft = None
-                if not self._waiting.numbers:  # the last shards are still on their way to the disk
+                if not self._waiting.numbers and self._columns is not None:  # the last shards are still on their way
                     draft = SetDraft(self.plan, self._columns.result(), self._states.contents_M3)
-            if draft is not None:
+            if not self._waiting.numbers:
                 with self._whole_folder():
                     completed = complete(self._objects, self.plan, self._folder, self.provenance, draft, self._records)
                 if completed is not None:

@@ -16,7 +16,7 @@ from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
-from penultimate.engine.probe.objective.rotated_features import Basis, is_of
+from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Continuation
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
@@ -35,11 +35,11 @@ program has one of their cores.
 
 
 class FittedPath(list[Probe]):
-    """The solutions of a path, with the coordinates in which they were found; None where no strength took a step."""
+    """The solutions of a path, and the coordinates in which they were found; None where no strength took a step."""
 
-    def __init__(self, probes: Iterable[Probe], basis: Basis | None) -> None:
+    def __init__(self, probes: Iterable[Probe], *, num_rows: int, basis: Basis | None) -> None:
         super().__init__(probes)
-        self.basis = basis
+        self.num_rows, self.basis = num_rows, basis
 
 
 def fit_path(
@@ -58,8 +58,8 @@ def fit_path(
 
     Every strength whose rule a solution of ``start``, or the polynomial through several, meets as it is takes one
     gradient for its certificate; the others begin there where that is lower than what their neighbours say. A
-    FittedPath of other rows, as of train where these are train and val, lends its axes too, and none of its solutions
-    is tried.
+    FittedPath of fewer or more rows, as of train where these are train and val, lends its axes, and none of its
+    solutions is tried.
 
     Classes without samples get zero weights and the bias -inf (-1 under the squared hinge), which is their optimum.
     Raises ``InputError`` for data that cannot be fitted, naming rows, and for a fit that does not fit in a GPU's memory
@@ -86,7 +86,8 @@ def fit_path(
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
 
-        like = start.basis if isinstance(start, FittedPath) else None
+        solved = start if isinstance(start, FittedPath) else None
+        like = None if solved is None else solved.basis
 
         def problem(*, rotate: bool) -> InMemoryProblem:
             features = on_device(features_ND, device)
@@ -94,7 +95,7 @@ def fit_path(
             return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
 
         probes, basis = dict[float, Probe](), None
-        if start and (like is None or is_of(like, on_device(features_ND, device), weight)):
+        if start and (solved is None or solved.num_rows == len(features_ND)):
             probes = certified(problem(rotate=False), start, active_A, settings, total_weight)
         if rest := [l2 for l2 in settings.path.l2 if l2 not in probes]:
             rotated = problem(rotate=True)
@@ -103,7 +104,8 @@ def fit_path(
             failed = [l2 for l2 in rest if not probes[l2].report.certified]
             if start and failed:
                 probes |= _solve(rotated, (), active_A, failed, total_weight, settings.tol)
-    return FittedPath((expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2), basis)
+    found = (expand(probes[l2], active_A, count_K, loss) for l2 in settings.path.l2)
+    return FittedPath(found, num_rows=len(features_ND), basis=basis)
 
 
 def _solve(

@@ -221,12 +221,6 @@ def principal_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple
     return Basis(mean_D, rotation_DR), centred_ND
 
 
-def is_of(basis: Basis, features_ND: Tensor, sample_weight_N: Tensor | None) -> bool:
-    """Return whether these are the very features that a basis was made of, which their mean tells."""
-    dtype = basis.mean_D.dtype
-    return torch.equal(basis.mean_D, _mean(features_ND.to(dtype), sample_weight_N))
-
-
 def own_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis, Tensor]:
     """Return the basis in which the features are given, and them centred."""
     mean_D, centred_ND = _centred(features_ND, sample_weight_N)
@@ -235,16 +229,12 @@ def own_axes(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Basis
 
 def _centred(features_ND: Tensor, sample_weight_N: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the weighted mean and the features less it."""
-    mean_D = _mean(features_ND, sample_weight_N)
-    return mean_D, features_ND - mean_D
-
-
-def _mean(features_ND: Tensor, sample_weight_N: Tensor | None) -> Tensor:
     if sample_weight_N is None:
         mean_D = features_ND.mean(0, dtype=torch.float64)
     else:
         mean_D = sample_weight_N @ features_ND.double()
-    return mean_D.to(features_ND.dtype)
+    mean_D = mean_D.to(features_ND.dtype)
+    return mean_D, features_ND - mean_D
 
 
 def _eigenvectors(centred_NR: Tensor, sample_weight_N: Tensor | None) -> Tensor:
