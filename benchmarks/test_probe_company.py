@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from probe_company import ALONE, BUSY, FITS, TWO, report
 from waiting_threads import Work
 
 from penultimate.engine.bench.timing.turns import TurnOptions
 
 
+@pytest.mark.slow
 def test_both_are_timed_alone_two_at_once_and_beside_a_busy_core(tmp_path: Path) -> None:
     labels_N = np.arange(60) % 3
     np.save(tmp_path / "y.npy", labels_N)

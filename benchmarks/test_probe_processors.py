@@ -1,12 +1,14 @@
 """The report of paths beside scikit-learn's has every contender and says on what they ran."""
 
 import probe_processors
+import pytest
 
 from penultimate.engine.bench.probe import Shape, drawn_features
 from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.probe.path import RegularizationPath
 
 
+@pytest.mark.slow
 def test_every_contender_is_measured_and_its_libraries_named() -> None:
     with drawn_features(Shape.parse("400,10,4")) as features:
         path, turns = RegularizationPath.spaced(1e-1, 1e1, 3), TurnOptions(rounds=1)

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from penultimate.engine.bench.timing.report import read_report
 
 sys.path.append(str(Path(__file__).parent))
@@ -10,6 +12,7 @@ import readout_cost
 import readout_depth
 
 
+@pytest.mark.slow
 def test_many_readouts_are_timed_beside_one(photos: Path, tmp_path: Path) -> None:
     report = tmp_path / "cost.md"
     sizes = ["--images", "6", "--rounds", "2", "--batch-size", "4"]
@@ -19,6 +22,7 @@ def test_many_readouts_are_timed_beside_one(photos: Path, tmp_path: Path) -> Non
     assert "9 readouts take " in report.read_text()
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_a_readout_and_the_figure_beside_it(photos: Path, tmp_path: Path) -> None:
     report = tmp_path / "depth.md"
     network = ["--model", "test_resnet", "--weights", "random", "--l2", "1e-2:1e2:3", "--per-class", "4"]

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import warm_starts
 from large_probe import Size, drawn_store
 
 
+@pytest.mark.slow
 def test_it_writes_a_report(tmp_path: Path) -> None:
     drawn_store(Size(rows=600, dim=8, classes=3, dtype="float32"), tmp_path)
     arguments = ["--strengths", "5", "--rounds", "1", "--seconds", "1"]

@@ -37,6 +37,7 @@ def test_a_rate_is_megabytes_of_features(tmp_path: Path) -> None:
     assert written.median == pytest.approx(1100 * 8 * 4 / 1e6 / written.wall_seconds, rel=0.5)  # medians of two rounds
 
 
+@pytest.mark.slow
 def test_an_address_is_measured_beside_plain_objects_and_left_as_it_was(proxy: Proxy) -> None:
     address = f"s3://{BUCKET}/scratch?endpoint={proxy.endpoint}"
     report = bench_store(address, TINY, command=["penultimate"])

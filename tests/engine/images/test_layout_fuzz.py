@@ -191,6 +191,7 @@ def entries(root: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_real_files_give_one_outcome_in_every_order_of_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, shuffling = np.random.default_rng(7), np.random.default_rng(8)  # whatever else lists a folder meanwhile
     scandir = os.scandir

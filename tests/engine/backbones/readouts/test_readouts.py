@@ -96,6 +96,7 @@ def test_tokens_are_those_of_the_blocks_with_the_final_norm(name: str) -> None:
         assert not np.allclose(found["patch-mean"], other.numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_siglip_has_patches_and_no_class_token() -> None:
     backbone = randomised(load_backbone("vit_base_patch16_siglip_224", weights="random", readouts=["*"]))
     assert list(backbone.feature_dims) == ["penultimate", "patch-mean", *(f"block:{i}" for i in range(12))]

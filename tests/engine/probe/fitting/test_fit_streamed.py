@@ -61,6 +61,7 @@ def test_sample_weights_count_as_in_memory(loss: str) -> None:
         np.testing.assert_allclose(one.scores(features_ND[:50]), other.scores(features_ND[:50]), atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_sample_of_weight_two_is_two_samples() -> None:
     features_ND, labels_N = mixture(1500)
     settings = FitSettings(num_classes=4, path=PATH)

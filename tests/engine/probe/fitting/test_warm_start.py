@@ -73,7 +73,9 @@ def test_other_weights_and_other_rows_end_where_they_would_without() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic", "squared_hinge"])
-@pytest.mark.parametrize("shape", [(600, 12), (4000, 400)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    "shape", [(600, 12), pytest.param((4000, 400), marks=pytest.mark.slow)], ids=["float64", "float32"]
+)
 def test_a_refit_takes_the_axes_of_the_path_and_finds_its_own_solution(
     loss: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
