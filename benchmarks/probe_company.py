@@ -22,13 +22,12 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from waiting_threads import Pair, Work, probe
+from waiting_threads import Pair, Work, probe, serve
 
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
-from penultimate.engine.bench.timing.processes import Turns, started
+from penultimate.engine.bench.timing.processes import started
 from penultimate.engine.bench.timing.report import Report, Row
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
-from penultimate.engine.runtime.malloc import keep_freed_memory
 
 OURS, THEIRS = "penultimate, the path", "scikit-learn float64, one strength"
 
@@ -46,17 +45,6 @@ def scikit_learn(work: Work) -> Callable[[], object]:
 
 
 FITS: dict[str, Callable[[Work], Callable[[], object]]] = {OURS: probe, THEIRS: scikit_learn}
-
-
-def serve(name: str, work: Work, turns: Turns) -> None:
-    """Fit once a turn, after a fit that warms up; runs in a process of its own."""
-    keep_freed_memory()  # as the command line does
-    fit = FITS[name](work)
-    fit()
-    turns.ready()
-    while True:
-        fit()
-        turns.over(1)
 
 
 @contextmanager
@@ -84,7 +72,9 @@ def measure(work: Work, options: TurnOptions) -> list[Laps]:
     """Time both alone, two at once, and beside a busy core, in turns; return the laps in that order."""
     with ExitStack() as stack:
         busy = stack.enter_context(busy_core())
-        pairs = {name: Pair(*(stack.enter_context(started(serve, name, work)) for _ in range(2))) for name in FITS}
+        pairs = {
+            name: Pair(*(stack.enter_context(started(serve, FITS[name], work)) for _ in range(2))) for name in FITS
+        }
         for pair in pairs.values():
             pair.wait()
         contenders = [

@@ -124,10 +124,10 @@ JOBS: dict[str, Callable[[Work], Callable[[], object]]] = {
 }
 
 
-def serve(job: str, work: Work, turns: Turns) -> None:
+def serve(job: Callable[[Work], Callable[[], object]], work: Work, turns: Turns) -> None:
     """Run a job once a turn, after a run that warms up; runs in a process of its own."""
     keep_freed_memory()  # as the command line does
-    run = JOBS[job](work)
+    run = job(work)
     run()
     turns.ready()
     while True:
@@ -187,7 +187,7 @@ def measure(job: str, work: Work, settings: Sequence[str], options: TurnOptions)
         pairs = {}
         for setting in settings:
             with in_force(setting):
-                pairs[setting] = Pair(*(stack.enter_context(started(serve, job, work)) for _ in range(2)))
+                pairs[setting] = Pair(*(stack.enter_context(started(serve, JOBS[job], work)) for _ in range(2)))
             pairs[setting].wait()
         one, two = f"{job.capitalize()}, alone", f"{job.capitalize()}, two at once"
         alone = [Contender(name=each, group=one, run=pair.alone, items=1) for each, pair in pairs.items()]
