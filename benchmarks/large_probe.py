@@ -230,7 +230,6 @@ def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[st
             "GB free before": round(found["free"] / 1e9, 1),
             "strengths": l2,
         },
-        measurements=(),
         other_cores=max((ran.other_cores for ran in (probed, other) if ran.other_cores is not None), default=None),
         tables={
             "Once each, in a process of its own": [
@@ -239,7 +238,10 @@ def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[st
             ]
         },
         findings=[*_of_the_probe(record), _of_sgd(peer, chosen)],
-        not_measured=["Drawing and writing the features is not counted. Every process ran once."],
+        not_measured=[
+            "Processor time is over all threads.",
+            "Drawing and writing the features is not counted. Every process ran once.",
+        ],
     )
 
 

@@ -2,12 +2,14 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from penultimate.engine.bench.timing.cells import number
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
 from penultimate.engine.runtime.capabilities import compiled_float_kernels, compiled_kernels, machine, usable_cores
 from penultimate.engine.runtime.whole_file import write_whole
@@ -29,15 +31,17 @@ class Report:
     """Name of the verb, such as ``store``; only reports of one bench are compared."""
 
     title: str
-    command: Sequence[str]
-    """Words of the command line that makes it."""
-
     settings: Mapping[str, Any]
     """What was measured and how: sizes, networks, precision. JSON-able."""
 
-    measurements: Sequence[Measurement]
-    other_cores: float | None
-    """Number of cores that other programs took meanwhile; None where that is not known."""
+    command: Sequence[str] = field(default_factory=lambda: ["python", *sys.argv])
+    """Words of the command line that makes it; by default those of the script that runs."""
+
+    measurements: Sequence[Measurement] = ()
+    """What took turns; empty in a report of counts or of draws, which says nothing of time."""
+
+    other_cores: float | None = None
+    """Number of cores that other programs took meanwhile; None where that is not known, or nothing was timed."""
 
     findings: Sequence[str] = ()
     """Sentences of what follows, such as which stage is the bottleneck."""
@@ -50,6 +54,9 @@ class Report:
 
     results: Sequence[Mapping[str, Any]] = ()
     """Rows of the bench's own, for JSON alone; by timm's column names where timm has them."""
+
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Title -> name of a picture beside the report."""
 
     created: str = field(default_factory=utc_now)
 
@@ -75,7 +82,7 @@ class Report:
             "machine": machine(),
             "kernels": kernels(),
             "settings": dict(self.settings),
-            "warm_up": "one round",
+            "warm_up": "one round" if self.measurements else None,
             "rounds": self.num_rounds,
             "other_cores": self.other_cores,
             "busy": self.is_busy,
@@ -84,6 +91,7 @@ class Report:
             "not_measured": list(self.not_measured),
             "tables": {title: list(rows) for title, rows in self.tables.items()},
             "results": [dict(row) for row in self.results],
+            "figures": dict(self.figures),
         }
 
     def rows(self) -> list[Row]:
@@ -92,7 +100,7 @@ class Report:
 
     def sentences(self) -> list[str]:
         """Return what follows, and what to keep in mind: rounds, other work of the machine, what was not measured."""
-        return [*self.findings, self._rounds(), self._busy(), *self.not_measured]
+        return [*self.findings, *self._how()]
 
     def markdown(self) -> str:
         """Return the report in the form of ``benchmarks/results/``."""
@@ -106,6 +114,7 @@ class Report:
         )
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
         parts = [f"# {self.title}", f"    {shlex.join(self.command)}", head, f"Measured: {settings}."]
+        parts += [f"![{title}]({name})" for title, name in self.figures.items()]
         for title, rows in self.tables.items():
             parts += [f"## {title}", markdown_table(rows)]
         groups = list(dict.fromkeys(each.group for each in self.measurements))
@@ -114,8 +123,8 @@ class Report:
             parts += [f"## {group}", markdown_table([_without_group(row) for row in rows])]
         if self.findings:
             parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in self.findings)]
-        parts += ["## How, and what was not measured"]
-        parts += ["\n".join(f"- {sentence}" for sentence in (self._rounds(), self._busy(), *self.not_measured))]
+        if how := self._how():
+            parts += ["## How, and what was not measured", "\n".join(f"- {sentence}" for sentence in how)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, path: Path) -> None:
@@ -123,10 +132,13 @@ class Report:
         write_whole(path, self.markdown())
         write_whole(path.with_suffix(".json"), json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
 
+    def _how(self) -> list[str]:
+        rounds = [self._rounds()] if self.measurements else []
+        is_timed = self.measurements or self.other_cores is not None
+        return [*rounds, *([self._busy()] if is_timed else []), *self.not_measured]
+
     def _rounds(self) -> str:
         rounds = self.num_rounds
-        if not self.measurements:
-            return "Processor time is over all threads."
         return (
             f"Medians of {rounds} {'rounds' if rounds > 1 else 'round'} after one that warms up; contenders take turns "
             "in every round. Self is processor time over threads, waiting the rest of the wall-clock time."
@@ -174,13 +186,6 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(headings)} |", f"|---|{'---:|' * (len(headings) - 1)}"]
     lines += [f"| {' | '.join(row[heading] for heading in headings)} |" for row in rows]
     return "\n".join(lines)
-
-
-def number(value: float) -> str:
-    """Return a number with three significant digits, in thousands if it is large."""
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
 def _row(measured: Measurement) -> Row:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.bench.timing.measurement import Measurement
-from penultimate.engine.bench.timing.report import Report, markdown_table, number, read_report
+from penultimate.engine.bench.timing.report import Report, markdown_table, read_report
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit
@@ -84,9 +84,23 @@ def test_every_row_of_a_table_has_as_many_cells() -> None:
     assert markdown_table([]) == ""
 
 
-def test_numbers_have_three_digits() -> None:
-    texts = [number(value) for value in (0.0, 0.00012345, 0.01234, 1.2345, 12.345, 123.45, 12345.6)]
-    assert texts == ["0", "0.00012", "0.0123", "1.23", "12.3", "123", "12,346"]
+def test_a_report_of_counts_says_nothing_of_time() -> None:
+    counts = Report(
+        bench="counts",
+        title="Counts",
+        settings={"images": 3},
+        tables={"Counts": [{"what": "twins", "number": "1"}]},
+        figures={"twins by class": "counts.png"},
+    )
+    text = counts.markdown()
+    assert counts.command[0] == "python"
+    assert counts.sentences() == []
+    assert "How, and what was not measured" not in text
+    assert "![twins by class](counts.png)" in text
+    assert "| twins | 1 |" in text
+    assert counts.as_dict()["warm_up"] is None
+    once = replace(counts, other_cores=0.0, not_measured=["Other sets."])
+    assert [sentence.split(":")[0] for sentence in once.sentences()] == ["The machine was quiet", "Other sets."]
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "no report"), ("{", "not JSON"), ("[]", "no report of")])

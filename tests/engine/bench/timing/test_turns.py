@@ -11,7 +11,7 @@ import pytest
 
 from penultimate.engine.bench.timing.measurement import Measurement, compared, other_cores
 from penultimate.engine.bench.timing.processor_time import ProcessorClock
-from penultimate.engine.bench.timing.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed
+from penultimate.engine.bench.timing.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed, timed_call
 from penultimate.store.errors import InputError
 
 
@@ -23,6 +23,19 @@ def noting(name: str, noted: list[str], *, steps: int = 1, seconds: float = 0.0)
             yield 2
 
     return Contender(name=name, group="test", run=run, items=2 * steps)
+
+
+def test_a_call_is_timed_once_and_its_value_returned() -> None:
+    noted: list[int] = []
+
+    def call() -> str:
+        noted.append(1)
+        time.sleep(0.05)
+        return "value"
+
+    value, lap = timed_call(call)
+    assert (value, noted, lap.items, lap.complete) == ("value", [1], 1, True)
+    assert lap.wall_seconds >= 0.05
 
 
 def test_every_contender_has_a_turn_a_round_in_an_order_that_rotates() -> None:
