@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from penultimate.engine.bench.features import EMBEDDING, drawn_contents, drawn_plan
 from penultimate.engine.bench.plain_files import drop_from_cache
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey

@@ -35,9 +35,10 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from numpy.typing import NDArray
 
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.cells import number as text_of
 from penultimate.engine.bench.timing.measurement import compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor

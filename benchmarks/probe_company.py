@@ -24,9 +24,10 @@ from statistics import median
 import numpy as np
 from waiting_threads import Pair, Work, probe, serve
 
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.processes import started
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 
 OURS, THEIRS = "penultimate, the path", "scikit-learn float64, one strength"

@@ -27,8 +27,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from penultimate.engine.bench.probe_peers import objective
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.api import matching_key

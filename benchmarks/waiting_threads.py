@@ -25,9 +25,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.processes import Remote, Turns, started
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.runtime.waiting_threads import USERS_OWN, spin_count

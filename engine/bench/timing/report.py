@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from penultimate.engine.bench.timing.cells import number
+from penultimate.engine.bench.timing.cells import Row, number
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
 from penultimate.engine.runtime.capabilities import compiled_float_kernels, compiled_kernels, machine, usable_cores
 from penultimate.engine.runtime.whole_file import write_whole
@@ -18,9 +18,6 @@ from penultimate.store.provenance import library_versions, source_commit, utc_no
 
 _BUSY = 0.1
 """Fraction of a core that other programs took from which on the machine counts as busy."""
-
-Row = dict[str, str]
-"""Heading -> text of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +113,7 @@ class Report:
         parts = [f"# {self.title}", f"    {shlex.join(self.command)}", head, f"Measured: {settings}."]
         parts += [f"![{title}]({name})" for title, name in self.figures.items()]
         for title, rows in self.tables.items():
-            parts += [f"## {title}", markdown_table(rows)]
+            parts += [f"## {title}", markdown_table(rows)] if rows else []
         groups = list(dict.fromkeys(each.group for each in self.measurements))
         for group in groups:
             rows = [_row(each) for each in self.measurements if each.group == group]

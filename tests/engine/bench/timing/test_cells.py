@@ -4,12 +4,27 @@ import numpy as np
 import pytest
 
 from penultimate.engine.analysis.statistics.interval import top1_interval
-from penultimate.engine.bench.timing.cells import fraction, median_and_range, number
+from penultimate.engine.bench.timing.cells import fraction, median_and_range, number, texts
 
 
 def test_numbers_have_three_digits() -> None:
     texts = [number(value) for value in (0.0, 0.00012345, 0.01234, 1.2345, 12.345, 123.45, 12345.6)]
     assert texts == ["0", "0.00012", "0.0123", "1.23", "12.3", "123", "12,346"]
+
+
+def test_digits_are_as_many_as_asked_for() -> None:
+    assert [number(value, 4) for value in (0.00012345, 1.2345, 123.45, 12345.6)] == [
+        "0.000123", "1.234", "123.5", "12,346",
+    ]  # fmt: skip
+
+
+def test_rows_become_texts_with_the_headings_of_all() -> None:
+    rows = [{"what": "a", "n": 1234, "s": 0.5}, {"what": "b", "s": None, "ok": True}, {"what": "c", "n": 0, "s": 2.0}]
+    assert texts(rows) == [
+        {"what": "a", "n": "1,234", "s": "0.5", "ok": ""},
+        {"what": "b", "n": "", "s": "", "ok": "yes"},
+        {"what": "c", "n": "0", "s": "2", "ok": ""},
+    ]
 
 
 def test_a_median_has_its_range() -> None:
