@@ -1,5 +1,7 @@
 """Numbers are written as people read them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,11 @@ def test_digits_are_as_many_as_asked_for() -> None:
 
 
 def test_rows_become_texts_with_the_headings_of_all() -> None:
-    rows = [{"what": "a", "n": 1234, "s": 0.5}, {"what": "b", "s": None, "ok": True}, {"what": "c", "n": 0, "s": 2.0}]
+    rows: list[dict[str, Any]] = [
+        {"what": "a", "n": 1234, "s": 0.5},
+        {"what": "b", "s": None, "ok": True},
+        {"what": "c", "n": 0, "s": 2.0},
+    ]
     assert texts(rows) == [
         {"what": "a", "n": "1,234", "s": "0.5", "ok": ""},
         {"what": "b", "n": "", "s": "", "ok": "yes"},
