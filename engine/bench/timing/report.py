@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,7 +51,10 @@ class Report:
     """Title -> rows of a table of the bench's own, such as thresholds."""
 
     results: Sequence[Mapping[str, Any]] = ()
-    """Rows of the bench's own, for JSON alone; by timm's column names where timm has them."""
+    """Rows of the bench's own, for JSON alone; by timm's column names where timm has them.
+
+    Numbers of a row that are not finite, which JSON does not know, are left out of it.
+    """
 
     figures: Mapping[str, str] = field(default_factory=dict)
     """Title -> name of a picture beside the report."""
@@ -87,7 +91,7 @@ class Report:
             "findings": list(self.findings),
             "not_measured": list(self.not_measured),
             "tables": {title: list(rows) for title, rows in self.tables.items()},
-            "results": [dict(row) for row in self.results],
+            "results": [_without_infinite(row) for row in self.results],
             "figures": dict(self.figures),
         }
 
@@ -199,6 +203,10 @@ def _row(measured: Measurement) -> Row:
         "self s": number(measured.self_seconds),
         "waiting s": number(measured.waiting_seconds),
     }
+
+
+def _without_infinite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not isinstance(value, float) or isfinite(value)}
 
 
 def _without_group(row: Row) -> Row:

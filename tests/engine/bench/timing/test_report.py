@@ -64,6 +64,12 @@ def test_the_markdown_says_how_it_was_made_and_the_json_beside_it_holds_every_va
     assert found["machine"] == machine()
 
 
+def test_numbers_of_results_that_json_does_not_know_are_left_out(tmp_path: Path) -> None:
+    results = [{"model": "a", "distance": float("inf"), "p": float("nan")}, {"model": "b", "distance": 0.5}]
+    replace(report([]), results=results).write(tmp_path / "a.md")
+    assert read_report(tmp_path / "a.md")["results"] == [{"model": "a"}, {"model": "b", "distance": 0.5}]
+
+
 def test_a_busy_machine_and_an_unknown_one_are_said() -> None:
     quiet = report([measured("a", 1.0)], other_cores=0.02)
     assert not quiet.is_busy
