@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -199,7 +199,7 @@ def _moved(num_rows: int, num_moved: int, rng: np.random.Generator) -> NDArray[n
     return order
 
 
-def report(images: Path, num_rows: int, options: TurnOptions, folder: Path, *, command: Sequence[str]) -> Report:
+def report(images: Path, num_rows: int, options: TurnOptions, folder: Path) -> Report:
     """Measure and return the whole report."""
     with TemporaryDirectory(dir=folder) as name:
         work = Path(name)
@@ -211,7 +211,6 @@ def report(images: Path, num_rows: int, options: TurnOptions, folder: Path, *, c
     return Report(
         bench="growing_store",
         title="A store that grows",
-        command=command,
         settings={
             "network": f"{MODEL}, random weights",
             "megabytes of files": round(total / 1e6, 1),
@@ -273,8 +272,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path())
     arguments = parser.parse_args()
     options = TurnOptions(seconds=300.0, rounds=arguments.rounds)
-    command = ["python", *sys.argv]
-    report(arguments.images, arguments.rows, options, arguments.folder, command=command).write(arguments.report)
+    report(arguments.images, arguments.rows, options, arguments.folder).write(arguments.report)
 
 
 if __name__ == "__main__":

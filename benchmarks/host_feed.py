@@ -217,7 +217,7 @@ def measure(works: Sequence[Work], options: TurnOptions) -> list[Laps]:
         return take_turns(contenders, options)
 
 
-def report(works: Sequence[Work], options: TurnOptions, *, command: Sequence[str]) -> Report:
+def report(works: Sequence[Work], options: TurnOptions) -> Report:
     """Measure and return the report."""
     laps = measure(works, options)
     work = works[0]
@@ -225,7 +225,6 @@ def report(works: Sequence[Work], options: TurnOptions, *, command: Sequence[str
     return Report(
         bench="host_feed",
         title="What the host does for a GPU, without one",
-        command=command,
         settings={
             "images": laps[0].warm_up.items,
             "megabytes": round(num_bytes / 1e6),
@@ -271,7 +270,7 @@ def main(arguments: Sequence[str]) -> None:
         for resize in given.resize
     ]
     options = TurnOptions(seconds=given.seconds, rounds=given.rounds)
-    made = report(works, options, command=["python", "benchmarks/host_feed.py", *arguments])
+    made = report(works, options)
     made.write(given.out)
     print(made.markdown())
 

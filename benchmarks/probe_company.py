@@ -109,12 +109,10 @@ def report(work: Work, options: TurnOptions) -> Report:
     return Report(
         bench="probe-company",
         title="A probe beside other work",
-        command=["python", *sys.argv],
         settings={"features": list(np.load(work.features / "X.npy", mmap_mode="r").shape), "l2": L2},
         measurements=compared(laps, unit=SECONDS),
         other_cores=other_cores(alone),
         tables={"How many times as long it takes": ratios(laps)},
-        findings=[],
         not_measured=["Not measured: more than two at once, other numbers of cores."],
     )
 

@@ -86,7 +86,6 @@ def main(arguments: list[str]) -> None:
     Report(
         bench="readout-cost",
         title="What several readouts of one network cost beside one",
-        command=["python", *sys.argv],
         settings={
             "images": len(images),
             "weights": "random",

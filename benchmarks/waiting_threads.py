@@ -15,7 +15,6 @@ import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reache
 # isort: split
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -252,7 +251,6 @@ def report(
     return Report(
         bench="waiting-threads",
         title="Threads that wait, alone and beside another program",
-        command=["python", *sys.argv],
         settings={
             "features": list(np.load(work.features / "X.npy", mmap_mode="r").shape),
             "strengths": work.strengths,
