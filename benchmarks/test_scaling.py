@@ -104,3 +104,4 @@ def test_sleeping_workers_do_what_is_asked_of_them() -> None:
     (laps,) = scaling_workers.workers_that_sleep([2], images=1024, seconds=0.001, options=options)
     assert (laps.name, laps.rounds[0].items) == ("2", 1024)
     assert laps.rounds[0].wall_seconds > 1024 * 0.001 / 2
+    assert laps.rounds[0].self_seconds > 0  # of workers that have ended since

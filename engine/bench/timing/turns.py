@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from penultimate.engine.bench.timing.processor_time import ProcessorClock
+from penultimate.engine.bench.timing.processor_time import ProcessorClock, ProcessorTime
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.option_types import Count, Positive
 from penultimate.engine.runtime.strict import Strict
@@ -144,11 +144,14 @@ def timed(contender: Contender, limit: float = math.inf) -> Lap:
     """Run a contender once, until its work is done or the first step ends after ``limit`` seconds."""
     contender.prepare()
     clock, began, items, seconds = ProcessorClock(), time.perf_counter(), 0, 0.0
+    spent: ProcessorTime | None = None
     for count in contender.run():
         items, seconds = items + count, time.perf_counter() - began
-        if items < contender.items and seconds > limit:
+        if items >= contender.items:
+            spent = clock.read()  # before it ends processes, whose time would be lost
+        elif seconds > limit:
             break
-    spent = clock.read()
+    spent = spent or clock.read()
     return Lap(
         items=items,
         wall_seconds=seconds,

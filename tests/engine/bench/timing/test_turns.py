@@ -89,6 +89,25 @@ def test_sleeping_is_waiting_and_computing_is_not() -> None:
     assert slept.waiting_seconds > 0.1  # reading the clocks takes a few milliseconds of processor time
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted from /proc")
+def test_a_process_that_ends_after_the_last_step_has_its_time_counted() -> None:
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+
+    def run() -> Iterator[int]:
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield 1
+            time.sleep(0.1)  # what it does then is no part of the turn
+            spin = time.process_time() + 0.5
+            while time.process_time() < spin:
+                pass
+            process.kill()
+
+    lap = timed(Contender(name="a", group="test", run=run, items=1, threads=10))
+    assert 0.045 <= lap.self_seconds < 0.09
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_seconds_that_are_no_time_are_refused(value: float) -> None:
     with pytest.raises(InputError, match="seconds"):
