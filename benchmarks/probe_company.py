@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from waiting_threads import Pair, Work, probe, serve
 
-from penultimate.engine.bench.timing.cells import Row
+from penultimate.engine.bench.timing.cells import Row, median_and_range
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.processes import started
 from penultimate.engine.bench.timing.report import Report
@@ -97,7 +96,7 @@ def ratios(laps: Sequence[Laps]) -> list[Row]:
         row: Row = {"what": name}
         for group in (TWO, BUSY):
             found = [slow / fast for slow, fast in zip(of[group, name], of[ALONE, name], strict=True)]
-            row[f"{group.lower()}, over alone"] = f"{median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+            row[f"{group.lower()}, over alone"] = median_and_range(found)
         rows.append(row)
     return rows
 
