@@ -53,7 +53,7 @@ browser:
 
 # Every architecture of timm, smallest first; hours. Stopped and started again, it goes on where it was.
 scan-models: .venv/installed-test
-	nice $(BIN)/python benchmarks/scan_models.py scan_models.jsonl --table benchmarks/results/scan_models_202611.md
+	nice $(BIN)/python benchmarks/scan_models.py scan_models.jsonl benchmarks/results/scan_models_202611.md
 
 .venv/installed-demo: pyproject.toml constraints.txt engine/probe/kernels/kernels.c engine/probe/kernels/float_passes.c
 	$(PYTHON) -m venv .venv

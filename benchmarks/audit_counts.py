@@ -7,22 +7,20 @@ python benchmarks/audit_counts.py REPORT.md --store features.zarr --dataset calt
 
 import argparse
 import math
-import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 
 import penultimate
 from penultimate.engine.audit.audit import Audit
-from penultimate.engine.runtime.capabilities import machine
-from penultimate.store.provenance import library_versions, source_commit, utc_now
+from penultimate.engine.bench.timing.cells import Row
+from penultimate.engine.bench.timing.report import Report
 
 SHOWN = 10
 """Number of pairs of classes that are listed."""
 
 
-def counts(found: Audit) -> list[tuple[str, str]]:
-    """Return rows of (what, how many)."""
+def counts(found: Audit) -> list[Row]:
+    """Return how many there are of what."""
     twins, summary = found.twins, found.summary
     near = twins[twins["kind"] == "near"]
     rows = [
@@ -41,46 +39,39 @@ def counts(found: Audit) -> list[tuple[str, str]]:
         name = f"{score['method']}, {score['metric']} %"
         rows += [(name, f"{value:.2f} ({low:.1f} to {high:.1f})")]
         rows += [(f"{name}, without these test images", f"{without:.2f}")]
-    return rows
+    return [{"what": what, "number": text} for what, text in rows]
 
 
-def between(found: Audit) -> list[tuple[str, str]]:
+def between(found: Audit) -> list[Row]:
     """Return the pairs of classes between which most labels are doubted, and the classes that most of them concern."""
     issues = found.label_issues
     pairs = [tuple(sorted(map(str, pair))) for pair in zip(issues["label"], issues["suggested"], strict=True)]
     classes = Counter(name for pair in pairs for name in set(pair))
     listed = [(" and ".join(pair), str(number)) for pair, number in Counter(pairs).most_common(SHOWN)]
-    return [*listed, *((f"{name} and any other", str(number)) for name, number in classes.most_common(3))]
+    rows = [*listed, *((f"{name} and any other", str(number)) for name, number in classes.most_common(3))]
+    return [{"classes": names, "number": text} for names, text in rows]
 
 
-def report(found: Audit) -> str:
-    """Return the report as Markdown."""
-    about = machine()
-    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
-    summary = found.summary
-    return (
-        f"# An audit of {summary['dataset']}\n\n"
-        f"    {shlex.join(['python', *sys.argv])}\n\n"
-        f"Features of {summary['backbone']}, settings at their defaults. Counts, no timing. Commit {source_commit()}, "
-        f"{utc_now()[:10]}; {about['processor']}, {about['cores']} cores; {versions}. Written by the script.\n\n"
-        "## Counts\n\n" + _table("what", counts(found)) + "\n"
-        "## Labels that are doubted\n\nThe label and the class that the probe suggests, in either order.\n\n"
-        + _table("classes", between(found))
+def report(found: Audit) -> Report:
+    """Return the report."""
+    return Report(
+        bench="audit-counts",
+        title=f"An audit of {found.summary['dataset']}",
+        settings={"backbone": found.summary["backbone"], "audit": "with its defaults"},
+        tables={"Counts": counts(found), "Labels that are doubted": between(found)},
+        findings=["Labels that are doubted: the label and the class that the probe suggests, in either order."],
     )
 
 
-def _table(heading: str, rows: list[tuple[str, str]]) -> str:
-    return f"| {heading} | number |\n|---|---:|\n" + "".join(f"| {what} | {number} |\n" for what, number in rows)
-
-
 def main() -> None:
+    """Audit one dataset and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--store", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--trials", required=True)
     given = parser.parse_args()
-    given.report.write_text(report(penultimate.audit(given.store, trials=given.trials, dataset=given.dataset)))
+    report(penultimate.audit(given.store, trials=given.trials, dataset=given.dataset)).write(given.report)
 
 
 if __name__ == "__main__":

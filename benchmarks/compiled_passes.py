@@ -9,7 +9,6 @@ import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reache
 
 # isort: split
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -113,7 +112,7 @@ def _repeated(name: str, side: str, call: Callable[[], object], repeats: int) ->
     return Contender(name=side, group=name, run=run, items=repeats)
 
 
-def report(features: FeatureSet, path: RegularizationPath, options: TurnOptions, *, command: Sequence[str]) -> Report:
+def report(features: FeatureSet, path: RegularizationPath, options: TurnOptions) -> Report:
     """Measure on the rows of train + val."""
     rows = features.rows("train", "val")
     rows_ND, labels_N = features.rows_at(rows).astype(np.float32), features.labels[rows].astype(np.int64)
@@ -122,7 +121,6 @@ def report(features: FeatureSet, path: RegularizationPath, options: TurnOptions,
     return Report(
         bench="compiled-passes",
         title=f"Compiled passes of the probe beside torch's: {features.key.backbone} on {features.key.dataset}",
-        command=command,
         settings={"rows": len(rows), "features": features.feature_dim, "classes": classes, "repeats": REPEATS},
         measurements=compared(laps, unit="runs/s"),
         other_cores=other_cores(laps),
@@ -145,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = store.read(matching_key(store, options.dataset, "*", "*"))
     turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
     path = RegularizationPath.spaced(1e-6, 1e5, 45)
-    report(features, path, turns, command=["python", *sys.argv]).write(options.report)
+    report(features, path, turns).write(options.report)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,6 @@ def main(arguments: list[str]) -> None:
     Report(
         bench="extract-speed",
         title="Extraction beside timm with a DataLoader, and thingsvision",
-        command=["python", *sys.argv],
         settings={"model": options.model, "images": num_images, "weights": "random"},
         measurements=compared(laps, unit="images/s"),
         other_cores=other_cores(laps),

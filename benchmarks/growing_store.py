@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 from penultimate.engine.bench.features import EMBEDDING, drawn_contents, drawn_plan
 from penultimate.engine.bench.plain_files import drop_from_cache
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
-from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
+from penultimate.engine.bench.timing.memory import forget_peak, peak_bytes
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns, timed_call
 from penultimate.store.feature_store import FeatureStore
 from penultimate.store.key import FeatureKey
 from penultimate.store.plan import Plan
@@ -109,11 +111,12 @@ def extract_once(root: str, store: str, seed: str, cache: str) -> None:
         requests=tuple(requests_of([MODEL], weights="random", seed=0)),
         settings=ExtractionSettings(compile=False, preprocess="paper"),
     )
-    began, before = time.perf_counter(), bytes_read()
-    images = load_images(root, seed=int(seed), cache=kept)
-    (extracted,) = extract_job(images, job, FeatureStore.create(store))
-    seconds, read = time.perf_counter() - began, bytes_read() - before
-    print(extracted.features.num_rows, extracted.num_embedded, extracted.num_reused, read, seconds)
+    before = bytes_read()
+    (extracted,), lap = timed_call(
+        lambda: extract_job(load_images(root, seed=int(seed), cache=kept), job, FeatureStore.create(store))
+    )
+    read = bytes_read() - before
+    print(extracted.features.num_rows, extracted.num_embedded, extracted.num_reused, read, lap.wall_seconds)
 
 
 def bytes_read() -> int:
@@ -149,18 +152,10 @@ def look_up_once(location: str, num_rows: str) -> None:
     contents_N3 = drawn_contents(int(num_rows))
     store = FeatureStore(location)
     store.num_known(EMBEDDING, contents_N3[:1], failures=True)  # imports and first touches
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of memory so far (proc(5))
-    before = _memory_mb("VmRSS")
-    began = time.perf_counter()
-    found = store.num_known(EMBEDDING, contents_N3, failures=True)
-    seconds = time.perf_counter() - began
+    before = forget_peak()
+    found, lap = timed_call(lambda: store.num_known(EMBEDDING, contents_N3, failures=True))
     assert found == len(contents_N3), f"{found} found"
-    print(seconds, _memory_mb("VmHWM") - before)
-
-
-def _memory_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1e3
+    print(lap.wall_seconds, (peak_bytes() - before) / 1e6)
 
 
 def reading(num_rows: int, dim: int, options: TurnOptions, work: Path) -> list[Laps]:
@@ -204,7 +199,7 @@ def _moved(num_rows: int, num_moved: int, rng: np.random.Generator) -> NDArray[n
     return order
 
 
-def report(images: Path, num_rows: int, options: TurnOptions, folder: Path, *, command: Sequence[str]) -> Report:
+def report(images: Path, num_rows: int, options: TurnOptions, folder: Path) -> Report:
     """Measure and return the whole report."""
     with TemporaryDirectory(dir=folder) as name:
         work = Path(name)
@@ -216,7 +211,6 @@ def report(images: Path, num_rows: int, options: TurnOptions, folder: Path, *, c
     return Report(
         bench="growing_store",
         title="A store that grows",
-        command=command,
         settings={
             "network": f"{MODEL}, random weights",
             "megabytes of files": round(total / 1e6, 1),
@@ -278,8 +272,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path())
     arguments = parser.parse_args()
     options = TurnOptions(seconds=300.0, rounds=arguments.rounds)
-    command = ["python", *sys.argv]
-    report(arguments.images, arguments.rows, options, arguments.folder, command=command).write(arguments.report)
+    report(arguments.images, arguments.rows, options, arguments.folder).write(arguments.report)
 
 
 if __name__ == "__main__":

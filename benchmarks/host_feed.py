@@ -35,9 +35,10 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from numpy.typing import NDArray
 
+from penultimate.engine.bench.timing.cells import Row
+from penultimate.engine.bench.timing.cells import number as text_of
 from penultimate.engine.bench.timing.measurement import compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
-from penultimate.engine.bench.timing.report import number as text_of
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
@@ -216,7 +217,7 @@ def measure(works: Sequence[Work], options: TurnOptions) -> list[Laps]:
         return take_turns(contenders, options)
 
 
-def report(works: Sequence[Work], options: TurnOptions, *, command: Sequence[str]) -> Report:
+def report(works: Sequence[Work], options: TurnOptions) -> Report:
     """Measure and return the report."""
     laps = measure(works, options)
     work = works[0]
@@ -224,7 +225,6 @@ def report(works: Sequence[Work], options: TurnOptions, *, command: Sequence[str
     return Report(
         bench="host_feed",
         title="What the host does for a GPU, without one",
-        command=command,
         settings={
             "images": laps[0].warm_up.items,
             "megabytes": round(num_bytes / 1e6),
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str]) -> None:
         for resize in given.resize
     ]
     options = TurnOptions(seconds=given.seconds, rounds=given.rounds)
-    made = report(works, options, command=["python", "benchmarks/host_feed.py", *arguments])
+    made = report(works, options)
     made.write(given.out)
     print(made.markdown())
 

@@ -8,19 +8,22 @@ disk's own time to read them. Each figure is one process of its own; memory is i
 """
 
 import argparse
+import json
 import os
-import resource
-import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from penultimate.engine.runtime.capabilities import machine
-from penultimate.store.provenance import source_commit, utc_now
+from penultimate.engine.bench.timing.cells import texts
+from penultimate.engine.bench.timing.measurement import cores_of_others
+from penultimate.engine.bench.timing.memory import forget_peak, peak_bytes
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import timed_call
 
 _CLASSES = 100
 _FILES = 1000
@@ -42,53 +45,55 @@ def make(root: Path, num_images: int) -> Path:
     return root / "images"
 
 
-def measure(folder: str, cache: str) -> None:
-    """Print seconds to list and to digest, peak MiB, MiB before, and the digest; runs in a process of its own."""
+def measure(folder: str, cache: str) -> dict[str, Any]:
+    """List and digest a folder; return the seconds, the memory in MiB and the digest."""
     from penultimate.engine.images.digest_cache import DigestCache
     from penultimate.engine.images.load import load_images
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    began = time.perf_counter()
-    images = load_images(folder, cache=DigestCache(Path(cache)) if cache else None)
-    listed = time.perf_counter()
-    digest = images.digest
-    digested = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(listed - began, digested - listed, peak, before, digest)
+    before = forget_peak() / 2**20
+    images, listed = timed_call(lambda: load_images(folder, cache=DigestCache(Path(cache)) if cache else None))
+    digest, digested = timed_call(lambda: images.digest)
+    return {
+        "seconds to list": listed.wall_seconds,
+        "seconds to digest": digested.wall_seconds,
+        "images/s": len(images) / (listed.wall_seconds + digested.wall_seconds),
+        "peak MiB": peak_bytes() / 2**20,
+        "MiB after importing": before,
+        "bytes an image": (peak_bytes() - before * 2**20) / len(images),
+        "digest": digest,
+        "other cores": cores_of_others([listed, digested]),
+    }
 
 
-def report(num_images: int, folder: Path) -> str:
-    """Return the whole report as Markdown."""
+def report(num_images: int, folder: Path) -> Report:
+    """Measure each way in a process of its own, and return the report."""
     with TemporaryDirectory(dir=folder) as work:
-        images = make(Path(work), num_images)
-        cache = str(Path(work) / "cache")
-        runs = [("no cache", ""), ("empty cache, written", cache), ("full cache", cache)]
-        lines, digests = [], set()
-        for name, cache_mode in runs:
-            command = [sys.executable, __file__, "--measure", str(images), cache_mode]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            listing, digesting, peak, before = map(float, out[:4])
-            digests.add(out[4])
-            each = (peak - before) * 2**20 / num_images
-            rate = num_images / (listing + digesting)
-            memory = f"{peak:,.0f} | {before:,.0f} | {each:,.0f}"
-            lines.append(f"| {name} | {listing:.1f} | {digesting:.1f} | {rate:,.0f} | {memory} |")
-        assert len(digests) == 1, "a cache changed the digest"
-    about = machine()
-    return (
-        f"# Listing and digesting {num_images:,} images\n\n"
-        f"`{shlex.join(['python', *sys.argv])}`: one run each, one after the other, the file system's own cache warm; "
-        f"{about['processor']}, {about['cores']} cores; commit {source_commit()}, {utc_now()[:10]}. "
-        f"{num_images:,} names in {_CLASSES} "
-        f"classes, hard links to {_FILES:,} files of 1 KiB: every path is listed, opened, read and hashed, but the "
-        "disk's time to read a million different files is not in it. All three gave the same digest. Written by the "
-        "script.\n\n"
-        "| | seconds to list | seconds to digest | images/s | peak MiB | MiB after importing | bytes an image |\n"
-        "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(lines) + "\n"
+        images, cache = make(Path(work), num_images), str(Path(work) / "cache")
+        results = []
+        for name, kept in {"no cache": "", "empty cache, written": cache, "full cache": cache}.items():
+            command = [sys.executable, __file__, "--measure", str(images), kept]
+            printed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+            results.append({"cache": name, **json.loads(printed)})
+    assert len({each["digest"] for each in results}) == 1, "a cache changed the digest"
+    shown = [{name: each[name] for name in each if name not in ("digest", "other cores")} for each in results]
+    return Report(
+        bench="image-listing",
+        title=f"Listing and digesting {num_images:,} images",
+        settings={"names": num_images, "classes": _CLASSES, "files of 1 KiB behind them": _FILES},
+        other_cores=max((each["other cores"] for each in results if each["other cores"] is not None), default=None),
+        tables={"With and without the digest cache": texts(shown)},
+        results=results,
+        findings=["All three gave the same digest."],
+        not_measured=[
+            "One run each, one after the other, the file system's own cache warm.",
+            "Every path is listed, opened, read and hashed, but the disk's time to read a million different files is "
+            "not in it.",
+        ],
     )
 
 
 def main() -> None:
+    """Write the report, or be one of the processes that measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path, nargs="?")
     parser.add_argument("--images", type=int, default=1_000_000)
@@ -96,9 +101,9 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(*arguments.measure)
+        print(json.dumps(measure(*arguments.measure)))
     elif arguments.report:
-        arguments.report.write_text(report(arguments.images, arguments.folder))
+        report(arguments.images, arguments.folder).write(arguments.report)
     else:
         parser.error("where should the report be written?")
 

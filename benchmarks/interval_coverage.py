@@ -11,10 +11,7 @@ and S = 2,000. Nothing here depends on the machine.
 # Shapes: M models, D datasets, N test samples, K classes, P pairs.
 
 import argparse
-import shlex
-import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 from typing import get_args
@@ -39,7 +36,7 @@ from penultimate.engine.analysis.statistics.resample import (
     pearson,
     spearman,
 )
-from penultimate.store.provenance import source_commit, utc_now
+from penultimate.engine.bench.timing.report import Report
 
 Row = tuple[str, str, float]
 """Method, simulated truth, and the fraction of studies whose interval held it (or whose test rejected)."""
@@ -196,45 +193,40 @@ def false_alarms(rng: np.random.Generator, studies: int, resamples: int) -> Iter
 COVERAGE = (over_models, plain_percentiles, ranks_over_models, over_datasets, band, adjusted_errors, accuracies)
 
 
-def report(studies: int, resamples: int, seed: int) -> str:
-    """Return the whole report as Markdown."""
+def report(studies: int, resamples: int, seed: int) -> Report:
+    """Simulate everything, and return the report."""
     rng = np.random.default_rng(seed)
-    covered = [row for part in COVERAGE for row in part(rng, studies, resamples)]
-    alarms = list(false_alarms(rng, studies, resamples))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy"))
-    return "\n".join(
-        [
-            "# Do the intervals cover, are the p values calibrated?",
-            "",
-            f"`python {shlex.join(sys.argv)}`: {studies:,} simulated studies a line, {resamples:,} resamples an "
-            f"interval, seed {seed}; {versions}; commit {source_commit()}, {utc_now()[:10]}. "
-            "± is one Monte Carlo standard error. Simulations, so nothing depends "
-            "on the machine. Written by the script; the reasons stand in `engine/analysis/statistics/resample.py`.",
-            "",
-            "## Fraction of studies whose 95 % interval holds the truth",
-            "",
-            *_table(covered, studies),
-            "",
-            "The truth of *r over datasets* is what as many other datasets would give on average; with endlessly many",
-            "the correlation would be stronger. Morey's factor makes the variance unbiased for one model's own",
-            "effects, so that an interval of the adjusted mean is wide with three models, and wider as printed.",
-            "",
-            "## Fraction of p ≤ 0.05 where there is no effect",
-            "",
-            "5 % is calibrated. Tests of counts stay below it, as their p values are discrete.",
-            "",
-            *_table(alarms, studies),
-            "",
-        ]
+    rows = {
+        "Fraction of studies whose 95 % interval holds the truth": [
+            row for part in COVERAGE for row in part(rng, studies, resamples)
+        ],
+        "Fraction of p ≤ 0.05 where there is no effect": list(false_alarms(rng, studies, resamples)),
+    }
+    return Report(
+        bench="interval-coverage",
+        title="Do the intervals cover, are the p values calibrated?",
+        settings={"simulated studies a line": studies, "resamples an interval": resamples, "seed": seed},
+        tables={title: [_cells(*row, studies) for row in found] for title, found in rows.items()},
+        results=[
+            {"table": title, "what": what, "truth": truth, "fraction": fraction}
+            for title, found in rows.items()
+            for what, truth, fraction in found
+        ],
+        findings=[
+            "± is one Monte Carlo standard error. All is simulated, nothing depends on the machine; the reasons "
+            "stand in `engine/analysis/statistics/resample.py`.",
+            "The truth of *r over datasets* is what as many other datasets would give on average; with endlessly many "
+            "the correlation would be stronger.",
+            "Morey's factor makes the variance unbiased for one model's own effects, so that an interval of the "
+            "adjusted mean is wide with three models, and wider as printed.",
+            "Of p ≤ 0.05, 5 % is calibrated. Tests of counts stay below it, as their p values are discrete.",
+        ],
     )
 
 
-def _table(rows: list[Row], studies: int) -> list[str]:
-    lines = [
-        f"| {what} | {truth} | {fraction:.1%} ± {sqrt(fraction * (1 - fraction) / studies):.1%} |"
-        for what, truth, fraction in rows
-    ]
-    return ["| what | truth | fraction |", "|---|---|---:|", *lines]
+def _cells(what: str, truth: str, fraction: float, studies: int) -> dict[str, str]:
+    error = sqrt(fraction * (1 - fraction) / studies)
+    return {"what": what, "truth": truth, "fraction": f"{fraction:.1%} ± {error:.1%}"}
 
 
 def main() -> None:
@@ -245,7 +237,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.path.write_text(report(options.studies, options.resamples, options.seed))
+    report(options.studies, options.resamples, options.seed).write(options.path)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ the factor that makes it least.
 import argparse
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -29,8 +30,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from penultimate.engine.bench.features import drawn_contents, drawn_plan
-from penultimate.engine.bench.timing.processor_time import ProcessorClock
+from penultimate.engine.bench.timing.measurement import cores_of_others
 from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import timed_call
 from penultimate.engine.runtime.free_memory import free_memory_bytes
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
@@ -103,23 +105,26 @@ def drawn_store(size: Size, work: Path) -> FeatureStore:
 
 def run(*command: str) -> Ran:
     """Run a command to its end."""
-    clock, began = ProcessorClock(), time.perf_counter()
     with TemporaryDirectory() as scratch:
         out, err = Path(scratch) / "out", Path(scratch) / "err"
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)  # which wait4 has taken from it
-        seconds, others = time.perf_counter() - began, clock.read().others
+
+        def to_its_end() -> tuple[int, resource.struct_rusage]:
+            with out.open("wb") as stdout, err.open("wb") as stderr:
+                process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
+                _, status, used = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)  # which wait4 has taken from it
+            return process.returncode, used
+
+        (code, used), lap = timed_call(to_its_end)
         lines = tuple(err.read_text().splitlines())
-        if process.returncode:
+        if code:
             raise RuntimeError(f"{shlex.join(command)} failed:\n" + "\n".join(lines))
         return Ran(
             printed=out.read_text(),
-            seconds=seconds,
+            seconds=lap.wall_seconds,
             processor_seconds=used.ru_utime + used.ru_stime,
             peak_bytes=used.ru_maxrss * 1024,
-            other_cores=None if others is None else others / seconds,
+            other_cores=cores_of_others([lap]),
             lines=lines,
         )
 
@@ -199,7 +204,7 @@ def probe(store: FeatureStore, l2: str, work: Path) -> dict[str, Any]:
     return {"ran": asdict(ran), "free": free, "record": record}
 
 
-def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[str]) -> Report | None:
+def measure(size: Size, work: Path, l2: str, *, until: str) -> Report | None:
     """Do the steps that are not done yet; return the report once all are."""
     store = drawn_store(size, work)
     if until == "drawn":
@@ -219,7 +224,6 @@ def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[st
     return Report(
         bench="large_probe",
         title=f"The probe of {size.rows:,} x {size.dim:,} features of {size.classes} classes",
-        command=command,
         settings={
             "rows": size.rows,
             "of train": len(_only_set(store).labelled_rows("train")),
@@ -230,7 +234,6 @@ def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[st
             "GB free before": round(found["free"] / 1e9, 1),
             "strengths": l2,
         },
-        measurements=(),
         other_cores=max((ran.other_cores for ran in (probed, other) if ran.other_cores is not None), default=None),
         tables={
             "Once each, in a process of its own": [
@@ -239,7 +242,10 @@ def measure(size: Size, work: Path, l2: str, *, until: str, command: Sequence[st
             ]
         },
         findings=[*_of_the_probe(record), _of_sgd(peer, chosen)],
-        not_measured=["Drawing and writing the features is not counted. Every process ran once."],
+        not_measured=[
+            "Processor time is over all threads.",
+            "Drawing and writing the features is not counted. Every process ran once.",
+        ],
     )
 
 
@@ -292,8 +298,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     size = Size(rows=given.rows, dim=given.dim, classes=given.classes, dtype=given.dtype)
     given.work.mkdir(exist_ok=True)
-    command = ["python", "benchmarks/large_probe.py", *arguments]
-    report = measure(size, given.work, given.l2, until=given.until, command=command)
+    report = measure(size, given.work, given.l2, until=given.until)
     if report is not None:
         report.write(given.report)
 

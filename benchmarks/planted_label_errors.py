@@ -9,21 +9,18 @@ flipped is divided into what is listed without any flips too, and the rest.
 """
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
 import penultimate
 from penultimate.engine.audit.audit import Audit, audit_set
 from penultimate.engine.audit.settings import AuditSettings
-from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.bench.timing.cells import Row, fraction
+from penultimate.engine.bench.timing.report import Report
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: N samples.
 
@@ -46,47 +43,52 @@ def audited(features: FeatureSet, l2: str) -> Audit:
     return audit_set(features, [], penultimate.probe(features, l2=l2), AuditSettings())
 
 
-def report(features: FeatureSet, *, share: float, seeds: int, l2: str) -> str:
-    """Return the report as Markdown."""
-    own = set(audited(features, l2).label_issues["image"])
+def row(features: FeatureSet, *, share: float, seed: int, l2: str, own: set[str]) -> Row:
+    """Flip labels, audit, and count; ``own`` are the images that are listed without flips."""
     names = dict(zip(features.ids.tolist(), features.class_texts(), strict=True))
-    lines = []
-    for seed in range(seeds):
-        wrong_set, wrong = flipped(features, share, seed=seed)
-        issues = audited(wrong_set, l2).label_issues
-        listed = set(issues["image"])
-        planted = issues[issues["image"].isin(wrong)]
-        suggested = sum(names[row.image] == row.suggested for row in planted.itertuples())
-        first = set(issues["image"].head(len(wrong)))
-        lines.append(
-            f"| {seed} | {len(wrong):,} | {_share(len(listed & wrong), len(wrong))} | "
-            f"{_share(len(listed & wrong), len(listed))} | {len((listed - wrong) & own):,} | "
-            f"{len(listed - wrong - own):,} | {_share(len(first & wrong), len(first))} | "
-            f"{_share(suggested, len(planted))} |"
-        )
-    about = machine()
-    return (
-        "# Planted label errors\n\n"
-        f"    {shlex.join(['python', *sys.argv])}\n\n"
-        f"{features.num_rows:,} images of {features.key.dataset} by {features.key.backbone}; {100 * share:g} % of the "
-        "labels flipped to another class, drawn at random, and everything done with them in place (the script says "
-        f"what recall and precision count). Without flips {len(own):,} labels are listed. cleanlab "
-        f"{version('cleanlab')}, commit {source_commit()}, {utc_now()[:10]}, {about['processor']}. Counts with "
-        "Wilson's 95 % intervals; no timing. Written by the script.\n\n"
-        "| seed | flipped | recall | precision | listed without flips too | other false alarms | "
-        "right among as many first as were flipped | right suggestion, of those found |\n"
-        "|---:|---:|---:|---:|---:|---:|---:|---:|\n" + "\n".join(lines) + "\n"
+    wrong_set, wrong = flipped(features, share, seed=seed)
+    issues = audited(wrong_set, l2).label_issues
+    listed = set(issues["image"])
+    planted = issues[issues["image"].isin(wrong)]
+    suggested = sum(names[each.image] == each.suggested for each in planted.itertuples())
+    first = set(issues["image"].head(len(wrong)))
+    return {
+        "seed": str(seed),
+        "flipped": f"{len(wrong):,}",
+        "recall": fraction(len(listed & wrong), len(wrong)),
+        "precision": fraction(len(listed & wrong), len(listed)),
+        "listed without flips too": f"{len((listed - wrong) & own):,}",
+        "other false alarms": f"{len(listed - wrong - own):,}",
+        "right among as many first as were flipped": fraction(len(first & wrong), len(first)),
+        "right suggestion, of those found": fraction(suggested, len(planted)),
+    }
+
+
+def report(features: FeatureSet, *, share: float, seeds: int, l2: str) -> Report:
+    """Audit the set as it is and with flipped labels, and return the report."""
+    own = set(audited(features, l2).label_issues["image"])
+    rows = [row(features, share=share, seed=seed, l2=l2, own=own) for seed in range(seeds)]
+    return Report(
+        bench="planted-label-errors",
+        title=f"Label errors planted in {features.key.dataset}",
+        settings={
+            "images": features.num_rows,
+            "backbone": features.key.backbone,
+            "labels flipped": f"{100 * share:g} %",
+            "l2": l2,
+            "cleanlab": version("cleanlab"),
+        },
+        tables={"Planted label errors": rows},
+        findings=[
+            f"Without flips {len(own):,} labels are listed.",
+            "Labels are flipped to another class, drawn at random, and everything is done with them in place: the "
+            "script says what recall and precision count. Intervals are Wilson's, 95 %.",
+        ],
     )
 
 
-def _share(count: int, total: int) -> str:
-    if not total:
-        return "none"
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return f"{100 * count / total:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
-
-
 def main() -> None:
+    """Write the report of one stored dataset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--store", required=True)
@@ -97,7 +99,7 @@ def main() -> None:
     given = parser.parse_args()
     store = penultimate.FeatureStore(given.store)
     (key,) = [key for key in store.keys() if key.dataset == given.dataset]  # noqa: SIM118 (a store is no mapping)
-    given.report.write_text(report(store.read(key), share=given.share, seeds=given.seeds, l2=given.l2))
+    report(store.read(key), share=given.share, seeds=given.seeds, l2=given.l2).write(given.report)
 
 
 if __name__ == "__main__":

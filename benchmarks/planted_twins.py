@@ -9,8 +9,6 @@ whose other image is its original, or what is a twin of that already without the
 """
 
 import argparse
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,15 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from scipy.stats import binomtest
 
 import penultimate
+from penultimate.engine.bench.timing.cells import fraction
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.neighbors.duplicates import Neighborhood
 from penultimate.engine.neighbors.local_scale import DEFAULT_RATIO
 from penultimate.engine.neighbors.unit_rows import unit_rows
-from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.feature_set import FeatureSet
-from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: N originals, C copies, D feature dimensions.
 
@@ -81,8 +78,8 @@ def found(
     return len(own), len(with_copy), right
 
 
-def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, seed: int, ratio: float) -> str:
-    """Return the report as Markdown; features that the store has are not embedded again."""
+def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, seed: int, ratio: float) -> Report:
+    """Return the report; features that the store has are not embedded again."""
     how = {"store": store, "model": model, "weights": weights, "parity": False}
     originals = penultimate.extract(penultimate.load_images(folder, labels=False), **how)[0]  # type: ignore[arg-type]  # a dict of several types
     with tempfile.TemporaryDirectory() as scratch:
@@ -90,34 +87,29 @@ def report(folder: Path, store: Path, *, model: str, weights: str, copies: int, 
         rows_C = plant(originals, folder, planted, copies=copies, seed=seed)
         edited = penultimate.extract(penultimate.load_images(planted, labels=False), **how)[0]  # type: ignore[arg-type]  # the same
     unit_ND, unit_CD = (unit_rows(each, np.arange(each.num_rows)) for each in (originals, edited))
-    lines = []
-    for kind, name in enumerate(EDITS):
-        own, pairs, right = found(unit_ND, unit_CD[kind * copies : (kind + 1) * copies], rows_C, ratio)
-        lines.append(f"| {name} | {_share(own, copies)} | {_share(right, pairs)} |")
-    own, pairs, right = found(unit_ND, unit_CD, np.tile(rows_C, len(EDITS)), ratio)
-    lines.append(f"| all five at once | {_share(own, len(EDITS) * copies)} | {_share(right, pairs)} |")
-    about = machine()
-    return (
-        "# Planted twins\n\n"
-        f"    {shlex.join(['python', *sys.argv])}\n\n"
-        f"{originals.num_rows:,} photographs by {originals.key.backbone}, {copies:,} of them (seed {seed}) copied; "
-        f"near-duplicates at {ratio:g} of the distance to the tenth neighbour; commit {source_commit()}, "
-        f"{utc_now()[:10]}, {about['processor']}. Counts with Wilson's 95 % intervals; no timing. How recall "
-        "and precision count, the script says. Written by the script.\n\n"
-        "| copy | recall | precision |\n|---|---:|---:|\n" + "\n".join(lines) + "\n"
-    )
-
-
-def _share(count: int, total: int) -> str:
-    if not total:
-        return "no pairs"
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return (
-        f"{100 * count / total:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f}; {count:,} of {total:,})"
+    kinds = {name: slice(kind * copies, (kind + 1) * copies) for kind, name in enumerate(EDITS)}
+    rows = []
+    for name, part in (kinds | {"all five at once": slice(None)}).items():
+        own, pairs, right = found(unit_ND, unit_CD[part], np.tile(rows_C, len(EDITS))[part], ratio)
+        num_copies = len(unit_CD[part])
+        rows.append({"copy": name, "recall": fraction(own, num_copies), "precision": fraction(right, pairs)})
+    return Report(
+        bench="planted-twins",
+        title="Edited copies of photographs among the originals",
+        settings={
+            "photographs": originals.num_rows,
+            "backbone": originals.key.backbone,
+            "copied": copies,
+            "seed": seed,
+            "ratio to the distance of the tenth neighbour": ratio,
+        },
+        tables={"Planted twins": rows},
+        findings=["The script says what recall and precision count. Intervals are Wilson's, 95 %."],
     )
 
 
 def main() -> None:
+    """Write the report of one folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("folder", type=Path, help="folder of JPEG files")
@@ -128,7 +120,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ratio", type=float, default=DEFAULT_RATIO)
     given = vars(parser.parse_args())
-    given.pop("report").write_text(report(given.pop("folder"), given.pop("store"), **given))
+    path = given.pop("report")
+    report(given.pop("folder"), given.pop("store"), **given).write(path)
 
 
 if __name__ == "__main__":

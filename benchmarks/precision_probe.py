@@ -1,6 +1,6 @@
 """Measure the effect of bfloat16 and float16 on features and on the chosen probe, on a whole dataset.
 
-    python benchmarks/precision_probe.py caltech101 --root DATA/caltech101 --model tf_efficientnet_lite0
+    python benchmarks/precision_probe.py caltech101 REPORT.md --root DATA/caltech101 --store precision.zarr
 
 Extracts the dataset at each precision into a store that is kept, compares the features with float32's row by row,
 fits the default path of strengths on each and compares the test predictions of the chosen probes: exact McNemar for
@@ -11,7 +11,9 @@ left out, and said to be.
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, mean_per_class_differences, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.bench.timing.cells import texts
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.decode.factory import default_decoder, make_decoder
@@ -42,6 +46,7 @@ BATCH_SIZES = (2, 8, 13, 64)
 
 
 def features_of(images: ImageSet, store: FeatureStore, model: str, weights: str, precision: str) -> FeatureSet:
+    """Extract the features of a set at a precision, eager, into the store."""
     threads = ThreadBudget.of("cpu")
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=threads.decode)
@@ -49,19 +54,18 @@ def features_of(images: ImageSet, store: FeatureStore, model: str, weights: str,
     return extracted.features
 
 
-def distances(features_ND: NDArray[np.float32], exact_ND: NDArray[np.float32]) -> str:
+def distances(features_ND: NDArray[np.float32], exact_ND: NDArray[np.float32]) -> dict[str, float]:
+    """Return 1 - cosine and the relative error ||f - r|| / ||r||, median and most over images."""
     f_ND, r_ND = features_ND.astype(np.float64), exact_ND.astype(np.float64)
     f_N, r_N = np.linalg.norm(f_ND, axis=1), np.linalg.norm(r_ND, axis=1)
     cosine_N = (f_ND * r_ND).sum(axis=1) / (f_N * r_N)
     relative_N = np.linalg.norm(f_ND - r_ND, axis=1) / r_N
-    return (
-        f"cosine median {np.median(cosine_N):.6f}, least {cosine_N.min():.5f}; "
-        f"relative error median {np.median(relative_N):.2g}, most {relative_N.max():.2g}"
-    )
+    of = {"1 - cosine": 1 - cosine_N, "relative error": relative_N}
+    return {f"{name}, {at}": float(f(of[name])) for name in of for at, f in (("median", np.median), ("most", np.max))}
 
 
-def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) -> str:
-    """Return the distances of features in batches from those of single images, same precision, not compiled."""
+def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) -> Iterator[dict[str, Any]]:
+    """Yield the distances of features in batches from those of single images, same precision, not compiled."""
     backbone = load_backbone(model, weights=weights, precision=precision)  # type: ignore[arg-type]  # one of three
     decoder = make_decoder(default_decoder(), num_workers=1)
     rows = np.arange(len(images))
@@ -73,7 +77,8 @@ def by_batch_size(images: ImageSet, model: str, weights: str, precision: str) ->
         return np.concatenate([backbone.embed(pixels[start : start + batch_size])[PENULTIMATE] for start in starts])
 
     alone = features(1)
-    return "".join(f"    batch {size} against 1: {distances(features(size), alone)}\n" for size in BATCH_SIZES)
+    for size in BATCH_SIZES:
+        yield {"precision": precision, "images a batch": size, **distances(features(size), alone)}
 
 
 def without_some_training(images: ImageSet, num_train: int | None) -> ImageSet:
@@ -86,22 +91,78 @@ def without_some_training(images: ImageSet, num_train: int | None) -> ImageSet:
     return subset(images, np.sort(np.concatenate([kept, test_rows])))
 
 
-def compared(trial: Trial, exact: Trial) -> str:
+def compared(trial: Trial, exact: Trial) -> dict[str, float]:
+    """Return the differences of a probe's test predictions from float32's, in points, and their p values."""
     labels, predicted = exact.arrays["test_labels"], trial.arrays["test_predictions"]
     right, right_exact = (one.arrays["test_predictions"] == labels for one in (trial, exact))
     mcnemar = mcnemar_test(right, right_exact)
     difference_N = mean_per_class_differences(right, right_exact, labels)
     permuted = permutation_test(difference_N, rng=np.random.default_rng(0))
-    return (
-        f"top-1 {mcnemar.difference:+.5f} (p {mcnemar.p_value:.3f}), "
-        f"mean per class {permuted.difference:+.5f} (p {permuted.p_value:.3f}), "
-        f"{(predicted != exact.arrays['test_predictions']).mean():.4f} of predictions changed"
+    return {
+        "top-1, points": 100 * mcnemar.difference,
+        "p (McNemar)": mcnemar.p_value,
+        "mean per class, points": 100 * permuted.difference,
+        "p (permutation)": permuted.p_value,
+        "predictions changed %": 100 * float((predicted != exact.arrays["test_predictions"]).mean()),
+    }
+
+
+def probed(sets: Mapping[str, FeatureSet], path: RegularizationPath) -> Iterator[dict[str, Any]]:
+    """Yield a row for each precision, at the strength that is chosen and at float32's."""
+
+    def fitted(features: FeatureSet, strengths: RegularizationPath) -> tuple[Trial, dict[str, Any]]:
+        trial = run_probe(features, ProbeSettings(path=strengths)).trial
+        metrics = {f"test {metric} %": 100 * value for metric, value in trial.metrics["test"].items()}
+        return trial, {"l2": trial.chosen["l2"], **metrics}
+
+    exact, row = fitted(sets["float32"], path)
+    yield {"precision": "float32", **row}
+    same = RegularizationPath(l2=(exact.chosen["l2"],))
+    for precision in [each for each in sets if each != "float32"]:
+        for name, strengths in ((precision, path), (f"{precision}, float32's l2", same)):
+            trial, row = fitted(sets[precision], strengths)
+            yield {"precision": name, **row, **compared(trial, exact)}
+
+
+def report(images: ImageSet, options: argparse.Namespace) -> Report:
+    """Extract, probe and compare at every precision that this processor has units for."""
+    store = FeatureStore.create(options.store)
+    here = [p for p in PRECISIONS if computes_natively(p, torch.device("cpu"))]
+    sets = {p: features_of(images, store, options.model, options.weights, p) for p in here}
+    exact = sets["float32"].features
+    some = subset(images, sample_rows(len(images), options.batch_images))
+    rows = {
+        "Features, against float32's of the same image": [
+            {"precision": p, **distances(found.features, exact)} for p, found in sets.items() if p != "float32"
+        ],
+        "The chosen probe on test, against float32's": list(
+            probed(sets, RegularizationPath.spaced(1e-6, 1e5, options.strengths))
+        ),
+        f"{len(some)} images in batches, against one image at a time": [
+            row for p in here for row in by_batch_size(some, options.model, options.weights, p)
+        ],
+    }
+    return Report(
+        bench="precision-probe",
+        title=f"What bfloat16 and float16 do to features and probes: {options.model} on {images.name}",
+        settings={
+            "weights": options.weights,
+            **{split: int((images.split_N == split).sum()) for split in ("train", "val", "test")},
+            "strengths": options.strengths,
+            "chosen by": images.metric,
+        },
+        tables={title: texts(found, digits=4) for title, found in rows.items()},
+        results=[{"table": title, **row} for title, found in rows.items() for row in found],
+        findings=[f"{p} is left out: this processor has no units for it." for p in PRECISIONS if p not in here],
+        not_measured=["Not measured: GPUs, compiled networks, other seeds of the split. p values are two-sided."],
     )
 
 
 def main(arguments: list[str]) -> None:
+    """Write the report of one image set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
+    parser.add_argument("report", type=Path)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="package")
@@ -111,27 +172,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch-images", type=int, default=64, help="run at several batch sizes")
     options = parser.parse_args(arguments)
     images = without_some_training(load_images(options.images, root=options.root), options.train_images)
-    store = FeatureStore.create(options.store)
-    path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
-    here = [p for p in PRECISIONS if computes_natively(p, torch.device("cpu"))]
-    sets = {p: features_of(images, store, options.model, options.weights, p) for p in here}
-    trials = {p: run_probe(features, ProbeSettings(path=path)).trial for p, features in sets.items()}
-    sizes = ", ".join(f"{(images.split_N == split).sum()} {split}" for split in ("train", "val", "test"))
-    print(f"{options.model} on {images.name}: {sizes}; {options.strengths} strengths, chosen by {images.metric}")
-    some = subset(images, sample_rows(len(images), options.batch_images))
-    for p in sorted(set(PRECISIONS) - set(here)):
-        print(f"{p}: left out, this processor has no units for it")
-    for p in here:
-        metrics = ", ".join(f"{name} {value:.5f}" for name, value in trials[p].metrics["test"].items())
-        print(f"{p}: test {metrics}; l2 {trials[p].chosen['l2']:.3g}")
-        if p != "float32":
-            print(f"    features: {distances(sets[p].features, sets['float32'].features)}")
-            print(f"    probe: {compared(trials[p], trials['float32'])}")
-            same = run_probe(
-                sets[p], ProbeSettings(path=RegularizationPath(l2=(trials["float32"].chosen["l2"],)))
-            ).trial
-            print(f"    probe at float32's l2: {compared(same, trials['float32'])}")
-        print(by_batch_size(some, options.model, options.weights, p), end="")
+    report(images, options).write(options.report)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ A small network is trained from scratch on half of the classes of an image set, 
 several seeds. Its penultimate features of other images, of the other half of the classes, are probed, and the two
 settings compared on the same test images by paired tests.
 
-    python benchmarks/pretraining_settings.py cifar10 --root ../cifar10 --out smoothing/ > smoothing.json
+    python benchmarks/pretraining_settings.py cifar10 REPORT.md --root ../cifar10 --out smoothing/
 
 IMAGES and --root are those of ``penultimate extract``. Asked again, it goes on where it stopped.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 
 from penultimate.engine.analysis.statistics.compare import mcnemar_test, permutation_test
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.bench.timing.cells import Row, texts
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.extract.embed import embed_images
 from penultimate.engine.extract.extractor import Extractor
 from penultimate.engine.images.build import build_image_set
@@ -34,7 +35,6 @@ from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.settings import ProbeSettings
-from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.train.learner.network import load_initial_model
 from penultimate.engine.train.recipe import Recipe
 from penultimate.engine.train.runs.resources import Resources, ResourceSettings
@@ -44,7 +44,6 @@ from penultimate.engine.train.search.run_search import run_search
 from penultimate.engine.train.world import World
 from penultimate.store.feature_set import FeatureSet
 from penultimate.store.feature_store import FeatureStore
-from penultimate.store.provenance import library_versions, source_commit
 from penultimate.store.trials.trial import Trial
 
 # Shapes: N test images.
@@ -203,21 +202,59 @@ def run(images: ImageSet, experiment: Experiment, out: Path) -> Mapping[str, Any
     }
 
 
-def main() -> None:
-    """Run the experiment on one image set and print the result as JSON."""
+def differences(found: Mapping[str, Any]) -> list[Row]:
+    """Return a row for where the networks were trained and for the probe: the difference over seeds and by seed."""
+    names = {"pretraining": "where it was trained", "probe": "probe of its features on other classes"}
+    return [
+        {
+            "top-1": name,
+            "difference over seeds, points": f"{100 * found[part]['over_seeds']['difference']:+.2f}",
+            "p (permutation)": f"{found[part]['over_seeds']['p_value']:.2g}",
+            **{
+                f"seed {seed}, points (p, McNemar)": f"{100 * test['difference']:+.2f} ({test['p_value']:.2g})"
+                for seed, test in enumerate(found[part]["a_seed"])
+            },
+        }
+        for part, name in names.items()
+    ]
+
+
+def report(images: ImageSet, experiment: Experiment, out: Path) -> Report:
+    """Run the experiment and return its report."""
+    found = run(images, experiment, out)
+    plain, smoothed = experiment.label_smoothing
+    return Report(
+        bench="pretraining-settings",
+        title=f"Does label smoothing in pre-training hurt the features? {experiment.network} on {images.name}",
+        settings={**asdict(experiment), "trained on": found["pretrained_on"], "probed on": found["probed_on"]},
+        tables={
+            f"Label smoothing {smoothed:g} less {plain:g}": differences(found),
+            "Networks": texts(found["networks"], digits=4),
+        },
+        results=[found],
+        not_measured=[
+            "Over seeds: the two settings' predictions of an image are exchanged together. That takes the seeds as "
+            "they are, so that it says nothing of other seeds.",
+            "No speed should be read of the training seconds, which are those of one worker beside whatever else ran.",
+        ],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the experiment on one image set and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
+    parser.add_argument("report", type=Path)
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of networks and features, which is kept")
     usual = Experiment()
     parser.add_argument("--network", default=usual.network)
     parser.add_argument("--size", type=int, default=usual.size)
     parser.add_argument("--steps", type=int, default=usual.steps)
     parser.add_argument("--seeds", type=int, default=usual.seeds)
-    options = parser.parse_args()
-    experiment = Experiment(network=options.network, size=options.size, steps=options.steps, seeds=options.seeds)
-    found = run(load_images(options.images, root=options.root), experiment, options.out)
-    print(json.dumps({**found, **library_versions(), "machine": machine(), "commit": source_commit()}, indent=1))
+    given = parser.parse_args(arguments)
+    experiment = Experiment(network=given.network, size=given.size, steps=given.steps, seeds=given.seeds)
+    report(load_images(given.images, root=given.root), experiment, given.out).write(given.report)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from waiting_threads import Pair, Work, probe, serve
 
+from penultimate.engine.bench.timing.cells import Row, median_and_range
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.processes import started
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 
 OURS, THEIRS = "penultimate, the path", "scikit-learn float64, one strength"
@@ -96,7 +96,7 @@ def ratios(laps: Sequence[Laps]) -> list[Row]:
         row: Row = {"what": name}
         for group in (TWO, BUSY):
             found = [slow / fast for slow, fast in zip(of[group, name], of[ALONE, name], strict=True)]
-            row[f"{group.lower()}, over alone"] = f"{median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+            row[f"{group.lower()}, over alone"] = median_and_range(found)
         rows.append(row)
     return rows
 
@@ -108,12 +108,10 @@ def report(work: Work, options: TurnOptions) -> Report:
     return Report(
         bench="probe-company",
         title="A probe beside other work",
-        command=["python", *sys.argv],
         settings={"features": list(np.load(work.features / "X.npy", mmap_mode="r").shape), "l2": L2},
         measurements=compared(laps, unit=SECONDS),
         other_cores=other_cores(alone),
         tables={"How many times as long it takes": ratios(laps)},
-        findings=[],
         not_measured=["Not measured: more than two at once, other numbers of cores."],
     )
 

@@ -10,7 +10,6 @@ l2, where its usual tolerances let it stop at once.
 """
 
 import argparse
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +26,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from penultimate.engine.bench.probe_peers import objective
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.api import matching_key
@@ -155,14 +155,13 @@ def fits(
     return not any(issubclass(warning.category, ConvergenceWarning) for warning in warned)
 
 
-def report(features: FeatureSet, path: RegularizationPath, *, seconds: float, command: Sequence[str]) -> Report:
+def report(features: FeatureSet, path: RegularizationPath, *, seconds: float) -> Report:
     """Measure both parts, each for half of the seconds at most."""
     laps, matched = beside_tightened(features, path, TurnOptions(seconds=seconds / 2, rounds=1))
     rows, chosen = choice(features, path, limit_seconds=seconds / 2)
     return Report(
         bench="probe-optimum",
         title=f"The probe beside the optimum: {features.key.backbone} on {features.key.dataset}",
-        command=command,
         settings={"rows": features.num_rows, "features": features.feature_dim, "strengths": len(path)},
         measurements=compared(laps, unit=SECONDS),
         other_cores=other_cores(laps),
@@ -189,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = FeatureStore(options.store)
     features = store.read(matching_key(store, options.dataset, options.backbone, "*"))
     path = RegularizationPath.spaced(1e-6, 1e5, options.strengths)
-    report(features, path, seconds=options.seconds, command=["python", *sys.argv]).write(options.report)
+    report(features, path, seconds=options.seconds).write(options.report)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reache
 # isort: split
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -141,9 +140,7 @@ def newton_cholesky() -> Any:
     return LogisticRegression(solver="newton-cholesky", warm_start=True)
 
 
-def report(
-    features: FeatureSet, path: RegularizationPath, turns: TurnOptions, *, memory_bytes: int, command: Sequence[str]
-) -> Report:
+def report(features: FeatureSet, path: RegularizationPath, turns: TurnOptions, *, memory_bytes: int) -> Report:
     """Measure on the rows of train + val."""
     rows = features.rows("train", "val")
     rows_ND, labels_N = features.rows_at(rows).astype(np.float32), features.labels[rows].astype(np.int64)
@@ -155,7 +152,6 @@ def report(
     return Report(
         bench="probe-processors",
         title=f"Paths beside scikit-learn's: {features.key.backbone} on {features.key.dataset}",
-        command=command,
         settings={"rows": len(rows), "features": features.feature_dim, "classes": comparison.classes},
         measurements=compared(laps, unit=SECONDS),
         other_cores=other_cores(laps),
@@ -177,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = store.read(matching_key(store, options.dataset, "*", "*"))
     turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
-    command = ["python", *sys.argv]
-    made = report(features, RegularizationPath.paper(), turns, memory_bytes=memory_bytes, command=command)
+    made = report(features, RegularizationPath.paper(), turns, memory_bytes=memory_bytes)
     made.write(options.report)
 
 

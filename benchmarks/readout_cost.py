@@ -11,9 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.bench.timing.cells import median_and_range
 from penultimate.engine.bench.timing.measurement import compared, other_cores
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
@@ -52,14 +52,10 @@ def extraction(images: ImageSet, how: Extractor) -> Callable[[], Iterator[int]]:
 
 def finding(one: Laps, many: Laps) -> str:
     """Return a sentence of the ratio of ``many`` to ``one``, in wall-clock and in processor time."""
-
-    def ratio(seconds: Sequence[float]) -> str:
-        return f"{median(seconds):.3f} times ({min(seconds):.3f} to {max(seconds):.3f})"
-
     pairs = list(zip(one.rounds, many.rounds, strict=True))
-    wall = ratio([b.wall_seconds / a.wall_seconds for a, b in pairs])
-    processor = ratio([b.self_seconds / a.self_seconds for a, b in pairs])
-    return f"{many.name} take {wall} the wall-clock time of one and {processor} its processor time."
+    wall = median_and_range([b.wall_seconds / a.wall_seconds for a, b in pairs], ".3f")
+    processor = median_and_range([b.self_seconds / a.self_seconds for a, b in pairs], ".3f")
+    return f"{many.name} take {wall} times the wall-clock time of one and {processor} times its processor time."
 
 
 def main(arguments: list[str]) -> None:
@@ -86,7 +82,6 @@ def main(arguments: list[str]) -> None:
     Report(
         bench="readout-cost",
         title="What several readouts of one network cost beside one",
-        command=["python", *sys.argv],
         settings={
             "images": len(images),
             "weights": "random",

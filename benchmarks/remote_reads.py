@@ -12,12 +12,11 @@ The server is ``object_server``, on this machine, each of whose answers comes af
 import argparse
 import csv
 import os
-import shlex
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -28,15 +27,17 @@ from growing_store import MODEL, bytes_read, link
 from object_server import ENVIRONMENT, ObjectServer, object_server
 
 from penultimate.engine.bench.plain_files import drop_from_cache
-from penultimate.engine.runtime.capabilities import machine
-from penultimate.store.provenance import source_commit, utc_now
+from penultimate.engine.bench.timing.cells import Row
+from penultimate.engine.bench.timing.measurement import compared, other_cores
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns, timed_call
 
 TAR_IMAGES = 1000
 AT_ONCE = (1, 2, 8, 16, 32, 64, 128)
 """Numbers of requests in flight of which each is timed. Two are what a machine of two cores had before."""
 
 
-class Row(NamedTuple):
+class Extraction(NamedTuple):
     """One extraction."""
 
     name: str
@@ -70,7 +71,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, BytesIO(content))
 
 
-def extractions(root: Path, server: ObjectServer, work: Path) -> Iterator[Row]:
+def extractions(root: Path, server: ObjectServer, work: Path) -> Iterator[Extraction]:
     """Extract the set in every form."""
     photos, tars = (sum(path.stat().st_size for path in _files(root / name)) for name in ("photos", "tars"))
     manifest = photos + (root / "labels.csv").stat().st_size
@@ -80,18 +81,17 @@ def extractions(root: Path, server: ObjectServer, work: Path) -> Iterator[Row]:
     yield _extract("manifest in an object store", server.address("labels.csv"), manifest, server, work)
 
 
-def _extract(name: str, spec: str, set_bytes: int, server: ObjectServer | None, work: Path) -> Row:
+def _extract(name: str, spec: str, set_bytes: int, server: ObjectServer | None, work: Path) -> Extraction:
     before = server.counts() if server else {}
     command = [sys.executable, __file__, "--extract", spec, str(work / name)]
     environment = os.environ | ENVIRONMENT
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.split()
     num_images, read, seconds = int(printed[0]), int(printed[1]), float(printed[2])
     if server is None:
-        return Row(name, num_images, set_bytes, read, None, seconds)
+        return Extraction(name, num_images, set_bytes, read, None, seconds)
     after = server.counts()
-    return Row(
-        name, num_images, set_bytes, after["bytes"] - before["bytes"], after["requests"] - before["requests"], seconds
-    )
+    read, requests = (after[each] - before[each] for each in ("bytes", "requests"))
+    return Extraction(name, num_images, set_bytes, read, requests, seconds)
 
 
 def extract_once(spec: str, store: str) -> None:
@@ -109,33 +109,47 @@ def extract_once(spec: str, store: str) -> None:
         penultimate.extract(few, store=Path(scratch) / "store", model=MODEL, weights="random", compile=False)
     if not is_address(spec):
         drop_from_cache(Path(spec))
-    began, before = time.perf_counter(), bytes_read()
-    (features,) = penultimate.extract(
-        penultimate.load_images(spec), store=store, model=MODEL, weights="random", compile=False, preprocess="paper"
+    before = bytes_read()
+    (features,), lap = timed_call(
+        lambda: penultimate.extract(
+            penultimate.load_images(spec), store=store, model=MODEL, weights="random", compile=False, preprocess="paper"
+        )
     )
-    print(features.num_rows + len(features.failed), bytes_read() - before, time.perf_counter() - began)
+    print(features.num_rows + len(features.failed), bytes_read() - before, lap.wall_seconds)
 
 
-def fetch_rates(server: ObjectServer, rounds: int) -> Iterator[tuple[int, list[float], float]]:
-    """Yield a number of requests in flight, the images/s of each round, and the median ms of a request."""
-    from penultimate.engine.extract.fetch_rates import measure_fetch
+def fetches(server: ObjectServer, options: TurnOptions) -> tuple[list[Laps], dict[str, float]]:
+    """Fetch images with so many requests in flight, in turns; return the laps, and the median ms of a request."""
+    import numpy as np
+
+    from penultimate.engine.extract.fetch import FetchedSource
+    from penultimate.engine.extract.fetch_rates import TimedSource
     from penultimate.engine.images.formats import remote_images
     from penultimate.engine.images.load import load_images
 
-    source = load_images(server.address("labels.csv")).source
-    num_images = len(load_images(server.address("labels.csv")))
-    measured: dict[int, list[tuple[float, float]]] = {at_once: [] for at_once in AT_ONCE}
-    for _ in range(rounds):
-        for at_once in AT_ONCE:
+    images = load_images(server.address("labels.csv"))
+    request_ms: dict[str, list[float]] = defaultdict(list)
+
+    def contender(at_once: int) -> Contender:
+        name, items = f"{at_once} at once", min(len(images), 100 * at_once)
+
+        def run() -> Iterator[int]:
             remote_images.READS_AT_ONCE = at_once
-            rates, _, _ = measure_fetch(source, range(min(num_images, 100 * at_once)))
-            measured[at_once].append((rates.images, rates.request_ms))
-    for at_once, found in measured.items():
-        yield at_once, [rate for rate, _ in found], median(ms for _, ms in found)
+            source = TimedSource(images.source)
+            none_needed = FetchedSource(source, num_threads=1, is_needed=lambda rows_B, _: np.zeros(len(rows_B), bool))
+            for _ in none_needed.needed(range(items)):
+                pass
+            request_ms[name].append(1e3 * median(source.seconds))
+            yield items
+
+        return Contender(name=name, group="Requests in flight", run=run, items=items)
+
+    laps = take_turns([contender(at_once) for at_once in AT_ONCE], options)
+    return laps, {name: median(found[1:]) for name, found in request_ms.items()}  # without the warm-up
 
 
-def report(images: Path, latency_ms: float, rounds: int, folder: Path) -> str:
-    """Return the whole report as Markdown."""
+def report(images: Path, latency_ms: float, rounds: int, folder: Path) -> Report:
+    """Measure and return the report."""
     os.environ |= ENVIRONMENT
     with TemporaryDirectory(dir=folder) as name:
         root, work = Path(name) / "set", Path(name) / "stores"
@@ -143,43 +157,38 @@ def report(images: Path, latency_ms: float, rounds: int, folder: Path) -> str:
         work.mkdir()
         write_set(images, root)
         with object_server(root, latency_seconds=latency_ms / 1e3) as server:
-            rows = list(extractions(root, server, work))
-            fetched = list(fetch_rates(server, rounds))
-    about = machine()
-    lines = [
-        "# What an extraction reads",
-        "",
-        f"`{shlex.join(['python', *sys.argv])}`: {about['processor']}, {about['cores']} cores, {about['memory_gib']} "
-        f"GiB; commit {source_commit()}, {utc_now()[:10]}. Written by the script.",
-        "",
-        f"{MODEL}, random weights, parity check included; one run each. Every answer of the object store comes after "
-        f"{latency_ms:g} ms, from this machine.",
-        "",
-        "| the set lies in | images | MB | read / size of the set | requests | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-        *_table(rows),
-        "",
-        "## Requests in flight",
-        "",
-        f"Images of the manifest, fetched and not decoded; {rounds} rounds in turns.",
-        "",
-        "| at once | images/s, median | least to most | ms a request |",
-        "|---:|---:|---:|---:|",
-        *(
-            f"| {at_once} | {median(rates):,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {ms:.0f} |"
-            for at_once, rates, ms in fetched
+            found = list(extractions(root, server, work))
+            laps, request_ms = fetches(server, TurnOptions(seconds=24 * 3600, rounds=rounds))
+    return Report(
+        bench="remote-reads",
+        title="What an extraction reads, and how fast images come from an object store",
+        settings={"network": f"{MODEL}, random weights", "latency of the object store": f"{latency_ms:g} ms"},
+        measurements=compared(
+            laps, unit="images/s", details={name: {"request_ms": ms} for name, ms in request_ms.items()}
         ),
-    ]
-    return "\n".join(lines) + "\n"
+        other_cores=other_cores(laps),
+        tables={
+            "What an extraction reads": [_cells(each) for each in found],
+            "A request": [{"in flight": name, "ms, median": f"{ms:.0f}"} for name, ms in request_ms.items()],
+        },
+        results=[each._asdict() for each in found],
+        not_measured=[
+            "Extractions are one run each, parity check included. The object store is on this machine; every answer "
+            "comes after its latency.",
+            "Requests in flight: images of the manifest, fetched and not decoded.",
+        ],
+    )
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
-    for row in rows:
-        requests = "" if row.requests is None else f"{row.requests:,}"
-        yield (
-            f"| {row.name} | {row.num_images:,} | {row.set_bytes / 1e6:,.1f} | {row.bytes_read / row.set_bytes:.3f} | "
-            f"{requests} | {row.seconds:.1f} |"
-        )
+def _cells(found: Extraction) -> Row:
+    return {
+        "the set lies in": found.name,
+        "images": f"{found.num_images:,}",
+        "MB": f"{found.set_bytes / 1e6:,.1f}",
+        "read / size of the set": f"{found.bytes_read / found.set_bytes:.3f}",
+        "requests": "" if found.requests is None else f"{found.requests:,}",
+        "seconds": f"{found.seconds:.1f}",
+    }
 
 
 def _files(folder: Path) -> list[Path]:
@@ -187,6 +196,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def main() -> None:
+    """Write the report, or be one of the processes that extract."""
     if len(sys.argv) > 1 and sys.argv[1] == "--extract":
         extract_once(*sys.argv[2:])
         return
@@ -197,7 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path())
     arguments = parser.parse_args()
-    arguments.report.write_text(report(arguments.images, arguments.latency_ms, arguments.rounds, arguments.folder))
+    report(arguments.images, arguments.latency_ms, arguments.rounds, arguments.folder).write(arguments.report)
 
 
 if __name__ == "__main__":

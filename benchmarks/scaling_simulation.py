@@ -6,9 +6,11 @@ with where it comes from; the rest was measured (``Constants``).
 
 import heapq
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.store.format.layout import num_shards
 
 _LIST_PAGE = 1000  # names in one LIST response: Amazon S3 API reference, ListObjectsV2, MaxKeys
@@ -35,8 +37,6 @@ class Constants:
     """Bytes for each image of an ImageSet of tar members, as it is sent to workers and held by each."""
     seconds_a_task: float
     """Seconds of the driver for each task that does nothing, with two workers."""
-    spread: dict[str, list[float]]
-    """Range over the rounds of the constants in seconds, which are medians."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,37 +188,62 @@ class _Set:
         return max(done, self._reads.take(now, many.get("get", 0) + many.get("head", 0) + many.get("list", 0)))
 
 
-def tables(measured: Constants) -> str:
-    """Return the simulation as Markdown tables, varying one parameter at a time around a central job."""
-    billion = 1_000_000_000
-    parts = []
-    heading = (
-        "| {} | hours | share of linear | first bottleneck | its share of workers' time |\n|---:|---:|---:|---|---:|"
-    )
+BILLION = 1_000_000_000
+CENTRAL = Job(workers=64, images=BILLION, set_images=10_000_000, shard_rows=1024)
+USUAL = Assumed(images_a_second=1000)
 
-    def row(name: str, job: Job, assumed: Assumed) -> str:
-        found = simulate(job, measured, assumed)
-        fraction = found.waits[found.bottleneck]
-        return (
-            f"| {name} | {found.seconds / 3600:,.2f} | {found.efficiency:.3f} | {found.bottleneck} | {fraction:.3f} |"
-        )
+SIMULATED = (
+    "Simulated are a billion images in sets of ten million, 1,024 rows a shard, 1,000 images/s a worker, 0.05 s a "
+    "request, 3,500 writes and 5,500 reads a second, unless the table says otherwise. The share of linear is the time "
+    "of workers that only embed, over the time simulated; the first bottleneck takes most of the workers' time beside "
+    "embedding."
+)
 
-    middle = Job(workers=64, images=billion, set_images=10_000_000, shard_rows=1024)
-    usual = Assumed(images_a_second=1000)
-    parts += ["### Workers on one set of 10,000,000 images", "", heading.format("workers")]
-    parts += [row(f"{n:,}", replace(middle, workers=n), usual) for n in (1, 4, 16, 64, 256, 1000)]
-    parts += ["", "### Rows a shard, 64 workers on a set", "", heading.format("rows a shard")]
-    parts += [row(f"{n:,}", replace(middle, shard_rows=n), usual) for n in (256, 1024, 4096, 16_384)]
-    parts += ["", "### Images of one set, 64 workers on it", "", heading.format("images a set")]
-    parts += [row(f"{n:,}", replace(middle, set_images=n), usual) for n in (10**6, 10**7, 10**8, 10**9)]
-    parts += ["", "### Images/s of a worker, 64 workers on a set", "", heading.format("images/s")]
-    parts += [row(f"{n:,}", middle, replace(usual, images_a_second=n)) for n in (10, 100, 1000, 5000)]
-    parts += ["", "### Seconds of a request, 64 workers on a set", "", heading.format("seconds")]
-    parts += [row(f"{s:g}", middle, replace(usual, request_seconds=s)) for s in (0.01, 0.05, 0.2)]
-    parts += ["", "### A billion images on 1,000 workers, as sets side by side", "", heading.format("sets at once")]
-    parts += [
-        row(f"{n:,}", replace(middle, workers=1000 // n, images=billion // n), usual) for n in (1, 4, 10, 25, 50, 100)
-    ]
-    limit = usual.worker_bytes / measured.bytes_an_image
-    parts += ["", f"A worker with {usual.worker_bytes / 1e9:g} GB for it holds a set of {limit:,.0f} images."]
-    return "\n".join(parts)
+
+def tables(measured: Constants) -> dict[str, list[Row]]:
+    """Return the simulation as tables, which vary one parameter at a time around a central job."""
+
+    def rows(heading: str, values: Sequence[float], case: Callable[[Any], tuple[Job, Assumed]]) -> list[Row]:
+        return [
+            {heading: f"{value:,}", **_cells(simulate(case(value)[0], measured, case(value)[1]))} for value in values
+        ]
+
+    def job(**changes: int) -> tuple[Job, Assumed]:
+        return replace(CENTRAL, **changes), USUAL
+
+    def assumed(**changes: float) -> tuple[Job, Assumed]:
+        return CENTRAL, replace(USUAL, **changes)
+
+    return {
+        "Workers on one set of 10,000,000 images": rows("workers", (1, 4, 16, 64, 256, 1000), lambda n: job(workers=n)),
+        "Rows a shard, 64 workers on a set": rows(
+            "rows a shard", (256, 1024, 4096, 16_384), lambda n: job(shard_rows=n)
+        ),
+        "Images of one set, 64 workers on it": rows(
+            "images a set", (10**6, 10**7, 10**8, 10**9), lambda n: job(set_images=n)
+        ),
+        "Images/s of a worker, 64 workers on a set": rows(
+            "images/s", (10, 100, 1000, 5000), lambda n: assumed(images_a_second=n)
+        ),
+        "Seconds of a request, 64 workers on a set": rows(
+            "seconds", (0.01, 0.05, 0.2), lambda s: assumed(request_seconds=s)
+        ),
+        "A billion images on 1,000 workers, as sets side by side": rows(
+            "sets at once", (1, 4, 10, 25, 50, 100), lambda n: job(workers=1000 // n, images=BILLION // n)
+        ),
+    }
+
+
+def largest_set(measured: Constants) -> str:
+    """Say how many images a worker's memory holds."""
+    limit = USUAL.worker_bytes / measured.bytes_an_image
+    return f"A worker with {USUAL.worker_bytes / 1e9:g} GB for it holds a set of {limit:,.0f} images."
+
+
+def _cells(found: Simulated) -> Row:
+    return {
+        "hours": f"{found.seconds / 3600:,.2f}",
+        "share of linear": f"{found.efficiency:.3f}",
+        "first bottleneck": found.bottleneck,
+        "its share of workers' time": f"{found.waits[found.bottleneck]:.3f}",
+    }

@@ -8,21 +8,20 @@ device, which has shapes and no numbers. What penultimate refuses must be one In
 A line of JSON a network, appended as soon as it is known, smallest networks first: the same command goes on where it
 stopped. A network that takes longer than ``--seconds`` is recorded as such.
 
-    python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md
+    python benchmarks/scan_models.py scan.jsonl benchmarks/results/scan_models_202611.md
 """
 
 import argparse
 import json
 import math
-import platform
 import signal
-import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -37,16 +36,17 @@ from penultimate.engine.backbones.architectures.networks import create_network
 from penultimate.engine.backbones.catalog import describe, refuse_if_no_backbone
 from penultimate.engine.backbones.classifier import num_classes_of
 from penultimate.engine.backbones.timm_backbone import TimmBackbone, load_backbone
+from penultimate.engine.bench.timing.cells import Row
+from penultimate.engine.bench.timing.report import Report
+from penultimate.engine.bench.timing.turns import timed_call
 from penultimate.engine.extract.parity import check_parity
 from penultimate.engine.images.build import build_image_set
 from penultimate.engine.images.decode.pillow import PillowDecoder
 from penultimate.engine.images.image_set import SPLIT_DTYPE, ImageSet
 from penultimate.engine.images.sources import ArraySource
-from penultimate.engine.runtime.capabilities import machine
 from penultimate.engine.runtime.threads import ThreadBudget
 from penultimate.store.errors import InputError
 from penultimate.store.key import PENULTIMATE
-from penultimate.store.provenance import source_commit, utc_now
 
 # Shapes: B = 2 images of a batch, H x W pixels, C = 3 channels, D feature dimensions, K classes.
 
@@ -67,10 +67,10 @@ OPENINGS = {
 
 
 def main() -> None:
-    """Scan what the file of lines lacks, smallest first, and write the table of all lines."""
+    """Scan what the file of lines lacks, smallest first, and write the report of all lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", type=Path, help="JSON lines; made, or gone on with")
-    parser.add_argument("--table", type=Path, help="Markdown to write from all lines")
+    parser.add_argument("report", type=Path, help="report to write from all lines")
     parser.add_argument("--only", default="*", help="glob over architectures")
     parser.add_argument("--seconds", type=int, default=300, help="longest time of one network")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -79,8 +79,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     names = [name for name in timm.list_models() if fnmatchcase(name, given.only)]
     scan(names, given.lines, seconds=given.seconds)
-    if given.table:
-        given.table.write_text(table(read_lines(given.lines), read_lines(given.lines, "sizes")), encoding="utf-8")
+    report(read_lines(given.lines), read_lines(given.lines, "sizes")).write(given.report)
 
 
 def scan(names: Sequence[str], lines: Path, *, seconds: int) -> None:
@@ -99,10 +98,8 @@ def scan(names: Sequence[str], lines: Path, *, seconds: int) -> None:
             append(lines, {"kind": "result", "model": name, "status": "process ended"})
             continue
         append(lines, {"kind": "begun", "model": name})
-        started = time.perf_counter()
-        parameters = found[name].get("parameters", 0)
-        outcome = within(seconds, examine, name, parameters)
-        append(lines, {"kind": "result", "model": name, **outcome, "seconds": round(time.perf_counter() - started, 2)})
+        outcome, lap = timed_call(partial(within, seconds, examine, name, found[name].get("parameters", 0)))
+        append(lines, {"kind": "result", "model": name, **outcome, "seconds": round(lap.wall_seconds, 2)})
 
 
 def read_lines(lines: Path, kind: str = "result") -> dict[str, dict[str, Any]]:
@@ -302,63 +299,64 @@ def _largest_distance(scores_BK: NDArray[np.floating[Any]], reference_BK: NDArra
     return float((np.linalg.norm(scores_BK - reference_BK, axis=1) / norm_B).max())
 
 
-def table(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: how many of how many, what was refused and what is wrong, and a line a network."""
+def report(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mapping[str, Any]]) -> Report:
+    """Return how many of how many, what was refused and what is wrong, and a row a network."""
+    ok = {name: row for name, row in sorted(results.items()) if row["status"] == "ok"}
+    return Report(
+        bench="scan-models",
+        title="Every architecture of timm through penultimate",
+        settings={"weights": "random", "images": f"{BATCH} of noise, at the own input size of each network"},
+        tables={
+            "Refused, or wrong": [_wrong(name, row) for name, row in sorted(results.items()) if name not in ok],
+            "Every network": [_well(name, row) for name, row in ok.items()],
+        },
+        results=[{"model": name, **row} for name, row in sorted(results.items())],
+        findings=list(_sums(results, sizes_of)),
+        not_measured=[
+            "All well means: listed with the dimension it has, one finite vector an image, at no distance from its own "
+            f"reference in the parity check, and class scores within {ROUNDING:g} (relative) of timm's own `forward`. "
+            "On the meta device: the same of the shapes.",
+            "Where random weights amplify rounding until timm's own float32 scores, contiguous or channels-last, are "
+            "further than that from its float64 ones, the two are compared in float64. Random weights say nothing of "
+            "rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
+        ],
+    )
+
+
+def _sums(results: Mapping[str, Mapping[str, Any]], sizes_of: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     left = [row["parameters"] / 1e6 for name, row in sizes_of.items() if name not in results and "parameters" in row]
     refused = sum(row["status"] == "refused" for row in results.values())
-    missing = f" Not scanned: {len(left)}, of {min(left):.1f} to {max(left):.1f} million parameters." if left else ""
-    total = len(timm.list_models())
     ok = [row for row in results.values() if row["status"] == "ok"]
     devices = Counter(row["device"] for row in ok)
-    without = sum(row["classes"] == 0 for row in ok)
-    lines = [
-        "# Every architecture of timm through penultimate",
-        "",
-        f"{len(results)} of the {total} architectures of timm {version('timm')} were scanned, smallest first; "
-        f"{len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 million parameters) "
-        f"by their shapes on torch's meta device. {without} of them have no classifier. "
-        f"{refused} are refused in one line; {len(results) - len(ok) - refused} are wrong.{missing}",
-        "",
-        "```sh",
-        "python benchmarks/scan_models.py scan.jsonl --table benchmarks/results/scan_models_202611.md",
-        "```",
-        "",
-        "Random weights, two images of noise at the own input size of each network. All well means: listed with the "
-        "dimension it has, one finite vector an image, at no distance from its own reference in the parity check, and "
-        f"class scores within {ROUNDING:g} (relative) of timm's own `forward`. On the meta device: the same of the "
-        "shapes. Where random weights amplify rounding until timm's own float32 scores, contiguous or channels-last, "
-        "are further than that from its float64 ones, the two are compared in float64. Random weights say nothing of "
-        "rounding in trained networks; other precisions, compiling and GPUs were not scanned.",
-        "",
-        f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}; "
-        f"{machine()['processor']}; commit {source_commit()}, {utc_now()[:10]}.",
-        "",
-        *_exceptions(results),
-        "## Every network",
-        "",
-        "| architecture | device | D | K | class scores, distance from timm's |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for name in sorted(results):
-        row = results[name]
-        if row["status"] == "ok":
-            distance = row.get("distance_from_timm")
-            exact = f" (float64: {row['float64']:.1e})" if "float64" in row else ""
-            cell = "" if distance is None else f"{distance:.1e}{exact}"
-            lines.append(f"| {name} | {row['device']} | {row['dim']} | {row['classes'] or ''} | {cell} |")
-    return "\n".join(lines) + "\n"
+    yield (
+        f"{len(results)} of the {len(timm.list_models())} architectures of timm {version('timm')} were scanned, "
+        f"smallest first; {len(ok)} are all well: {devices['cpu']} computed on a CPU, {devices['meta']} (above 300 "
+        f"million parameters) by their shapes on torch's meta device. {sum(row['classes'] == 0 for row in ok)} of them "
+        f"have no classifier. {refused} are refused in one line; {len(results) - len(ok) - refused} are wrong."
+    )
+    if left:
+        yield f"Not scanned: {len(left)}, of {min(left):.1f} to {max(left):.1f} million parameters."
 
 
-def _exceptions(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A section of what is not all well; empty where everything is."""
-    rows = []
-    for name, row in sorted(results.items()):
-        if row["status"] == "ok":
-            continue
-        wrong = "; ".join(f"{OPENINGS[step]}: {found}" for step, found in row.get("wrong", {}).items())
-        rows.append(f"| {name} | {row['status']} | {(wrong or row.get('reason', '')).replace('|', '/')} |")
-    head = ["## Refused, or wrong", "", "| architecture | status | what |", "|---|---|---|"]
-    return [*head, *rows, ""] if rows else []
+def _well(name: str, row: Mapping[str, Any]) -> Row:
+    distance = row.get("distance_from_timm")
+    exact = f" (float64: {row['float64']:.1e})" if "float64" in row else ""
+    return {
+        "architecture": name,
+        "device": row["device"],
+        "D": str(row["dim"]),
+        "K": str(row["classes"] or ""),
+        "class scores, distance from timm's": "" if distance is None else f"{distance:.1e}{exact}",
+    }
+
+
+def _wrong(name: str, row: Mapping[str, Any]) -> Row:
+    wrong = "; ".join(f"{OPENINGS[step]}: {found}" for step, found in row.get("wrong", {}).items())
+    return {
+        "architecture": name,
+        "status": row["status"],
+        "what": (wrong or row.get("reason", "")).replace("|", "/"),
+    }
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """Count the Newton steps and Hessian products that the probe's preconditioners and continuation save.
 
-    python benchmarks/solver_products.py
+    python benchmarks/solver_products.py REPORT.md
 
-Counts depend on the precision of the processor, and are printed as the rows of a Markdown table. Each row is a path of
-synthetic data: with a preconditioner and without it, or one weak strength alone beside the whole path.
+Counts depend on the precision of the processor. Each row is a path of synthetic data: with a preconditioner and without
+it, or one weak strength alone beside the whole path.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penultimate.engine.bench.timing.cells import texts
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.path import RegularizationPath
@@ -62,22 +66,24 @@ WEAK = Workload(rows=9000, dims=120, classes=12, path=RegularizationPath.spaced(
 ALONE = Workload(rows=9000, dims=120, classes=40, path=RegularizationPath.parse("1e-5:1e5:21"))
 
 
-def counts(name: str, probes: Sequence[Probe]) -> str:
+def counts(name: str, probes: Sequence[Probe]) -> dict[str, Any]:
     """Return a row: strengths, certified, those without a step, steps and Hessian products."""
     reports = [probe.report for probe in probes]
-    without_step = sum(report.steps == 0 for report in reports)
-    certified = sum(report.certified for report in reports)
-    steps, products = sum(r.steps for r in reports), sum(r.curvature_passes for r in reports)
-    return f"| {name} | {len(reports)} | {certified} | {without_step} | {steps} | {products:.0f} |"
+    return {
+        "path": name,
+        "strengths": len(reports),
+        "certified": sum(report.certified for report in reports),
+        "without a step": sum(report.steps == 0 for report in reports),
+        "steps": sum(report.steps for report in reports),
+        "Hessian products": round(sum(report.curvature_passes for report in reports)),
+    }
 
 
-def rows(scale: float = 1.0) -> Iterator[str]:
-    """Yield the table; ``scale`` multiplies the number of samples."""
+def rows(scale: float = 1.0) -> Iterator[dict[str, Any]]:
+    """Yield the rows; ``scale`` multiplies the number of samples."""
     low_rank, support, weak, alone = (
         replace(workload, rows=int(scale * workload.rows)) for workload in (LOW_RANK, SUPPORT_VECTORS, WEAK, ALONE)
     )
-    yield "| path | strengths | certified | without a step | steps | Hessian products |"
-    yield "|---|---:|---:|---:|---:|---:|"
     yield counts("softmax, low-rank", low_rank.fit())
     with mock.patch.object(choose, "MIN_PRODUCTS", np.inf):
         yield counts("softmax, diagonal", low_rank.fit())
@@ -92,11 +98,19 @@ def rows(scale: float = 1.0) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of samples")
-    for line in rows(parser.parse_args(arguments).scale):
-        print(line, flush=True)
+    given = parser.parse_args(arguments)
+    found = list(rows(given.scale))
+    Report(
+        bench="solver-products",
+        title="Newton steps and Hessian products that preconditioners and continuation save",
+        settings={"factor on the number of samples": given.scale},
+        tables={"Steps and products": texts(found)},
+        results=found,
+    ).write(given.report)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_the_sides_differ_in_nothing_but_the_design() -> None:
 def test_every_pass_and_the_path_have_both_sides() -> None:
     with drawn_features(Shape.parse("400,40,4")) as features:
         path = RegularizationPath.spaced(1e-2, 1e2, 5)
-        found = compiled_passes.report(features, path, TurnOptions(rounds=1), command=[])
+        found = compiled_passes.report(features, path, TurnOptions(rounds=1))
     assert [line.name for line in found.measurements] == ["torch", "compiled"] * (6 if amx_kernels() else 7)
     assert found.measurements[-1].group == "path of 5 strengths"
     assert all(line.ratio_to == "torch" for line in found.measurements[1::2])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from support.processors import pretend
 
+from penultimate.engine.bench.timing.report import read_report
 from penultimate.engine.bench.timing.turns import TurnOptions
 from penultimate.engine.runtime.capabilities import computes_natively
 
@@ -45,16 +46,19 @@ def test_precisions_are_compared_and_those_without_units_left_out(
     lowered: bool,
     folder: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if lowered:
         pretend(monkeypatch, "avx2")
-    here = {p for p in precision_probe.PRECISIONS if computes_natively(p, torch.device("cpu"))}
-    arguments = [str(folder), "--model", "test_resnet", "--weights", "random", "--strengths", "3"]
-    precision_probe.main([*arguments, "--store", str(tmp_path / "store")])
-    printed = capsys.readouterr().out
-    for precision in precision_probe.PRECISIONS:
-        assert (f"\n{precision}: test" in printed) == (precision in here)
-        assert (f"\n{precision}: left out" in printed) == (precision not in here)
-    assert printed.count("    probe: top-1 ") == len(here) - 1  # each against float32
+    here = [p for p in precision_probe.PRECISIONS if computes_natively(p, torch.device("cpu"))]
+    arguments = [str(folder), str(tmp_path / "report.md"), "--model", "test_resnet", "--weights", "random"]
+    precision_probe.main([*arguments, "--strengths", "3", "--store", str(tmp_path / "store")])
+    found = read_report(tmp_path / "report.md")
+    features, probes, batches = found["tables"].values()
+    assert [row["precision"] for row in features] == here[1:]
+    assert [row["precision"].split(",")[0] for row in probes] == [here[0], *(p for p in here[1:] for _ in range(2))]
+    assert all((row.get("p (McNemar)", "") == "") == (row["precision"] == "float32") for row in probes)
+    assert [row["precision"] for row in batches] == [p for p in here for _ in precision_probe.BATCH_SIZES]
+    left_out = [sentence.split(" is left out")[0] for sentence in found["findings"]]
+    assert left_out == [p for p in precision_probe.PRECISIONS if p not in here]
+    assert len(found["results"]) == len(features) + len(probes) + len(batches)

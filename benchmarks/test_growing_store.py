@@ -17,7 +17,7 @@ def test_each_change_embeds_what_is_new_and_nothing_else(tmp_path: Path) -> None
         path = images / f"class{number % 5}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    made = report(images, 4096, TurnOptions(rounds=1), work, command=["growing_store"])
+    made = report(images, 4096, TurnOptions(rounds=1), work)
     (steps,) = made.tables.values()
     embedded = {row["step"]: int(row["embedded"]) for row in steps}
     assert embedded == {

@@ -6,6 +6,10 @@ from image_listing import report
 
 @pytest.mark.slow
 def test_each_way_has_seconds_and_memory(tmp_path: Path) -> None:
-    lines = [line for line in report(num_images=2000, folder=tmp_path).splitlines() if "cache" in line and "|" in line]
-    assert len(lines) == 3
-    assert all(line.count("|") == 8 for line in lines)
+    found = report(num_images=2000, folder=tmp_path)
+    assert [each["cache"] for each in found.results] == ["no cache", "empty cache, written", "full cache"]
+    for each in found.results:
+        assert each["images/s"] == pytest.approx(2000 / (each["seconds to list"] + each["seconds to digest"]))
+        assert each["peak MiB"] > each["MiB after importing"] > 1
+    (rows,) = found.tables.values()
+    assert [len(row) for row in rows] == [7] * 3

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
-from near_duplicates import measure, synthetic, table
+from near_duplicates import main, measure, report, synthetic
 
+from penultimate.engine.bench.timing.report import read_report
 from penultimate.engine.neighbors.duplicates import Search
 
 
@@ -18,6 +21,18 @@ def test_a_measurement_becomes_a_row_of_the_report(search: Search) -> None:
     record = measure(search, 2_000, 64)
     assert record["copies"] == 20
     assert record["copies_found"] >= 18
-    text = table([record])
-    assert f"| {search} | 2,000 x 64 |" in text
-    assert all(line.count("|") == 11 for line in text.splitlines() if line.startswith("|"))
+    (row,) = report([record]).tables["Near-duplicates among many rows"]
+    assert (row["search"], row["rows"]) == (search, "2,000 x 64")
+    assert row["copies found (95 %)"].endswith(f"; {record['copies_found']} of 20)")
+    assert (row["nearest neighbour found, of a sample"] == "every pair compared") == (search == "exact")
+
+
+@pytest.mark.slow
+def test_every_search_is_a_process_and_a_row(tmp_path: Path) -> None:
+    main([str(tmp_path / "report.md"), "exact:500x16", "projected:500x8"])
+    found = read_report(tmp_path / "report.md")
+    assert [(each["search"], each["rows"], each["dims"]) for each in found["results"]] == [
+        ("exact", 500, 16),
+        ("projected", 500, 8),
+    ]
+    assert found["other_cores"] == max(each["other_cores"] for each in found["results"])

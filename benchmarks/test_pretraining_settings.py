@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pretraining_settings import Experiment, part, run
+from pretraining_settings import Experiment, part, report, run
 
+from penultimate.engine.bench.timing.report import read_report
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.load import load_images
 
@@ -40,4 +41,11 @@ def test_both_settings_are_trained_probed_and_compared(images: ImageSet, tmp_pat
     plain, smoothed = (row["probe_top1"] for row in found["networks"])
     assert found["probe"]["over_seeds"]["difference"] == pytest.approx(smoothed - plain)
     assert 0 < found["probe"]["over_seeds"]["p_value"] <= 1
-    assert run(images, tiny, tmp_path / "out")["networks"] == found["networks"]
+    made = report(images, tiny, tmp_path / "out")  # what was done is not done again
+    made.write(tmp_path / "report.md")
+    assert made.results[0]["networks"] == found["networks"]
+    written = read_report(tmp_path / "report.md")["tables"]
+    trained, probed = written["Label smoothing 0.1 less 0"]
+    assert float(probed["difference over seeds, points"]) == pytest.approx(100 * (smoothed - plain), abs=0.005)
+    assert trained.keys() == probed.keys() >= {"p (permutation)", "seed 0, points (p, McNemar)"}
+    assert len(written["Networks"]) == 2

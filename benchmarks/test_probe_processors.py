@@ -12,8 +12,8 @@ from penultimate.engine.probe.path import RegularizationPath
 def test_every_contender_is_measured_and_its_libraries_named() -> None:
     with drawn_features(Shape.parse("400,10,4")) as features:
         path, turns = RegularizationPath.spaced(1e-1, 1e1, 3), TurnOptions(rounds=1)
-        found = probe_processors.report(features, path, turns, memory_bytes=1 << 30, command=[])
-        left_out = probe_processors.report(features, path, turns, memory_bytes=1, command=[])
+        found = probe_processors.report(features, path, turns, memory_bytes=1 << 30)
+        left_out = probe_processors.report(features, path, turns, memory_bytes=1)
     names = ["scikit-learn float64", "scikit-learn float32", probe_processors.CHOLESKY, *probe_processors.SIDES]
     assert [line.name for line in found.measurements] == [*names, *probe_processors.SIDES]
     assert found.findings[0].startswith("BLAS that NumPy and SciPy")

@@ -26,11 +26,14 @@ def test_many_readouts_are_timed_beside_one(photos: Path, tmp_path: Path) -> Non
 def test_the_report_has_a_row_a_readout_and_the_figure_beside_it(photos: Path, tmp_path: Path) -> None:
     report = tmp_path / "depth.md"
     network = ["--model", "test_resnet", "--weights", "random", "--l2", "1e-2:1e2:3", "--per-class", "4"]
-    command = [str(photos), *network, "--work", str(tmp_path / "work"), "--report", str(report)]
-    readout_depth.main(command)
-    text = report.read_text()
-    rows = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| test_resnet")]
-    assert rows == [*(f"stage:{index}" for index in range(5)), "penultimate"]
-    assert "val chooses" in text
+    readout_depth.main([str(photos), str(report), *network, "--work", str(tmp_path / "work")])
+    found = read_report(report)
+    readouts = [row["readout"] for row in found["tables"]["Accuracy by depth"]]
+    assert readouts == [*(f"stage:{index}" for index in range(5)), "penultimate"]
+    assert [(row["results"], row["there already"]) for row in found["tables"]["Time"]] == [
+        ("6", "0"), ("6", "0"), ("1", "0"),
+    ]  # fmt: skip
+    assert "val chooses" in found["findings"][0]
+    assert found["figures"] == {"accuracy by depth": "depth_figure.png"}
     assert (tmp_path / "depth_figure.png").exists()
     assert len((tmp_path / "depth_figure.csv").read_text().splitlines()) == 7

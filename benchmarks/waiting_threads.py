@@ -15,7 +15,6 @@ import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reache
 # isort: split
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,9 +24,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.processes import Remote, Turns, started
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.runtime.malloc import keep_freed_memory
 from penultimate.engine.runtime.waiting_threads import USERS_OWN, spin_count
@@ -251,7 +251,6 @@ def report(
     return Report(
         bench="waiting-threads",
         title="Threads that wait, alone and beside another program",
-        command=["python", *sys.argv],
         settings={
             "features": list(np.load(work.features / "X.npy", mmap_mode="r").shape),
             "strengths": work.strengths,

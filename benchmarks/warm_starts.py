@@ -14,7 +14,6 @@ import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reache
 # isort: split
 import argparse
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +168,7 @@ def whole_probes(features: FeatureSet, path: RegularizationPath, work: Path) -> 
     ]
 
 
-def report(features: FeatureSet, *, strengths: int, options: TurnOptions, command: Sequence[str]) -> Report:
+def report(features: FeatureSet, *, strengths: int, options: TurnOptions) -> Report:
     """Measure all comparisons in turns."""
     found = Comparisons(features, strengths)
     with TemporaryDirectory() as work:
@@ -180,7 +179,6 @@ def report(features: FeatureSet, *, strengths: int, options: TurnOptions, comman
     return Report(
         bench="warm_starts",
         title=f"Probes that begin where the last one ended: {features.key.backbone} on {features.key.dataset}",
-        command=command,
         settings={
             "rows of train": len(found.train),
             "features": features.feature_dim,
@@ -209,8 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = FeatureStore(given.store)
     features = store.read(matching_key(store, given.dataset, given.backbone, "*"))
     options = TurnOptions(seconds=given.seconds, rounds=given.rounds)
-    command = ["python", *sys.argv]
-    report(features, strengths=given.strengths, options=options, command=command).write(given.report)
+    report(features, strengths=given.strengths, options=options).write(given.report)
 
 
 if __name__ == "__main__":

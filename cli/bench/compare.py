@@ -7,8 +7,9 @@ import typer
 
 from penultimate.cli import options
 from penultimate.cli.output import log, print_json, print_table
+from penultimate.engine.bench.timing.cells import number
 from penultimate.engine.bench.timing.compare import compare_reports
-from penultimate.engine.bench.timing.report import number, read_report
+from penultimate.engine.bench.timing.report import read_report
 
 Earlier = Annotated[Path, typer.Argument(metavar="A.json", help="The earlier report.")]
 Later = Annotated[Path, typer.Argument(metavar="B.json", help="The later report, of the same bench.")]

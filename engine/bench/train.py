@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from penultimate.engine.backbones.request import BackboneRequest
+from penultimate.engine.bench.timing.cells import median_and_range
 from penultimate.engine.bench.timing.measurement import compared, other_cores
 from penultimate.engine.bench.timing.processes import started
 from penultimate.engine.bench.timing.report import Report
@@ -139,6 +140,6 @@ def _findings(laps: Sequence[Laps], batch_size: int) -> list[str]:
     ratios = [one.wall_seconds / ours.wall_seconds for one, ours in pairs]
     rate = median(lap.items / lap.wall_seconds for lap in by_name[OURS].rounds)
     return [
-        f"{OURS}: {rate * batch_size:,.1f} images/s. It reaches {median(ratios):.2f} ({min(ratios):.2f} to "
-        f"{max(ratios):.2f}) of the speed of one batch in memory; the rest is waiting for images."
+        f"{OURS}: {rate * batch_size:,.1f} images/s. It reaches {median_and_range(ratios)} of the speed of one "
+        "batch in memory; the rest is waiting for images."
     ]

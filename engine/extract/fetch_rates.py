@@ -87,7 +87,7 @@ def measure_fetch(source: ImageSource, rows: Sequence[int]) -> tuple[FetchRates,
 
     Returns the rates, a source that has some of the images in memory, and the rows of these.
     """
-    alone = _TimedSource(source)
+    alone = TimedSource(source)
     for index in sample_rows(len(rows), _ALONE).tolist():
         try:
             alone.read(rows[index])
@@ -95,7 +95,7 @@ def measure_fetch(source: ImageSource, rows: Sequence[int]) -> tuple[FetchRates,
             raise
         except OSError:  # this image's own fault; its request took its time like any other
             pass
-    timed = _TimedSource(source)
+    timed = TimedSource(source)
     kept: dict[int, bytes | NDArray[np.uint8]] = {}
 
     def keep(samples_B: NDArray[np.int64], contents: Sequence[Fetched]) -> NDArray[np.bool_]:
@@ -119,7 +119,7 @@ def measure_fetch(source: ImageSource, rows: Sequence[int]) -> tuple[FetchRates,
     return rates, _KeptImages(source, kept), list(kept)
 
 
-class _TimedSource(ImageSource):
+class TimedSource(ImageSource):
     """A source that notes how long each read takes, and how many bytes it gives."""
 
     def __init__(self, source: ImageSource) -> None:

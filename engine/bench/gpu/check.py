@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import torch
 
 from penultimate.engine.bench.gpu.steps import STEPS
+from penultimate.engine.bench.timing.cells import Row
 from penultimate.engine.bench.timing.measurement import Measurement
-from penultimate.engine.bench.timing.report import Report, Row
+from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Progress, no_progress
 from penultimate.engine.runtime.option_types import Positive, one_of
 from penultimate.engine.runtime.strict import Strict

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from penultimate.engine.bench.timing.cells import number
 from penultimate.engine.bench.timing.measurement import Measurement
-from penultimate.engine.bench.timing.report import Report, number
+from penultimate.engine.bench.timing.report import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -145,6 +145,10 @@ def compared(
 
 def other_cores(all_laps: Sequence[Laps]) -> float | None:
     """Return the number of cores that other programs took, on average over all laps; None where that is not known."""
-    laps = [lap for each in all_laps for lap in each.rounds]
+    return cores_of_others([lap for each in all_laps for lap in each.rounds])
+
+
+def cores_of_others(laps: Sequence[Lap]) -> float | None:
+    """Return the same of single laps."""
     known = [lap.other_seconds for lap in laps if lap.other_seconds is not None]
     return sum(known) / sum(lap.wall_seconds for lap in laps) if len(known) == len(laps) else None

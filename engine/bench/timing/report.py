@@ -2,12 +2,15 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from penultimate.engine.bench.timing.cells import Row, number
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
 from penultimate.engine.runtime.capabilities import compiled_float_kernels, compiled_kernels, machine, usable_cores
 from penultimate.engine.runtime.whole_file import write_whole
@@ -16,9 +19,6 @@ from penultimate.store.provenance import library_versions, source_commit, utc_no
 
 _BUSY = 0.1
 """Fraction of a core that other programs took from which on the machine counts as busy."""
-
-Row = dict[str, str]
-"""Heading -> text of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +29,17 @@ class Report:
     """Name of the verb, such as ``store``; only reports of one bench are compared."""
 
     title: str
-    command: Sequence[str]
-    """Words of the command line that makes it."""
-
     settings: Mapping[str, Any]
     """What was measured and how: sizes, networks, precision. JSON-able."""
 
-    measurements: Sequence[Measurement]
-    other_cores: float | None
-    """Number of cores that other programs took meanwhile; None where that is not known."""
+    command: Sequence[str] = field(default_factory=lambda: ["python", *sys.argv])
+    """Words of the command line that makes it; by default those of the script that runs."""
+
+    measurements: Sequence[Measurement] = ()
+    """What took turns; empty in a report of counts or of draws, which says nothing of time."""
+
+    other_cores: float | None = None
+    """Number of cores that other programs took meanwhile; None where that is not known, or nothing was timed."""
 
     findings: Sequence[str] = ()
     """Sentences of what follows, such as which stage is the bottleneck."""
@@ -49,7 +51,13 @@ class Report:
     """Title -> rows of a table of the bench's own, such as thresholds."""
 
     results: Sequence[Mapping[str, Any]] = ()
-    """Rows of the bench's own, for JSON alone; by timm's column names where timm has them."""
+    """Rows of the bench's own, for JSON alone; by timm's column names where timm has them.
+
+    Numbers of a row that are not finite, which JSON does not know, are left out of it.
+    """
+
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Title -> name of a picture beside the report."""
 
     created: str = field(default_factory=utc_now)
 
@@ -75,7 +83,7 @@ class Report:
             "machine": machine(),
             "kernels": kernels(),
             "settings": dict(self.settings),
-            "warm_up": "one round",
+            "warm_up": "one round" if self.measurements else None,
             "rounds": self.num_rounds,
             "other_cores": self.other_cores,
             "busy": self.is_busy,
@@ -83,7 +91,8 @@ class Report:
             "findings": list(self.findings),
             "not_measured": list(self.not_measured),
             "tables": {title: list(rows) for title, rows in self.tables.items()},
-            "results": [dict(row) for row in self.results],
+            "results": [_without_infinite(row) for row in self.results],
+            "figures": dict(self.figures),
         }
 
     def rows(self) -> list[Row]:
@@ -92,7 +101,7 @@ class Report:
 
     def sentences(self) -> list[str]:
         """Return what follows, and what to keep in mind: rounds, other work of the machine, what was not measured."""
-        return [*self.findings, self._rounds(), self._busy(), *self.not_measured]
+        return [*self.findings, *self._how()]
 
     def markdown(self) -> str:
         """Return the report in the form of ``benchmarks/results/``."""
@@ -106,16 +115,17 @@ class Report:
         )
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
         parts = [f"# {self.title}", f"    {shlex.join(self.command)}", head, f"Measured: {settings}."]
+        parts += [f"![{title}]({name})" for title, name in self.figures.items()]
         for title, rows in self.tables.items():
-            parts += [f"## {title}", markdown_table(rows)]
+            parts += [f"## {title}", markdown_table(rows)] if rows else []
         groups = list(dict.fromkeys(each.group for each in self.measurements))
         for group in groups:
             rows = [_row(each) for each in self.measurements if each.group == group]
             parts += [f"## {group}", markdown_table([_without_group(row) for row in rows])]
         if self.findings:
             parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in self.findings)]
-        parts += ["## How, and what was not measured"]
-        parts += ["\n".join(f"- {sentence}" for sentence in (self._rounds(), self._busy(), *self.not_measured))]
+        if how := self._how():
+            parts += ["## How, and what was not measured", "\n".join(f"- {sentence}" for sentence in how)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, path: Path) -> None:
@@ -123,10 +133,13 @@ class Report:
         write_whole(path, self.markdown())
         write_whole(path.with_suffix(".json"), json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
 
+    def _how(self) -> list[str]:
+        rounds = [self._rounds()] if self.measurements else []
+        is_timed = self.measurements or self.other_cores is not None
+        return [*rounds, *([self._busy()] if is_timed else []), *self.not_measured]
+
     def _rounds(self) -> str:
         rounds = self.num_rounds
-        if not self.measurements:
-            return "Processor time is over all threads."
         return (
             f"Medians of {rounds} {'rounds' if rounds > 1 else 'round'} after one that warms up; contenders take turns "
             "in every round. Self is processor time over threads, waiting the rest of the wall-clock time."
@@ -176,13 +189,6 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def number(value: float) -> str:
-    """Return a number with three significant digits, in thousands if it is large."""
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"
-
-
 def _row(measured: Measurement) -> Row:
     bound = ">" if measured.unit == SECONDS and not measured.complete else ""
     ratio = f"{measured.ratio_bound}{median(measured.ratios):.2f} of {measured.ratio_to}" if measured.ratios else ""
@@ -197,6 +203,10 @@ def _row(measured: Measurement) -> Row:
         "self s": number(measured.self_seconds),
         "waiting s": number(measured.waiting_seconds),
     }
+
+
+def _without_infinite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not isinstance(value, float) or isfinite(value)}
 
 
 def _without_group(row: Row) -> Row:

@@ -7,16 +7,19 @@ time: what it did until then is its lap, marked as not complete.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from penultimate.engine.bench.timing.processor_time import ProcessorClock
+from penultimate.engine.bench.timing.processor_time import ProcessorClock, ProcessorTime
 from penultimate.engine.runtime.capabilities import usable_cores
 from penultimate.engine.runtime.option_types import Count, Positive
 from penultimate.engine.runtime.strict import Strict
 
 Steps = Callable[[], Iterable[int]]
 """A function that does the work once, in steps, and yields the number of items that each step did."""
+
+Value = TypeVar("Value")
 
 Progress = Callable[[str, float, float], None]
 """A function called with what is measured now, the seconds so far and the seconds that it may take."""
@@ -141,11 +144,14 @@ def timed(contender: Contender, limit: float = math.inf) -> Lap:
     """Run a contender once, until its work is done or the first step ends after ``limit`` seconds."""
     contender.prepare()
     clock, began, items, seconds = ProcessorClock(), time.perf_counter(), 0, 0.0
+    spent: ProcessorTime | None = None
     for count in contender.run():
         items, seconds = items + count, time.perf_counter() - began
-        if items < contender.items and seconds > limit:
+        if items >= contender.items:
+            spent = clock.read()  # before it ends processes, whose time would be lost
+        elif seconds > limit:
             break
-    spent = clock.read()
+    spent = spent or clock.read()
     return Lap(
         items=items,
         wall_seconds=seconds,
@@ -153,3 +159,18 @@ def timed(contender: Contender, limit: float = math.inf) -> Lap:
         other_seconds=spent.others,
         complete=items >= contender.items,
     )
+
+
+def timed_call(call: Callable[[], Value]) -> tuple[Value, Lap]:
+    """Call a function once, without a warm-up; return what it returned, and the lap, of one item.
+
+    It is for what takes too long for rounds, or can be done only once.
+    """
+    returned: list[Value] = []
+
+    def run() -> Iterator[int]:
+        returned.append(call())
+        yield 1
+
+    lap = timed(Contender(name="call", group="", run=run, items=1))
+    return returned[0], lap

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from penultimate.engine.bench.timing.measurement import Measurement
-from penultimate.engine.bench.timing.report import Report, markdown_table, number, read_report
+from penultimate.engine.bench.timing.report import Report, markdown_table, read_report
 from penultimate.engine.runtime.capabilities import machine
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit
@@ -64,6 +64,12 @@ def test_the_markdown_says_how_it_was_made_and_the_json_beside_it_holds_every_va
     assert found["machine"] == machine()
 
 
+def test_numbers_of_results_that_json_does_not_know_are_left_out(tmp_path: Path) -> None:
+    results = [{"model": "a", "distance": float("inf"), "p": float("nan")}, {"model": "b", "distance": 0.5}]
+    replace(report([]), results=results).write(tmp_path / "a.md")
+    assert read_report(tmp_path / "a.md")["results"] == [{"model": "a"}, {"model": "b", "distance": 0.5}]
+
+
 def test_a_busy_machine_and_an_unknown_one_are_said() -> None:
     quiet = report([measured("a", 1.0)], other_cores=0.02)
     assert not quiet.is_busy
@@ -84,9 +90,23 @@ def test_every_row_of_a_table_has_as_many_cells() -> None:
     assert markdown_table([]) == ""
 
 
-def test_numbers_have_three_digits() -> None:
-    texts = [number(value) for value in (0.0, 0.00012345, 0.01234, 1.2345, 12.345, 123.45, 12345.6)]
-    assert texts == ["0", "0.00012", "0.0123", "1.23", "12.3", "123", "12,346"]
+def test_a_report_of_counts_says_nothing_of_time() -> None:
+    counts = Report(
+        bench="counts",
+        title="Counts",
+        settings={"images": 3},
+        tables={"Counts": [{"what": "twins", "number": "1"}]},
+        figures={"twins by class": "counts.png"},
+    )
+    text = counts.markdown()
+    assert counts.command[0] == "python"
+    assert counts.sentences() == []
+    assert "How, and what was not measured" not in text
+    assert "![twins by class](counts.png)" in text
+    assert "| twins | 1 |" in text
+    assert counts.as_dict()["warm_up"] is None
+    once = replace(counts, other_cores=0.0, not_measured=["Other sets."])
+    assert [sentence.split(":")[0] for sentence in once.sentences()] == ["The machine was quiet", "Other sets."]
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "no report"), ("{", "not JSON"), ("[]", "no report of")])

@@ -11,7 +11,7 @@ import pytest
 
 from penultimate.engine.bench.timing.measurement import Measurement, compared, other_cores
 from penultimate.engine.bench.timing.processor_time import ProcessorClock
-from penultimate.engine.bench.timing.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed
+from penultimate.engine.bench.timing.turns import Contender, Lap, Laps, TurnOptions, take_turns, timed, timed_call
 from penultimate.store.errors import InputError
 
 
@@ -23,6 +23,19 @@ def noting(name: str, noted: list[str], *, steps: int = 1, seconds: float = 0.0)
             yield 2
 
     return Contender(name=name, group="test", run=run, items=2 * steps)
+
+
+def test_a_call_is_timed_once_and_its_value_returned() -> None:
+    noted: list[int] = []
+
+    def call() -> str:
+        noted.append(1)
+        time.sleep(0.05)
+        return "value"
+
+    value, lap = timed_call(call)
+    assert (value, noted, lap.items, lap.complete) == ("value", [1], 1, True)
+    assert lap.wall_seconds >= 0.05
 
 
 def test_every_contender_has_a_turn_a_round_in_an_order_that_rotates() -> None:
@@ -74,6 +87,25 @@ def test_sleeping_is_waiting_and_computing_is_not() -> None:
     slept = timed(noting("sleep", [], seconds=0.2))
     assert worked.self_seconds >= 0.19
     assert slept.waiting_seconds > 0.1  # reading the clocks takes a few milliseconds of processor time
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted from /proc")
+def test_a_process_that_ends_after_the_last_step_has_its_time_counted() -> None:
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+
+    def run() -> Iterator[int]:
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield 1
+            time.sleep(0.1)  # what it does then is no part of the turn
+            spin = time.process_time() + 0.5
+            while time.process_time() < spin:
+                pass
+            process.kill()
+
+    lap = timed(Contender(name="a", group="test", run=run, items=1, threads=10))
+    assert 0.045 <= lap.self_seconds < 0.09
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
