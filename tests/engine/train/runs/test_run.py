@@ -47,7 +47,8 @@ def assert_same_weights(a: Path, b: Path) -> None:
 def test_a_run_learns_and_leaves_all_it_promises(
     images: ImageSet, initial: InitialModel, recipe: Recipe, resources: Resources, tmp_path: Path
 ) -> None:
-    result = train_run(images, initial, recipe.replace(steps=12), tmp_path / "run", resources)
+    gentle = recipe.replace(steps=12, learning_rate=0.01)  # at 0.05 rounding decides whether the loss falls
+    result = train_run(images, initial, gentle, tmp_path / "run", resources)
     assert (result.status, result.steps) == ("finished", 12)
     assert [row["step"] for row in result.history] == [4, 8, 12]
     assert [row["epoch"] for row in result.history] == pytest.approx([4 / 3, 8 / 3, 4])
