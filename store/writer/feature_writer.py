@@ -22,8 +22,9 @@ from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import PlanColumns, SetDraft, complete
+from penultimate.store.writer.completion import SetDraft, complete
 from penultimate.store.writer.damaged_shards import drop_damaged
+from penultimate.store.writer.encoded_columns import EncodedColumns
 from penultimate.store.writer.sample_states import SampleStates
 from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
 from penultimate.store.writer.waiting_blocks import WaitingBlocks
@@ -86,7 +87,7 @@ class FeatureWriter:
         self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
         self._began_empty = not covered
         whole = len(self._blocks) == plan.num_blocks
-        self._columns = self._committer.compute(partial(PlanColumns, plan)) if whole else None
+        self._columns = self._committer.compute(partial(EncodedColumns.of, plan.columns)) if whole else None
         """The columns of the plan; None where others have blocks too, of whom the last completes the set."""
         self._records: list[CommitRecord] | None = [] if whole and not covered else None
         """The records of the folder; None where some are of others, or of an earlier run."""
