@@ -30,7 +30,7 @@ def parts_of_size(size: int) -> list[bytes | memoryview]:
     """Return parts of uneven sizes, empty ones among them, which are so many bytes together."""
     content = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     cuts = [cut for cut in (0, 0, 5, 4096, 4100, 20_000) if cut < size]
-    return [memoryview(content)[a:b] for a, b in zip(cuts, [*cuts[1:], size], strict=True)] + [b""]
+    return [content.data[a:b] for a, b in zip(cuts, [*cuts[1:], size], strict=True)] + [b""]
 
 
 @pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 4096, 3 * BLOCK + 4097])
