@@ -1,18 +1,22 @@
-"""Measure what several readouts of one network cost beside one: whole extractions, in turns, in one process.
+"""Measure what several readouts of one network cost beside one: passes alone and whole extractions, in turns.
 
-    python benchmarks/readout_cost.py FOLDER REPORT.md --images 128 --rounds 7
+    python benchmarks/readout_cost.py FOLDER REPORT.md --images 1024 --rounds 7
 
-Both extractions read, decode, embed and write the same images. The report has their images a second, the ratio of these
-within a round, and that of the processor time.
+Both passes embed one batch of pixels again and again; both extractions read, decode, embed and write the same images.
+The report has their images a second, the ratio of these within a round, and that of the processor time.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from penultimate.engine.backbones.timm_backbone import load_backbone
+from penultimate.engine.bench.plain_files import sync_folder
 from penultimate.engine.bench.timing.cells import median_and_range
 from penultimate.engine.bench.timing.measurement import compared, other_cores
 from penultimate.engine.bench.timing.report import Report
@@ -39,15 +43,40 @@ def extractor(model: str, readouts: Sequence[str], batch_size: int, device: str)
     return Extractor(backbones=[backbone], decoder=decoder, batch_size=batch_size, threads=threads)
 
 
-def extraction(images: ImageSet, how: Extractor) -> Callable[[], Iterator[int]]:
-    """Return a function that extracts into a new store, in one step."""
+def name_of(side: Extractor) -> str:
+    """Return the number of readouts in words."""
+    return f"{len(side.outputs)} {'readouts' if len(side.outputs) > 1 else 'readout'}"
+
+
+def passes(side: Extractor, model: str, num_images: int) -> Contender:
+    """Return passes of one batch, on the threads of one replica, until so many images went through."""
+    (backbone,) = side.backbones
+    height, width = backbone.preprocess.height, backbone.preprocess.width
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (side.batch_size, height, width, 3), np.uint8)
 
     def run() -> Iterator[int]:
-        with tempfile.TemporaryDirectory() as folder:
-            embed_images(images, how, FeatureStore.create(Path(folder) / "store"))
-            yield len(images)
+        with side.threads.in_force():
+            for _ in range(-(-num_images // side.batch_size)):
+                backbone.embed(pixels_BHWC)
+        yield num_images
 
-    return run
+    threads = side.threads.per_replica
+    return Contender(name=name_of(side), group=f"Passes of {model}", run=run, items=num_images, threads=threads)
+
+
+def extraction(side: Extractor, model: str, images: ImageSet, folder: Path) -> Contender:
+    """Return an extraction into a new store below ``folder``, in one step; that of the turn before is removed first."""
+
+    def remove() -> None:
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        sync_folder(folder)
+
+    def run() -> Iterator[int]:
+        embed_images(images, side, FeatureStore.create(folder / "store"))
+        yield len(images)
+
+    group = f"Extraction by {model}"
+    return Contender(name=name_of(side), group=group, run=run, items=len(images), prepare=remove)
 
 
 def finding(one: Laps, many: Laps) -> str:
@@ -55,7 +84,8 @@ def finding(one: Laps, many: Laps) -> str:
     pairs = list(zip(one.rounds, many.rounds, strict=True))
     wall = median_and_range([b.wall_seconds / a.wall_seconds for a, b in pairs], ".3f")
     processor = median_and_range([b.self_seconds / a.self_seconds for a, b in pairs], ".3f")
-    return f"{many.name} take {wall} times the wall-clock time of one and {processor} times its processor time."
+    costs = f"{wall} times the wall-clock time of one and {processor} times its processor time"
+    return f"{many.group}: {many.name} take {costs}."
 
 
 def main(arguments: list[str]) -> None:
@@ -73,12 +103,12 @@ def main(arguments: list[str]) -> None:
     images = subset(whole, sample_rows(len(whole), given.images))
     images.contents.complete(images.source)  # digests are no part of what is measured
     sides = [extractor(given.model, names, given.batch_size, given.device) for names in (ONE, MANY)]
-    names = [f"{len(side.outputs)} {'readouts' if len(side.outputs) > 1 else 'readout'}" for side in sides]
-    contenders = [
-        Contender(name=name, group=f"Extraction by {given.model}", run=extraction(images, side), items=len(images))
-        for name, side in zip(names, sides, strict=True)
-    ]
-    laps = take_turns(contenders, TurnOptions(seconds=3600, rounds=given.rounds))
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = [
+            *(passes(side, given.model, len(images)) for side in sides),
+            *(extraction(side, given.model, images, Path(folder)) for side in sides),
+        ]
+        laps = take_turns(contenders, TurnOptions(seconds=3600, rounds=given.rounds))
     Report(
         bench="readout-cost",
         title="What several readouts of one network cost beside one",
@@ -92,7 +122,7 @@ def main(arguments: list[str]) -> None:
         },
         measurements=compared(laps, unit="images/s"),
         other_cores=other_cores(laps),
-        findings=[finding(*laps)],
+        findings=[finding(*laps[:2]), finding(*laps[2:])],
         not_measured=["Not measured: other networks, and compiled ones."],
     ).write(given.report)
 

@@ -13,8 +13,9 @@ from penultimate.engine.backbones.architectures.networks import arch_of
 from penultimate.engine.backbones.loading.weights import LoadedNetwork
 from penultimate.engine.backbones.request import BackboneRequest
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, preprocess_of
-from penultimate.engine.extract.embed import ImagesDone, Log
+from penultimate.engine.extract.embed import Log
 from penultimate.engine.extract.extract import extract_job
+from penultimate.engine.extract.pipeline import ImagesDone
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings, PredictSettings
 from penultimate.engine.images.image_set import ImageSet

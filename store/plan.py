@@ -125,11 +125,6 @@ class Plan:
         """Return the columns of the set that the plan holds, by name."""
         return {layout.IDS: self.ids_M, layout.LABELS: self.labels_M, layout.SPLIT: self.split_M}
 
-    @cached_property
-    def checksums(self) -> dict[str, str]:
-        """Return the checksum of each column that the plan holds; cached, because millions of samples take seconds."""
-        return {name: layout.values_checksum(values_M) for name, values_M in self.columns.items()}
-
     def _digest(self, contents_M3: NDArray[np.uint64] | None) -> str:
         return set_digest(
             ids=self.ids_M.tolist(),

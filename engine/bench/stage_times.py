@@ -93,7 +93,7 @@ def timed_store(store: FeatureStore, times: StageTimes) -> Any:
     def writer(*args: Any, **options: Any) -> FeatureWriter:
         made = store.writer(*args, **options)
         made.append = times.timing("write", made.append)  # type: ignore[method-assign]  # the very methods, timed
-        made.close = times.timing("write", made.close)  # type: ignore[method-assign]
+        made.complete = times.timing("write", made.complete)  # type: ignore[method-assign]
         return made
 
     return _With(store, writer=writer)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from penultimate.engine.backbones.request import requests_of
-from penultimate.engine.extract.embed import Extracted, ImagesDone, Log, embed_images, log_not_finite
+from penultimate.engine.extract.embed import Extracted, Log, embed_images, log_not_finite
 from penultimate.engine.extract.fetch import KeptSource
 from penultimate.engine.extract.parity import CHECK_IMAGES
+from penultimate.engine.extract.pipeline import ImagesDone
 from penultimate.engine.extract.prepare import ExtractionJob
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.images.image_set import ImageSet

@@ -23,6 +23,14 @@ class Embedded:
     features: Mapping[str, NDArray[np.float32]]
     """Features (E, D) by name of readout."""
 
+    @classmethod
+    def joined(cls, parts: Sequence["Embedded"]) -> "Embedded":
+        """Return the features of several passes of one backbone, one or more, as if one pass had given them."""
+        if len(parts) == 1:
+            return parts[0]
+        features = {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features}
+        return cls(np.concatenate([part.samples_E for part in parts]), features)
+
 
 class ReadoutWriter:
     """The writer of one readout of a backbone, and the samples that still lack it."""

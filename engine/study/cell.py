@@ -14,8 +14,9 @@ from typing import Any, Literal, Protocol
 from typing_extensions import override
 
 from penultimate.engine.backbones.request import BackboneRequest
-from penultimate.engine.extract.embed import ImagesDone, complete_keys, embed_images
+from penultimate.engine.extract.embed import complete_keys, embed_images
 from penultimate.engine.extract.extractor import Extractor
+from penultimate.engine.extract.pipeline import ImagesDone
 from penultimate.engine.images.digest_cache import user_cache
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.summary import summary_of

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penultimate.engine.extract.embed import Extracted, ImagesDone, log_not_finite
+from penultimate.engine.extract.embed import Extracted, log_not_finite
+from penultimate.engine.extract.pipeline import ImagesDone
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.runtime.partition import Partition
 from penultimate.engine.runtime.worker_state import WorkerState

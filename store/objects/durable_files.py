@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from penultimate.store.objects.direct_writer import DirectWriter
+
 PARTIAL = ".partial"
 """End of the name of a file that is being written, or that a kill left half written."""
 
@@ -31,6 +33,7 @@ class DurableFiles:
         self._root = root
         self._known_folders: set[Path] = set()
         """Folders whose own entries in the folders above are on the disk."""
+        self._direct = DirectWriter()
 
     def write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
         """Write or replace one file below ``root`` with these parts, one behind the other."""
@@ -83,7 +86,8 @@ class DurableFiles:
         partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(handle, parts)
+            if not self._direct.write(handle, parts):
+                _write_all(handle, parts)
             os.fsync(handle)
         except Exception:
             with suppress(OSError):

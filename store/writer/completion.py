@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from penultimate.store.errors import DecodeError
 from penultimate.store.format import layout
-from penultimate.store.format.arrays import column_objects
 from penultimate.store.format.contents import is_unknown, no_contents
 from penultimate.store.format.documents import FEATURE_SET
 from penultimate.store.format.layout import Strings
@@ -21,6 +20,7 @@ from penultimate.store.provenance import utc_now
 from penultimate.store.rows.record import CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.rows.source import RowSource
+from penultimate.store.writer.encoded_columns import EncodedColumns
 
 # Shapes: M samples of the ImageSet.
 
@@ -34,19 +34,10 @@ class Completed(NamedTuple):
     """Number of rows that the extraction embedded."""
 
 
-class PlanColumns:
-    """The columns that a plan holds, encoded: what of a set can be computed before a sample was read."""
-
-    def __init__(self, plan: Plan) -> None:
-        """Encode them."""
-        self.objects = {name: column_objects(name, values_M) for name, values_M in plan.columns.items()}
-        self.checksums = plan.checksums
-
-
 class SetDraft:
     """What of a set can be computed before its last shard is on the disk: columns of its plan, and its key."""
 
-    def __init__(self, plan: Plan, columns: PlanColumns, contents_M3: NDArray[np.uint64]) -> None:
+    def __init__(self, plan: Plan, columns: EncodedColumns, contents_M3: NDArray[np.uint64]) -> None:
         """Compute it, given the contents of all samples as far as they are known; the others leave the key open."""
         self.columns = columns
         self._plan, self._contents_M3 = plan, contents_M3
@@ -77,7 +68,7 @@ def complete(
     if sum(len(record.samples) for record in records) < plan.num_samples:
         return None
     outcome = _Outcome(objects, plan, folder, records)
-    draft = draft or SetDraft(plan, PlanColumns(plan), outcome.contents_M3)
+    draft = draft or SetDraft(plan, EncodedColumns.of(plan.columns), outcome.contents_M3)
     key = draft.key(outcome.contents_M3)
     completed = Completed(key, outcome.num_embedded)
     if objects.exists(f"{key.path}/{layout.METADATA}") and not plan.retry_failed:
@@ -159,13 +150,12 @@ def _write_set(
     objects: Objects, key: FeatureKey, outcome: _Outcome, provenance: Mapping[str, Any], draft: SetDraft
 ) -> None:
     """Write the columns, then the group's document."""
-    found = outcome.columns()
-    columns = draft.columns.objects | {name: column_objects(name, values_M) for name, values_M in found.items()}
-    checksums = draft.columns.checksums | {name: layout.values_checksum(values_M) for name, values_M in found.items()}
+    path = key.path  # a digest
+    columns, checksums = draft.columns.and_those_of(EncodedColumns.of(outcome.columns()))
     objects.put_many(
-        {f"{key.path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
+        {f"{path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}
     )
-    objects.delete_leftovers(key.path)
+    objects.delete_leftovers(path)
     documents = {name: columns[name][layout.METADATA] for name in layout.COLUMNS}
     content = outcome.content(key) | {
         "checksums": checksums,
@@ -174,4 +164,4 @@ def _write_set(
         "provenance": dict(provenance),
     }
     arrays = {name: json.loads(document) for name, document in documents.items()}
-    objects.put(f"{key.path}/{layout.METADATA}", FEATURE_SET.document(content, arrays=arrays))
+    objects.put(f"{path}/{layout.METADATA}", FEATURE_SET.document(content, arrays=arrays))

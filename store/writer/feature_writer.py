@@ -22,8 +22,9 @@ from penultimate.store.rows.record import OWN, CommitRecord
 from penultimate.store.rows.rows_folder import RowsFolder
 from penultimate.store.upkeep.removal import free
 from penultimate.store.writer.block_buffer import BlockBuffer
-from penultimate.store.writer.completion import PlanColumns, SetDraft, complete
+from penultimate.store.writer.completion import SetDraft, complete
 from penultimate.store.writer.damaged_shards import drop_damaged
+from penultimate.store.writer.encoded_columns import EncodedColumns
 from penultimate.store.writer.sample_states import SampleStates
 from penultimate.store.writer.shard_committer import ShardCommitter, shards_in_flight
 from penultimate.store.writer.waiting_blocks import WaitingBlocks
@@ -86,10 +87,11 @@ class FeatureWriter:
         self._committer = ShardCommitter(in_flight=shards_in_flight(plan.codec.size(plan.shard_rows)))
         self._began_empty = not covered
         whole = len(self._blocks) == plan.num_blocks
-        self._columns = self._committer.compute(partial(PlanColumns, plan)) if whole else None
+        self._columns = self._committer.compute(partial(EncodedColumns.of, plan.columns)) if whole else None
         """The columns of the plan; None where others have blocks too, of whom the last completes the set."""
         self._records: list[CommitRecord] | None = [] if whole and not covered else None
         """The records of the folder; None where some are of others, or of an earlier run."""
+        self._is_finished = False
         self._waiting = WaitingBlocks(plan, (block for block in self._blocks if block not in covered))
 
     @property
@@ -140,19 +142,29 @@ class FeatureWriter:
             self._waiting.settle(failures)
             self._commit_full_blocks()
 
+    def complete(self) -> None:
+        """Complete the set if every block of it is committed; nothing can be appended any more, and ``close`` is due.
+
+        Sets of several writers may be completed at once, each on a thread of its own.
+        """
+        if self._is_finished:
+            return
+        with self._guard, self._committer:
+            self._commit_full_blocks(last=True)
+            draft = None
+            if not self._waiting.numbers and self._columns is not None:  # the last shards are still on their way
+                draft = SetDraft(self.plan, self._columns.result(), self._states.contents_M3)
+        if not self._waiting.numbers:
+            with self._whole_folder():
+                completed = complete(self._objects, self.plan, self._folder, self.provenance, draft, self._records)
+            if completed is not None:
+                self.key, self.num_embedded = completed
+        self._is_finished = True
+
     def close(self) -> None:
-        """Complete the set if every block of it is committed, then release the claim on the blocks."""
+        """Complete the set, unless ``complete`` has, then release the claim on the blocks."""
         try:
-            with self._guard, self._committer:
-                self._commit_full_blocks(last=True)
-                draft = None
-                if not self._waiting.numbers and self._columns is not None:  # the last shards are still on their way
-                    draft = SetDraft(self.plan, self._columns.result(), self._states.contents_M3)
-            if not self._waiting.numbers:
-                with self._whole_folder():
-                    completed = complete(self._objects, self.plan, self._folder, self.provenance, draft, self._records)
-                if completed is not None:
-                    self.key, self.num_embedded = completed
+            self.complete()
         finally:
             self._release()
 

@@ -3,6 +3,8 @@
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from penultimate.store.format import layout
 from penultimate.store.format.layout import variable_width
 from penultimate.store.objects.local import LocalObjects
 from penultimate.store.trials.trial_log import TrialLog
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 DECODED = np.array([row for row in range(NUM_ROWS) if row not in FAILED])
 
@@ -67,6 +70,28 @@ def test_the_order_in_which_rows_come_changes_nothing(store: FeatureStore, job: 
         rest = np.setdiff1d(np.arange(NUM_ROWS), np.random.default_rng(2).permutation(NUM_ROWS)[:20])
         job.append(writer, rest[::-1])
     assert array_files(other) == array_files(store)
+
+
+def test_a_set_that_was_completed_is_visible_before_its_writer_is_closed(store: FeatureStore, job: Job) -> None:
+    with job.writer(store) as writer:
+        job.append(writer, np.arange(NUM_ROWS))
+        writer.complete()
+        assert (writer.key, store.keys()) == (job.key, [job.key])
+        writer.complete()  # does nothing
+    np.testing.assert_array_equal(store.read(job.key).features, job.features_MD[DECODED], strict=True)
+
+
+def test_sets_of_several_writers_may_be_completed_at_once(store: FeatureStore, job: Job) -> None:
+    jobs = [replace(job, embedding=replace(job.embedding, readout=f"stage:{number}")) for number in range(6)]
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        writers = list(pool.map(lambda each: stack.enter_context(each.writer(store)), jobs))
+        for each, writer in zip(jobs, writers, strict=True):
+            each.append(writer, np.arange(NUM_ROWS))
+        list(pool.map(FeatureWriter.complete, writers))
+    keys = store.keys()
+    assert {key.digest for key in keys} == {each.key.digest for each in jobs}
+    for each in jobs:
+        np.testing.assert_array_equal(store.read(each.key).features, each.features_MD[DECODED], strict=True)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

@@ -17,7 +17,9 @@ from penultimate.engine.images.formats.folder import load_folder
 from penultimate.engine.images.image_set import ImageSet
 from penultimate.engine.images.preprocess import Preprocess
 from penultimate.engine.images.subset import subset
+from penultimate.store.errors import StoreBusyError, StoreError
 from penultimate.store.feature_store import FeatureStore
+from penultimate.store.writer.feature_writer import FeatureWriter
 
 DIMS = {"penultimate": 3, "spread": 3, "both": 6}
 
@@ -107,3 +109,64 @@ def test_an_interrupted_run_goes_on_in_every_readout(images: ImageSet, store: Fe
     backbone = ColourBackbone(["penultimate", "spread"])
     extract(images, backbone, store)
     assert 0 < backbone.num_seen < 24
+
+
+def small_batches(backbone: ColourBackbone, shard_rows: int) -> Extractor:
+    return Extractor(backbones=[backbone], decoder=PillowDecoder(), batch_size=2, shard_rows=shard_rows)
+
+
+def test_rows_of_small_batches_are_written_together_and_failures_with_them(
+    images: ImageSet, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int]] = []
+    append = FeatureWriter.append
+
+    def noted(writer: FeatureWriter, samples: Any, features: Any, failed: Any = None) -> None:
+        written.append((len(samples), len(failed)))
+        append(writer, samples, features, failed)
+
+    monkeypatch.setattr(FeatureWriter, "append", noted)
+    extracted = embed_images(images, small_batches(ColourBackbone(list(DIMS)), 64), store)
+    assert written == [(24, 1)] * 3
+    assert all(list(each.features.failed) == ["broken.jpg"] for each in extracted)
+
+
+def test_a_block_is_written_once_it_is_full_whatever_the_batches(images: ImageSet, store: FeatureStore) -> None:
+    """Of 25 samples in blocks of 8, two blocks are full when the network goes away at the 21st image."""
+    with pytest.raises(OSError, match="went away"):
+        embed_images(images, small_batches(ColourBackbone(list(DIMS), fail_after=20), 8), store)
+    assert [each.done_rows for each in store.incomplete()] == [16, 16, 16]
+    extracted = embed_images(images, small_batches(again := ColourBackbone(list(DIMS)), 8), store)
+    assert again.num_seen == 9
+    assert [(each.features.num_rows, list(each.features.failed)) for each in extracted] == [(24, ["broken.jpg"])] * 3
+
+
+@pytest.mark.parametrize("step", ["append", "complete"])
+def test_a_writer_that_fails_ends_the_run_and_the_next_one_completes_every_readout(
+    images: ImageSet, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    work = getattr(FeatureWriter, step)
+
+    def full_disk(writer: FeatureWriter, *args: Any) -> None:
+        if writer.plan.embedding.readout == "spread":
+            raise StoreError("the disk is full")
+        work(writer, *args)
+
+    monkeypatch.setattr(FeatureWriter, step, full_disk)
+    with pytest.raises(StoreError, match="disk is full"):
+        extract(images, ColourBackbone(list(DIMS)), store)
+    monkeypatch.undo()
+    keys = store.keys()
+    assert "spread" not in {key.readout for key in keys}
+    counts = extract(images, ColourBackbone(list(DIMS)), store)
+    assert set(counts) == set(DIMS)
+
+
+def test_of_sets_opened_together_those_that_can_be_are_released_when_one_is_busy(
+    images: ImageSet, store: FeatureStore
+) -> None:
+    extractor = small_batches(ColourBackbone(list(DIMS)), 8)
+    busy = extractor.plans(images)[1]
+    with store.writer(busy, provenance={}), pytest.raises(StoreBusyError):
+        embed_images(images, extractor, store)
+    assert len(embed_images(images, extractor, store)) == len(DIMS)

@@ -78,10 +78,10 @@ def test_the_host_waits_once_a_pass_and_copies_features_alone(
 ) -> None:
     found = extracted(images, tmp_path / "store", device="cuda", decoder=decoder)
     passes = len(NAMES) * -(-len(images) // 8)
-    assert cuda.syncs.within("embed.py") == passes, cuda.syncs.table()
+    assert cuda.syncs.within("pipeline.py") == passes, cuda.syncs.table()
     assert cuda.to_host.total() == passes, cuda.to_host.table()
     assert cuda.to_host_bytes == sum(np.asarray(features.features).nbytes for features in found)
-    assert cuda.pageable.within("embed.py") == 0, cuda.pageable.table()
+    assert cuda.pageable.within("pipeline.py") == 0, cuda.pageable.table()
     assert cuda.live_bytes < cuda.peak_bytes
 
 
