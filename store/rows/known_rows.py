@@ -24,7 +24,7 @@ from penultimate.store.objects.waiting import claim_when_free, remove_unused_loc
 from penultimate.store.rows.record import OWN
 from penultimate.store.rows.references import references
 from penultimate.store.rows.row_index import RowIndex
-from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.rows.rows_folder import FolderRecords, RowsFolder
 from penultimate.store.rows.source import RowSource
 from penultimate.store.stored_columns import read_column
 
@@ -59,10 +59,17 @@ class KnownRows:
         """Sources by number, from 1; OWN is the writer's own folder."""
         self._own_not_finite = np.empty(0, np.int64)
 
-    def gather(self, contents_of: ContentsOfIds | None = None, *, failures: bool) -> None:
+    def gather(
+        self,
+        contents_of: ContentsOfIds | None = None,
+        *,
+        failures: bool,
+        own_records: FolderRecords | None = None,
+    ) -> None:
         """Take in every row of the embedding in the store; with ``failures`` also what could not be decoded.
 
-        Without ``contents_of`` sets of format 1 are left out.
+        Without ``contents_of`` sets of format 1 are left out. ``own_records`` are those of ``own``, where the caller
+        has read them already: an object store takes a request for each.
 
         A set or folder that is damaged, or being removed, is passed over, and that is said.
         """
@@ -74,8 +81,9 @@ class KnownRows:
                     self._take_format_1(path, plan, contents_of, failures=failures)
         for folder in self._catalog.rows_folders():
             if not folder.is_closed:
+                is_own = self._own is not None and folder.path == self._own.path
                 with self._passing_over(folder.path):
-                    self._take_unfinished(folder, failures=failures)
+                    self._take_unfinished(folder, own_records if is_own else None, failures=failures)
 
     def find(self, contents_B3: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
         """Return source and row of each content, NO_SOURCE and -1 where there is none, and whether it is not finite.
@@ -172,22 +180,25 @@ class KnownRows:
         )
         return {int(row): reason for row, reason in record["failed"].items()}
 
-    def _take_unfinished(self, folder: RowsFolder, *, failures: bool) -> None:
-        """Take the rows that lie in ``folder`` itself; those it refers to are found where they are."""
+    def _take_unfinished(self, folder: RowsFolder, records: FolderRecords | None, *, failures: bool) -> None:
+        """Take the rows that lie in ``folder`` itself; those it refers to are found where they are.
+
+        ``records`` are its records, None if they are to be read.
+        """
         plan = folder.plan_content()
         if plan is None or Embedding(**plan["embedding"]).digest != self._embedding.digest:
             return
         number = self._number_of(
             {"path": folder.path, "num_rows": plan["num_samples"], "shard_rows": plan["shard_rows"]}
         )
-        committed, records = folder.committed(), folder.records()
-        if damaged := set(committed) - {record.blocks.start for record in records}:
-            names = ", ".join(layout.commit_object(number) for number in sorted(damaged)[:3])
+        records = folder.read_records() if records is None else records
+        if records.damaged:
+            names = ", ".join(layout.commit_object(number) for number in records.damaged[:3])
             self._log(
-                f"warning: {len(damaged)} commit records of {self._objects.where(folder.path)} are damaged, and what "
-                f"they tell of is not used again: {names}"
+                f"warning: {len(records.damaged)} commit records of {self._objects.where(folder.path)} are damaged, "
+                f"and what they tell of is not used again: {names}"
             )
-        for record in records:
+        for record in records.valid:
             here_R = record.source_R == OWN
             if number is not None:
                 rows = record.row_R[here_R]

@@ -5,7 +5,7 @@ record; the set, then the closing record. Each write is durable before the next 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import xxhash
 from numpy.typing import NDArray
@@ -21,6 +21,16 @@ from penultimate.store.plan import Plan
 from penultimate.store.rows.record import CommitRecord
 
 # Shapes: R rows of a shard, D feature dimensions.
+
+
+class FolderRecords(NamedTuple):
+    """The records that a folder had when they were read."""
+
+    valid: list[CommitRecord]
+    """In the order of their blocks."""
+
+    damaged: list[int]
+    """Numbers of those that are not valid, increasing."""
 
 
 class RowsFolder:
@@ -100,9 +110,17 @@ class RowsFolder:
 
     def records(self) -> list[CommitRecord]:
         """Return the valid records in the order of their blocks; blocks whose record is invalid are done again."""
-        names = [f"{self.path}/{layout.commit_object(number)}" for number in self.committed()]
-        found = (self._valid(document or b"") for document in self._objects.get_many(names))
-        return [record for record in found if record is not None]
+        return self.read_records().valid
+
+    def read_records(self) -> FolderRecords:
+        """Read all records, a request for each in an object store."""
+        numbers = self.committed()
+        documents = self._objects.get_many([f"{self.path}/{layout.commit_object(number)}" for number in numbers])
+        found = {number: self._valid(document or b"") for number, document in zip(numbers, documents, strict=True)}
+        return FolderRecords(
+            valid=[record for record in found.values() if record is not None],
+            damaged=[number for number, record in found.items() if record is None],
+        )
 
     def commit(self, record: CommitRecord, features_RD: NDArray[Any], codec: ShardCodec) -> None:
         """Write a shard, if it has rows, then its record; several threads may do so at once.

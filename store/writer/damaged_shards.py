@@ -6,26 +6,27 @@ from penultimate.store.errors import CorruptFeaturesError
 from penultimate.store.objects.objects import Objects
 from penultimate.store.plan import Plan
 from penultimate.store.rows.record import OWN, CommitRecord
-from penultimate.store.rows.rows_folder import RowsFolder
+from penultimate.store.rows.rows_folder import FolderRecords, RowsFolder
 from penultimate.store.rows.source import RowSource
 from penultimate.store.upkeep.removal import shards_in_use
 
 
 def drop_damaged(
     objects: Objects, plan: Plan, folder: RowsFolder, blocks: range, *, log: Callable[[str], None]
-) -> None:
+) -> FolderRecords:
     """Remove shards of these blocks that are not what was written, so that their images are embedded again; say so.
 
-    Each committed shard is read once. Blocks with a sample that is equal to one of a damaged shard go with it. Raises
-    CorruptFeaturesError where others refer to the rows, who would get those of other images. The caller has claimed the
-    blocks.
+    Returns the records of all blocks, without those that were removed. Each committed shard is read once. Blocks with a
+    sample that is equal to one of a damaged shard go with it. Raises CorruptFeaturesError where others refer to the
+    rows, who would get those of other images. The caller has claimed the blocks.
     """
-    records = folder.records()
+    read = folder.read_records()
+    records = read.valid
     source = RowSource(objects, folder.path, num_rows=plan.num_samples, shard_rows=plan.shard_rows)
     checked = {record.blocks.start: _damage(source, record) for record in records if record.blocks.start in blocks}
     reasons = {number: reason for number, reason in checked.items() if reason is not None}
     if not reasons:
-        return
+        return read
     damaged = set(reasons)
     while more := {each.blocks.start for each in records if _refers_to(each, damaged, plan.shard_rows)} - damaged:
         damaged |= more
@@ -37,6 +38,7 @@ def drop_damaged(
         )
     log(f"warning: {len(damaged)} blocks of an interrupted run are damaged and are embedded anew: {first_reason}")
     folder.delete_shards(sorted(damaged))
+    return read._replace(valid=[record for record in records if record.blocks.start not in damaged])
 
 
 def _damage(source: RowSource, record: CommitRecord) -> str | None:

@@ -78,9 +78,9 @@ class FeatureWriter:
         self._claim = objects.claim(self._folder.lock, self._blocks)
         try:
             self._set_up()
-            drop_damaged(objects, plan, self._folder, self._blocks, log=log)
-            self._known.gather(contents_of, failures=not plan.retry_failed)
-            covered = {block for record in self._folder.records() for block in record.blocks}
+            records = drop_damaged(objects, plan, self._folder, self._blocks, log=log)
+            self._known.gather(contents_of, failures=not plan.retry_failed, own_records=records)
+            covered = {block for record in records.valid for block in record.blocks}
         except BaseException:
             self._release()
             raise

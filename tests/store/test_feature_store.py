@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -191,6 +191,22 @@ def test_resuming_misses_only_what_is_not_committed(store: FeatureStore, job: Jo
     assert store.keys() == [job.key]
     assert store.read(job.key).failed == {job.ids_M[sample]: reason for sample, reason in FAILED.items()}
     assert not list(store.path.rglob("writer.lock"))
+
+
+def test_resuming_reads_each_record_once(store: FeatureStore, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    with job.writer(store) as writer:
+        job.append(writer, np.arange(2 * SHARD_ROWS))
+    read: list[str] = []
+    get_many = LocalObjects.get_many
+
+    def noting(objects: LocalObjects, names: Sequence[str]) -> Any:
+        read.extend(name.rpartition("/")[2] for name in names)
+        return get_many(objects, names)
+
+    monkeypatch.setattr(LocalObjects, "get_many", noting)
+    with job.writer(store) as writer:
+        assert sorted(read) == ["0.json", "1.json"]
+        assert writer.missing_blocks == (2, 3)
 
 
 def test_an_extraction_that_is_complete_needs_nothing_when_it_is_run_again_and_leaves_nothing(
