@@ -5,7 +5,8 @@
 
 The probe runs with its compiled kernels and, as where nothing was compiled, on torch alone. scikit-learn runs at its
 default tolerance from strength to strength, in float64 and float32; one that would take longer than its share of
-``--seconds`` is stopped after the strength that passes it. ``newton-cholesky`` runs where its Hessian fits in memory.
+``--seconds`` is stopped after the strength that passes it. ``newton-cholesky`` runs where its Hessian fits in memory,
+unless ``--no-cholesky`` leaves it out: on CIFAR-10 its first strength alone takes minutes.
 The probe's own spread is measured once more, in ``--rounds`` without the others.
 """
 
@@ -79,6 +80,8 @@ class Comparison:
         """Add newton-cholesky if its Hessian fits; return a sentence that says so."""
         parameters = self.classes * (self.features_ND.shape[1] + 1)
         needed = 8 * parameters**2
+        if not memory_bytes:
+            return f"{CHOLESKY} was not asked for."
         if needed > memory_bytes:
             return f"{CHOLESKY} is left out: its Hessian of {parameters:,} parameters takes {needed / 2**30:,.0f} GiB."
         rows_ND = self.features_ND.astype(np.float64)
@@ -167,12 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=230.0)
+    parser.add_argument("--no-cholesky", action="store_true", help="leave newton-cholesky out")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     store = FeatureStore(options.store)
     features = store.read(matching_key(store, options.dataset, "*", "*"))
     turns = TurnOptions(seconds=options.seconds, rounds=options.rounds)
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
+    memory_bytes = 0 if options.no_cholesky else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
     made = report(features, RegularizationPath.paper(), turns, memory_bytes=memory_bytes)
     made.write(options.report)
 
