@@ -46,7 +46,7 @@ class Pipeline:
         self._extractor = extractor
         self._views = list(dict.fromkeys(each.backbone.preprocess.pixels for each in groups))
         self._num_skipped = 0
-        # A block is a multiple of so many rows, so that one that is full is written at once.
+        # A block is a multiple of so many rows: one that is full is written at once, or with the next few batches.
         self._rows_at_once = min(_ROWS_AT_ONCE, groups[0].writers[0].writer.plan.shard_rows)
         self._unwritten: list[_EmbeddedBatch] = []
 

@@ -150,7 +150,7 @@ def _write_set(
     objects: Objects, key: FeatureKey, outcome: _Outcome, provenance: Mapping[str, Any], draft: SetDraft
 ) -> None:
     """Write the columns, then the group's document."""
-    path = key.path  # a digest
+    path = key.path  # computes a digest each time, so once for all objects
     columns, checksums = draft.columns.and_those_of(EncodedColumns.of(outcome.columns()))
     objects.put_many(
         {f"{path}/{name}/{part}": content for name, parts in columns.items() for part, content in parts.items()}

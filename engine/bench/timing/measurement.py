@@ -149,6 +149,6 @@ def other_cores(all_laps: Sequence[Laps]) -> float | None:
 
 
 def cores_of_others(laps: Sequence[Lap]) -> float | None:
-    """Return the same of single laps."""
+    """Return the number of cores that other programs took on average over these laps; None where it is not known."""
     known = [lap.other_seconds for lap in laps if lap.other_seconds is not None]
     return sum(known) / sum(lap.wall_seconds for lap in laps) if len(known) == len(laps) else None
