@@ -151,7 +151,9 @@ def verbs() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("verb", "text"), verbs(), ids=[verb for verb, _ in verbs()])
 def test_every_example_of_a_help_text_parses(verb: str, text: str) -> None:
-    for command in commands(text):
+    examples = list(commands(text))
+    assert examples, f"{verb} has no example"
+    for command in examples:
         parsed(command)
 
 
