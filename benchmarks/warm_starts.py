@@ -28,7 +28,7 @@ from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, TurnOptions, take_turns
 from penultimate.engine.metrics import METRICS
 from penultimate.engine.probe.api import matching_key
-from penultimate.engine.probe.fitting.fit import fit_path
+from penultimate.engine.probe.fitting.fit import FittedPath, fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.get_or_fit import get_or_fit
 from penultimate.engine.probe.kept_paths import FOLDER
@@ -56,11 +56,13 @@ class Fit:
     weight_N: NDArray[np.float64] | None
     probes: list[Probe]
 
-    def run(self, start: Sequence[Probe]) -> Iterator[int]:
+    def path(self, start: Sequence[Probe] = ()) -> FittedPath:
         """Fit once."""
-        self.probes[:] = fit_path(
-            self.features_ND, self.labels_N, self.settings, sample_weight_N=self.weight_N, start=start
-        )
+        return fit_path(self.features_ND, self.labels_N, self.settings, sample_weight_N=self.weight_N, start=start)
+
+    def run(self, start: Sequence[Probe]) -> Iterator[int]:
+        """Fit once, and keep the reports."""
+        self.probes[:] = self.path(start)
         yield len(self.probes)
 
     def sentence(self) -> str:
@@ -80,7 +82,8 @@ class Comparisons:
         self.path = RegularizationPath.spaced(1e-6, 1e5, strengths)
         self.contenders: list[Contender] = []
         self.fits: dict[str, Fit] = {}
-        kept = self._solution(self.train)
+        fitted = self._fit(self.train).path()
+        kept = list(fitted)  # as it is read from disk, which has no axes
         others = RegularizationPath.spaced(2e-5, 3e4, max(2, 3 * strengths // 4))
         self._compare(f"The same {strengths} strengths", self._fit(self.train), kept)
         self._compare(f"{len(others)} other strengths", self._fit(self.train, path=others), kept)
@@ -88,13 +91,8 @@ class Comparisons:
         self._compare("Tolerance 1e-5", self._fit(self.train, tol=1e-5), kept)
         some = self._unbalanced()
         weights = balanced_weights(features.labels[some])
-        self._compare("Balanced class weights", self._fit(some, weight_N=weights), self._solution(some))
-        self._refits(kept)
-
-    def _solution(self, rows: NDArray[np.int64]) -> list[Probe]:
-        fit = self._fit(rows)
-        list(fit.run(()))
-        return fit.probes
+        self._compare("Balanced class weights", self._fit(some, weight_N=weights), list(self._fit(some).path()))
+        self._refits(fitted)
 
     def _fit(
         self,
@@ -119,7 +117,7 @@ class Comparisons:
             Contender(name=name, group=group, run=lambda: fit.run(start), items=len(fit.settings.path))
         )
 
-    def _refits(self, kept: list[Probe]) -> None:
+    def _refits(self, kept: FittedPath) -> None:
         val, both = (self._features.labelled_rows(*splits) for splits in (("val",), ("train", "val")))
         metric, val_ND = METRICS[self._features.metric], self._features.rows_at(val)
         scores = [metric(probe.scores(val_ND), self._features.labels[val]) for probe in kept]
