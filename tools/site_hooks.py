@@ -24,7 +24,7 @@ PLACES = {
     "README.md": "index.md",
     "benchmarks/README.md": "results/benchmarks.md",
     **{f"examples/{path.name}": f"examples/{path.name}" for path in (ROOT / "examples").iterdir()},
-    **{f"benchmarks/results/{p.name}": f"results/{p.name}" for p in sorted((ROOT / "benchmarks/results").iterdir())},
+    **{f"benchmarks/results/{p.name}": f"results/{p.name}" for p in sorted((ROOT / "benchmarks/results").glob("*.*"))},
 }
 """File of the repository -> page or file of the site, besides what is in docs/."""
 
