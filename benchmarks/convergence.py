@@ -151,6 +151,8 @@ def report(trials: Sequence[Trial], tuning: Sequence[Trial]) -> Report:
             "learning rates": sorted({each.chosen["learning_rate"] for each in trained}),
             "seeds": sorted({each.seed for each in trained}),
             "test images": [f"{name} {num}" for name, num in sorted({(c.dataset, c.num_test) for c in curves})],
+            "trainings": len(trained) + len(tuning),
+            "hours of one core": round(hours, 1),
         },
         tables={
             "Speed": list(speeds(curves)),
@@ -161,7 +163,7 @@ def report(trials: Sequence[Trial], tuning: Sequence[Trial]) -> Report:
             "Probes": probes,
             "Learning rates": texts(tuned(tuning)),
         },
-        findings=[*findings, f"{len(trained) + len(tuning)} trainings took {hours:.1f} hours of one core."],
+        findings=findings,
         not_measured=["Of the hours no speed should be read: trainings ran side by side."],
     )
 

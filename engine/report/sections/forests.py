@@ -87,6 +87,8 @@ def _of_rows(dataset: str, rows: Sequence[ScoreRow]) -> ReportFigure:
     title = _title([(name_of(row), row.is_best, row.ties_with_best) for row in rows], where)
     tests = sorted({row.test for row in rows if row.test})
     how = f" Ties: {', '.join(tests)}, p > 0.05." if tests else ""
+    if not any(row.is_best for row in rows):  # shown are those of the largest budget
+        how += " The best run, which the others are tested against, had fewer steps."
     return forest_figure(
         f"forest_{slug(dataset)}_{slug(first.method)}{f'_{first.shots}' if first.shots else ''}_{first.metric}",
         title,
@@ -97,8 +99,9 @@ def _of_rows(dataset: str, rows: Sequence[ScoreRow]) -> ReportFigure:
 
 
 def _title(rows: Sequence[tuple[str, bool, bool | None]], where: str) -> str:
-    best = next(name for name, is_best, _ in rows if is_best)
-    ties = [name for name, is_best, tie in rows if tie and not is_best]
+    """Return the title of rows, the highest first; that counts as the best where the best is not among them."""
+    at = next((at for at, (_, is_best, _) in enumerate(rows) if is_best), 0)
+    best, ties = rows[at][0], [name for other, (name, _, tie) in enumerate(rows) if tie and other != at]
     return standing_title(best, ties, num_others=len(rows) - 1, where=where)
 
 

@@ -192,6 +192,22 @@ def test_a_single_dataset_names_its_best_with_its_interval_and_ties() -> None:
     assert "near ties with it (exact McNemar, p > 0.05)" in said
 
 
+def test_a_longer_training_may_be_worse_than_a_shorter_one() -> None:
+    def run(steps: int, wrong: int, seed: int) -> Trial:
+        return trial_of(
+            method="scratch",
+            wrong=range(wrong),
+            settings={"steps": steps},
+            history=[{"step": steps, "epoch": steps / 10}],
+            seed=seed,
+        )
+
+    sections, text = _of([run(10, 5, 0), run(10, 30, 1), run(20, 10, 0), run(20, 20, 1)])
+    shown = next(section for section in sections if section.id == "answer").figures
+    assert any("The best run, which the others are tested against, had fewer steps." in each.caption for each in shown)
+    assert "a.in1k" in text
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     text = _of([trial_of()])[1]
     assert ">images a class</button>" not in text
