@@ -2,10 +2,8 @@
  *
  * One source for vectors of any length, which are the compiler's own: compiled with AVX2 they have 8 lanes, with AVX-512
  * 16. Shapes: N samples, K classes, S strengths, M = S x K columns of scores, R columns of features, a multiple of 32.
- * Features are (N, R); all else is class-major: scores (M, N), weights (M, R). A thread takes a part of the rows, and does
- * with a block of them all that it can while they are in its core's cache; sums are float32 over FLUSH rows, and float64
- * beyond. There are more parts than threads, and whichever thread is free takes the next, so that one which shares its
- * core with another program does not hold up all; each part has sums of its own, which do not depend on who made them.
+ * Features are (N, R); all else is class-major: scores (M, N), weights (M, R). A thread takes blocks of rows, and does
+ * with them all that it can while they are in its core's cache; sums are float32 over FLUSH rows, and float64 beyond.
  */
 #include <math.h>
 #include <omp.h>
@@ -32,18 +30,17 @@ enum {
     DEEP = 256,       /* features multiplied at once: as many rows of weights fit the first-level cache */
     FLUSH = 42 * BLOCK,
     OTHERS = 3, /* points besides the first that span a space */
-    PARTS_A_THREAD = 2,
 };
 
-/* The memory that a part of the rows is worked on in. */
+/* The memory that a thread works in. */
 typedef struct {
-    double *total_MR; /* sums over all its rows but the last FLUSH */
+    double *total_MR; /* sums over all rows but the last FLUSH */
     float *sum_MR;
     float *value_MB;  /* values to multiply with the features */
     float *scores_MB;
     float *wide_BM; /* scores, or probabilities, by rows */
     float *rows_BD; /* DEEP features of a block, or WIDE of them */
-} PartBuffer;
+} ThreadBuffer;
 
 static i64 min(i64 a, i64 b) { return a < b ? a : b; }
 static i64 rounded(i64 count, i64 step) { return (count + step - 1) / step * step; }
@@ -55,19 +52,13 @@ static i64 buffer_bytes(i64 M, i64 R) {
     return padded(M) * (R * (sizeof(float) + sizeof(double)) + 3 * BLOCK * sizeof(float)) + BLOCK * DEEP * sizeof(float);
 }
 
-/* Number of parts of the rows; each leaves its sums in the output of softmax_halves, softmax_space and softmax_moments. */
-int num_sums(void) { return omp_get_max_threads() > 1 ? PARTS_A_THREAD * omp_get_max_threads() : 1; }
-
 /* Bytes of the workspace that the functions below take, aligned to 64. */
-i64 workspace_bytes(i64 M, i64 R) { return weight_bytes(M, R) + num_sums() * buffer_bytes(M, R); }
+i64 workspace_bytes(i64 M, i64 R) { return weight_bytes(M, R) + omp_get_max_threads() * buffer_bytes(M, R); }
 
-/* First row of a part. */
-static i64 first_of(i64 part, i64 parts, i64 N) { return min(N, (N + BLOCK - 1) / BLOCK * part / parts * BLOCK); }
-
-static PartBuffer part_buffer(char *workspace, i64 part, i64 M, i64 R) {
+static ThreadBuffer thread_buffer(char *workspace, int thread, i64 M, i64 R) {
     i64 columns = padded(M);
-    PartBuffer mine;
-    mine.rows_BD = (float *)(workspace + weight_bytes(M, R) + part * buffer_bytes(M, R));
+    ThreadBuffer mine;
+    mine.rows_BD = (float *)(workspace + weight_bytes(M, R) + thread * buffer_bytes(M, R));
     mine.total_MR = (double *)(mine.rows_BD + BLOCK * DEEP);
     mine.sum_MR = (float *)(mine.total_MR + columns * R);
     mine.value_MB = mine.sum_MR + columns * R;
@@ -76,8 +67,8 @@ static PartBuffer part_buffer(char *workspace, i64 part, i64 M, i64 R) {
     return mine;
 }
 
-static void clear(const PartBuffer *buffer, i64 M, i64 R, i64 N) {
-    if (N > FLUSH) memset(buffer->total_MR, 0, M * R * sizeof(double));
+static void clear(const ThreadBuffer *buffer, i64 M, i64 R, i64 rows) {
+    if (rows > FLUSH) memset(buffer->total_MR, 0, M * R * sizeof(double));
     memset(buffer->sum_MR, 0, (char *)buffer->scores_MB - (char *)buffer->sum_MR);
 }
 
@@ -90,6 +81,9 @@ int supported(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 }
+
+/* Number of threads that each leave their sums in the output of softmax_space and softmax_moments. */
+int num_threads(void) { return omp_get_max_threads(); }
 
 /* `count` numbers, 0 in the lanes beyond. */
 static inline vec load(const float *from, i64 count) {
@@ -133,7 +127,7 @@ static inline vec weights_of(const float *sample_weight, i64 at, i64 count) {
 
 /* Pack weights (M, R) as [vectors of M, two at a time][R][their lanes]. A team divides them. */
 static void pack(const float *weight, i64 M, i64 R, float *packed) {
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(static)
     for (i64 piece = 0; piece < rounded(M, WIDE) / WIDE * (R / 32); piece++) {
         i64 m = piece / (R / 32) * WIDE, first = piece % (R / 32) * 32;
         int lanes = M - m > LANES ? WIDE : LANES;
@@ -164,7 +158,7 @@ static inline __attribute__((always_inline)) void score_tile(const int tall, con
 }
 
 /* scores (M, BLOCK) of a block of rows. */
-static void score_block(const float *features, i64 rows, const float *packed, const PartBuffer *buffer, i64 M, i64 R) {
+static void score_block(const float *features, i64 rows, const float *packed, const ThreadBuffer *buffer, i64 M, i64 R) {
     i64 stride = rounded(M, LANES), all_rows = rounded(rows, 2 * TALL);
     float *chunk = buffer->rows_BD, *wide = buffer->wide_BM;
     memset(wide, 0, all_rows * stride * sizeof(float));
@@ -207,7 +201,7 @@ static inline __attribute__((always_inline)) void gather_tile(const int tall, co
 }
 
 /* sum (M, R) += values (M, BLOCK) of a block of rows times the rows. */
-static void gather_block(const float *features, i64 rows, const PartBuffer *buffer, i64 M, i64 R) {
+static void gather_block(const float *features, i64 rows, const ThreadBuffer *buffer, i64 M, i64 R) {
     i64 tiles = (M + TALL - 1) / TALL, tall = (M + tiles - 1) / tiles; /* rows beyond M are padding */
     float *columns = buffer->rows_BD;
     for (i64 r = 0; r < R; r += WIDE) {
@@ -231,18 +225,18 @@ static void gather_block(const float *features, i64 rows, const PartBuffer *buff
     }
 }
 
-static void flush(const PartBuffer *buffer, i64 M, i64 R) {
+static void flush(const ThreadBuffer *buffer, i64 M, i64 R) {
     for (i64 i = 0; i < M * R; i++) buffer->total_MR[i] += buffer->sum_MR[i];
     memset(buffer->sum_MR, 0, M * R * sizeof(float));
 }
 
-/* Row m of the sums of all parts, times a scale. */
-static void sum_parts(char *workspace, i64 m, double scale, double *out, i64 parts, i64 M, i64 R, i64 N) {
+/* Row m of the sums of all threads over so many rows of features, times a scale. */
+static void sum_threads(char *workspace, i64 m, double scale, double *out, i64 M, i64 R, i64 rows) {
     memset(out, 0, R * sizeof(double));
-    for (i64 part = 0; part < parts; part++) {
-        PartBuffer other = part_buffer(workspace, part, M, R);
+    for (int thread = 0; thread < omp_get_num_threads(); thread++) {
+        ThreadBuffer other = thread_buffer(workspace, thread, M, R);
         for (i64 r = 0; r < R; r++) out[r] += scale * other.sum_MR[m * R + r];
-        if (N > FLUSH)
+        if (rows > FLUSH)
             for (i64 r = 0; r < R; r++) out[r] += scale * other.total_MR[m * R + r];
     }
 }
@@ -252,9 +246,9 @@ void scores(const float *features, const float *weight, float *out, char *worksp
     float *packed = (float *)workspace;
 #pragma omp parallel
     {
-        PartBuffer mine = part_buffer(workspace, omp_get_thread_num(), M, R);
+        ThreadBuffer mine = thread_buffer(workspace, omp_get_thread_num(), M, R);
         pack(weight, M, R, packed);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (i64 n = 0; n < N; n += BLOCK) {
             i64 rows = min(BLOCK, N - n);
             score_block(features + n * R, rows, packed, &mine, M, R);
@@ -287,41 +281,36 @@ static double hessian_block(const float *residual, const i64 *label, const float
 }
 
 /* The product of the Hessian of the mean softmax loss with directions (S, K, R), in halves: their scores (S, K, N) and
- * curvatures (parts, S), to be added up; and unless `out` is NULL the product, one pass in all. Residuals (S, K, N).
+ * curvatures (threads, S), to be added up; and unless `out` is NULL the product, one pass in all. Residuals (S, K, N).
  * The product's mean over classes is rounding and is subtracted. */
 void softmax_halves(const float *features, const float *residual, const i64 *label, const float *sample_weight,
                     double scale, const float *direction, float *scores, double *curvature, float *out, char *workspace,
                     i64 S, i64 K, i64 N, i64 R) {
-    i64 M = S * K, parts = num_sums();
+    i64 M = S * K;
     float *packed = (float *)workspace;
 #pragma omp parallel
     {
-        double row[R];
+        ThreadBuffer mine = thread_buffer(workspace, omp_get_thread_num(), M, R);
+        double row[R], *sum = curvature + omp_get_thread_num() * S;
+        i64 since = 0;
+        clear(&mine, M, R, N);
+        memset(sum, 0, S * sizeof(double));
         pack(direction, M, R, packed);
-#pragma omp for schedule(dynamic)
-        for (i64 part = 0; part < parts; part++) {
-            PartBuffer mine = part_buffer(workspace, part, M, R);
-            double *sum = curvature + part * S;
-            i64 since = 0;
-            clear(&mine, M, R, N);
-            memset(sum, 0, S * sizeof(double));
-            for (i64 n = first_of(part, parts, N); n < first_of(part + 1, parts, N); n += BLOCK) {
-                i64 rows = min(BLOCK, N - n);
-                score_block(features + n * R, rows, packed, &mine, M, R);
-                for (i64 m = 0; m < M; m++)
-                    memcpy(scores + m * N + n, mine.scores_MB + m * BLOCK, rows * sizeof(float));
-                for (i64 s = 0; s < S; s++)
-                    sum[s] += scale * hessian_block(residual + s * K * N + n, label + n, weights_from(sample_weight, n),
-                                                    rows, mine.scores_MB + s * K * BLOCK, mine.value_MB + s * K * BLOCK,
-                                                    K, N);
-                if (!out) continue;
-                gather_block(features + n * R, rows, &mine, M, R);
-                if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;
-            }
+#pragma omp for schedule(static)
+        for (i64 n = 0; n < N; n += BLOCK) {
+            i64 rows = min(BLOCK, N - n);
+            score_block(features + n * R, rows, packed, &mine, M, R);
+            for (i64 m = 0; m < M; m++) memcpy(scores + m * N + n, mine.scores_MB + m * BLOCK, rows * sizeof(float));
+            for (i64 s = 0; s < S; s++)
+                sum[s] += scale * hessian_block(residual + s * K * N + n, label + n, weights_from(sample_weight, n), rows,
+                                                mine.scores_MB + s * K * BLOCK, mine.value_MB + s * K * BLOCK, K, N);
+            if (!out) continue;
+            gather_block(features + n * R, rows, &mine, M, R);
+            if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;
         }
 #pragma omp for schedule(static)
         for (i64 m = 0; m < (out ? M : 0); m++) {
-            sum_parts(workspace, m, scale, row, parts, M, R, N);
+            sum_threads(workspace, m, scale, row, M, R, N);
             for (i64 r = 0; r < R; r++) out[m * R + r] = (float)row[r];
         }
 #pragma omp for schedule(static)
@@ -361,35 +350,33 @@ static void shift_block(const float *residual, const float *shift, const i64 *la
  * loss, and out is its mean's gradient once biases have moved by them. */
 void gather(const float *features, const float *value, const float *shift, const i64 *label, const float *sample_weight,
             double scale, double *out, char *workspace, i64 S, i64 K, i64 N, i64 R) {
-    i64 M = S * K, parts = num_sums();
+    i64 M = S * K;
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic)
-        for (i64 part = 0; part < parts; part++) {
-            PartBuffer mine = part_buffer(workspace, part, M, R);
-            i64 since = 0;
-            clear(&mine, M, R, N);
-            for (i64 n = first_of(part, parts, N); n < first_of(part + 1, parts, N); n += BLOCK) {
-                i64 rows = min(BLOCK, N - n);
-                for (i64 s = 0; s < S; s++) {
-                    const float *block = value + s * K * N + n;
-                    float *to = mine.value_MB + s * K * BLOCK;
-                    const float *weights = weights_from(sample_weight, n);
-                    if (shift) shift_block(block, shift + s * K, label + n, weights, rows, to, K, N);
-                    else value_block(block, rows, to, K, N);
-                }
-                gather_block(features + n * R, rows, &mine, M, R);
-                if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;
+        ThreadBuffer mine = thread_buffer(workspace, omp_get_thread_num(), M, R);
+        i64 since = 0;
+        clear(&mine, M, R, N);
+#pragma omp for schedule(static)
+        for (i64 n = 0; n < N; n += BLOCK) {
+            i64 rows = min(BLOCK, N - n);
+            for (i64 s = 0; s < S; s++) {
+                const float *block = value + s * K * N + n;
+                float *to = mine.value_MB + s * K * BLOCK;
+                const float *weights = weights_from(sample_weight, n);
+                if (shift) shift_block(block, shift + s * K, label + n, weights, rows, to, K, N);
+                else value_block(block, rows, to, K, N);
             }
+            gather_block(features + n * R, rows, &mine, M, R);
+            if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, M, R), since = 0;
         }
 #pragma omp for schedule(static)
-        for (i64 m = 0; m < M; m++) sum_parts(workspace, m, scale, out + m * R, parts, M, R, N);
+        for (i64 m = 0; m < M; m++) sum_threads(workspace, m, scale, out + m * R, M, R, N);
     }
 }
 
 /* p of a block: times its sample's weight into value_MB, as rows (BLOCK, P) into wide_BM; sums of residuals into `bias`. */
 static void probability_block(const float *residual, const i64 *label, const float *sample_weight, i64 rows,
-                              const PartBuffer *buffer, double *bias, i64 K, i64 P, i64 N) {
+                              const ThreadBuffer *buffer, double *bias, i64 K, i64 P, i64 N) {
     for (i64 k = 0; k < K; k++) {
         vec sum = {0};
         for (i64 i = 0; i < rows; i += LANES) {
@@ -408,31 +395,28 @@ static void probability_block(const float *residual, const i64 *label, const flo
             for (int row = 0; row < 4; row++) buffer->wide_BM[(i + row) * P + k] = buffer->scores_MB[k * BLOCK + i + row];
 }
 
-/* Mean p p' (K, P), P = K rounded up to 32, and mean residuals (parts, K), to be added up, of residuals (K, N). */
+/* Mean p p' (K, P), P = K rounded up to 32, and mean residuals (threads, K), to be added up, of residuals (K, N). */
 void softmax_moments(const float *residual, const i64 *label, const float *sample_weight, double scale, double *joint,
                      double *bias, char *workspace, i64 K, i64 N) {
-    i64 P = rounded(K, 32), parts = num_sums();
+    i64 P = rounded(K, 32);
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic)
-        for (i64 part = 0; part < parts; part++) {
-            PartBuffer mine = part_buffer(workspace, part, K, P);
-            double *sum = bias + part * K;
-            i64 since = 0;
-            clear(&mine, K, P, N);
-            memset(mine.wide_BM, 0, BLOCK * P * sizeof(float));
-            memset(sum, 0, K * sizeof(double));
-            for (i64 n = first_of(part, parts, N); n < first_of(part + 1, parts, N); n += BLOCK) {
-                i64 rows = min(BLOCK, N - n);
-                const float *weights = weights_from(sample_weight, n);
-                probability_block(residual + n, label + n, weights, rows, &mine, sum, K, P, N);
-                gather_block(mine.wide_BM, rows, &mine, K, P);
-                if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, K, P), since = 0;
-            }
-            for (i64 k = 0; k < K; k++) sum[k] *= scale;
-        }
+        ThreadBuffer mine = thread_buffer(workspace, omp_get_thread_num(), K, P);
+        double *sum = bias + omp_get_thread_num() * K;
+        i64 since = 0;
+        clear(&mine, K, P, N);
+        memset(mine.wide_BM, 0, BLOCK * P * sizeof(float));
+        memset(sum, 0, K * sizeof(double));
 #pragma omp for schedule(static)
-        for (i64 k = 0; k < K; k++) sum_parts(workspace, k, scale, joint + k * P, parts, K, P, N);
+        for (i64 n = 0; n < N; n += BLOCK) {
+            i64 rows = min(BLOCK, N - n);
+            probability_block(residual + n, label + n, weights_from(sample_weight, n), rows, &mine, sum, K, P, N);
+            gather_block(mine.wide_BM, rows, &mine, K, P);
+            if (N > FLUSH && (since += BLOCK) == FLUSH) flush(&mine, K, P), since = 0;
+        }
+        for (i64 k = 0; k < K; k++) sum[k] *= scale;
+#pragma omp for schedule(static)
+        for (i64 k = 0; k < K; k++) sum_threads(workspace, k, scale, joint + k * P, K, P, N);
     }
 }
 
@@ -454,7 +438,7 @@ static inline vec exponential(vec x) {
 /* Losses (S, N) and residuals (S, K, N) of scores (S, K, N), from score differences: losses.py has the formula. */
 void softmax_evaluate(const float *score, const i64 *label, float *loss, float *residual, i64 S, i64 K, i64 N) {
     i64 groups = (N + LANES - 1) / LANES;
-#pragma omp parallel for schedule(dynamic, 16)
+#pragma omp parallel for schedule(static)
     for (i64 g = 0; g < S * groups; g++) {
         i64 s = g / groups, n = g % groups * LANES, left = N - n;
         ivec y = labels_of(label + n, left);
@@ -475,67 +459,59 @@ void softmax_evaluate(const float *score, const i64 *label, float *loss, float *
     }
 }
 
-enum { SUMS = 1 + OTHERS + OTHERS * OTHERS };
-
-/* Add the samples from n on, as many as a vector has lanes, to the sums of softmax_space, which are not scaled yet. */
-static void space_group(const float *first, const float *const *other, const double *at, const i64 *label,
-                        const float *sample_weight, vec *point, double *sum, i64 n, i64 K, i64 N) {
-    i64 left = N - n;
-    ivec y = labels_of(label + n, left);
-    vec at_label = at_labels(first + n, N, y), label_move[OTHERS], top = {0}, others = {0};
-    vec gradient[OTHERS], hessian[OTHERS][OTHERS], weights = weights_of(sample_weight, n, left);
-    for (int a = 0; a < OTHERS; a++) {
-        label_move[a] = at_labels(other[a] + n, N, y) - at_label;
-        gradient[a] = (vec){0};
-        for (int b = 0; b <= a; b++) hessian[a][b] = (vec){0};
-    }
-    for (i64 k = 0; k < K; k++) {
-        vec start = load(first + k * N + n, left), z = start - at_label;
-        for (int a = 0; a < OTHERS; a++)
-            z += (load(other[a] + k * N + n, left) - start - label_move[a]) * (float)at[a];
-        point[k] = z;
-        top = larger(z, top);
-    }
-    for (i64 k = 0; k < K; k++) {
-        vec e = (vec)((ivec)exponential(point[k] - top) & (y != (int32_t)k));
-        others += e;
-        point[k] = e;
-    }
-    vec inverse = (vec)((ivec)(1.0f / (others + exponential(-top))) & (y >= 0));
-    for (i64 k = 0; k < K; k++) {
-        vec p = point[k] * inverse, start = load(first + k * N + n, left), move[OTHERS];
-        for (int a = 0; a < OTHERS; a++) {
-            move[a] = load(other[a] + k * N + n, left) - start - label_move[a];
-            vec weighted = p * move[a];
-            gradient[a] += weighted;
-            for (int b = 0; b <= a; b++) hessian[a][b] += weighted * move[b];
-        }
-    }
-    for (i64 i = 0; i < min(LANES, left); i++) sum[0] += weights[i] * (top[i] + log1pf(others[i] + expm1f(-top[i])));
-    for (int a = 0; a < OTHERS; a++) {
-        sum[1 + a] += total(weights * gradient[a]);
-        for (int b = 0; b <= a; b++)
-            sum[1 + OTHERS + a * OTHERS + b] += total(weights * (hessian[a][b] - gradient[a] * gradient[b]));
-    }
-}
-
 /* At first + sum_m at_m (other_m - first), scores (K, N): weighted sums over samples of the softmax loss, of its
  * gradient (OTHERS) and Hessian (OTHERS, OTHERS; the lower triangle) by `at`; out has them one after the other for each
- * part, to be added up. All from differences to the true class, whose own terms are then 0. */
+ * thread, to be added up. All from differences to the true class, whose own terms are then 0. */
 void softmax_space(const float *first, const float *const *other, const double *at, const i64 *label,
                    const float *sample_weight, double scale, double *out, i64 K, i64 N) {
-    i64 parts = num_sums();
+    enum { SUMS = 1 + OTHERS + OTHERS * OTHERS };
 #pragma omp parallel
     {
         vec *point = aligned_alloc(64, rounded(K * sizeof *point, 64));
-#pragma omp for schedule(dynamic)
-        for (i64 part = 0; part < parts; part++) {
-            double *sum = out + part * SUMS;
-            memset(sum, 0, SUMS * sizeof(double));
-            for (i64 n = first_of(part, parts, N); n < first_of(part + 1, parts, N); n += LANES)
-                space_group(first, other, at, label, sample_weight, point, sum, n, K, N);
-            for (int i = 0; i < SUMS; i++) sum[i] *= scale;
+        double *sum = out + omp_get_thread_num() * SUMS;
+        memset(sum, 0, SUMS * sizeof(double));
+#pragma omp for schedule(static)
+        for (i64 n = 0; n < N; n += LANES) {
+            i64 left = N - n;
+            ivec y = labels_of(label + n, left);
+            vec at_label = at_labels(first + n, N, y), label_move[OTHERS], top = {0}, others = {0};
+            vec gradient[OTHERS], hessian[OTHERS][OTHERS], weights = weights_of(sample_weight, n, left);
+            for (int a = 0; a < OTHERS; a++) {
+                label_move[a] = at_labels(other[a] + n, N, y) - at_label;
+                gradient[a] = (vec){0};
+                for (int b = 0; b <= a; b++) hessian[a][b] = (vec){0};
+            }
+            for (i64 k = 0; k < K; k++) {
+                vec start = load(first + k * N + n, left), z = start - at_label;
+                for (int a = 0; a < OTHERS; a++)
+                    z += (load(other[a] + k * N + n, left) - start - label_move[a]) * (float)at[a];
+                point[k] = z;
+                top = larger(z, top);
+            }
+            for (i64 k = 0; k < K; k++) {
+                vec e = (vec)((ivec)exponential(point[k] - top) & (y != (int32_t)k));
+                others += e;
+                point[k] = e;
+            }
+            vec inverse = (vec)((ivec)(1.0f / (others + exponential(-top))) & (y >= 0));
+            for (i64 k = 0; k < K; k++) {
+                vec p = point[k] * inverse, start = load(first + k * N + n, left), move[OTHERS];
+                for (int a = 0; a < OTHERS; a++) {
+                    move[a] = load(other[a] + k * N + n, left) - start - label_move[a];
+                    vec weighted = p * move[a];
+                    gradient[a] += weighted;
+                    for (int b = 0; b <= a; b++) hessian[a][b] += weighted * move[b];
+                }
+            }
+            for (i64 i = 0; i < min(LANES, left); i++)
+                sum[0] += weights[i] * (top[i] + log1pf(others[i] + expm1f(-top[i])));
+            for (int a = 0; a < OTHERS; a++) {
+                sum[1 + a] += total(weights * gradient[a]);
+                for (int b = 0; b <= a; b++)
+                    sum[1 + OTHERS + a * OTHERS + b] += total(weights * (hessian[a][b] - gradient[a] * gradient[b]));
+            }
         }
+        for (int i = 0; i < SUMS; i++) sum[i] *= scale;
         free(point);
     }
 }
@@ -560,7 +536,7 @@ void low_rank_gram(const float *features, const i64 *index, const float *inverse
 #pragma omp parallel
     {
         double *scaled = calloc(2 * P * DEEP + P * P, sizeof(double)), *rows = scaled + P * DEEP, *sum = rows + P * DEEP;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (i64 k = 0; k < K; k++) {
             memset(sum, 0, P * P * sizeof(double));
             for (i64 first = 0; first < R; first += DEEP) {
@@ -616,7 +592,7 @@ static void add_rows(const float *features, const i64 *index, const double *fact
 /* (D^-1 - D^-1 A' inner A D^-1) residual for each class, (S, K, R): preconditioners/low_rank.py has the formula. */
 void low_rank_solve(const float *features, const i64 *index, const float *inverse, const double *inner,
                     const float *residual, float *out, i64 S, i64 K, i64 M, i64 R) {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(static)
     for (i64 k = 0; k < K; k++)
         for (i64 s = 0; s < S; s++) {
             const float *diagonal = inverse + k * R, *from = residual + (s * K + k) * R;

@@ -76,8 +76,8 @@ static void clear(const ThreadBuffer *buffer, i64 M, i64 R, i64 rows) {
 /* Ask Linux for AMX, once a process (Documentation/arch/x86/xstate.rst); returns 0 where it is granted. */
 int request_amx(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
 
-/* Number of sums in the output of softmax_space and softmax_moments, one of each thread. */
-int num_sums(void) { return omp_get_max_threads(); }
+/* Number of threads that each leave their sums in the output of softmax_space and softmax_moments. */
+int num_threads(void) { return omp_get_max_threads(); }
 
 static void open_tiles(void) {
     struct { uint8_t palette, start, reserved[14]; uint16_t row_bytes[16]; uint8_t rows[16]; } shape = {.palette = 1};

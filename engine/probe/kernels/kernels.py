@@ -19,7 +19,7 @@ from penultimate.engine.runtime.capabilities import compiled_float_kernels, comp
 from penultimate.store.errors import UnavailableError
 
 # Shapes: N samples, K classes, P of them padded, S strengths, M = S x K columns of scores (points of a space besides
-# the first, in softmax_space), R columns of the rotated features, T parts of the samples, X rows of each class, Z numbers.
+# the first, in softmax_space), R columns of the rotated features, T threads, X rows of each class, Z numbers.
 
 ROWS = 32
 """Rows are padded with zeros to a multiple of this."""
@@ -47,9 +47,9 @@ class Kernels:
         """Call a function that returns nothing."""
         getattr(self.library, name)(*map(_argument, values))
 
-    def num_sums(self) -> int:
-        """Return the number of sums that a pass over samples leaves, each of a part of them."""
-        return int(self.library.num_sums())
+    def num_threads(self) -> int:
+        """Return the number of threads that each leave sums of their own."""
+        return int(self.library.num_threads())
 
     def workspace(self, scores: int, columns: int) -> Tensor:
         """Return memory, aligned, for so many columns of scores and of features."""
@@ -179,7 +179,7 @@ class CompiledMatrix:
         strengths, classes, rows = residual_SKN.shape
         direction_SKR, workspace = direction_SKR.float().contiguous(), self._workspace(strengths * classes)
         sample_weight_N, scale = _weights(sample_weight_N, rows)
-        curvature_TS = torch.zeros(self.kernels.num_sums(), strengths, dtype=torch.float64)
+        curvature_TS = torch.zeros(self.kernels.num_threads(), strengths, dtype=torch.float64)
         scores_SKN, product_SKR = torch.empty_like(residual_SKN), None if halfway else torch.empty_like(direction_SKR)
         inputs = self.low_NR, residual_SKN, index_N, sample_weight_N, scale, direction_SKR
         outputs = scores_SKN, curvature_TS, product_SKR, workspace
@@ -194,7 +194,7 @@ class CompiledMatrix:
         padded = -(-classes // ROWS) * ROWS
         workspace, (sample_weight_N, scale) = self._workspace(classes, padded), _weights(sample_weight_N, rows)
         joint_SKP = torch.empty(strengths, classes, padded, dtype=torch.float64)
-        bias_STK = torch.zeros(strengths, self.kernels.num_sums(), classes, dtype=torch.float64)
+        bias_STK = torch.zeros(strengths, self.kernels.num_threads(), classes, dtype=torch.float64)
         for residual_KN, joint_KP, bias_TK in zip(residual_SKN, joint_SKP, bias_STK, strict=True):
             inputs = residual_KN, index_N, sample_weight_N, scale
             self.kernels.call("softmax_moments", *inputs, joint_KP, bias_TK, workspace, classes, rows)
@@ -223,7 +223,7 @@ class CompiledMatrix:
         """
         count, (classes, rows) = len(others), first_KN.shape
         sample_weight_N, scale = _weights(sample_weight_N, rows)
-        sums = torch.zeros(self.kernels.num_sums(), 1 + OTHERS + OTHERS * OTHERS, dtype=torch.float64)
+        sums = torch.zeros(self.kernels.num_threads(), 1 + OTHERS + OTHERS * OTHERS, dtype=torch.float64)
         points = [*others, *[first_KN] * (OTHERS - count)]
         assert len(points) == OTHERS
         assert all(point_KN.is_contiguous() for point_KN in points)
@@ -250,7 +250,7 @@ class CompiledMatrix:
 
     def _workspace(self, scores: int, columns: int | None = None) -> Tensor:
         """Return the workspace for these columns of scores and of features, made once for each number of threads."""
-        key = scores, columns or self.columns, self.kernels.num_sums()
+        key = scores, columns or self.columns, self.kernels.num_threads()
         if key not in self._workspaces:
             self._workspaces[key] = self.kernels.workspace(*key[:2])
         return self._workspaces[key]

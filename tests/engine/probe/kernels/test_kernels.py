@@ -35,8 +35,7 @@ SIZES = {
     "one row beyond a tile": (33, 64, 2, 2),
     "float32 sums are emptied, last in the middle": (9001, 96, 17, 2),
     "emptied once, exactly at the end": (8192, 32, 5, 4),
-    "the same of four parts of the rows": (4 * 42 * 96, 32, 3, 2),
-    "emptied in every part, last in the middle": (20_011, 32, 3, 2),
+    "emptied several times by each of two threads": (20_011, 32, 3, 2),
 }
 sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 weighting = pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
@@ -220,7 +219,7 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
         found = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            assert compiled.kernels.num_sums() % count == 0
+            assert compiled.kernels.num_threads() == count
             found.append(compiled.matrix(features_NR).gather(values_KN, 1.0))
     finally:
         torch.set_num_threads(threads)
@@ -228,7 +227,7 @@ def test_torchs_number_of_threads_is_taken_and_any_gives_the_same_within_roundin
         assert error(other, found[0]) < 1e-6
 
 
-def test_a_pass_has_the_same_bits_whichever_threads_take_its_parts(compiled: Compiled) -> None:
+def test_a_pass_has_the_same_bits_however_its_threads_wait_for_each_other(compiled: Compiled) -> None:
     features_NR, (_, residual_SKN, index_N) = drawn(3000, 64), residuals(3000, 5, 2)
     matrix, direction_SKR = compiled.matrix(features_NR), drawn(2, 5, 64, seed=4)
     shift_SK, threads = drawn(2, 5, seed=6), torch.get_num_threads()
