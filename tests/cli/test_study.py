@@ -53,7 +53,9 @@ def test_init_writes_what_can_be_planned_and_keeps_what_is_there(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_pairs"), [("kornblith2019", 12 * 16), ("caltech-lite", 2 * 6 + 6), ("convergence", 3)])
+@pytest.mark.parametrize(
+    ("name", "num_pairs"), [("kornblith2019", 12 * 16), ("caltech-lite", 2 * 6 + 6), ("convergence", 3)]
+)
 def test_the_examples_can_be_planned_where_their_data_is_not(
     name: str, num_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
