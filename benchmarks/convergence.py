@@ -26,6 +26,7 @@ from penultimate.engine.analysis.curves.convergence import (
     speedup,
     threshold_budget,
 )
+from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.bench.timing.cells import Row, number, texts
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.report.sentences import speedup_sentence
@@ -58,7 +59,7 @@ def _is_of(trial: Trial, curve: BudgetCurve) -> bool:
 
 
 def _reaches(curve: BudgetCurve, index: int) -> bool:
-    odds_B = curve.accuracy_B / np.maximum(1 - curve.accuracy_B, 0.5 / curve.num_test)
+    odds_B = np.exp(log_odds(curve.accuracy_B, num_test=curve.num_test).values)
     return bool(odds_B[index] >= FRACTION_OF_BEST * odds_B.max())
 
 

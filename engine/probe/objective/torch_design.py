@@ -177,11 +177,8 @@ class TorchLinearLoss:
 
     def _evaluate_space(self, first_KN: Tensor, step_MKB: Tensor, coordinates: Sequence[float], rows: slice) -> Tensor:
         """Return the parts of loss, gradient and Hessian by the coordinates that some rows make, in a row, float64."""
-        mean, targets, step_KMB = (
-            self.features.sample_mean.rows(rows),
-            self.targets.rows(rows),
-            step_MKB.transpose(0, 1),
-        )
+        mean, targets = self.features.sample_mean.rows(rows), self.targets.rows(rows)
+        step_KMB = step_MKB.transpose(0, 1)
         coordinate_M = step_MKB.new_empty(len(coordinates))
         for number, coordinate in zip(coordinate_M, coordinates, strict=True):
             number.fill_(coordinate)  # not copied, for which a GPU would wait
