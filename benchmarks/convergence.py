@@ -17,16 +17,14 @@ from typing import Any
 import numpy as np
 
 from penultimate.engine.analysis.curves.convergence import (
-    FRACTION_OF_BEST,
     BudgetCurve,
     Speedup,
     budget_curves,
-    first_to_fraction,
+    reaches_fraction,
     speed,
     speedup,
     threshold_budget,
 )
-from penultimate.engine.analysis.statistics.log_odds import log_odds
 from penultimate.engine.bench.timing.cells import Row, number, texts
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.report.sentences import speedup_sentence
@@ -39,7 +37,7 @@ PAPER = {"finetune": (1151, 26), "scratch": (19531, 444)}
 
 def accuracies(curve: BudgetCurve, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
     """Return a row for every budget of a curve: its accuracy by seed, the mean, and whether the last one agrees."""
-    first = first_to_fraction(curve.accuracy_B, num_test=curve.num_test)
+    reached_B = reaches_fraction(curve.accuracy_B, num_test=curve.num_test)
     for index, (steps, epochs, accuracy) in enumerate(
         zip(curve.steps_B, curve.epochs_B, curve.accuracy_B, strict=True)
     ):
@@ -50,17 +48,12 @@ def accuracies(curve: BudgetCurve, trials: Sequence[Trial]) -> Iterator[dict[str
             "by seed, %": ", ".join(f"{100 * each.value:.1f}" for each in sorted(mine, key=lambda each: each.seed)),
             "mean, %": f"{100 * accuracy:.1f}",
             "as the budget before": _agrees(curve, index) if index else None,
-            "90 % of the best odds": "first" if index == first else "yes" if _reaches(curve, index) else "no",
+            "90 % of the best odds": "first" if index == np.argmax(reached_B) else "yes" if reached_B[index] else "no",
         }
 
 
 def _is_of(trial: Trial, curve: BudgetCurve) -> bool:
     return (trial.features["images"], trial.backbone, trial.method) == (curve.images, curve.backbone, curve.method)
-
-
-def _reaches(curve: BudgetCurve, index: int) -> bool:
-    odds_B = np.exp(log_odds(curve.accuracy_B, num_test=curve.num_test).values)
-    return bool(odds_B[index] >= FRACTION_OF_BEST * odds_B.max())
 
 
 def _agrees(curve: BudgetCurve, index: int) -> bool:

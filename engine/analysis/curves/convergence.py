@@ -139,13 +139,19 @@ def _curve(key: tuple[str, ...], points: Mapping[tuple[float, float], Sequence[T
     )
 
 
-def first_to_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float = FRACTION_OF_BEST) -> int:
-    """Return the index of the first budget whose odds are at least ``fraction`` times the largest odds at any budget.
+def reaches_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float = FRACTION_OF_BEST) -> NDArray[np.bool_]:
+    """Return which budgets (B,) have odds of at least ``fraction`` times the largest odds at any budget.
 
     Odds p / (1 - p), with an accuracy of 1 or 0 clipped to half a test sample from it (``log_odds``).
     """
     odds_B = np.exp(log_odds(accuracy_B, num_test=num_test).values)
-    return int(np.argmax(odds_B >= fraction * odds_B.max()))
+    reached_B: NDArray[np.bool_] = odds_B >= fraction * odds_B.max()
+    return reached_B
+
+
+def first_to_fraction(accuracy_B: ArrayLike, *, num_test: int, fraction: float = FRACTION_OF_BEST) -> int:
+    """Return the index of the first budget that ``reaches_fraction``."""
+    return int(np.argmax(reaches_fraction(accuracy_B, num_test=num_test, fraction=fraction)))
 
 
 def threshold_budget(curve: BudgetCurve, *, fraction: float = FRACTION_OF_BEST) -> ThresholdBudget:
