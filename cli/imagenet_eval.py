@@ -1,6 +1,7 @@
 """``penultimate imagenet-eval``: measure top-1 and top-5 on a local ImageNet validation folder."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from penultimate.engine.backbones.imagenet_eval import imagenet_eval as evaluate
 from penultimate.engine.backbones.timm_backbone import PreprocessKind, load_backbone
 from penultimate.engine.extract.settings import ExtractionSettings
 from penultimate.engine.runtime.capabilities import machine
+from penultimate.engine.runtime.whole_file import write_whole
 
 _COLUMNS = {"model": "model", "top1": "top-1 %", "top5": "top-5 %", "printed": "printed %", "num_images": "n"}
 
@@ -103,9 +105,10 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
 
 def _write(output: Path, rows: list[dict[str, Any]]) -> None:
     """Write the scores as CSV in per cent, in the format of the table of printed accuracies."""
-    with output.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "top1", "top5", "num_images", "images", "preprocess"])
-        for row in rows:
-            percent = [f"{100 * row[field]:.3f}" for field in ("top1", "top5")]
-            writer.writerow([row["model"], *percent, row["num_images"], row["images"], row["preprocess"]])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "top1", "top5", "num_images", "images", "preprocess"])
+    for row in rows:
+        percent = [f"{100 * row[field]:.3f}" for field in ("top1", "top5")]
+        writer.writerow([row["model"], *percent, row["num_images"], row["images"], row["preprocess"]])
+    write_whole(output, text.getvalue())

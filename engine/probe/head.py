@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.transform import AS_STORED, LEARNT, FeatureTransform
+from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.engine.scoring.outputs import probabilities
 from penultimate.store.errors import InputError
 from penultimate.store.key import FeatureKey
@@ -112,8 +113,8 @@ class Head:
         return probabilities(scores_NK.astype(np.float64), self.loss, temperature=self.temperature)
 
     def save(self, path: str | Path) -> None:
-        """Write ``content`` to a file."""
-        Path(path).write_bytes(self.content())
+        """Write ``content`` to a file, as a whole. Raises OSError."""
+        write_whole(Path(path), self.content())
 
     def content(self) -> bytes:
         """Return the head as safetensors: ``weight`` (K, D) and ``bias`` (K,) float32, the rest as JSON metadata.

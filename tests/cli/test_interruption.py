@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.command import finish, start
+from support.small_disks import enlarge, small_disk
 from support.store_cases import array_files
 
 from penultimate.store.feature_store import FeatureStore
@@ -167,26 +167,21 @@ def test_a_part_alone_leaves_the_rest_and_more_parts_than_shards_are_no_error(jo
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 104 KiB; skips without the right to do so."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=104k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount 104 KiB, which hold some shards but not all."""
+    with small_disk(tmp_path / "disk", "104k") as mounted:
+        yield mounted
 
 
-def test_a_full_disk_is_one_line_and_with_more_space_it_resumes(job: Job, tmp_path: Path, small_disk: Path) -> None:
-    store, log = small_disk / "store", tmp_path / "log"
+def test_a_full_disk_is_one_line_and_with_more_space_it_resumes(job: Job, tmp_path: Path, disk: Path) -> None:
+    store, log = disk / "store", tmp_path / "log"
     assert finish(start(job.command(store), log)) == 1
     assert only_error(log).endswith(
         "could not be written: no space left on device; free some space and run again to resume"
     )
     before = commits(store)
     assert 0 < len(before) < 2 * NUM_SHARDS
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    enlarge(disk, "4m")
     assert finish(start(job.command(store), log)) == 0
     assert {path: commits(store)[path] for path in before} == before
     job.check(store)

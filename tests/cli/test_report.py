@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.small_disks import enlarge, small_disk
 from support.store_cases import small_job
 from support.trial_cases import trial_of
 
@@ -33,6 +34,28 @@ def test_a_log_becomes_a_page_with_its_figures_beside(
     out, err = capsys.readouterr()
     assert out == ""
     assert "out.html" in err
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_page_and_figures_of_before(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        page, figures = disk / "out.html", disk / "out_figures"
+        figures.mkdir()
+        before = {page: b"page", figures / "forest_digits_probe_top1.png": b"figure"}
+        for path, content in before.items():
+            path.write_bytes(content)
+        (disk / "ballast").write_bytes(bytes(36_000))
+        asked = ["report", str(log), "-o", str(page), "--resamples", "100"]
+        assert run(asked) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "No space left on device" in line
+        assert line.endswith("run the same command again once that is mended")
+        assert {path: path.read_bytes() for path in before} == before
+        enlarge(disk, "4m")
+        assert run(asked) == 0
+        assert page.read_text().startswith("<!DOCTYPE html>")
+        assert (figures / "forest_digits_probe_top1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_published_table_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.command import finish, start
+from support.small_disks import enlarge, small_disk
 
 import penultimate
 from penultimate.cli.extract import ExtractOptions
@@ -153,28 +153,23 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(photos: Path, tmp_pa
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 4 MiB, which holds one checkpoint but not two; skips without the right to do so."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount 4 MiB, which hold one checkpoint but not two."""
+    with small_disk(tmp_path / "disk", "4m") as mounted:
+        yield mounted
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_with_more_space_it_goes_on_at_the_checkpoint_before(
-    photos: Path, tmp_path: Path, small_disk: Path
+    photos: Path, tmp_path: Path, disk: Path
 ) -> None:
     log = tmp_path / "log"
-    command = ["train", str(photos), "--out", str(small_disk / "runs"), *SMALL, "--steps", "40", "--no-retrain"]
+    command = ["train", str(photos), "--out", str(disk / "runs"), *SMALL, "--steps", "40", "--no-retrain"]
     command += ["--set", "checkpoint_every=10", "--set", "eval_every=40"]
     assert finish(start(command, log)) == 1
     (error,) = [line for line in log.read_text().splitlines() if line.startswith("penultimate: ")]
     assert "could not be written" in error
     assert "the one before it is untouched" in error
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    enlarge(disk, "64m")
     assert finish(start(command, log)) == 0
     assert ": resumed" in log.read_text()

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from penultimate.engine.report.figures.style import ON_PAGE, style
+from penultimate.engine.runtime.whole_file import write_whole
 
 _SVG = "http://www.w3.org/2000/svg"
 DOTS_PER_INCH = 200
@@ -48,17 +49,20 @@ class ReportFigure:
         return float(self.figure.get_figwidth()) <= SMALL_INCHES
 
     def save(self, folder: Path) -> list[Path]:
-        """Write PNG, PDF and the numbers as CSV into ``folder``; the same numbers give the same bytes."""
+        """Write PNG, PDF and the numbers as CSV into ``folder``; the same numbers give the same bytes.
+
+        Raises OSError.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        paths = []
+        files: dict[Path, str | bytes] = {}
         with style():
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-                paths.append(folder / f"{self.name}.{ending}")
-                self.figure.savefig(paths[-1], dpi=DOTS_PER_INCH, metadata=metadata)
+                files[folder / f"{self.name}.{ending}"] = figure_bytes(self.figure, ending, metadata)
         for part, table in self.numbers.items():
-            paths.append(folder / f"{self.name}{'_' if part else ''}{part}.csv")
-            table.to_csv(paths[-1], index=False)
-        return paths
+            files[folder / f"{self.name}{'_' if part else ''}{part}.csv"] = table.to_csv(index=False)
+        for path, content in files.items():
+            write_whole(path, content)
+        return list(files)
 
     def svg(self) -> str:
         """Return the figure as one ``<svg>`` element for a page: as wide as its column, points with titles."""
@@ -84,6 +88,13 @@ class ReportFigure:
                 title.text = text
                 element.insert(0, title)
         return _recoloured(ElementTree.tostring(root, encoding="unicode"))
+
+
+def figure_bytes(figure: Figure, ending: str, metadata: Mapping[str, str | None] | None = None) -> bytes:
+    """Return the figure as a file with this ending would hold it: a full disk is no business of matplotlib's."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=ending, dpi=DOTS_PER_INCH, metadata=dict(metadata or {}))
+    return buffer.getvalue()
 
 
 def _recoloured(svg: str) -> str:

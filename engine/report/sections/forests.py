@@ -12,9 +12,10 @@ from penultimate.engine.analysis.curves.data_size import SizeCurve
 from penultimate.engine.analysis.score_row import ScoreRow
 from penultimate.engine.analysis.scoreboard import Contender, Scoreboard
 from penultimate.engine.report.figures.forest import WIDTH, ForestRow, Standing, draw_forest, forest_figure, inches_of
-from penultimate.engine.report.figures.report_figure import DOTS_PER_INCH, ReportFigure
+from penultimate.engine.report.figures.report_figure import ReportFigure, figure_bytes
 from penultimate.engine.report.figures.style import style
 from penultimate.engine.report.names import name_of, setting_name, slug, standing_title
+from penultimate.engine.runtime.whole_file import write_whole
 
 
 def averages(contenders: Sequence[Contender]) -> ReportFigure:
@@ -77,7 +78,7 @@ def draw_scoreboard(board: Scoreboard, path: Path) -> None:
             "filled: best; hollow circle: ties with it; diamond: worse; bars: 95 % over test images", fontsize=7
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DOTS_PER_INCH)
+        write_whole(path, figure_bytes(figure, path.suffix.removeprefix(".")))
 
 
 def _of_rows(dataset: str, rows: Sequence[ScoreRow]) -> ReportFigure:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from penultimate.engine.images.decode.factory import make_decoder
 from penultimate.engine.images.image_set import ImageSet
+from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.engine.train.augment.augmenter import AugmentedBatch, CropSettings, augmented
 from penultimate.engine.train.augment.draws import BatchDraws, draw_batch
 from penultimate.engine.train.augment.factory import make_augmenter
@@ -106,7 +107,7 @@ class _Run:
         self.began = time.monotonic()
         self._resume()
         if self.world.is_main:
-            (folder / "recipe.json").write_text(json.dumps(recipe.as_dict(), indent=1))
+            write_whole(folder / "recipe.json", json.dumps(recipe.as_dict(), indent=1))
             self.loggers = make_loggers(resources.settings.logs, folder)
         self.pace = Pace(self.step)
 
