@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from itertools import pairwise
 from typing import Self
-
-import numpy as np
 
 from penultimate.store.errors import InputError
 
@@ -35,12 +34,19 @@ class RegularizationPath:
 
     @classmethod
     def spaced(cls, low: float, high: float, count: int) -> Self:
-        """Return ``count`` log-spaced strengths from ``high`` down to ``low``, both included."""
+        """Return ``count`` log-spaced strengths from ``high`` down to ``low``, both included.
+
+        Each is the nearest float, on every machine: a trial's id depends on it, and NumPy's powers are by their last
+        bit others with AVX-512.
+        """
         if not (0 < low < high < math.inf and 2 <= count <= MOST_STRENGTHS):
             raise InputError(
                 f"expected 0 < low < high and from 2 to {MOST_STRENGTHS:,} strengths, got {low}:{high}:{count}"
             )
-        return cls(l2=tuple(float(value) for value in np.logspace(math.log10(high), math.log10(low), count)))
+        with localcontext(prec=40):
+            first, last = (Decimal(repr(float(end))).log10() for end in (high, low))
+            exponents = (first + (last - first) * at / (count - 1) for at in range(count))
+            return cls(l2=tuple(float(10**exponent) for exponent in exponents))
 
     @classmethod
     def parse(cls, text: str) -> Self:

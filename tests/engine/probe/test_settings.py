@@ -1,7 +1,9 @@
 """Probe settings are declared once for Python, YAML and the command line, and the ids of trials do not change."""
 
+import math
 import pickle
 from dataclasses import fields
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -19,10 +21,18 @@ PAPER = RegularizationPath.paper()
 FEW = RegularizationPath.parse("1,0.1")
 
 
+@pytest.mark.capability
+def test_strengths_are_the_nearest_floats_whatever_the_processors_powers_are() -> None:
+    for at, value in enumerate(PAPER.l2):
+        power = Fraction(10) ** (20 - at)  # of value ** 4
+        below, above = (Fraction(math.nextafter(value, end)) + Fraction(value) for end in (0.0, math.inf))
+        assert (below / 2) ** 4 < power < (above / 2) ** 4
+
+
 @pytest.mark.parametrize(
     ("settings", "dataset", "trial"),
     [
-        (ProbeSettings(path=PAPER), {"multi_label": False, "metric": "top1"}, "b5aa882135f9b4cd"),
+        (ProbeSettings(path=PAPER), {"multi_label": False, "metric": "top1"}, "33ec68d0da186fda"),
         (
             ProbeSettings(path=FEW, loss="squared_hinge", metric="top5", tol=1e-3, solver="sklearn", shots=5),
             {"multi_label": False, "metric": "top1", "seed": 2},
@@ -39,7 +49,7 @@ FEW = RegularizationPath.parse("1,0.1")
 def test_a_trial_keeps_the_id_that_logs_of_2026_have_it_under(
     settings: ProbeSettings, dataset: dict[str, Any], trial: str
 ) -> None:
-    """Ids are those of commit 44b7c90: a renamed setting would orphan every log."""
+    """Ids are those of commit 44b7c90 on a processor without AVX-512: a renamed setting would orphan every log."""
     names = {field.name: field.name for field in fields(FeatureKey)}
     key = FeatureKey(**(names | {"readout": "penultimate"}))  # of which those logs knew no other
     assert planned_trial_id(key, settings, **dataset) == trial
