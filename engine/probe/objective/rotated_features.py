@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penultimate.engine.probe.objective.pieces import pieces, wide_product
+from penultimate.engine.probe.objective.pieces import pieces, row_products, wide_product
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 
 # Shapes: N samples, D feature dimensions, R columns of the rotated features, M columns of scores (strengths x classes),
@@ -157,7 +157,8 @@ class RotatedFeatures:
 
     def scores(self, weight_MR: Tensor) -> Tensor:
         """Return weight @ features.T, (M, N), at full precision."""
-        return weight_MR.to(self.dtype) @ self.matrix_NR.T
+        weight_MR = weight_MR.to(self.dtype)
+        return weight_MR @ self.matrix_NR.T if weight_MR.is_cuda else row_products(weight_MR, self.matrix_NR)
 
     @property
     def sample_mean(self) -> SampleMean:

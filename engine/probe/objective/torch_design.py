@@ -14,7 +14,7 @@ from torch import Tensor
 from penultimate.engine.probe.objective.design import Design, ScoreSpace
 from penultimate.engine.probe.objective.duality_gap import Moments, Repair, moments
 from penultimate.engine.probe.objective.losses import Loss, Targets
-from penultimate.engine.probe.objective.pieces import pieces, wide_product
+from penultimate.engine.probe.objective.pieces import gathered_rows, pieces, row_products
 from penultimate.engine.probe.objective.problem import HessianHalves, center_over_classes
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
@@ -23,9 +23,6 @@ from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
 ROWS = 4096
 """Number of rows of a block in a float64 product: at 1,280 dimensions the block's copy takes 40 MB."""
-
-NARROW = 64
-"""Columns of scores below which their product is faster sample-major: 6 ms against 15 for 40 columns of CIFAR-10."""
 
 WIDE = 64
 """Number of classes from which a Hessian product runs at the full speed of bfloat16 products."""
@@ -59,7 +56,7 @@ class TorchDesign:
         features = self.features
         weighted_MN, scale = features.weighted(values_MN)
         if not exact and features.num_rows <= ROWS:
-            return (weighted_MN @ features.matrix_NR).double() * scale
+            return gathered_rows(weighted_MN, features.matrix_NR).double() * scale
         if exact:
             return exact_product(weighted_MN, features.matrix_NR) * scale
         return blockwise_product(weighted_MN, features.matrix_NR) * scale
@@ -200,18 +197,14 @@ class TorchLinearLoss:
 
     def _low_scores(self, direction_MR: Tensor, low_BR: Tensor) -> Tensor:
         """Return scores (M, B) of some rows, multiplied at low precision, in the main dtype."""
-        if len(direction_MR) < NARROW:
-            scores_MB = wide_product(low_BR, direction_MR.T).T
-        else:
-            scores_MB = wide_product(direction_MR, low_BR.T)
-        return scores_MB.contiguous().to(self.features.dtype)
+        return row_products(direction_MR, low_BR).to(self.features.dtype)
 
     def _low_gather(self, change_MB: Tensor, rows: slice) -> Tensor:
         """Return the part of a weighted mean that comes from some rows, (M, R), at low precision."""
         low_BR, weight_N = self.design.low_NR[rows], self.features.sample_weight_N
         if weight_N is None:
-            return wide_product(change_MB.to(low_BR.dtype), low_BR) / self.features.num_rows
-        return wide_product((change_MB * weight_N[rows].to(change_MB.dtype)).to(low_BR.dtype), low_BR)
+            return gathered_rows(change_MB.to(low_BR.dtype), low_BR) / self.features.num_rows
+        return gathered_rows((change_MB * weight_N[rows].to(change_MB.dtype)).to(low_BR.dtype), low_BR)
 
 
 class TorchClassRows:
@@ -260,7 +253,7 @@ def blockwise_product(values_MN: Tensor, matrix_NR: Tensor) -> Tensor:
     """Return values @ matrix, (M, R), in the matrix's dtype within a block of rows and in float64 over blocks."""
     total_MR = _zeros(values_MN, matrix_NR)
     for start in range(0, len(matrix_NR), ROWS):
-        total_MR += values_MN[:, start : start + ROWS] @ matrix_NR[start : start + ROWS]
+        total_MR += gathered_rows(values_MN[:, start : start + ROWS], matrix_NR[start : start + ROWS])
     return total_MR
 
 
