@@ -8,7 +8,7 @@ time: what it did until then is its lap, marked as not complete.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from penultimate.engine.bench.timing.processor_time import ProcessorClock, ProcessorTime
@@ -56,6 +56,9 @@ class Contender:
 
     items: int
     """Number of images, rows, strengths or updates of the whole work."""
+
+    warm_up: Steps | None = None
+    """What it does to warm up; by default the whole work."""
 
     prepare: Callable[[], object] = lambda: None
     """Called before each turn; not timed."""
@@ -124,7 +127,7 @@ def take_turns(
         share = 1 / len(contenders) if contender.share is None else contender.share
         return timed(contender, round_seconds * share)
 
-    warm_up = [turn(contender, 0) for contender in contenders]
+    warm_up = [turn(replace(contender, run=contender.warm_up or contender.run), 0) for contender in contenders]
     rounds: list[list[Lap]] = [[] for _ in contenders]
     for number in range(options.rounds):
         last = sum(laps[-1].wall_seconds for laps in rounds) if number else 0.0

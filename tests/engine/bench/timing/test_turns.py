@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ def test_every_contender_has_a_turn_a_round_in_an_order_that_rotates() -> None:
     assert noted == list("abcabcbca")
     assert [(each.name, len(each.rounds), each.complete) for each in laps] == [(name, 2, True) for name in "abc"]
     assert all(lap.items == 2 for each in laps for lap in each.rounds)
+
+
+def test_a_contender_may_warm_up_with_less_than_the_whole_work() -> None:
+    noted: list[str] = []
+    less = noting("less", noted).run
+    (laps,) = take_turns([replace(noting("whole", noted, steps=3), warm_up=less)], TurnOptions(rounds=2))
+    assert noted == ["less", "whole", "whole"]
+    assert (laps.warm_up.items, [lap.items for lap in laps.rounds], laps.complete) == (2, [6, 6], True)
 
 
 def test_a_turn_that_takes_its_share_of_the_seconds_ends_at_a_step_and_says_so() -> None:
