@@ -30,7 +30,7 @@ from penultimate.engine.bench.timing.processes import Remote, Turns, started
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Laps, TurnOptions, take_turns
 from penultimate.engine.runtime.malloc import keep_freed_memory
-from penultimate.engine.runtime.waiting_threads import USERS_OWN, spin_count
+from penultimate.engine.runtime.waiting_threads import SPIN_COUNT, USERS_OWN
 
 LIBGOMPS_OWN = "GOMP_SPINCOUNT=300000"
 """libgomp's own default for waiting threads."""
@@ -235,7 +235,7 @@ def verdict(found: Mapping[str, Mapping[str, Seconds]]) -> str:
     those = [setting for setting in next(iter(found.values())) if holds(setting)]
     return (
         f"At most {MOST_ALONE - 1:.0%} alone and {MOST_TWO} times two at once, in all of it: "
-        f"{', '.join(those) or 'none'}. What the package sets: GOMP_SPINCOUNT={spin_count()}."
+        f"{', '.join(those) or 'none'}. What the package sets: GOMP_SPINCOUNT={SPIN_COUNT}."
     )
 
 

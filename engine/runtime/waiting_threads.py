@@ -5,18 +5,11 @@ any other work, those it waits for are not running, and it keeps them from it.
 """
 
 import os
-from contextlib import suppress
 
-from penultimate.engine.runtime.capabilities import cpu_class
-from penultimate.store.errors import InputError
-
-SPIN_COUNT = 3000
+SPIN_COUNT = 10_000
 """Number of times a thread of libgomp looks at a lock before it sleeps; libgomp's own default is 300,000. Fewer cost
-time on an idle machine, more cost time beside other work: ``benchmarks/waiting_threads.py`` measures both."""
-
-AMX_SPIN_COUNT = 10_000
-"""The same on processors with AMX, whose passes are so short that threads wait for each other more often: with 3,000 a
-path alone took a fifth longer there, with 10,000 up to 5 %."""
+time on an idle machine, more cost time beside other work: ``benchmarks/waiting_threads.py`` measures both. With 3,000 a
+path alone took a tenth longer on an EPYC with AVX2, and a fifth on a Xeon with AMX."""
 
 USERS_OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Environment variables that tell runtimes of OpenMP how to wait: OpenMP's own, GCC's, Intel's and LLVM's."""
@@ -29,11 +22,4 @@ def let_waiting_threads_sleep() -> None:
     was loaded before this call is not changed. Processes started from here inherit it. No result depends on it.
     """
     if not any(name in os.environ for name in USERS_OWN):
-        os.environ["GOMP_SPINCOUNT"] = str(spin_count())
-
-
-def spin_count() -> int:
-    """Return the spin count for this class of processor, or for the one that ``PENULTIMATE_CPU`` lowers it to."""
-    with suppress(InputError):  # a bad PENULTIMATE_CPU is reported where the first question is asked
-        return AMX_SPIN_COUNT if cpu_class() == "amx" else SPIN_COUNT
-    return SPIN_COUNT
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from penultimate.engine.runtime.capabilities import usable_processors
+from penultimate.engine.runtime.threads import busy_seconds
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -33,12 +33,12 @@ class ProcessorClock:
     """Counts processor time from when it is made; reading the clocks itself does not count."""
 
     def __init__(self) -> None:
-        self._children, self._cores = _running_children(), _busy_cores()
+        self._children, self._cores = _running_children(), busy_seconds(stolen=True)
         self._own = _own()
 
     def read(self) -> ProcessorTime:
         """Return the processor time so far."""
-        own, cores = _own() - self._own, _busy_cores()
+        own, cores = _own() - self._own, busy_seconds(stolen=True)
         own += _running_children() - self._children
         if cores is None or self._cores is None:
             return ProcessorTime(own=own, others=None)
@@ -69,15 +69,3 @@ def _running_children() -> float:
         below += seconds[pid]
         waiting += children[pid]
     return below
-
-
-def _busy_cores() -> float | None:
-    """Return the seconds in which the usable cores were not idle, time stolen by a hypervisor included."""
-    try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    mine = {f"cpu{number}" for number in usable_processors()}
-    rows = [line.split() for line in lines if line.split(" ", 1)[0] in mine]
-    # user, nice, system, idle, iowait, irq, softirq, steal
-    return sum(int(row[at]) for row in rows for at in (1, 2, 3, 6, 7, 8)) / _TICKS

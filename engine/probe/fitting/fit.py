@@ -1,7 +1,6 @@
 """Fit linear probes down a whole path: features and labels in, a certified Probe for each strength out."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.result import Probe, SolveReport
 from penultimate.engine.probe.solver.continuation import Continuation
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
-from penultimate.engine.runtime.threads import at_most_threads
+from penultimate.engine.runtime.threads import shared_threads
 from penultimate.store.errors import InputError, UnavailableError
 from penultimate.store.labels import ABSENT, PRESENT, UNCOUNTED
 
@@ -81,7 +80,7 @@ def fit_path(
     if not memory.fits:
         raise InputError(f"{memory.sentence()}; stream the features with fit_streamed")
     serial = features_ND.size * len(active_A) <= SERIAL
-    with torch.no_grad(), float32_arithmetic(), at_most_threads(1) if serial else nullcontext():
+    with torch.no_grad(), float32_arithmetic(), shared_threads(serial=serial) as adjust_threads:
         precision = choose_precision(features_ND.size, loss, device)
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
         targets = make_targets(labels, active_A, loss, dtype=precision.full, device=device)
@@ -92,7 +91,7 @@ def fit_path(
         def problem(*, rotate: bool) -> InMemoryProblem:
             features = on_device(features_ND, device)
             design = make_design(features, sample_weight_N=weight, precision=precision, rotate=rotate, like=like)
-            return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes)
+            return InMemoryProblem(design, loss, targets, spare_bytes=memory.spare_bytes, adjust_threads=adjust_threads)
 
         probes, basis = dict[float, Probe](), None
         if start and (solved is None or solved.num_rows == len(features_ND)):

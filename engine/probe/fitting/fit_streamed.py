@@ -38,6 +38,7 @@ from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solver.newton import Newton
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
+from penultimate.engine.runtime.threads import shared_threads
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, B of them in a block, n of them in the sample, D feature dimensions, K classes, A classes that have
@@ -158,7 +159,7 @@ def fit_streamed(
     plan = plan.with_sample_that_fits(
         source.feature_dim, len(active_A), loss=loss.name, memory_bytes=memory_bytes, device=device
     )
-    with torch.no_grad(), float32_arithmetic():
+    with torch.no_grad(), float32_arithmetic(), shared_threads() as adjust_threads:
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
         survey = _survey(source, plan, device, weight, hold=held_bytes > 0)
         starts = start or _sample_path(survey, labels, sample_weight_N, settings)
@@ -169,7 +170,16 @@ def fit_streamed(
         block_rows = plan.block_rows
         if device.type == "cpu":
             block_rows = min(block_rows, max(MIN_BLOCK_ROWS, BLOCK_SCORES // (plan.block_strengths * len(active_A))))
-        problem = StreamedProblem(rows, block_rows, basis, mean_square_R, loss, targets, sample_weight_N=weight)
+        problem = StreamedProblem(
+            rows,
+            block_rows,
+            basis,
+            mean_square_R,
+            loss,
+            targets,
+            sample_weight_N=weight,
+            adjust_threads=adjust_threads,
+        )
         probes: list[Probe] = []
         for first in range(0, len(path), plan.block_strengths):
             l2_S = path.l2[first : first + plan.block_strengths]

@@ -1,7 +1,7 @@
 """InMemoryProblem: a problem whose features, scores and residuals are kept, so that a step along a line is no pass."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from penultimate.engine.probe.objective.problem import (
     Line,
     Point,
     center_over_classes,
+    unchanged,
 )
 
 # Shapes: N samples, K classes, S strengths, R columns of the rotated features.
@@ -25,9 +26,17 @@ from penultimate.engine.probe.objective.problem import (
 class InMemoryProblem:
     """A loss on a design, with the passes over it counted."""
 
-    def __init__(self, design: Design, loss: Loss, targets: Targets, *, spare_bytes: float = math.inf) -> None:
+    def __init__(
+        self,
+        design: Design,
+        loss: Loss,
+        targets: Targets,
+        *,
+        spare_bytes: float = math.inf,
+        adjust_threads: Callable[[], None] = unchanged,
+    ) -> None:
         """``spare_bytes`` is the device's memory that a preconditioner may take."""
-        self.spare_bytes = spare_bytes
+        self.spare_bytes, self.adjust_threads = spare_bytes, adjust_threads
         self.design, self.features = design, design.features
         self.loss, self.targets = loss, targets
         self.linear_loss = design.linear_loss(loss, targets)

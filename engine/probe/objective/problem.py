@@ -102,6 +102,9 @@ class Problem(Protocol):
     curvature_passes: float
     """Number of Hessian products so far."""
 
+    adjust_threads: Callable[[], None]
+    """A function to call between two passes, which may change the number of threads."""
+
     def start(self, weight_SKR: Tensor) -> Point:
         """Evaluate weights."""
         ...
@@ -129,6 +132,10 @@ class Problem(Protocol):
     def line(self, point: Point, direction_SKR: Tensor, change_SKN: Tensor | None = None) -> Line:
         """Return the line ``weight + length_S * direction``; ``change_SKN`` is the change of scores, if it is known."""
         ...
+
+
+def unchanged() -> None:
+    """Leave the number of threads as it is."""
 
 
 def center_over_classes(loss: Loss, values_SKR: Tensor) -> Tensor:

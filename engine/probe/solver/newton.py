@@ -140,6 +140,7 @@ class Newton:
         del point  # whose residuals a step does not need once its direction is found
         exact = bool(at.hidden)
         for step in range(STEP_LIMIT + 1):
+            self.problem.adjust_threads()
             state = self._gradient_state(at, exact=exact)
             if solution is not None:
                 error_ratio_S = self._learn(solution, state, finished_S, error_ratio_S)
@@ -363,6 +364,7 @@ class _Products:
 
     def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
         """Return the curvature along a direction, and the product unless it stops ``halfway``."""
+        self.problem.adjust_threads()
         if self.halves is None:
             product_SKR = self.problem.hessian_product(self.point, search_SKR, exact=self.exact).to(search_SKR.dtype)
             product_SKR = torch.addcmul(product_SKR, self.mu_SKR, search_SKR)

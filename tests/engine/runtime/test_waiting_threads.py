@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 from support.cluster_cases import LoadsTorch
-from support.processors import pretend
 
-from penultimate.engine.runtime.capabilities import CpuClass
-from penultimate.engine.runtime.waiting_threads import (
-    AMX_SPIN_COUNT,
-    SPIN_COUNT,
-    USERS_OWN,
-    let_waiting_threads_sleep,
-    spin_count,
-)
+from penultimate.engine.runtime.waiting_threads import SPIN_COUNT, USERS_OWN, let_waiting_threads_sleep
 
-OURS = {str(spin_count())}
+OURS = {str(SPIN_COUNT)}
 LIBGOMPS_OWN = {"300000"}
 """Variables that the documentation says to set for libgomp's own way to wait."""
 
@@ -139,15 +131,3 @@ def test_an_environment_that_says_how_to_wait_is_left_as_it_is(name: str, monkey
     before = dict(os.environ)
     let_waiting_threads_sleep()
     assert dict(os.environ) == before
-
-
-@pytest.mark.parametrize(
-    ("processor", "expected"), [("avx2", SPIN_COUNT), ("avx512", SPIN_COUNT), ("amx", AMX_SPIN_COUNT)]
-)
-def test_threads_spin_longer_where_passes_are_short(
-    processor: CpuClass, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, processor)
-    assert spin_count() == expected
-    pretend(monkeypatch, "amx", switch="avx3")  # no class: others say so
-    assert spin_count() == SPIN_COUNT

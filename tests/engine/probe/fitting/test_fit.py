@@ -1,6 +1,7 @@
 """fit_path agrees with scikit-learn and with known optima, and has the expected invariances."""
 
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from penultimate.engine.probe.objective import rotated_features
 from penultimate.engine.probe.objective.make_design import make_design
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.result import Probe
+from penultimate.engine.runtime import threads
 from penultimate.engine.runtime.capabilities import has_bfloat16_matrix_units
 from penultimate.store.errors import InputError, UnavailableError, UnknownNameError
 
@@ -328,6 +330,7 @@ def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch
         return make_design(*values, **options)
 
     monkeypatch.setattr(fit, "make_design", seeing)
+    monkeypatch.setattr(threads, "_others_ready", lambda: 0)
     features_ND, labels_N = mixture(60, 8, K)
     settings = FitSettings(num_classes=K, path=RegularizationPath(l2=(1.0,)))
     before = torch.get_num_threads()
@@ -340,6 +343,29 @@ def test_a_small_problem_is_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_threads_that_come_and_go_between_passes_change_rounding_alone(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_ND, labels_N = mixture(2000, 30, K)
+    settings = FitSettings(num_classes=K, path=RegularizationPath.parse("1e-2:1e2:5"), loss=loss)
+    monkeypatch.setattr(fit, "SERIAL", 0)
+    steady = fit_path(features_ND, labels_N, settings)
+    before, numbers, seen = torch.get_num_threads(), cycle((1, 3, 2)), set[int]()
+
+    def look(_: object) -> None:
+        torch.set_num_threads(next(numbers))
+        seen.add(torch.get_num_threads())
+
+    monkeypatch.setattr(threads._FreeCores, "look", look)
+    restless = fit_path(features_ND, labels_N, settings)
+    assert seen == {1, 2, 3}
+    assert torch.get_num_threads() == before
+    for one, other in zip(restless, steady, strict=True):
+        assert one.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=1e-6)
 
 
 @pytest.mark.capability
