@@ -155,7 +155,7 @@ def report(features: FeatureSet, path: RegularizationPath, turns: TurnOptions, *
     rows_ND, labels_N = features.rows_at(rows).astype(np.float32), features.labels[rows].astype(np.int64)
     comparison = Comparison(rows_ND, labels_N, path)
     cholesky = comparison.add_newton_cholesky(memory_bytes)
-    laps = take_turns(comparison.contenders(), turns.model_copy(update={"rounds": 1}))
+    laps = take_turns(comparison.contenders(), turns)
     own = comparison.own_contenders(f"Path of {len(path)} strengths, again")
     laps += take_turns(own, turns)
     return Report(

@@ -56,7 +56,7 @@ class TorchDesign:
         features = self.features
         weighted_MN, scale = features.weighted(values_MN)
         if not exact and features.num_rows <= ROWS:
-            return gathered_rows(weighted_MN, features.matrix_NR).double() * scale
+            return gathered_rows(weighted_MN, features.by_columns_NR).double() * scale
         if exact:
             return exact_product(weighted_MN, features.matrix_NR) * scale
         return blockwise_product(weighted_MN, features.matrix_NR) * scale
@@ -201,7 +201,8 @@ class TorchLinearLoss:
 
     def _low_gather(self, change_MB: Tensor, rows: slice) -> Tensor:
         """Return the part of a weighted mean that comes from some rows, (M, R), at low precision."""
-        low_BR, weight_N = self.design.low_NR[rows], self.features.sample_weight_N
+        low_NR, weight_N = self.design.low_NR, self.features.sample_weight_N
+        low_BR = (self.features.by_columns_NR if low_NR is self.features.matrix_NR else low_NR)[rows]
         if weight_N is None:
             return gathered_rows(change_MB.to(low_BR.dtype), low_BR) / self.features.num_rows
         return gathered_rows((change_MB * weight_N[rows].to(change_MB.dtype)).to(low_BR.dtype), low_BR)
