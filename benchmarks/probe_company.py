@@ -8,6 +8,9 @@ at once until both are done, and beside a program that keeps one core busy. All 
 process of its own that has fitted once before. FOLDER holds X.npy (N, D) and y.npy (N,).
 """
 
+import os
+
+os.environ.pop("OPENBLAS_CORETYPE", None)  # some machines preset it, which slows scikit-learn
 import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches scikit-learn's BLAS
 
 # isort: split

@@ -11,11 +11,13 @@ strength alone takes minutes.
 The probe's own spread is measured once more, in ``--rounds`` without the others.
 """
 
+import os
+
+os.environ.pop("OPENBLAS_CORETYPE", None)  # some machines preset it, which slows scikit-learn
 import penultimate  # noqa: F401  # before numpy, so that PENULTIMATE_CPU reaches scikit-learn's BLAS
 
 # isort: split
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -24,10 +26,9 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
-from penultimate.engine.bench.probe_peers import Peer, scikit_learns
+from penultimate.engine.bench.probe_peers import Peer, blas_in_use, scikit_learns
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, TurnOptions, take_turns
@@ -67,11 +68,6 @@ class Comparison:
         self.features_ND, self.labels_N, self.path = features_ND, labels_N, path
         self.probes: dict[str, list[Probe]] = {}
         self.peers = scikit_learns(features_ND, labels_N)
-        self.blas = "; ".join(
-            f"{each['internal_api']} {each.get('version')} {each.get('architecture', '')}"
-            for each in threadpoolctl.threadpool_info()
-            if each["user_api"] == "blas"
-        )
 
     @property
     def classes(self) -> int:
@@ -121,9 +117,7 @@ class Comparison:
 
     def findings(self) -> list[str]:
         """Return what the last turns found."""
-        found = [f"BLAS that NumPy and SciPy, and with them scikit-learn, ran on: {self.blas}."]
-        preset = os.environ.get("OPENBLAS_CORETYPE")
-        found.append(f"OPENBLAS_CORETYPE was {'not set' if preset is None else f'{preset}, for this class'}.")
+        found = [blas_in_use()]
         for side, probes in self.probes.items():
             certified = sum(probe.report.certified for probe in probes)
             gap = max(probe.report.gap / probe.report.objective for probe in probes)

@@ -16,7 +16,7 @@ def test_every_contender_is_measured_and_its_libraries_named() -> None:
         left_out = probe_processors.report(features, path, turns, memory_bytes=1)
     names = ["scikit-learn float64", "scikit-learn float32", probe_processors.CHOLESKY, *probe_processors.SIDES]
     assert [line.name for line in found.measurements] == [*names, *probe_processors.SIDES]
-    assert found.findings[0].startswith("BLAS that NumPy and SciPy")
+    assert found.findings[0].startswith("The BLAS of NumPy and SciPy")
     assert sum("3 of 3 certified" in sentence for sentence in found.findings) == 2
     assert len(left_out.measurements) == len(found.measurements) - 1
     assert "is left out: its Hessian of 44 parameters" in left_out.findings[-1]

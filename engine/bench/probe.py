@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from penultimate.engine.bench.features import drawn_contents, drawn_plan, overlapping_classes, write_features
-from penultimate.engine.bench.probe_peers import Peer, peers_of
+from penultimate.engine.bench.probe_peers import Peer, blas_in_use, peers_of
 from penultimate.engine.bench.timing.measurement import SECONDS, compared, other_cores
 from penultimate.engine.bench.timing.report import Report
 from penultimate.engine.bench.timing.turns import Contender, Progress, TurnOptions, no_progress, take_turns
@@ -183,6 +183,8 @@ class _Bench:
             )
             found += [f"{group}: {self._beside(peer, probes)}" for peer in self._peers[group]]
         (trial,) = self._trials
+        if self._on_cpu and any(self._peers.values()):
+            found.append(blas_in_use())
         return [*found, f"{_AGAIN}: {trial.metric} on test {trial.value:.4f}, chosen l2 = {trial.chosen['l2']:.3g}."]
 
     def _beside(self, peer: Peer, probes: Sequence[Probe]) -> str:

@@ -4,6 +4,7 @@ scikit-learn's and cuML's objectives are 1/2 ||W||^2 + C * sum of losses, so C =
 weight vector w, where the probe's are -w/2 and w/2, and C = 2/l2.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from penultimate.engine.probe.fitting.other_solvers import MAX_ITERATIONS, both_classes, softmax_objective
+from penultimate.engine.runtime.capabilities import SWITCH
 
 # Shapes: N samples, D feature dimensions, A classes that have samples.
 
@@ -59,6 +61,22 @@ def objective(
         features, index, weight_N, torch.from_numpy(weight_AD), torch.from_numpy(bias_A), l2 / len(labels_N)
     )
     return found
+
+
+def blas_in_use() -> str:
+    """Say on which kernels NumPy and SciPy, and with them scikit-learn, multiply, and whether the environment chose."""
+    from threadpoolctl import threadpool_info
+
+    found = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    names = {f"{each['internal_api']} {each['version']} {each.get('architecture', '')}".strip() for each in found}
+    chosen = os.environ.get("OPENBLAS_CORETYPE")
+    if chosen is None:
+        by = ""
+    elif os.environ.get(SWITCH):
+        by = f", as {SWITCH} sets OPENBLAS_CORETYPE={chosen}"
+    else:
+        by = f"; OPENBLAS_CORETYPE={chosen} was set before, without which OpenBLAS may be faster"
+    return f"The BLAS of NumPy and SciPy, and with them of scikit-learn, is {' and '.join(sorted(names))}{by}."
 
 
 def scikit_learns(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> list[Peer]:

@@ -17,7 +17,7 @@ from penultimate.engine.probe.objective.problem import (
     Line,
     Point,
     center_over_classes,
-    unchanged,
+    keep_threads,
 )
 
 # Shapes: N samples, K classes, S strengths, R columns of the rotated features.
@@ -33,7 +33,7 @@ class InMemoryProblem:
         targets: Targets,
         *,
         spare_bytes: float = math.inf,
-        adjust_threads: Callable[[], None] = unchanged,
+        adjust_threads: Callable[[], None] = keep_threads,
     ) -> None:
         """``spare_bytes`` is the device's memory that a preconditioner may take."""
         self.spare_bytes, self.adjust_threads = spare_bytes, adjust_threads

@@ -134,7 +134,7 @@ class Problem(Protocol):
         ...
 
 
-def unchanged() -> None:
+def keep_threads() -> None:
     """Leave the number of threads as it is."""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
-from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes, unchanged
+from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes, keep_threads
 from penultimate.engine.probe.objective.rotated_features import Basis, SampleMean
 from penultimate.engine.runtime.prefetch import prefetch_map
 
@@ -142,7 +142,7 @@ class StreamedProblem:
         targets: Targets,
         *,
         sample_weight_N: Tensor | None = None,
-        adjust_threads: Callable[[], None] = unchanged,
+        adjust_threads: Callable[[], None] = keep_threads,
     ) -> None:
         """``sample_weight_N`` are float64 and sum to 1, or None where all rows count alike."""
         self.adjust_threads = adjust_threads

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -246,3 +246,27 @@ def test_only_nodes_that_starts_are_made_from_are_kept() -> None:
         solved += 1
         assert len(long.nodes) <= continuation.SPAN + 2 * continuation.BLOCK_STRENGTHS
     assert solved == 200
+
+
+def test_strengths_between_nodes_are_the_same_side_by_side_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = mixture(900, 40, 30)  # of so many classes that nodes are solved one by one
+    settings = FitSettings(num_classes=30, path=RegularizationPath.paper())
+    together, widths = fit_path(features_ND, labels_N, settings), list[int]()
+    gaps = Continuation._gaps
+
+    def noted(self: Continuation, width: int) -> Iterator[Sequence[int]]:
+        for gap in gaps(self, width):
+            widths.append(len(gap))
+            yield gap
+
+    monkeypatch.setattr(Continuation, "_gaps", noted)
+    fit_path(features_ND, labels_N, settings)
+    assert 1 < max(widths) <= continuation.BLOCK_STRENGTHS
+    widths.clear()
+    monkeypatch.setattr(continuation, "FEW", 0)
+    alone = fit_path(features_ND, labels_N, settings)
+    assert set(widths) == {1}
+    for one, other in zip(together, alone, strict=True):
+        assert one.report.certified
+        assert other.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=1e-5)

@@ -1,0 +1,36 @@
+"""Products are those of plain matrices, in whatever pieces and order they are made."""
+
+import pytest
+import torch
+
+from penultimate.engine.probe.objective import rotated_features
+from penultimate.engine.probe.objective.pieces import NARROW, SCORE_ROWS, gathered_rows, row_products
+from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
+
+# Shapes: N samples, M columns of scores, R columns of features.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("columns", [1, NARROW - 1, NARROW, 130])
+@pytest.mark.parametrize("rows", [1, SCORE_ROWS - 1, SCORE_ROWS, 2 * SCORE_ROWS + 7])
+def test_scores_and_what_is_gathered_of_them_are_plain_products(rows: int, columns: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix_NR = torch.randn(rows, 40, generator=generator).to(dtype)
+    weight_MR = torch.randn(columns, 40, generator=generator).to(dtype)
+    values_MN = torch.randn(columns, rows, generator=generator).to(dtype)
+    for found, wanted in (
+        (row_products(weight_MR, matrix_NR), weight_MR.double() @ matrix_NR.double().T),
+        (gathered_rows(values_MN, matrix_NR), values_MN.double() @ matrix_NR.double()),
+    ):
+        assert found.is_contiguous()
+        assert float((found.double() - wanted).norm() / wanted.norm()) < torch.finfo(dtype).eps
+
+
+def test_few_rows_are_gathered_from_a_copy_by_columns_and_many_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    few = RotatedFeatures(features_ND, sample_weight_N=None, dtype=torch.float32)
+    assert few.by_columns_NR.T.is_contiguous()
+    assert torch.equal(few.by_columns_NR, few.matrix_NR)
+    monkeypatch.setattr(rotated_features, "FEW_ROWS", 199)
+    many = RotatedFeatures(features_ND, sample_weight_N=None, dtype=torch.float32)
+    assert many.by_columns_NR is many.matrix_NR
