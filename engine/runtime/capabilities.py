@@ -205,7 +205,12 @@ def has_compiler() -> bool:
 
 def usable_cores() -> int:
     """Return the number of cores this process may run on."""
-    return len(usable_processors()) or os.cpu_count() or 1
+    return len(usable_processors()) or all_cores()
+
+
+def all_cores() -> int:
+    """Return the number of cores of this machine, those included that this process may not run on."""
+    return os.cpu_count() or 1
 
 
 def usable_processors() -> frozenset[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from penultimate.engine.runtime.capabilities import usable_cores, usable_processors
+from penultimate.engine.runtime.capabilities import all_cores, usable_cores, usable_processors
 
 _MAX_REPLICAS = 16
 """Largest number of replicas. They launch their kernels under one interpreter lock, so with more cores each replica has
@@ -104,7 +104,7 @@ class _FreeCores:
         """Set the first number by what is ready to run; ``most`` is that where nothing else is."""
         self._most = self._threads = most
         if most > 1:
-            self._leave(_others_ready(), of=os.cpu_count() or most)
+            self._leave(_others_ready(), of=all_cores())
         self._at, self._own, self._busy = time.perf_counter(), time.process_time(), busy_seconds()
 
     def look(self) -> None:

@@ -1,6 +1,5 @@
 """ThreadBudget uses every core, assigns none twice, and restores torch's own setting; cores of others are left."""
 
-import os
 import subprocess
 import sys
 import time
@@ -114,7 +113,7 @@ def test_the_first_number_goes_by_threads_that_stay_ready_to_run(monkeypatch: py
     ready: list[int] = []
     monkeypatch.setattr(threads, "_kernel_statistics", lambda: ["cpu  1 2", f"procs_running {ready.pop(0)}"])
     monkeypatch.setattr(threads, "busy_seconds", lambda: 0.0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threads, "all_cores", lambda: 4)
     for glances, left in (([1], 4), ([3, 1], 4), ([3, 4, 3], 2), ([2, 9, 2], 3), ([9, 9, 9], 1)):
         ready[:] = glances
         with shared_threads():
