@@ -49,7 +49,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_page_and_figures_of_before(
         asked = ["report", str(log), "-o", str(page), "--resamples", "100"]
         assert run(asked) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "No space left on device" in line
+        assert "No space left on device: " in line
+        assert str(figures) in line
         assert line.endswith("run the same command again once that is mended")
         assert {path: path.read_bytes() for path in before} == before
         enlarge(disk, "4m")
