@@ -8,7 +8,7 @@ import pytest
 
 from penultimate.engine.bench.features import overlapping_classes
 from penultimate.engine.bench.probe import ProbeBench, Shape, bench_probe, drawn_features
-from penultimate.engine.bench.probe_peers import objective, peers_of
+from penultimate.engine.bench.probe_peers import blas_in_use, objective, peers_of
 from penultimate.engine.probe.api import matching_key, probe
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
@@ -122,3 +122,29 @@ def test_several_probes_and_several_sets_are_refused(features: FeatureSet, probe
     extract(photos, store=probe_store, model="test_resnet", weights="random", parity=False)
     with pytest.raises(InputError, match=r"one set of features, and 2 match .*--backbone"):
         matching_key(store, "*", "*", "*")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, None),
+        ({"OPENBLAS_CORETYPE": "Haswell"}, "; OPENBLAS_CORETYPE=Haswell was set before"),
+        (
+            {"OPENBLAS_CORETYPE": "Haswell", "PENULTIMATE_CPU": "avx2"},
+            ", as PENULTIMATE_CPU sets OPENBLAS_CORETYPE=Haswell.",
+        ),
+    ],
+)
+def test_a_blas_that_the_environment_chose_is_said_to_be(
+    environment: dict[str, str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENBLAS_CORETYPE", "PENULTIMATE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = blas_in_use()
+    assert found.startswith("The BLAS of NumPy and SciPy")
+    if said is None:
+        assert "OPENBLAS_CORETYPE" not in found
+    else:
+        assert said in found
