@@ -68,10 +68,14 @@ class _MemoryPlan:
     block_rows: int
     sample_rows: int
     block_strengths: int
+    holds_residuals: bool
 
     @classmethod
     def of(cls, source: RowSource, *, classes: int, strengths: int, memory_bytes: int) -> Self:
-        """Give a quarter each to the sample, the weights, the blocks, and the covariance with what libraries need."""
+        """Give a quarter each to the sample, the weights, the blocks, and the covariance with what libraries need.
+
+        Once the sample has given the starts, its quarter holds the residuals, if they fit.
+        """
         dims = source.feature_dim
         vectors, row, column = _bytes_each(classes, dims)
         least = least_memory_bytes(classes, dims)
@@ -87,6 +91,7 @@ class _MemoryPlan:
             block_rows=min(rows, source.num_rows),
             sample_rows=min(source.num_rows, quarter // row),
             block_strengths=together,
+            holds_residuals=4 * together * classes * source.num_rows <= quarter,
         )
 
     def with_sample_that_fits(
@@ -178,6 +183,7 @@ def fit_streamed(
             loss,
             targets,
             sample_weight_N=weight,
+            holds_residuals=plan.holds_residuals,
             adjust_threads=adjust_threads,
         )
         probes: list[Probe] = []
@@ -208,6 +214,7 @@ def _start(problem: StreamedProblem, weight_SKR: Tensor, mu_S: Tensor) -> Point:
     worse_S = ~(point.loss_S + penalty_S <= loss_at_zero * (1 + problem.rounding))
     if not worse_S.any():
         return point
+    del point  # and its residuals
     return problem.start(torch.where(worse_S[:, None, None], 0.0, weight_SKR))
 
 

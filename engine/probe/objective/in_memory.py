@@ -26,6 +26,8 @@ from penultimate.engine.probe.objective.problem import (
 class InMemoryProblem:
     """A loss on a design, with the passes over it counted."""
 
+    products_by_strength = False
+
     def __init__(
         self,
         design: Design,

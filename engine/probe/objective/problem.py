@@ -125,6 +125,11 @@ class Problem(Protocol):
         ...
 
     @property
+    def products_by_strength(self) -> bool:
+        """Return whether a Hessian product leaves out strengths whose direction is zero."""
+        ...
+
+    @property
     def halves(self) -> "Halves | None":
         """Return what makes Hessian products in halves, as exact as scores; None where it cannot be had."""
         ...

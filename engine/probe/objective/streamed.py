@@ -1,8 +1,8 @@
 """StreamedProblem: a problem whose features are read again in every pass, so that nothing of size N x D is held.
 
 Weights live in the rotated basis and are rotated back for each pass, so that no rotated copy of the features is kept.
-Nothing of size N x K is held either: scores and residuals are made again, block by block, in every pass. Weights enter
-as float32 high and low parts, block sums are float64.
+Of what has a size of N x K, residuals alone are held, where the memory allows; else scores and residuals are made
+again, block by block, in every pass. Weights enter as float32 high and low parts, block sums are float64.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,13 +34,8 @@ class RowBlocks(Protocol):
         """Return the number of rows, N."""
         ...
 
-    @property
-    def feature_dim(self) -> int:
-        """Return the number of dimensions, D."""
-        ...
-
     def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield float32 blocks (B, D) of at most so many rows on ``device``."""
+        """Yield blocks (B, D), of any float dtype, of at most so many rows on ``device``."""
         ...
 
 
@@ -64,10 +59,10 @@ class RowSource:
         )
 
     def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield float32 blocks (B, D) on ``device``: to a GPU from pinned memory, the next being read meanwhile."""
+        """Yield blocks (B, D) on ``device``: to a GPU from pinned memory, as float32, the next being read meanwhile."""
         if device.type != "cuda":
             for batch_BD in self.batches(rows):
-                yield torch.from_numpy(batch_BD.astype(np.float32))
+                yield torch.from_numpy(np.require(batch_BD, requirements=["C", "W"]))
             return
         batches = self.batches(rows)
         with ThreadPoolExecutor(1) as executor:  # one: the batches come from one iterator
@@ -87,11 +82,6 @@ class HeldRows:
     def num_rows(self) -> int:
         """Return the number of rows, N."""
         return self.matrix_ND.shape[0]
-
-    @property
-    def feature_dim(self) -> int:
-        """Return the number of dimensions, D."""
-        return self.matrix_ND.shape[1]
 
     def blocks(self, rows: int, device: torch.device) -> Iterator[Tensor]:
         """Yield views (B, D) of at most so many rows; ``device`` is the one that holds them."""
@@ -120,12 +110,15 @@ class _Block:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evaluated:
-    """A block with its part of the loss and its derivatives."""
+class _Part:
+    """A block with the derivatives of its losses."""
 
+    rows: slice
     block: _Block
     targets: Targets
-    loss_SB: Tensor
+    loss_SB: Tensor | None
+    """Losses; None where the derivatives were held."""
+
     residual_SKB: Tensor
 
 
@@ -142,9 +135,11 @@ class StreamedProblem:
         targets: Targets,
         *,
         sample_weight_N: Tensor | None = None,
+        holds_residuals: bool = False,
         adjust_threads: Callable[[], None] = keep_threads,
     ) -> None:
         """``sample_weight_N`` are float64 and sum to 1, or None where all rows count alike."""
+        self.holds_residuals = holds_residuals
         self.adjust_threads = adjust_threads
         self.source, self.block_rows, self.basis = source, block_rows, basis
         self.sample_mean = SampleMean(source.num_rows, sample_weight_N)
@@ -169,9 +164,9 @@ class StreamedProblem:
         """Return both gradients; one pass. ``exact`` changes nothing."""
         self.passes += 1
         found = repair(self.loss, point.moments)
-        dual = _GradientSum(point.weight_SKR, self.source.feature_dim)
-        step = dual if self.loss.smooth else _GradientSum(point.weight_SKR, self.source.feature_dim)
-        for part in self._evaluate(point.weight_SKR):
+        dual = _GradientSum(point.weight_SKR, self.bias_column)
+        step = dual if self.loss.smooth else _GradientSum(point.weight_SKR, self.bias_column)
+        for part in self._parts(point):
             dual.add(part.block, found.apply(self.loss, part.targets, part.residual_SKB))
             if step is not dual:
                 step.add(part.block, part.residual_SKB)
@@ -183,16 +178,21 @@ class StreamedProblem:
         return Gradients(step_SKR, dual_SKR, found)
 
     def hessian_product(self, point: Point, direction_SKR: Tensor, *, exact: bool) -> Tensor:
-        """Return the Hessian times a direction; one pass, in which residuals are made again, in float32 either way."""
+        """Return the Hessian times a direction; one pass, of the strengths alone whose direction is not zero."""
         self.curvature_passes += 1
-        direction_SKR = direction_SKR.double()
-        weight_MD, bias_M = self._unrotate(direction_SKR)
-        total = _GradientSum(direction_SKR, self.source.feature_dim)
-        for part in self._evaluate(point.weight_SKR):
+        product_SKR = torch.zeros_like(direction_SKR, dtype=torch.float64)
+        moving_T = direction_SKR.flatten(1).any(1).nonzero()[:, 0]
+        direction_TKR = direction_SKR[moving_T].double()
+        weight_MD, bias_M = self._unrotate(direction_TKR)
+        total = _GradientSum(direction_TKR, self.bias_column)
+        for part in self._parts(point, moving_T, rounded=True):
             scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), part.block.centred_BD.T)
-            direction_SKB = scores_MB.view_as(part.residual_SKB)
-            total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_SKB, part.targets))
-        return center_over_classes(self.loss, total.rotated(self.basis))
+            direction_TKB = scores_MB.view_as(part.residual_SKB)
+            total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_TKB, part.targets))
+        product_SKR[moving_T] = center_over_classes(self.loss, total.rotated(self.basis))
+        return product_SKR
+
+    products_by_strength = True
 
     halves = None
     """Scores are not kept."""
@@ -209,37 +209,58 @@ class StreamedProblem:
         weight_MD, bias_M = self._unrotate(direction_SKR)
         loss_S = slope_S = torch.zeros((), dtype=torch.float64, device=weight_SKR.device)
         total: Moments | None = None
+        held_SKN = None
+        if self.holds_residuals:
+            held_SKN = torch.empty(*weight_SKR.shape[:2], self.source.num_rows, device=weight_SKR.device)
         for part in self._evaluate(weight_SKR):
             block, residual_SKB = part.block, part.residual_SKB
+            assert part.loss_SB is not None
             loss_S = loss_S + block.mean(part.loss_SB)
             if not self.loss.smooth:
                 scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
                 slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
             found = moments(block, self.loss, part.targets, residual_SKB)
             total = found if total is None else total + found
+            if held_SKN is not None:
+                held_SKN[:, :, part.rows] = residual_SKB
         assert total is not None
-        return Point(weight_SKR, loss_S, total, None, None), None if self.loss.smooth else slope_S
+        return Point(weight_SKR, loss_S, total, None, held_SKN), None if self.loss.smooth else slope_S
 
     def _unrotate(self, weight_SKR: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (M, D) and bias (M,) for centred features, float64."""
         flat_MR = weight_SKR.flatten(0, 1)
         return flat_MR[:, : self.bias_column] @ self.basis.rotation_DR.T, flat_MR[:, self.bias_column]
 
-    def _evaluate(self, weight_SKR: Tensor) -> Iterator[_Evaluated]:
-        """Yield losses and residuals block by block."""
+    def _parts(self, point: Point, moving_T: Tensor | None = None, *, rounded: bool = False) -> Iterator[_Part]:
+        """Yield residuals of all strengths, or of some, block by block, as they are held or else made again."""
+        some = slice(None) if moving_T is None else moving_T
+        held_SKN = point.residual_SKN
+        if held_SKN is None:
+            yield from self._evaluate(point.weight_SKR[some], rounded=rounded)
+            return
+        for rows, block, targets in self._blocks():
+            yield _Part(rows, block, targets, None, held_SKN[:, :, rows][some])
+
+    def _evaluate(self, weight_SKR: Tensor, *, rounded: bool = False) -> Iterator[_Part]:
+        """Yield losses and residuals block by block; where that is enough, of weights ``rounded`` to float32."""
         weight_MD, bias_M = self._unrotate(weight_SKR)
         high_MD = weight_MD.float()
         low_MD = (weight_MD - high_MD).float()
-        seen = 0
-        for block_BD in self.source.blocks(self.block_rows, weight_SKR.device):
-            some = slice(seen, seen + len(block_BD))
-            block = _Block(block_BD - self.basis.mean_D, self.sample_mean.rows(some))
-            targets = self.targets.rows(some)
-            seen += len(block_BD)
+        for rows, block, targets in self._blocks():
             scores_MB = torch.addmm(bias_M.float()[:, None], high_MD, block.centred_BD.T)
-            scores_MB.addmm_(low_MD, block.centred_BD.T)
+            if not rounded:
+                scores_MB.addmm_(low_MD, block.centred_BD.T)
             loss_SB, residual_SKB = self.loss.evaluate(scores_MB.view(*weight_SKR.shape[:2], -1), targets)
-            yield _Evaluated(block, targets, loss_SB, residual_SKB)
+            yield _Part(rows, block, targets, loss_SB, residual_SKB)
+
+    def _blocks(self) -> Iterator[tuple[slice, _Block, Targets]]:
+        """Yield the rows, block by block, less their mean; the subtraction makes them float32."""
+        seen = 0
+        for block_BD in self.source.blocks(self.block_rows, self.basis.mean_D.device):
+            rows = slice(seen, seen + len(block_BD))
+            seen += len(block_BD)
+            centred_BD = (block_BD - self.basis.mean_D).float()
+            yield rows, _Block(centred_BD, self.sample_mean.rows(rows)), self.targets.rows(rows)
 
 
 class _GradientSum:

@@ -138,6 +138,11 @@ class Products(Protocol):
         """Return whether the curvature along a direction is known halfway to its product, at half of the cost."""
         ...
 
+    @property
+    def by_system(self) -> bool:
+        """Return whether systems whose direction is zero cost nothing."""
+        ...
+
     def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
         """Return the curvature search . H search (S,), and H search unless it stops ``halfway``."""
         ...
@@ -162,7 +167,8 @@ def conjugate_gradients(
 ) -> Solution:
     """Solve S systems side by side (Nocedal & Wright 2006, algorithm 5.3); those ``frozen_S`` stay at zero.
 
-    ``scaled_SKR`` is the preconditioned right-hand side. Where products come in halves, the second half of the last is
+    ``scaled_SKR`` is the preconditioned right-hand side. Where products go by system, one that is solved stays where it
+    is until all are. Where products come in halves, the second half of the last is
     left out: it would only tell the residual, of which the caller's next gradient tells more. The last iteration is the
     one that is expected to reduce residuals to ``forcing`` of the first, going by the one before or, at first, by the
     ``reduction`` of the last solution. The next solution then goes on from the ``unfinished`` one, so that together
@@ -173,10 +179,13 @@ def conjugate_gradients(
     size_S = (residual * scaled_SKR).sum((1, 2))
     first_S, ratio_S = size_S.clone(), torch.full_like(size_S, reduction)
     gains: list[Tensor] = []
+    gained_S = torch.zeros_like(size_S)
     found_reduction = math.nan
     for iteration in range(1, MAX_ITERATIONS + 1):
         enough_S = frozen_S | (ratio_S * size_S <= LEFT_OUT * forcing**2 * first_S)
         halfway = products.in_halves and bool(enough_S.all())
+        if products.by_system:
+            search = torch.where(frozen_S[:, None, None], 0.0, search)
         curvature_S, product = products.multiply(search, halfway=halfway)
         usable_S = ~frozen_S & (curvature_S > 0) & (size_S > 0)
         # As long as all steps were of one quadratic the slope is the size.
@@ -194,10 +203,13 @@ def conjugate_gradients(
         ratio_S = torch.where(usable_S, next_S / size_S, 0.0)
         gains.append(length_S * size_S)
         if checks.due(iteration):
-            solved_S = converged(residual, next_S, torch.stack(gains[-DELAY:]).sum(0), first_S) | ~usable_S
+            gained_S = torch.where(usable_S, torch.stack(gains[-DELAY:]).sum(0), gained_S)
+            solved_S = converged(residual, next_S, gained_S, first_S) | ~usable_S
             if checks.every == 1:
                 if solved_S.all():
                     break
+                if products.by_system:
+                    frozen_S = frozen_S | solved_S
             else:
                 reduced = torch.where(frozen_S, 0.0, next_S / first_S).amax()
                 found = float(torch.where(solved_S.all(), -reduced, reduced))  # both answers in one wait
@@ -207,4 +219,4 @@ def conjugate_gradients(
         begins_anew = unfinished is not None and iteration == RESTART
         search = scaled.clone() if begins_anew else torch.addcmul(scaled, ratio_S[:, None, None], search)
         size_S = next_S
-    return Solution(direction, torch.stack(gains[-DELAY:]).sum(0), first_S, next_S, None, len(gains), found_reduction)
+    return Solution(direction, gained_S, first_S, next_S, None, len(gains), found_reduction)

@@ -362,6 +362,11 @@ class _Products:
         """Return whether the curvature along a direction is known halfway to its product."""
         return self.halves is not None
 
+    @property
+    def by_system(self) -> bool:
+        """Return whether strengths whose direction is zero cost nothing."""
+        return self.problem.products_by_strength
+
     def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
         """Return the curvature along a direction, and the product unless it stops ``halfway``."""
         self.problem.adjust_threads()

@@ -22,6 +22,7 @@ class Matrix:
 
     matrix_SZZ: Tensor
     in_halves: bool
+    by_system: bool = False
     products: int = 0
     gone_SKR: Tensor = field(default_factory=lambda: torch.zeros(SHAPE, dtype=torch.float64))
 
