@@ -168,11 +168,11 @@ def conjugate_gradients(
     """Solve S systems side by side (Nocedal & Wright 2006, algorithm 5.3); those ``frozen_S`` stay at zero.
 
     ``scaled_SKR`` is the preconditioned right-hand side. Where products go by system, one that is solved stays where it
-    is until all are. Where products come in halves, the second half of the last is
-    left out: it would only tell the residual, of which the caller's next gradient tells more. The last iteration is the
-    one that is expected to reduce residuals to ``forcing`` of the first, going by the one before or, at first, by the
-    ``reduction`` of the last solution. The next solution then goes on from the ``unfinished`` one, so that together
-    they are nonlinear conjugate gradients (Nocedal & Wright 2006, section 5.2).
+    is until all are. Where they come in halves, the second half of the last is left out: it would only tell the
+    residual, of which the caller's next gradient tells more. The last iteration is the one that is expected to reduce
+    residuals to ``forcing`` of the first, going by the one before or, at first, by the ``reduction`` of the last
+    solution. The next solution then goes on from the ``unfinished`` one, so that together they are nonlinear conjugate
+    gradients (Nocedal & Wright 2006, section 5.2).
     """
     residual, direction = rhs_SKR.clone(), torch.zeros_like(rhs_SKR)
     search = scaled_SKR.clone() if unfinished is None else unfinished.extend(rhs_SKR, scaled_SKR)

@@ -24,10 +24,14 @@ class Matrix:
     in_halves: bool
     by_system: bool = False
     products: int = 0
+    multiplied_S: Tensor = field(default_factory=lambda: torch.zeros(SHAPE[0], dtype=torch.int64))
+    """Number of products with a direction that is not zero."""
+
     gone_SKR: Tensor = field(default_factory=lambda: torch.zeros(SHAPE, dtype=torch.float64))
 
     def multiply(self, search_SKR: Tensor, *, halfway: bool) -> tuple[Tensor, Tensor | None]:
         self.search_SKR = search_SKR
+        self.multiplied_S = self.multiplied_S + search_SKR.flatten(1).any(1)
         product_SKR = (self.matrix_SZZ @ search_SKR.flatten(1)[..., None]).view_as(search_SKR)
         self.products += not halfway
         return (search_SKR * product_SKR).sum((1, 2)), None if halfway else product_SKR
@@ -111,3 +115,31 @@ def test_a_solution_that_goes_on_from_one_of_another_gradient_converges_all_the_
     found = solve(Matrix(matrix_SZZ, in_halves=False), rhs_SKR, iterations=RESTART + 21, last=last)
     reached_SKR = (matrix_SZZ @ found.direction_SKR.flatten(1)[..., None]).view_as(rhs_SKR)
     torch.testing.assert_close(reached_SKR, rhs_SKR, rtol=0, atol=1e-6)
+
+
+def test_a_solved_system_is_multiplied_no_more_where_products_go_by_system() -> None:
+    """The first matrix is nearly the identity: one product solves it, and its gain stays that of its own iterations."""
+    matrix_SZZ, rhs_SKR = system()
+    size = SHAPE[1] * SHAPE[2]
+    matrix_SZZ[0] = torch.diag(1 + 1e-11 * torch.arange(size, dtype=torch.float64))
+    found = {}
+    for by_system in (True, False):
+        matrix = Matrix(matrix_SZZ, in_halves=False, by_system=by_system)
+        solution = conjugate_gradients(
+            matrix,
+            lambda residual_SKR: residual_SKR,
+            rhs_SKR,
+            rhs_SKR,
+            converged=lambda residual_SKR, size_S, gained_S, first_S: size_S <= 1e-20 * first_S,
+            frozen_S=torch.zeros(SHAPE[0], dtype=torch.bool),
+            checks=Checks(),
+            forcing=1e-10,
+            reduction=math.nan,
+        )
+        found[by_system] = solution, matrix.multiplied_S.tolist()
+    (some, counts), (every, all_counts) = found[True], found[False]
+    assert counts[0] == 1
+    assert all_counts[0] > 1
+    assert counts[1] == all_counts[1] >= size
+    torch.testing.assert_close(some.direction_SKR, every.direction_SKR)
+    torch.testing.assert_close(some.gained_S[0], rhs_SKR[0].square().sum())
