@@ -31,7 +31,7 @@ from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.solved_path import SolvedPath
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.objective.problem import Point
-from penultimate.engine.probe.objective.rotated_features import Basis
+from penultimate.engine.probe.objective.rotated_features import LOW_ROWS, Basis
 from penultimate.engine.probe.objective.streamed import HeldRows, RowSource, StreamedProblem
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
@@ -42,7 +42,7 @@ from penultimate.engine.runtime.threads import shared_threads
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, B of them in a block, n of them in the sample, D feature dimensions, K classes, A classes that have
-# samples, S strengths, R = D + 1 rotated columns.
+# samples, S strengths, R = D + 1 rotated columns; C of a block's rows.
 
 VECTORS = 16
 """Number of arrays of the weights' shape, float64, that Newton and conjugate gradients hold at once."""
@@ -56,6 +56,17 @@ BLOCK_SCORES = 1 << 20
 A Hessian product of 24,576 rows x 1,024, with 5 strengths of 100 classes, took 1.2 s of processor time by 2,048 rows,
 1.4 s by 8,192 and 1.6 to 1.9 s by all at once (2 cores with AVX-512, beside other programs).
 """
+
+BLOCK_NUMBERS = 1 << 22
+"""Number of feature values of a block on a CPU, 16 MB of float32.
+
+Less their mean 8,192 rows x 2,048 took 8 us a row, whose memory is given back and had again each time, and 2,048 rows
+0.7 us (EPYC with AVX2, 2 cores).
+"""
+
+BASIS_ROWS = 16
+"""Number of rows for each dimension that the basis is taken from, and ``LOW_ROWS`` at least. The covariance of 1,800,000
+rows x 2,048 would take as long as twenty Hessian products for 50 columns of scores."""
 
 SAMPLE_SLACK = 2.0
 """Factor on the tolerance of the sample's path, which only gives the starts."""
@@ -174,7 +185,8 @@ def fit_streamed(
         targets = make_targets(labels, active_A, loss, dtype=torch.float32, device=device)
         block_rows = plan.block_rows
         if device.type == "cpu":
-            block_rows = min(block_rows, max(MIN_BLOCK_ROWS, BLOCK_SCORES // (plan.block_strengths * len(active_A))))
+            cached = min(BLOCK_SCORES // (plan.block_strengths * len(active_A)), BLOCK_NUMBERS // source.feature_dim)
+            block_rows = min(block_rows, max(MIN_BLOCK_ROWS, cached))
         problem = StreamedProblem(
             rows,
             block_rows,
@@ -250,35 +262,40 @@ def _survey(
 ) -> _Survey:
     """Find the basis, the mean squares of its columns and an evenly spaced sample of rows in one pass.
 
-    ``weight_N`` are float64 and sum to 1, or None where all rows count alike. ``hold`` all rows on the device as well.
+    The basis and what belongs to it only make steps good, and are of so many rows as tell, evenly spaced. ``weight_N``
+    are float64 and sum to 1, or None where all rows count alike. ``hold`` all rows on the device as well.
     """
     dims = source.feature_dim
     held_ND = torch.empty(source.num_rows if hold else 0, dims, device=device)
     stride = -(-source.num_rows // plan.sample_rows)
+    basis_stride = max(1, source.num_rows // max(LOW_ROWS, BASIS_ROWS * dims))
+    total_weight = torch.zeros((), dtype=torch.float64, device=device)
     total_D = torch.zeros(dims, dtype=torch.float64, device=device)
     moment_DD = torch.zeros(dims, dims, dtype=torch.float64, device=device)
     origin_D: Tensor | None = None
     rows, pieces, seen = [], [], 0
     for batch_BD in source.batches(plan.block_rows):
         check_features(batch_BD, first_row=seen)
-        block_BD = torch.from_numpy(batch_BD.astype(np.float32)).to(device)
-        origin_D = block_BD.mean(0) if origin_D is None else origin_D  # sums about it do not cancel
         if hold:
-            held_ND[seen : seen + len(block_BD)] = block_BD
-        moved_BD = block_BD - origin_D
-        weighted_BD = moved_BD
+            held_ND[seen : seen + len(batch_BD)] = torch.from_numpy(batch_BD.astype(np.float32)).to(device)
+        picked = np.arange((-seen) % basis_stride, len(batch_BD), basis_stride)
+        block_CD = torch.from_numpy(batch_BD[picked].astype(np.float32)).to(device)
+        origin_D = block_CD.mean(0) if origin_D is None else origin_D  # sums about it do not cancel
+        moved_CD = block_CD - origin_D
+        weight_C1 = moved_CD.new_ones(len(picked), 1)
         if weight_N is not None:
-            weight_B1 = weight_N[seen : seen + len(block_BD), None] * source.num_rows
-            weighted_BD = moved_BD * weight_B1.float()
-        total_D += weighted_BD.sum(0, dtype=torch.float64)
-        moment_DD += weighted_BD.T @ moved_BD
+            weight_C1 = (weight_N[seen + torch.from_numpy(picked).to(device), None] * source.num_rows).float()
+        weighted_CD = moved_CD * weight_C1
+        total_weight += weight_C1.sum(dtype=torch.float64)
+        total_D += weighted_CD.sum(0, dtype=torch.float64)
+        moment_DD += weighted_CD.T @ moved_CD
         picked = np.arange((-seen) % stride, len(batch_BD), stride)
         rows.append(picked + seen)
         pieces.append(batch_BD[picked].astype(np.float32))
         seen += len(batch_BD)
     assert origin_D is not None
-    shift_D = total_D / seen
-    variance_R, rotation_DR = torch.linalg.eigh(moment_DD / seen - torch.outer(shift_D, shift_D))
+    shift_D = total_D / total_weight
+    variance_R, rotation_DR = torch.linalg.eigh(moment_DD / total_weight - torch.outer(shift_D, shift_D))
     mean_square_R = torch.cat([variance_R.flip(0).clamp_min(0), variance_R.new_ones(1)])
     basis = Basis((origin_D + shift_D).float(), rotation_DR.flip(1))
     held = HeldRows(held_ND) if hold else None

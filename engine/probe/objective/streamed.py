@@ -18,6 +18,7 @@ from torch import Tensor
 
 from penultimate.engine.probe.objective.duality_gap import Moments, moments, repair
 from penultimate.engine.probe.objective.losses import Loss, Targets
+from penultimate.engine.probe.objective.pieces import gathered_rows, row_products
 from penultimate.engine.probe.objective.problem import Gradients, Line, Point, center_over_classes, keep_threads
 from penultimate.engine.probe.objective.rotated_features import Basis, SampleMean
 from penultimate.engine.runtime.prefetch import prefetch_map
@@ -99,6 +100,10 @@ class _Block:
 
     centred_BD: Tensor
     sample_mean: SampleMean
+
+    def scores(self, weight_MD: Tensor, bias_M: Tensor) -> Tensor:
+        """Return scores (M, B) of these rows, float32."""
+        return row_products(weight_MD, self.centred_BD).add_(bias_M.float()[:, None])
 
     def mean(self, values_XB: Tensor) -> Tensor:
         """Return the part of the mean over all rows that these make."""
@@ -186,8 +191,7 @@ class StreamedProblem:
         weight_MD, bias_M = self._unrotate(direction_TKR)
         total = _GradientSum(direction_TKR, self.bias_column)
         for part in self._parts(point, moving_T, rounded=True):
-            scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), part.block.centred_BD.T)
-            direction_TKB = scores_MB.view_as(part.residual_SKB)
+            direction_TKB = part.block.scores(weight_MD.float(), bias_M).view_as(part.residual_SKB)
             total.add(part.block, self.loss.hessian_product(part.residual_SKB, direction_TKB, part.targets))
         product_SKR[moving_T] = center_over_classes(self.loss, total.rotated(self.basis))
         return product_SKR
@@ -217,8 +221,8 @@ class StreamedProblem:
             assert part.loss_SB is not None
             loss_S = loss_S + block.mean(part.loss_SB)
             if not self.loss.smooth:
-                scores_MB = torch.addmm(bias_M.float()[:, None], weight_MD.float(), block.centred_BD.T)
-                slope_S = slope_S + block.mean((residual_SKB * scores_MB.view_as(residual_SKB)).sum(1))
+                scores_SKB = block.scores(weight_MD.float(), bias_M).view_as(residual_SKB)
+                slope_S = slope_S + block.mean((residual_SKB * scores_SKB).sum(1))
             found = moments(block, self.loss, part.targets, residual_SKB)
             total = found if total is None else total + found
             if held_SKN is not None:
@@ -247,9 +251,9 @@ class StreamedProblem:
         high_MD = weight_MD.float()
         low_MD = (weight_MD - high_MD).float()
         for rows, block, targets in self._blocks():
-            scores_MB = torch.addmm(bias_M.float()[:, None], high_MD, block.centred_BD.T)
+            scores_MB = block.scores(high_MD, bias_M)
             if not rounded:
-                scores_MB.addmm_(low_MD, block.centred_BD.T)
+                scores_MB += row_products(low_MD, block.centred_BD)
             loss_SB, residual_SKB = self.loss.evaluate(scores_MB.view(*weight_SKR.shape[:2], -1), targets)
             yield _Part(rows, block, targets, loss_SB, residual_SKB)
 
@@ -274,7 +278,7 @@ class _GradientSum:
     def add(self, block: _Block, values_SKB: Tensor) -> None:
         values_MB = values_SKB.flatten(0, 1)
         weighted_MB, factor = block.weighted(values_MB)
-        self.weight_MD += (weighted_MB @ block.centred_BD) * factor
+        self.weight_MD += gathered_rows(weighted_MB, block.centred_BD) * factor
         self.bias_M += block.mean(values_MB)
 
     def rotated(self, basis: Basis) -> Tensor:
