@@ -65,8 +65,10 @@ Less their mean 8,192 rows x 2,048 took 8 us a row, whose memory is given back a
 """
 
 BASIS_ROWS = 16
-"""Number of rows for each dimension that the basis is taken from, and ``LOW_ROWS`` at least. The covariance of 1,800,000
-rows x 2,048 would take as long as twenty Hessian products for 50 columns of scores."""
+"""Number of rows for each dimension that the basis is taken from, and ``LOW_ROWS`` at least.
+
+The covariance of all 1,800,000 rows x 2,048 would take as long as twenty Hessian products for 50 columns of scores.
+"""
 
 SAMPLE_SLACK = 2.0
 """Factor on the tolerance of the sample's path, which only gives the starts."""

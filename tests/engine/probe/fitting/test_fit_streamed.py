@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.probe_cases import mixture
+from torch import Tensor
 
+import penultimate.engine.probe.fitting.fit_streamed as fit_streamed_module
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
+from penultimate.engine.probe.objective.rotated_features import Basis
 from penultimate.engine.probe.objective.streamed import RowSource
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.store.errors import InputError
@@ -59,6 +62,40 @@ def test_sample_weights_count_as_in_memory(loss: str) -> None:
         assert one.report.certified
         assert one.report.objective == pytest.approx(other.report.objective, rel=2e-4)  # each within 1e-4
         np.testing.assert_allclose(one.scores(features_ND[:50]), other.scores(features_ND[:50]), atol=0.05)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_basis_of_some_rows_leads_to_the_same_answer(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = mixture(3000)
+    weight_N = np.random.default_rng(0).uniform(0.1, 3, size=3000) if weighted else None
+    fit = partial(
+        fit_streamed,
+        source_of(features_ND),
+        labels_N,
+        FitSettings(num_classes=4, path=PATH),
+        memory_bytes=MEMORY,
+        sample_weight_N=weight_N,
+    )
+    of_all = fit()
+    bases: list[Basis] = []
+    monkeypatch.setattr(fit_streamed_module, "LOW_ROWS", 100)
+    monkeypatch.setattr(fit_streamed_module, "BASIS_ROWS", 1)
+
+    def kept(mean_D: Tensor, rotation_DR: Tensor) -> Basis:
+        bases.append(Basis(mean_D, rotation_DR))
+        return bases[-1]
+
+    monkeypatch.setattr(fit_streamed_module, "Basis", kept)
+    of_some = fit()
+    some_ND = features_ND[::30]
+    weight_n = np.ones(100) if weight_N is None else weight_N[::30]
+    np.testing.assert_allclose(bases[0].mean_D, np.average(some_ND, axis=0, weights=weight_n), rtol=1e-5, atol=1e-6)
+    rotated_ND = (some_ND - bases[0].mean_D.numpy()) @ bases[0].rotation_DR.numpy()
+    covariance_RR = rotated_ND.T @ (rotated_ND * weight_n[:, None]) / weight_n.sum()
+    np.testing.assert_allclose(covariance_RR, np.diag(np.diag(covariance_RR)), atol=1e-5)
+    for one, other in zip(of_some, of_all, strict=True):
+        assert one.report.certified
+        assert one.report.objective == pytest.approx(other.report.objective, rel=2e-4)  # each within 1e-4
 
 
 @pytest.mark.slow

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from penultimate.engine.probe.objective import rotated_features
-from penultimate.engine.probe.objective.pieces import NARROW, SCORE_ROWS, gathered_rows, row_products
+from penultimate.engine.probe.objective.pieces import FEWEST, NARROW, SCORE_ROWS, gathered_rows, row_products
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
 # Shapes: N samples, M columns of scores, R columns of features.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("columns", [1, NARROW - 1, NARROW, 130])
+@pytest.mark.parametrize("columns", [1, FEWEST, NARROW - 1, NARROW, 130])
 @pytest.mark.parametrize("rows", [1, SCORE_ROWS - 1, SCORE_ROWS, 2 * SCORE_ROWS + 7])
 def test_scores_and_what_is_gathered_of_them_are_plain_products(rows: int, columns: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
