@@ -17,7 +17,6 @@ from torch import Tensor
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit import (
     active_classes,
-    check_features,
     check_labels,
     class_counts,
     expand,
@@ -29,10 +28,10 @@ from penultimate.engine.probe.fitting.fit import (
 )
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.solved_path import SolvedPath
+from penultimate.engine.probe.fitting.survey import Survey, survey_of
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.objective.problem import Point
-from penultimate.engine.probe.objective.rotated_features import LOW_ROWS, Basis
-from penultimate.engine.probe.objective.streamed import HeldRows, RowSource, StreamedProblem
+from penultimate.engine.probe.objective.streamed import RowSource, StreamedProblem
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.result import Probe
@@ -42,7 +41,7 @@ from penultimate.engine.runtime.threads import shared_threads
 from penultimate.store.errors import InputError
 
 # Shapes: N samples, B of them in a block, n of them in the sample, D feature dimensions, K classes, A classes that have
-# samples, S strengths, R = D + 1 rotated columns; C of a block's rows.
+# samples, S strengths, R = D + 1 rotated columns.
 
 VECTORS = 16
 """Number of arrays of the weights' shape, float64, that Newton and conjugate gradients hold at once."""
@@ -62,12 +61,6 @@ BLOCK_NUMBERS = 1 << 22
 
 Less their mean 8,192 rows x 2,048 took 8 us a row, whose memory is given back and had again each time, and 2,048 rows
 0.7 us (EPYC with AVX2, 2 cores).
-"""
-
-BASIS_ROWS = 16
-"""Number of rows for each dimension that the basis is taken from, and ``LOW_ROWS`` at least.
-
-The covariance of all 1,800,000 rows x 2,048 would take as long as twenty Hessian products for 50 columns of scores.
 """
 
 SAMPLE_SLACK = 2.0
@@ -131,22 +124,6 @@ def _bytes_each(classes: int, dims: int) -> tuple[int, int, int]:
     return VECTORS * 8 * classes * (dims + 1), 4 * 4 * dims, 4 * 8 * classes
 
 
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """Results of the first pass over the features."""
-
-    basis: Basis
-    mean_square_R: Tensor
-    """Mean squares of the rotated columns, float64."""
-
-    rows_n: NDArray[np.int64]
-    """Row numbers of the sample."""
-
-    sample_nD: NDArray[np.float32]
-    held: HeldRows | None
-    """All features, where the device holds them."""
-
-
 def fit_streamed(
     source: RowSource,
     labels: NDArray[Any],
@@ -179,7 +156,9 @@ def fit_streamed(
     )
     with torch.no_grad(), float32_arithmetic(), shared_threads() as adjust_threads:
         weight = None if weight_N is None else torch.from_numpy(weight_N).to(device)
-        survey = _survey(source, plan, device, weight, hold=held_bytes > 0)
+        survey = survey_of(
+            source, weight, rows=plan.sample_rows, block_rows=plan.block_rows, device=device, hold=held_bytes > 0
+        )
         starts = start or _sample_path(survey, labels, sample_weight_N, settings)
         basis, mean_square_R, rows = survey.basis, survey.mean_square_R, survey.held or source
         del survey  # its sample is as large as a block
@@ -233,7 +212,7 @@ def _start(problem: StreamedProblem, weight_SKR: Tensor, mu_S: Tensor) -> Point:
 
 
 def _sample_path(
-    survey: _Survey, labels: NDArray[Any], sample_weight_N: NDArray[Any] | None, settings: FitSettings
+    survey: Survey, labels: NDArray[Any], sample_weight_N: NDArray[Any] | None, settings: FitSettings
 ) -> Sequence[Probe]:
     """Return starts from the sample, fitted at strengths scaled to its size; none where it lacks classes to fit."""
     rows_n, fraction, weight_n = survey.rows_n, len(survey.rows_n) / len(labels), None
@@ -257,48 +236,3 @@ def _held_bytes(source: RowSource, memory_bytes: int, device: torch.device) -> i
     """Return the memory of all features, float32, where a GPU is to hold them, else 0."""
     num_bytes = 4 * source.num_rows * source.feature_dim
     return num_bytes if device.type == "cuda" and 2 * num_bytes <= memory_bytes else 0
-
-
-def _survey(
-    source: RowSource, plan: _MemoryPlan, device: torch.device, weight_N: Tensor | None, *, hold: bool
-) -> _Survey:
-    """Find the basis, the mean squares of its columns and an evenly spaced sample of rows in one pass.
-
-    The basis and what belongs to it only make steps good, and are of so many rows as tell, evenly spaced. ``weight_N``
-    are float64 and sum to 1, or None where all rows count alike. ``hold`` all rows on the device as well.
-    """
-    dims = source.feature_dim
-    held_ND = torch.empty(source.num_rows if hold else 0, dims, device=device)
-    stride = -(-source.num_rows // plan.sample_rows)
-    basis_stride = max(1, source.num_rows // max(LOW_ROWS, BASIS_ROWS * dims))
-    total_weight = torch.zeros((), dtype=torch.float64, device=device)
-    total_D = torch.zeros(dims, dtype=torch.float64, device=device)
-    moment_DD = torch.zeros(dims, dims, dtype=torch.float64, device=device)
-    origin_D: Tensor | None = None
-    rows, pieces, seen = [], [], 0
-    for batch_BD in source.batches(plan.block_rows):
-        check_features(batch_BD, first_row=seen)
-        if hold:
-            held_ND[seen : seen + len(batch_BD)] = torch.from_numpy(batch_BD.astype(np.float32)).to(device)
-        picked = np.arange((-seen) % basis_stride, len(batch_BD), basis_stride)
-        block_CD = torch.from_numpy(batch_BD[picked].astype(np.float32)).to(device)
-        origin_D = block_CD.mean(0) if origin_D is None else origin_D  # sums about it do not cancel
-        moved_CD = block_CD - origin_D
-        weight_C1 = moved_CD.new_ones(len(picked), 1)
-        if weight_N is not None:
-            weight_C1 = (weight_N[seen + torch.from_numpy(picked).to(device), None] * source.num_rows).float()
-        weighted_CD = moved_CD * weight_C1
-        total_weight += weight_C1.sum(dtype=torch.float64)
-        total_D += weighted_CD.sum(0, dtype=torch.float64)
-        moment_DD += weighted_CD.T @ moved_CD
-        picked = np.arange((-seen) % stride, len(batch_BD), stride)
-        rows.append(picked + seen)
-        pieces.append(batch_BD[picked].astype(np.float32))
-        seen += len(batch_BD)
-    assert origin_D is not None
-    shift_D = total_D / total_weight
-    variance_R, rotation_DR = torch.linalg.eigh(moment_DD / total_weight - torch.outer(shift_D, shift_D))
-    mean_square_R = torch.cat([variance_R.flip(0).clamp_min(0), variance_R.new_ones(1)])
-    basis = Basis((origin_D + shift_D).float(), rotation_DR.flip(1))
-    held = HeldRows(held_ND) if hold else None
-    return _Survey(basis, mean_square_R, np.concatenate(rows), np.concatenate(pieces), held)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from support.probe_cases import mixture
 from torch import Tensor
 
-import penultimate.engine.probe.fitting.fit_streamed as fit_streamed_module
+from penultimate.engine.probe.fitting import survey
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.fitting.fit_streamed import fit_streamed
@@ -78,14 +78,14 @@ def test_a_basis_of_some_rows_leads_to_the_same_answer(weighted: bool, monkeypat
     )
     of_all = fit()
     bases: list[Basis] = []
-    monkeypatch.setattr(fit_streamed_module, "LOW_ROWS", 100)
-    monkeypatch.setattr(fit_streamed_module, "BASIS_ROWS", 1)
+    monkeypatch.setattr(survey, "LOW_ROWS", 100)
+    monkeypatch.setattr(survey, "BASIS_ROWS", 1)
 
     def kept(mean_D: Tensor, rotation_DR: Tensor) -> Basis:
         bases.append(Basis(mean_D, rotation_DR))
         return bases[-1]
 
-    monkeypatch.setattr(fit_streamed_module, "Basis", kept)
+    monkeypatch.setattr(survey, "Basis", kept)
     of_some = fit()
     some_ND = features_ND[::30]
     weight_n = np.ones(100) if weight_N is None else weight_N[::30]
