@@ -38,8 +38,13 @@ def get_or_fit(
     of = first.key.label if len(sets) == 1 else f"{first.key.backbone}, best of {len(sets)} readouts"
     name = f"{first.key.dataset}, {of}{few}"
     log(f"{name}: {settings.grid}")
-    paths = HeldPaths(KeptPaths(trials.objects, resources.path_bytes))
-    run = run_probe(sets, settings, resources=resources, paths=paths, seed=seed, log=log)
+    paths, said = HeldPaths(KeptPaths(trials.objects, resources.path_bytes)), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        log(line)
+
+    run = run_probe(sets, settings, resources=resources, paths=paths, seed=seed, log=say)
     if run.probe is not None:
         head = Head.of(
             run.probe,
@@ -53,7 +58,8 @@ def get_or_fit(
     trials.append(run.trial)
     paths.write()
     for note in run.trial.notes:
-        log(f"{name}: {note}")
+        if not any(line.endswith(f": {note}") for line in said):
+            log(f"{name}: {note}")
     chosen = f"{run.key.readout}, " if len(sets) > 1 else ""
     log(f"{name}: {chosen}{100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")
     return run.trial

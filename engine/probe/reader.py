@@ -89,13 +89,11 @@ class FeatureReader:
         if needed > limit and (self.settings.solver == "torch" or told is not None):
             if self.settings.solver != "torch":
                 raise InputError(
-                    f"the {self.settings.solver} solver holds all features in memory, about {_gigabytes(needed)}; use "
+                    f"the {self.settings.solver} solver holds all features in memory, about {_size(needed)}; use "
                     "solver='torch' or more memory"
                 )
-            allowed = (
-                f"{_gigabytes(limit)} is half of what is free" if told is None else f"{_gigabytes(limit)} is allowed"
-            )
-            self._note(f"the fit takes about {_gigabytes(needed)} of memory, and {allowed}: features are streamed")
+            allowed = f"{_size(limit)} is half of what is free" if told is None else f"{_size(limit)} is allowed"
+            self._note(f"the fit takes about {_size(needed)} of memory, and {allowed}: features are streamed")
             if device.type == "cuda":
                 return int(usable_bytes(device)) if told is None else told
             return limit if told is not None else max(limit, least_memory_bytes(classes, shape[1]))
@@ -174,8 +172,9 @@ def balanced_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
     return weight_N
 
 
-def _gigabytes(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"
+def _size(num_bytes: float) -> str:
+    """Return a memory size in the units of ``--memory``, powers of 1,024."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def finite_batches(features: FeatureSet, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:

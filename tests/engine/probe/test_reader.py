@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from support.probe_cases import mixture
 from support.simulated_cuda import simulated_cuda
 
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
+from penultimate.engine.probe.get_or_fit import get_or_fit
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.protocol import run_probe
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.settings import ProbeResources, ProbeSettings
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.trials.trial_log import TrialLog
 
 RESOURCES = "penultimate.engine.probe.reader.safe_memory_bytes"
 
@@ -49,13 +52,22 @@ def test_a_trial_says_that_its_features_did_not_fit_and_were_streamed() -> None:
     with simulated_cuda(total_bytes=1_200_000) as cuda:
         streamed = run_probe(features, SETTINGS, resources=GPU, log=lines.append).trial
         assert cuda.peak_bytes < 1_200_000
-    (note,) = [note for note in streamed.notes if note.endswith("features are streamed")]
+    note, *_ = [note for note in streamed.notes if note.endswith("features are streamed")]
     assert "of the GPU's memory" in note
     assert lines
     assert all("features are streamed" in line for line in lines)
     in_memory = run_probe(features, SETTINGS).trial
     assert streamed.value == pytest.approx(in_memory.value, abs=5 / 2250)
     assert torch.backends.cuda.matmul.fp32_precision == setting  # the process's own again
+
+
+def test_a_note_that_was_said_at_once_is_not_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = list[str]()
+    monkeypatch.setattr(RESOURCES, lambda: 600_000)
+    trial = get_or_fit(stored(9_000), SETTINGS, TrialLog.create(tmp_path / "trials"), log=lines.append)
+    assert any(note.endswith("features are streamed") for note in trial.notes)
+    for note in trial.notes:
+        assert sum(line.endswith(note) for line in lines) == 1
 
 
 def test_features_larger_than_half_of_what_is_free_are_streamed_unasked_and_said(
@@ -66,8 +78,8 @@ def test_features_larger_than_half_of_what_is_free_are_streamed_unasked_and_said
     assert not lines
     monkeypatch.setattr(RESOURCES, lambda: 600_000)
     streamed = run_probe(features, SETTINGS, log=lines.append).trial
-    (note,) = [note for note in streamed.notes if note.endswith("features are streamed")]
-    assert "0.0 GB is half of what is free" in note
+    note, *_ = [note for note in streamed.notes if note.endswith("features are streamed")]
+    assert "and 1 MiB is half of what is free" in note
     assert note in lines[0]
     assert not any("features are streamed" in note for note in held.notes)
     assert streamed.id == held.id
