@@ -58,7 +58,7 @@ def get_or_fit(
     trials.append(run.trial)
     paths.write()
     for note in run.trial.notes:
-        if not any(line.endswith(f": {note}") for line in said):
+        if not any(line.endswith(f": {note}") for line in said):  # that features are streamed is said before it begins
             log(f"{name}: {note}")
     chosen = f"{run.key.readout}, " if len(sets) > 1 else ""
     log(f"{name}: {chosen}{100 * run.trial.value:.2f} % {run.trial.metric} in {run.trial.wall_seconds:.1f} s")

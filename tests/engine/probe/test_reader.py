@@ -52,7 +52,7 @@ def test_a_trial_says_that_its_features_did_not_fit_and_were_streamed() -> None:
     with simulated_cuda(total_bytes=1_200_000) as cuda:
         streamed = run_probe(features, SETTINGS, resources=GPU, log=lines.append).trial
         assert cuda.peak_bytes < 1_200_000
-    note, *_ = [note for note in streamed.notes if note.endswith("features are streamed")]
+    (note,) = [note for note in streamed.notes if note.endswith("features are streamed")]
     assert "of the GPU's memory" in note
     assert lines
     assert all("features are streamed" in line for line in lines)
@@ -78,9 +78,11 @@ def test_features_larger_than_half_of_what_is_free_are_streamed_unasked_and_said
     assert not lines
     monkeypatch.setattr(RESOURCES, lambda: 600_000)
     streamed = run_probe(features, SETTINGS, log=lines.append).trial
-    note, *_ = [note for note in streamed.notes if note.endswith("features are streamed")]
-    assert "and 1 MiB is half of what is free" in note
-    assert note in lines[0]
+    of_train, of_both = [note for note in streamed.notes if note.endswith("features are streamed")]
+    assert "and 1 MiB is half of what is free" in of_train
+    assert "and 1 MiB is half of what is free" in of_both
+    assert of_train in lines[0]
+    assert of_both in lines[1]
     assert not any("features are streamed" in note for note in held.notes)
     assert streamed.id == held.id
     assert streamed.value == pytest.approx(held.value, abs=5 / 2250)
