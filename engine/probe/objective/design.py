@@ -97,7 +97,10 @@ class LinearLoss(Protocol):
         ...
 
     def class_rows(self, index_KX: Tensor, inverse_KR: Tensor) -> "ClassRows":
-        """Return the rows at ``index_KX`` of each class, with the inverse of a diagonal."""
+        """Return the rows at ``index_KX`` of each class, with the inverse of a diagonal.
+
+        Those returned before may be overwritten.
+        """
         ...
 
 

@@ -87,8 +87,7 @@ class Repair:
         dtype = residual_SKN.dtype
         if not loss.smooth:
             return residual_SKN * torch.where(targets.sign_KN > 0, self.factor_SK.to(dtype)[:, :, None], 1.0)
-        moves_SKN = self.shift_SK.to(dtype)[:, :, None].expand_as(residual_SKN).clone()
-        return loss.hessian_product(residual_SKN, moves_SKN, targets).add_(residual_SKN)
+        return loss.hessian_product(residual_SKN, self.shift_SK.to(dtype)[:, :, None], targets).add_(residual_SKN)
 
 
 def moments(rows: WeightedRows, loss: Loss, targets: Targets, residual_SKN: Tensor) -> Moments:

@@ -46,11 +46,14 @@ class Loss(Protocol):
     forcing: float
     """Residual, relative to the first, at which conjugate gradients stop."""
 
-    def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return loss (S, N) and residual (S, K, N), the derivative by the scores, written over ``scores_SKN``."""
+    def evaluate(self, scores_SKN: Tensor, targets: Targets, *, out_SKN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return loss (S, N) and residual (S, K, N), the derivative by the scores.
+
+        The residual is written to ``out_SKN``, which may be the scores, or is a new tensor.
+        """
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
-        """Return the second derivative by the scores times ``direction_SKN``, which may be overwritten."""
+        """Return the second derivative by the scores times ``direction_SKN``, (S, K, N) or (S, K, 1)."""
 
     def curvature(self, residual_SKN: Tensor, targets: Targets) -> Tensor:
         """Return the diagonal of the second derivative, (S, K, N)."""
@@ -64,15 +67,15 @@ class Softmax:
     shift_invariant = True
     forcing = 0.02  # the fastest of 0.005 to 0.1 on Caltech-101, by a twentieth
 
-    def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return loss and residual from score differences to the true class.
+    def evaluate(self, scores_SKN: Tensor, targets: Targets, *, out_SKN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return loss and residual from score differences.
 
-        So 1 - p keeps its relative precision however near p is to 1.
+        1 - p is a sum over the other classes, so that it keeps its relative precision however near p is to 1.
         """
         index = targets.index_N.expand(scores_SKN.shape[0], 1, -1)
-        margin = scores_SKN.sub_(scores_SKN.gather(1, index))
-        top = margin.amax(1, keepdim=True)  # >= 0, the true class has margin 0
-        others = margin.sub_(top).exp_().scatter_(1, index, 0.0)
+        largest = scores_SKN.amax(1, keepdim=True)
+        top = largest - scores_SKN.gather(1, index)  # >= 0, and 0 where the true class has the largest score
+        others = torch.sub(scores_SKN, largest, out=out_SKN).exp_().scatter_(1, index, 0.0)
         sum_others = others.sum(1, keepdim=True)
         total = sum_others + torch.exp(-top)
         loss = top + torch.log1p(sum_others + torch.expm1(-top))
@@ -80,11 +83,12 @@ class Softmax:
         return loss[:, 0], residual
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
-        """Return (diag(p) - p p^T) u, with u taken relative to the true class for the same reason."""
+        """Return (diag(p) - p p^T) u, with u taken relative to the true class, whose 1 - p is as precise."""
         index = targets.index_N.expand(residual_SKN.shape[0], 1, -1)
         # Residuals sum to 0 over classes, so that the true class's own u need not be subtracted first.
         mean = (residual_SKN * direction_SKN).sum(1, keepdim=True)
-        change = direction_SKN.sub_(direction_SKN.gather(1, index).add_(mean)).mul_(residual_SKN)
+        own = direction_SKN.expand_as(residual_SKN).gather(1, index)
+        change = torch.sub(direction_SKN, own.add_(mean)).mul_(residual_SKN)
         return change.scatter_add_(1, index, -mean)
 
     def curvature(self, residual_SKN: Tensor, targets: Targets) -> Tensor:
@@ -104,15 +108,15 @@ class Logistic:
     shift_invariant = False
     forcing = 0.1
 
-    def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def evaluate(self, scores_SKN: Tensor, targets: Targets, *, out_SKN: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return loss and residual, -sign * sigmoid(-margin), which is precise when the margin is large."""
-        margin = scores_SKN.mul_(targets.sign_KN)
+        margin = torch.mul(scores_SKN, targets.sign_KN, out=out_SKN)
         loss = torch.nn.functional.softplus(-margin, threshold=40.0).sum(1)
         return loss, margin.neg_().sigmoid_().mul_(targets.sign_KN).neg_()
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
         """Return p (1 - p) u."""
-        return direction_SKN.mul_(self.curvature(residual_SKN, targets))
+        return self.curvature(residual_SKN, targets).mul_(direction_SKN)
 
     def curvature(self, residual_SKN: Tensor, targets: Targets) -> Tensor:
         """Return p (1 - p) = |r| (1 - |r|)."""
@@ -128,14 +132,14 @@ class SquaredHinge:
     shift_invariant = False
     forcing = 1e-8  # piecewise quadratic: an exact step on the right piece is the last one
 
-    def evaluate(self, scores_SKN: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def evaluate(self, scores_SKN: Tensor, targets: Targets, *, out_SKN: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return loss and residual, -2 sign max(0, 1 - sign score)."""
-        slack = scores_SKN.mul_(targets.sign_KN).neg_().add_(1).clamp_min_(0)
+        slack = torch.mul(scores_SKN, targets.sign_KN, out=out_SKN).neg_().add_(1).clamp_min_(0)
         return slack.square().sum(1), slack.mul_(targets.sign_KN).mul_(-2)
 
     def hessian_product(self, residual_SKN: Tensor, direction_SKN: Tensor, targets: Targets) -> Tensor:
         """Return the generalised second derivative (Mangasarian 2002) times u: 2 u inside the margin, 0 outside."""
-        return direction_SKN.mul_(self.curvature(residual_SKN, targets))
+        return self.curvature(residual_SKN, targets).mul_(direction_SKN)
 
     def curvature(self, residual_SKN: Tensor, targets: Targets) -> Tensor:
         """Return 2 where the residual is not zero."""

@@ -44,19 +44,21 @@ def wide_product(left_MP: Tensor, right_PR: Tensor) -> Tensor:
     return left_MP @ right_PR
 
 
-def row_products(left_MR: Tensor, matrix_NR: Tensor) -> Tensor:
-    """Return left @ matrix.T, (M, N), contiguous, made as is fastest for these columns of scores."""
+def row_products(left_MR: Tensor, matrix_NR: Tensor, *, out_MN: Tensor | None = None) -> Tensor:
+    """Return left @ matrix.T, (M, N), made as is fastest for these columns of scores; ``out_MN`` or contiguous."""
     narrow = len(left_MR) < NARROW
     if not _in_full_on_cpu(matrix_NR):
-        return (wide_product(matrix_NR, left_MR.T).T if narrow else wide_product(left_MR, matrix_NR.T)).contiguous()
-    product_MN = matrix_NR.new_empty(len(left_MR), len(matrix_NR))
+        product_MN = wide_product(matrix_NR, left_MR.T).T if narrow else wide_product(left_MR, matrix_NR.T)
+        return product_MN.contiguous() if out_MN is None else out_MN.copy_(product_MN)
+    if out_MN is None:
+        out_MN = matrix_NR.new_empty(len(left_MR), len(matrix_NR))
     for start in range(0, len(matrix_NR), SCORE_ROWS):
-        matrix_BR, product_MB = matrix_NR[start : start + SCORE_ROWS], product_MN[:, start : start + SCORE_ROWS]
+        matrix_BR, out_MB = matrix_NR[start : start + SCORE_ROWS], out_MN[:, start : start + SCORE_ROWS]
         if narrow:
-            product_MB.copy_((matrix_BR @ left_MR.T).T)
+            out_MB.copy_((matrix_BR @ left_MR.T).T)
         else:
-            torch.mm(left_MR, matrix_BR.T, out=product_MB)
-    return product_MN
+            torch.mm(left_MR, matrix_BR.T, out=out_MB)
+    return out_MN
 
 
 def gathered_rows(values_MN: Tensor, matrix_NR: Tensor) -> Tensor:

@@ -254,7 +254,8 @@ class StreamedProblem:
             scores_MB = block.scores(high_MD, bias_M)
             if not rounded:
                 scores_MB += row_products(low_MD, block.centred_BD)
-            loss_SB, residual_SKB = self.loss.evaluate(scores_MB.view(*weight_SKR.shape[:2], -1), targets)
+            scores_SKB = scores_MB.view(*weight_SKR.shape[:2], -1)
+            loss_SB, residual_SKB = self.loss.evaluate(scores_SKB, targets, out_SKN=scores_SKB)
             yield _Part(rows, block, targets, loss_SB, residual_SKB)
 
     def _blocks(self) -> Iterator[tuple[slice, _Block, Targets]]:

@@ -30,6 +30,10 @@ WIDE = 64
 CACHED = 1 << 19
 """Number of scores worked on at once: 2 MB of float32, the second-level cache of a core."""
 
+READ_TWICE = 1 << 21
+"""Number of features of the rows of some classes that two products read one after the other on a CPU: 8 MB of float32,
+in the cache that its cores share. With 34 MB at once a solution took 3.0 ms instead of 2.6."""
+
 CLASSES = 8
 """Number of classes whose Gram matrices are made at once: their rows in float64 take 3 MB at 1,280 dimensions."""
 
@@ -76,6 +80,8 @@ class TorchLinearLoss:
     def __init__(self, design: Design, loss: Loss, targets: Targets) -> None:
         self.design, self.features = design, design.features
         self.loss, self.targets = loss, targets
+        self._class_rows = torch.empty(0)
+        """Memory of the rows of each class, used again: page faults of a new copy took longer than the copy."""
 
     def evaluate(self, scores_SKN: Tensor) -> tuple[Tensor, Tensor]:
         """Return losses (S, N) and residuals (S, K, N)."""
@@ -87,8 +93,8 @@ class TorchLinearLoss:
         residual_SKB = torch.empty_like(scores_SKB, dtype=self.features.dtype)
         loss_SB = residual_SKB.new_empty(scores_SKB.shape[0], scores_SKB.shape[2])
         for some in _pieces(scores_SKB, cpu_cached=True):
-            written_SKC = residual_SKB[:, :, some].copy_(scores_SKB[:, :, some])
-            loss_SB[:, some], _ = self.loss.evaluate(written_SKC, targets.rows(some))
+            inputs = scores_SKB[:, :, some], targets.rows(some)
+            loss_SB[:, some], _ = self.loss.evaluate(*inputs, out_SKN=residual_SKB[:, :, some])
         return loss_SB, residual_SKB
 
     def moments(self, residual_SKN: Tensor) -> Moments:
@@ -136,11 +142,11 @@ class TorchLinearLoss:
         curvature_S = direction_MR.new_zeros(len(residual_SKN), dtype=torch.float64)
         for rows in _pieces(residual_SKN, cpu_cached=True):
             residual_SKB, mean = residual_SKN[:, :, rows], self.features.sample_mean.rows(rows)
-            scores_SKB = self._low_scores(direction_MR, low_NR[rows]).view_as(residual_SKB)
-            scores_SKN[:, :, rows] = scores_SKB
+            scores_SKB = scores_SKN[:, :, rows]
+            row_products(direction_MR, low_NR[rows], out_MN=scores_SKN.flatten(0, 1)[:, rows])
             change_SKB = self.loss.hessian_product(residual_SKB, scores_SKB, self.targets.rows(rows))
             if halfway:
-                curvature_S += mean.mean((change_SKB * scores_SKN[:, :, rows]).sum(1))
+                curvature_S += mean.mean((change_SKB * scores_SKB).sum(1))
             else:
                 total_MR += self._low_gather(change_SKB.flatten(0, 1), rows)
         if halfway:
@@ -185,15 +191,18 @@ class TorchLinearLoss:
         # In float64 from class to class: summed in float32 over all, a path took a seventh more products, because the
         # lowest point of the space was missed by as much as its nodes differ.
         gradient_M = torch.bmm(step_KMB, weighted_1KB[0, :, :, None])[:, :, 0].sum(0, dtype=torch.float64)
-        change_MKB = self.loss.hessian_product(residual_1KB.expand_as(step_MKB), step_MKB.clone(), targets)
+        change_MKB = self.loss.hessian_product(residual_1KB.expand_as(step_MKB), step_MKB, targets)
         weighted_KMB = mean.weighted(change_MKB)[0].transpose(0, 1)
         hessian_MM = torch.bmm(weighted_KMB, step_KMB.transpose(1, 2)).sum(0, dtype=torch.float64)
         return torch.cat([mean.mean(loss_1B), gradient_M * scale, hessian_MM.flatten() * scale])
 
     def class_rows(self, index_KX: Tensor, inverse_KR: Tensor) -> "TorchClassRows":
-        """Return the rows at ``index_KX`` of each class, with the inverse of a diagonal."""
-        rows_KXR = self.features.matrix_NR.index_select(0, index_KX.flatten()).view(*index_KX.shape, -1)
-        return TorchClassRows(rows_KXR, inverse_KR)
+        """Return the rows at ``index_KX`` of each class, with the inverse of a diagonal, in place of those before."""
+        matrix_NR, shape = self.features.matrix_NR, (index_KX.numel(), self.features.matrix_NR.shape[1])
+        if self._class_rows.shape != shape:
+            self._class_rows = matrix_NR.new_empty(shape)
+        torch.index_select(matrix_NR, 0, index_KX.flatten(), out=self._class_rows)
+        return TorchClassRows(self._class_rows.view(*index_KX.shape, -1), inverse_KR)
 
     def _low_scores(self, direction_MR: Tensor, low_BR: Tensor) -> Tensor:
         """Return scores (M, B) of some rows, multiplied at low precision, in the main dtype."""
@@ -216,22 +225,29 @@ class TorchClassRows:
 
     def gram(self) -> Tensor:
         """Return A D^-1 A' for each class, (K, X, X) float64."""
-        grams = []
-        for first in range(0, len(self.rows_KXR), CLASSES):
+        classes, count, columns = self.rows_KXR.shape
+        root_KR = self.inverse_KR.double().sqrt()
+        gram_KXX = root_KR.new_empty(classes, count, count)
+        memory_CXR = root_KR.new_empty(CLASSES, count, columns)
+        for first in range(0, classes, CLASSES):
             some = slice(first, first + CLASSES)
-            rows_CXR = self.rows_KXR[some].double()
-            grams.append(torch.bmm(rows_CXR * self.inverse_KR[some, None], rows_CXR.transpose(1, 2)))
-        return torch.cat(grams)
+            rows_CXR = self.rows_KXR[some]
+            scaled_CXR = memory_CXR[: len(rows_CXR)].copy_(rows_CXR).mul_(root_KR[some, None])
+            torch.bmm(scaled_CXR, scaled_CXR.transpose(1, 2), out=gram_KXX[some])
+        return gram_KXX
 
     def solve(self, inner_KXX: Tensor, residual_SKR: Tensor) -> Tensor:
         """Return (D^-1 - D^-1 A' inner A D^-1) residual, (S, K, R)."""
         rows_KXR, inverse_KR = self.rows_KXR, self.inverse_KR.to(residual_SKR.dtype)
         scaled_SKR = inverse_KR * residual_SKR
-        # The rows on the right: as a row times a matrix, one strength's products take half as long as the other way.
-        projected_KSX = torch.bmm(scaled_SKR.transpose(0, 1).to(rows_KXR.dtype), rows_KXR.transpose(1, 2))
-        solved_KSX = torch.bmm(projected_KSX.double(), inner_KXX).to(rows_KXR.dtype)
-        back_SKR = torch.bmm(solved_KSX, rows_KXR).transpose(0, 1)
-        return torch.addcmul(scaled_SKR, inverse_KR, back_SKR, value=-1)
+        scaled_KSR = scaled_SKR.transpose(0, 1).to(rows_KXR.dtype)
+        back_KSR, numbers = torch.empty_like(scaled_KSR), rows_KXR[0].numel()
+        for some in pieces(len(rows_KXR), numbers, rows_KXR.device, cpu_piece=max(1, READ_TWICE // numbers)):
+            # The rows on the right: a row times a matrix takes half as long as the other way.
+            projected_CSX = torch.bmm(scaled_KSR[some], rows_KXR[some].transpose(1, 2))
+            solved_CSX = torch.bmm(projected_CSX.double(), inner_KXX[some]).to(rows_KXR.dtype)
+            torch.bmm(solved_CSX, rows_KXR[some], out=back_KSR[some])
+        return torch.addcmul(scaled_SKR, inverse_KR, back_KSR.transpose(0, 1), value=-1)
 
 
 def dtype_name(values: Tensor) -> str:

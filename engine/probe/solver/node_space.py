@@ -15,6 +15,13 @@ from penultimate.engine.probe.solver.newton import CLOSE, SMALL_PENALTY
 MAX_EVALUATIONS = 3
 """Number of points of the space that are evaluated to find its lowest."""
 
+LAST_STEP = 300
+"""Expected decrease by a step, in units of what the stopping rule allows, up to which the step is taken unseen.
+
+The next decrease is a ten-thousandth of it: 0.002 where it was 511, and 0.46 after 320. Up to 1: 41 evaluations on the
+path of Caltech-101 instead of 29, and as many products.
+"""
+
 RESOLVED = 1e-7
 """Directions with less than this fraction of the largest curvature are left out: float32 sums hide them."""
 
@@ -55,16 +62,18 @@ class NodeSpace:
         for _ in range(MAX_EVALUATIONS):
             loss, gradient_M, hessian_MM = self.evaluate(point_M.tolist())
             penalty = self._penalty(point_M, mu)
-            objective = loss + penalty
+            objective, near = loss + penalty, False
             if objective < lowest:
                 lowest, best_M = objective, point_M
                 gradient_M = gradient_M + mu * (self.inner_M + self.gram_MM @ point_M)
                 step_M = -_least_squares(hessian_MM + mu * self.gram_MM, gradient_M)
-                if -float(gradient_M @ step_M) / 2 <= CLOSE * self.tol * max(penalty, SMALL_PENALTY * objective):
-                    break
+                allowed = CLOSE * self.tol * max(penalty, SMALL_PENALTY * objective)
+                near = -float(gradient_M @ step_M) / 2 <= LAST_STEP * allowed
             else:
                 step_M = step_M / 4
             point_M = best_M + step_M
+            if near:
+                break
         coordinates: list[float] = point_M.tolist()
         return coordinates
 

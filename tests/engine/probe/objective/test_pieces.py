@@ -28,6 +28,18 @@ def test_scores_and_what_is_gathered_of_them_are_plain_products(rows: int, colum
         assert (error <= (terms + 1) * torch.finfo(dtype).eps * (left.abs() @ right.abs())).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [1, NARROW])
+def test_scores_are_written_where_they_are_wanted(columns: int, dtype: torch.dtype) -> None:
+    matrix_NR, weight_MR = torch.randn(SCORE_ROWS + 7, 40).to(dtype), torch.randn(columns, 40).to(dtype)
+    wider = torch.zeros(columns, 2 * len(matrix_NR), dtype=dtype)
+    out_MN = wider[:, 3 : 3 + len(matrix_NR)]
+    assert row_products(weight_MR, matrix_NR, out_MN=out_MN) is out_MN
+    assert torch.equal(out_MN, row_products(weight_MR, matrix_NR))
+    assert not wider[:, :3].any()
+    assert not wider[:, 3 + len(matrix_NR) :].any()
+
+
 def test_few_rows_are_gathered_from_a_copy_by_columns_and_many_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     features_ND = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
     few = RotatedFeatures(features_ND, sample_weight_N=None, dtype=torch.float32)

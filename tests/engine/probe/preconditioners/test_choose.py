@@ -6,12 +6,14 @@ from support.probe_cases import mixture, torch_design
 
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.objective import torch_design as torch_design_module
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.objective.problem import Point
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.preconditioners.block_diagonal import BlockDiagonal
-from penultimate.engine.probe.preconditioners.low_rank import LowRank
+from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
+from penultimate.engine.probe.preconditioners.low_rank import LowRank, class_rows
 from penultimate.engine.probe.preconditioners.support_vectors import SupportVectors
 
 # Shapes: N samples, D feature dimensions, K classes, S strengths, R rotated columns.
@@ -55,20 +57,48 @@ def test_block_diagonal_inverts_the_blocks() -> None:
         torch.testing.assert_close(back_SR, residual_SKR[:, k], atol=2e-3 * float(scale), rtol=0)
 
 
+@pytest.mark.parametrize("classes_at_once", [1, 3, 4])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_low_rank_inverts_a_diagonal_and_the_curvature_of_its_rows(weighted: bool) -> None:
+def test_low_rank_inverts_a_diagonal_and_the_curvature_of_its_rows(
+    weighted: bool, classes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample_weight_N = torch.arange(1, 401, dtype=torch.float64) / (200 * 401) if weighted else None
     problem, point = solved_problem(400, 10, sample_weight_N)
+    count = class_rows(400, 4, dear=True)
+    monkeypatch.setattr(torch_design_module, "CLASSES", classes_at_once)
+    monkeypatch.setattr(
+        torch_design_module, "READ_TWICE", classes_at_once * count * problem.features.matrix_NR.shape[1]
+    )
+    LowRank(problem, residuals(problem.start(-point.weight_SKR)), MU)  # whose memory the next one writes to
     inverse = LowRank(problem, residuals(point), MU)
     residual_SKR = torch.randn(2, 4, problem.features.matrix_NR.shape[1], dtype=torch.float64)
     applied_SKR = inverse(residual_SKR)
-    count = inverse.inner_KXX.shape[1]
-    assert count < 400
+    assert inverse.inner_KXX.shape[1] == count < 400
     for k, weight_N in enumerate(problem.features.times_sample_weight(curvature(problem, point))):
         top_N = torch.where(weight_N >= weight_N.topk(count)[0][-1], weight_N, 0.0)
         rest = max(float((weight_N - top_N).sum()), 0.01 * float(weight_N.sum()))
         block_RR = class_hessian(problem, top_N) + torch.diag(rest * problem.mean_square_R)
         torch.testing.assert_close(applied_SKR[:, k] @ block_RR, residual_SKR[:, k], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dear", [True, False])
+def test_the_first_low_rank_preconditioner_is_made_sooner_than_the_next_where_products_are_dear(
+    dear: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockDiagonal, "suits", lambda *_: False)
+    monkeypatch.setattr(InMemoryProblem, "products_in_halves", dear)
+    monkeypatch.setattr(LowRank, "cost", lambda *_: 1.0)
+    problem, point = solved_problem(400, 10)
+    choice = PreconditionerChoice(problem)
+
+    def renewed(products: float) -> bool:
+        before = choice.current
+        choice.renew(point, MU, products=products)
+        return choice.current is not before
+
+    products = (2.5, 3, 3, 4, 4.5, 8, 8.5)
+    wanted = (False, True, False, False, True, True, True) if dear else (*[False] * 6, True)
+    assert tuple(renewed(count) for count in products) == wanted
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -14,6 +14,7 @@ from support.processors import pretend
 
 from penultimate.engine.probe.fitting.fit import fit_path
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
+from penultimate.engine.probe.objective.design import ScoreSpace
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.path import RegularizationPath
@@ -227,6 +228,37 @@ def test_the_lowest_point_of_the_space_through_nodes_is_that_of_a_general_minimi
     lowest = NodeSpace(problem, nodes, tol=1e-9).lowest(math.log(mu))
     best = minimize(value_at, np.zeros(count - 1), method="BFGS", options={"gtol": 1e-9})
     assert value_at(np.array(lowest)) == pytest.approx(best.fun, rel=1e-8)
+
+
+def test_a_last_step_taken_unseen_saves_evaluations_and_ends_as_near_as_the_rule_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, tol = problem_of(), 1e-4
+    nodes = nodes_of(problem, [0.1 * 3**n for n in range(4)])
+    evaluations: dict[float, list[int]] = {1: [], node_space.LAST_STEP: []}
+    monkeypatch.setattr(node_space, "MAX_EVALUATIONS", 30)
+    for mu in np.geomspace(1e-5, 1, 11).tolist():
+        value_at = objective(problem, nodes, mu)
+        best = minimize(value_at, np.zeros(3), method="BFGS", options={"gtol": 1e-9}).fun
+        for last_step, counts in evaluations.items():
+            monkeypatch.setattr(node_space, "LAST_STEP", last_step)
+            space, points = NodeSpace(problem, nodes, tol), list[Sequence[float]]()
+            space.evaluate = recorded(space.evaluate, points)
+            assert value_at(np.array(space.lowest(math.log(mu)))) - best <= node_space.CLOSE * tol * best
+            counts.append(len(points))
+    until_seen, unseen = (np.array(counts) for counts in evaluations.values())
+    assert max(until_seen) < 30
+    assert set(until_seen - unseen) == {0, 1}
+
+
+def recorded(evaluate: ScoreSpace, points: list[Sequence[float]]) -> ScoreSpace:
+    """Return the function, which then adds the points that it is called at to a list."""
+
+    def at(coordinates: Sequence[float]) -> tuple[float, torch.Tensor, torch.Tensor]:
+        points.append(coordinates)
+        return evaluate(coordinates)
+
+    return at
 
 
 def test_nodes_that_are_alike_are_no_obstacle() -> None:
