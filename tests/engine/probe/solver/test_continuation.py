@@ -20,6 +20,7 @@ from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.solver import continuation, node_space
 from penultimate.engine.probe.solver.continuation import Continuation, intermediate_strengths, lagrange_coefficients
+from penultimate.engine.probe.solver.newton import CLOSE
 from penultimate.engine.probe.solver.node_space import Node, NodeSpace
 
 # Shapes: N samples, D feature dimensions, K classes, M nodes.
@@ -244,7 +245,7 @@ def test_a_last_step_taken_unseen_saves_evaluations_and_ends_as_near_as_the_rule
             monkeypatch.setattr(node_space, "LAST_STEP", last_step)
             space, points = NodeSpace(problem, nodes, tol), list[Sequence[float]]()
             space.evaluate = recorded(space.evaluate, points)
-            assert value_at(np.array(space.lowest(math.log(mu)))) - best <= node_space.CLOSE * tol * best
+            assert value_at(np.array(space.lowest(math.log(mu)))) - best <= CLOSE * tol * best
             counts.append(len(points))
     until_seen, unseen = (np.array(counts) for counts in evaluations.values())
     assert max(until_seen) < 30
