@@ -45,7 +45,7 @@ def wide_product(left_MP: Tensor, right_PR: Tensor) -> Tensor:
 
 
 def row_products(left_MR: Tensor, matrix_NR: Tensor, *, out_MN: Tensor | None = None) -> Tensor:
-    """Return left @ matrix.T, (M, N), made as is fastest for these columns of scores; ``out_MN`` or contiguous."""
+    """Return left @ matrix.T, (M, N), made as is fastest for these columns of scores: in ``out_MN`` or a new tensor."""
     narrow = len(left_MR) < NARROW
     if not _in_full_on_cpu(matrix_NR):
         product_MN = wide_product(matrix_NR, left_MR.T).T if narrow else wide_product(left_MR, matrix_NR.T)

@@ -23,21 +23,27 @@ def test_scores_and_what_is_gathered_of_them_are_plain_products(rows: int, colum
         (gathered_rows(values_MN, matrix_NR), values_MN.double(), matrix_NR.double()),
     ):
         assert found.is_contiguous()
-        error, terms = (found.double() - left @ right).abs(), left.shape[1]
-        # Of any order of summation: Higham 2002, section 3.1.
-        assert (error <= (terms + 1) * torch.finfo(dtype).eps * (left.abs() @ right.abs())).all()
+        assert_product(found, left, right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("columns", [1, NARROW])
-def test_scores_are_written_where_they_are_wanted(columns: int, dtype: torch.dtype) -> None:
-    matrix_NR, weight_MR = torch.randn(SCORE_ROWS + 7, 40).to(dtype), torch.randn(columns, 40).to(dtype)
+def test_scores_are_written_where_they_are_wanted_and_nowhere_else(columns: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix_NR = torch.randn(SCORE_ROWS + 7, 40, generator=generator).to(dtype)
+    weight_MR = torch.randn(columns, 40, generator=generator).to(dtype)
     wider = torch.zeros(columns, 2 * len(matrix_NR), dtype=dtype)
     out_MN = wider[:, 3 : 3 + len(matrix_NR)]
     assert row_products(weight_MR, matrix_NR, out_MN=out_MN) is out_MN
-    assert torch.equal(out_MN, row_products(weight_MR, matrix_NR))
+    assert_product(out_MN, weight_MR.double(), matrix_NR.double().T)
     assert not wider[:, :3].any()
     assert not wider[:, 3 + len(matrix_NR) :].any()
+
+
+def assert_product(found: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Check that this is left @ right, to the rounding of any order of summation (Higham 2002, section 3.1)."""
+    error, terms = (found.double() - left @ right).abs(), left.shape[1]
+    assert (error <= (terms + 1) * torch.finfo(found.dtype).eps * (left.abs() @ right.abs())).all()
 
 
 def test_few_rows_are_gathered_from_a_copy_by_columns_and_many_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
