@@ -85,7 +85,7 @@ def rows(scale: float = 1.0) -> Iterator[dict[str, Any]]:
         replace(workload, rows=int(scale * workload.rows)) for workload in (LOW_RANK, SUPPORT_VECTORS, WEAK, ALONE)
     )
     yield counts("softmax, low-rank", low_rank.fit())
-    with mock.patch.object(choose, "MIN_PRODUCTS", np.inf):
+    with mock.patch.multiple(choose, MIN_PRODUCTS=np.inf, MIN_DEAR_PRODUCTS=np.inf):
         yield counts("softmax, diagonal", low_rank.fit())
     yield counts("squared hinge, support vectors", support.fit())
     with mock.patch.object(choose, "LOW_SPEED", np.inf):

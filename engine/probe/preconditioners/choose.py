@@ -5,9 +5,9 @@ a sample and c the curvature of its loss. If c did not vary over samples that wo
 It does vary, and at weak l2 the samples that matter are the few near a boundary. The true block, inverted, takes a
 sixth of the iterations (42 to 7 on CIFAR-10 at l2 = 0.06), but each iteration has to read it; where classes are many,
 the rows that carry most of its curvature take a seventh (237 to 33 on all of Caltech-101 at l2 = 0.1). Either is made
-at a node of the path (``solver/continuation.py``) once the nodes before it took more products than making it costs.
-Under the squared hinge few rows may have all of the curvature: once a step took more products than making their inverse
-costs, it is made at every step, as other rows come in.
+at a node of the path (``solver/continuation.py``) once the nodes before it took more products than making it costs, and
+in place of the diagonal also within a node that did. Under the squared hinge few rows may have all of the curvature:
+once a step took more products than making their inverse costs, it is made at every step, as other rows come in.
 """
 
 import math
@@ -25,11 +25,15 @@ from penultimate.engine.probe.preconditioners.support_vectors import SupportVect
 # Shapes: K classes, N samples, S strengths, R columns of the rotated features.
 
 MIN_PRODUCTS = 8
-"""Number of Hessian products up to which nodes need no better preconditioner."""
+"""Number of Hessian products of a node up to which the next needs no better preconditioner.
 
-MIN_DEAR_PRODUCTS, MIN_DEAR_PRODUCTS_OF_DIAGONAL = 4.0, 2.5
-"""Those where products are dear; the second as long as the diagonal is in use, with which nodes soon take many more: on
-Caltech-101 one took 11.5 where the one before it had taken 3."""
+Where products are dear and the diagonal is in use, those that the next is expected to take: more than the last by as
+much as l2 falls. On Caltech-101 nodes took 11.5 and 9 after 3 and 2 where l2 fell by factors of 3.2 and 5.5.
+"""
+
+MIN_DEAR_PRODUCTS = 4.0
+"""Those where products are dear and a better preconditioner than the diagonal is in use; also those of one solution
+with the diagonal from which on it goes on with a better one."""
 
 LOW_SPEED = 6
 """Number of low-precision Hessian products that take as long as one in float64 (2.2 and 13 ms).
@@ -49,6 +53,9 @@ class PreconditionerChoice:
         self.current: BlockDiagonal | LowRank | SupportVectors | None = None
         """Preconditioner in use; None for the diagonal."""
 
+        self.mu = 0.0
+        """l2 of the last node over the sum of sample weights."""
+
         self.error_ratio = math.inf
         """Ratio of true error to preconditioned residual of the last solutions, set by their solver."""
 
@@ -66,15 +73,31 @@ class PreconditionerChoice:
         """Return True if the rounding of Hessian products would drown the directions that it divides by mu."""
         return isinstance(self.current, SupportVectors)
 
-    def use_support_vectors(self, point: Point, mu_S: Tensor, *, products: int) -> bool:
+    def adapt(self, point: Point, mu_S: Tensor, *, products: float, products_of_step: int) -> bool:
+        """Use a better preconditioner from this step of a solution on if that pays, and return whether it does.
+
+        ``products`` are the Hessian products that the solution took so far, ``products_of_step`` those of its last
+        step. For smooth losses it pays where products are dear, the diagonal is in use and the solution took more of
+        them than a better one costs.
+        """
+        if not isinstance(self.problem, InMemoryProblem):
+            return False
+        if not self.problem.loss.smooth:
+            return self._use_support_vectors(self.problem, point, mu_S, products=products_of_step)
+        if self.current is not None or not self.problem.products_in_halves:
+            return False
+        kind = self._kind(self.problem, point)
+        if products <= max(MIN_DEAR_PRODUCTS, kind.cost(self.problem, point.weight_SKR.shape[1])):
+            return False
+        self.current = kind(self.problem, _middle(point), float(mu_S[len(mu_S) // 2]))
+        return True
+
+    def _use_support_vectors(self, problem: InMemoryProblem, point: Point, mu_S: Tensor, *, products: int) -> bool:
         """Use the support vectors of this point if that pays, and return whether it does.
 
         It does if support vectors are in use already, or if the last step took more Hessian ``products`` than they
-        cost; never for smooth losses, in float32 or where there are too many.
+        cost; never in float32 or where there are too many.
         """
-        problem = self.problem
-        if not isinstance(problem, InMemoryProblem) or problem.loss.smooth:
-            return False
         cost = SupportVectors.cost(problem, point)
         if (self.current is None and products <= max(MIN_PRODUCTS, LOW_SPEED * cost)) or cost == math.inf:
             return False
@@ -82,23 +105,31 @@ class PreconditionerChoice:
         return True
 
     def renew(self, point: Point, mu: float, *, products: float) -> None:
-        """Renew the preconditioner at this node where it costs less than the ``products`` of the last nodes."""
+        """Renew the preconditioner at this node where it costs less than the Hessian ``products`` of the last nodes."""
         problem = self.problem
         if isinstance(self.current, SupportVectors) and self.current.strengths != len(point.weight_SKR):
             self.current = None
         if not isinstance(problem, InMemoryProblem) or not problem.loss.smooth:
             return
-        assert point.residual_SKN is not None
-        classes, middle_KN = point.weight_SKR.shape[1], point.residual_SKN[len(point.residual_SKN) // 2]
-        kind = BlockDiagonal if BlockDiagonal.suits(problem, classes) else LowRank
-        if products > max(self._enough_products(problem), kind.cost(problem, classes)):
+        enough: float = MIN_PRODUCTS
+        if problem.products_in_halves and self.current is None:
+            products *= self.mu / mu
+        elif problem.products_in_halves:
+            enough = MIN_DEAR_PRODUCTS
+        self.mu, kind = mu, self._kind(problem, point)
+        if products > max(enough, kind.cost(problem, point.weight_SKR.shape[1])):
             self.current = None  # frees its memory for the new one
-            self.current = kind(problem, middle_KN, mu)
+            self.current = kind(problem, _middle(point), mu)
         elif isinstance(self.current, BlockDiagonal):
-            self.current.update(middle_KN, mu)
+            self.current.update(_middle(point), mu)
 
-    def _enough_products(self, problem: InMemoryProblem) -> float:
-        """Return the number of Hessian products up to which a node needs no better preconditioner."""
-        if not problem.products_in_halves:
-            return MIN_PRODUCTS
-        return MIN_DEAR_PRODUCTS_OF_DIAGONAL if self.current is None else MIN_DEAR_PRODUCTS
+    @staticmethod
+    def _kind(problem: InMemoryProblem, point: Point) -> type[BlockDiagonal | LowRank]:
+        """Return the better preconditioner of a smooth loss."""
+        return BlockDiagonal if BlockDiagonal.suits(problem, point.weight_SKR.shape[1]) else LowRank
+
+
+def _middle(point: Point) -> Tensor:
+    """Return the residuals (K, N) of the strength in the middle."""
+    assert point.residual_SKN is not None
+    return point.residual_SKN[len(point.residual_SKN) // 2]

@@ -148,8 +148,9 @@ class Newton:
             finished_S = check.finished_S
             if finished_S.all() or step == STEP_LIMIT:
                 break
-            if self.preconditioner.use_support_vectors(at.point, self.mu_S, products=products_of_step):
-                state = self._with_new_preconditioner(state, at.point)
+            taken = self.problem.curvature_passes - products
+            if self.preconditioner.adapt(at.point, self.mu_S, products=taken, products_of_step=products_of_step):
+                state, solution = self._with_new_preconditioner(state, at.point), None
             solution, change_SKN = self._direction(at.point, state, check, solution)
             products_of_step = solution.products
             at = at.without_residuals()

@@ -1,4 +1,6 @@
-"""The preconditioners are inverses of their matrices."""
+"""The preconditioners are inverses of their matrices, and each is chosen where it pays."""
+
+import math
 
 import pytest
 import torch
@@ -11,10 +13,13 @@ from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
 from penultimate.engine.probe.objective.problem import Point
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.preconditioners import choose
 from penultimate.engine.probe.preconditioners.block_diagonal import BlockDiagonal
-from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
+from penultimate.engine.probe.preconditioners.choose import MIN_DEAR_PRODUCTS, PreconditionerChoice
 from penultimate.engine.probe.preconditioners.low_rank import LowRank, class_rows
 from penultimate.engine.probe.preconditioners.support_vectors import SupportVectors
+from penultimate.engine.probe.result import SolveReport
+from penultimate.engine.probe.solver.newton import Newton
 
 # Shapes: N samples, D feature dimensions, K classes, S strengths, R rotated columns.
 
@@ -81,24 +86,84 @@ def test_low_rank_inverts_a_diagonal_and_the_curvature_of_its_rows(
         torch.testing.assert_close(applied_SKR[:, k] @ block_RR, residual_SKR[:, k], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dear", [True, False])
-def test_the_first_low_rank_preconditioner_is_made_sooner_than_the_next_where_products_are_dear(
-    dear: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def choice_of_low_rank(
+    problem: InMemoryProblem, monkeypatch: pytest.MonkeyPatch, *, dear: bool
+) -> PreconditionerChoice:
+    """Return the choice between the diagonal and low-rank blocks that cost one product."""
     monkeypatch.setattr(BlockDiagonal, "suits", lambda *_: False)
     monkeypatch.setattr(InMemoryProblem, "products_in_halves", dear)
     monkeypatch.setattr(LowRank, "cost", lambda *_: 1.0)
+    return PreconditionerChoice(problem)
+
+
+@pytest.mark.parametrize(
+    ("dear", "factor", "enough"), [(True, 4.0, 2.0), (True, 16.0, 0.5), (False, 4.0, 8.0), (False, 16.0, 8.0)]
+)
+def test_the_diagonal_is_left_sooner_the_further_l2_falls_where_products_are_dear(
+    dear: bool, factor: float, enough: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LowRank, "__init__", lambda *_: None)
     problem, point = solved_problem(400, 10)
-    choice = PreconditionerChoice(problem)
+    for products, renewed in ((enough, False), (enough + 0.25, True)):
+        choice = choice_of_low_rank(problem, monkeypatch, dear=dear)
+        choice.renew(point, MU, products=0)
+        choice.renew(point, MU / factor, products=products)
+        assert isinstance(choice.current, LowRank) == renewed
 
-    def renewed(products: float) -> bool:
-        before = choice.current
-        choice.renew(point, MU, products=products)
-        return choice.current is not before
 
-    products = (2.5, 3, 3, 4, 4.5, 8, 8.5)
-    wanted = (False, True, False, False, True, True, True) if dear else (*[False] * 6, True)
-    assert tuple(renewed(count) for count in products) == wanted
+@pytest.mark.parametrize(("dear", "enough"), [(True, 4.0), (False, 8.0)])
+def test_low_rank_blocks_are_renewed_sooner_where_products_are_dear(
+    dear: bool, enough: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, point = solved_problem(400, 10)
+    choice = choice_of_low_rank(problem, monkeypatch, dear=dear)
+    choice.renew(point, MU, products=0)
+    choice.renew(point, MU, products=9)
+    first = choice.current
+    assert isinstance(first, LowRank)
+    choice.renew(point, MU / 16, products=enough)
+    assert choice.current is first
+    choice.renew(point, MU / 16, products=enough + 0.5)
+    assert choice.current is not first
+
+
+@pytest.mark.parametrize(("dear", "products", "adapted"), [(True, 4.0, False), (True, 4.5, True), (False, 99.0, False)])
+def test_a_solution_leaves_the_diagonal_once_where_products_are_dear(
+    dear: bool, products: float, adapted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, point = solved_problem(400, 10)
+    choice = choice_of_low_rank(problem, monkeypatch, dear=dear)
+    mu_S = torch.tensor([MU], dtype=torch.float64)
+    assert choice.adapt(point, mu_S, products=products, products_of_step=1) == adapted
+    assert isinstance(choice.current, LowRank) == adapted
+    assert not (adapted and choice.adapt(point, mu_S, products=99.0, products_of_step=1))
+
+
+def test_a_solution_that_leaves_the_diagonal_ends_at_the_same_optimum_with_fewer_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features_ND, labels_N = mixture(1500, 100, 12)
+    targets = Targets(torch.from_numpy(labels_N), torch.empty(0, 0))
+    problem = InMemoryProblem(torch_design(features_ND), LOSSES["softmax"], targets)
+    choices = [choice_of_low_rank(problem, monkeypatch, dear=True) for _ in range(3)]
+
+    def solve(
+        choice: PreconditionerChoice, start_SKR: torch.Tensor, mu: float, enough: float
+    ) -> tuple[torch.Tensor, SolveReport]:
+        monkeypatch.setattr(choose, "MIN_DEAR_PRODUCTS", enough)
+        mu_S = torch.tensor([mu], dtype=torch.float64)
+        point, reports = Newton(problem, choice, l2_S=mu_S, total_weight=1, tol=1e-4).solve(problem.start(start_SKR))
+        return point.weight_SKR, reports[0]
+
+    zero_SKR = torch.zeros(1, 12, problem.features.matrix_NR.shape[1], dtype=torch.float64)
+    start_SKR, _ = solve(choices[0], zero_SKR, 1e-3, math.inf)
+    _, diagonal = solve(choices[1], start_SKR, 1e-5, math.inf)
+    _, adapted = solve(choices[2], start_SKR, 1e-5, MIN_DEAR_PRODUCTS)
+    assert [type(choice.current) for choice in choices] == [type(None), type(None), LowRank]
+    assert diagonal.certified
+    assert adapted.certified
+    assert adapted.objective == pytest.approx(diagonal.objective, rel=2e-6)  # each within 1e-6
+    assert adapted.curvature_passes < 0.6 * diagonal.curvature_passes
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -17,7 +17,9 @@ from penultimate.engine.probe.fitting.fit_settings import FitSettings
 from penultimate.engine.probe.objective.design import ScoreSpace
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Targets
+from penultimate.engine.probe.objective.problem import Point
 from penultimate.engine.probe.path import RegularizationPath
+from penultimate.engine.probe.preconditioners.choose import PreconditionerChoice
 from penultimate.engine.probe.solver import continuation, node_space
 from penultimate.engine.probe.solver.continuation import Continuation, intermediate_strengths, lagrange_coefficients
 from penultimate.engine.probe.solver.newton import CLOSE
@@ -166,15 +168,34 @@ def test_the_halves_of_a_product_are_those_of_its_definition(loss: str, weighted
             torch.testing.assert_close(found.product_SKR, wanted_SKR, rtol=1e-8, atol=1e-10)
 
 
-def test_intermediate_strengths_lie_only_in_gaps_and_no_further_apart_than_nodes() -> None:
+@pytest.mark.parametrize("distance", [continuation.BETWEEN, continuation.FAR])
+def test_intermediate_strengths_lie_only_in_gaps_and_no_further_apart_than_nodes(distance: float) -> None:
     gaps = [1.0, 0.5, -20.0, -21.0, -24.0]
-    points = intermediate_strengths(gaps, highest=10.0)
+    points = intermediate_strengths(gaps, highest=10.0, distance=distance)
     assert max(points) == 10.0
     line = sorted([*gaps, *points], reverse=True)
+    assert max(a - b for a, b in itertools.pairwise(line) if {a, b} & set(points)) <= distance
     assert max(a - b for a, b in itertools.pairwise(line)) <= continuation.FAR
     assert not [point for point in points if -21.0 <= point <= -20.0 or 0.5 <= point <= 1.0]
-    assert intermediate_strengths([9.0, 8.0], highest=10.0) == []
-    assert intermediate_strengths([11.0, 10.0], highest=10.0) == []
+    assert intermediate_strengths([9.0, 8.0], highest=10.0, distance=distance) == []
+    assert intermediate_strengths([11.0, 10.0], highest=10.0, distance=distance) == []
+
+
+def test_a_requested_strength_is_expected_to_take_more_products_than_the_intermediate_one_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(continuation, "BLOCK_STRENGTHS", 1)
+    factors: list[float] = []
+
+    def renew(choice: PreconditionerChoice, point: Point, mu: float, *, products: float) -> None:
+        factors.append(products / path.products if path.products else math.nan)
+
+    monkeypatch.setattr(PreconditionerChoice, "renew", renew)
+    path = Continuation(problem_of(), l2=(1e-5, 1e-6), total_weight=240, tol=1e-4)
+    assert len(list(path.solve(K))) == 2
+    assert len(factors) == len(path.l2) > 5
+    assert factors[-2:] == [continuation.TIGHTENED, 1]
+    assert {factor for factor in factors[:-2] if not math.isnan(factor)} == {1}
 
 
 def test_the_cost_of_intermediate_strengths_is_reported_with_the_strength_after_them() -> None:
