@@ -53,6 +53,21 @@ def test_of_several_labels_what_is_uncounted_does_not_count() -> None:
     assert score_all(outputs)["brier"] == pytest.approx(((p - truth) ** 2).mean())
 
 
+@pytest.mark.parametrize("loss", ["softmax", "logistic", "squared_hinge"])
+def test_auroc_of_scores_with_ties_and_absent_classes_is_scikit_learn_s(loss: str) -> None:
+    scores_NK = np.pad(SCORES_NK[:300], ((0, 0), (0, 1))).round().astype(np.float32)
+    labels, truth_NK = LABELS_N[:300], np.eye(5)[LABELS_N[:300]]
+    counted_NK = np.ones((300, 5), bool)
+    if loss != "softmax":
+        labels = several().labels[:, [0, 1, 2, 2, 2]]
+        labels[:, 4] = PRESENT
+        truth_NK, counted_NK = labels == PRESENT, labels != UNCOUNTED
+    outputs = Outputs(scores_NK=scores_NK, labels=labels, loss=loss)
+    by_NK = outputs.probabilities_NK if outputs.has_probabilities else scores_NK
+    each = [roc_auc_score(truth_NK[counted_NK[:, k], k], by_NK[counted_NK[:, k], k]) for k in range(4)]
+    assert value_of("auroc", outputs) == pytest.approx(np.mean(each), rel=1e-12)
+
+
 def test_what_has_no_probabilities_has_no_score_of_them() -> None:
     hinge = Outputs(scores_NK=SCORES_NK, labels=LABELS_N, loss="squared_hinge")
     assert set(CHOICES) - {"map11"} - set(score_all(hinge)) == set(OF_PROBABILITIES)
