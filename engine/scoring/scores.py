@@ -57,7 +57,8 @@ def auroc(outputs: Outputs) -> float | None:
 
     def area(truth_N: NDArray[np.bool_], by_N: NDArray[Any]) -> float:
         shown, others = int(truth_N.sum()), int((~truth_N).sum())
-        return float((rankdata(by_N)[truth_N].sum() - shown * (shown + 1) / 2) / (shown * others))
+        rank_N = rankdata(by_N, nan_policy="raise")
+        return float((rank_N[truth_N].sum() - shown * (shown + 1) / 2) / (shown * others))
 
     ranked_NK = outputs.probabilities_NK if outputs.has_probabilities else outputs.scores_NK
     each = [area(truth_N, by_N) for truth_N, by_N in _classes(outputs, ranked_NK) if not truth_N.all()]

@@ -68,6 +68,13 @@ def test_auroc_of_scores_with_ties_and_absent_classes_is_scikit_learn_s(loss: st
     assert value_of("auroc", outputs) == pytest.approx(np.mean(each), rel=1e-12)
 
 
+def test_auroc_refuses_a_score_that_is_not_a_number() -> None:
+    scores_NK = SCORES_NK[:300].copy()
+    scores_NK[7, 2] = np.nan
+    with pytest.raises(ValueError, match="nan"):
+        value_of("auroc", Outputs(scores_NK=scores_NK, labels=LABELS_N[:300], loss="squared_hinge"))
+
+
 def test_what_has_no_probabilities_has_no_score_of_them() -> None:
     hinge = Outputs(scores_NK=SCORES_NK, labels=LABELS_N, loss="squared_hinge")
     assert set(CHOICES) - {"map11"} - set(score_all(hinge)) == set(OF_PROBABILITIES)

@@ -185,6 +185,7 @@ def test_a_requested_strength_is_expected_to_take_more_products_than_the_interme
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(continuation, "BLOCK_STRENGTHS", 1)
+    monkeypatch.setattr(continuation, "INTERMEDIATE_SLACK", 1)  # so that all of them take products
     factors: list[float] = []
 
     def renew(choice: PreconditionerChoice, point: Point, mu: float, *, products: float) -> None:
