@@ -40,7 +40,7 @@ def probe(
     With --method knn the k most similar training images vote instead; k and the temperature are chosen in the same way.
     No image and no network is touched. A trial that is logged with the same features and settings is not fitted again.
     Heads of probes are written beside the trials, as heads/TRIAL.safetensors, and paths as paths/*.safetensors: there
-    probes of the same features with other strengths, metrics or class weights begin. Certificates are made anew.
+    probes of the same features with other strengths, metrics or class weights begin.
 
     \b
     penultimate probe features.zarr --trials trials/

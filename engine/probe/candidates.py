@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from penultimate.engine.probe.kept_paths import PathIdentity, PathKeeper
+from penultimate.engine.probe.fitting.fit import FittedPath
+from penultimate.engine.probe.kept_paths import KeptSolution, PathIdentity, PathKeeper
 from penultimate.engine.probe.path import RegularizationPath
 from penultimate.engine.probe.reader import FeatureReader
 from penultimate.engine.probe.result import Probe
@@ -59,7 +60,7 @@ class LinearCandidates(Candidates):
 
     def __init__(self, reader: FeatureReader, settings: ProbeSettings, paths: PathKeeper) -> None:
         self._reader, self._settings, self._paths = reader, settings, paths
-        self._probes: list[Probe] = []
+        self._probes: Sequence[Probe] = []
         self._best = 0
         self._refitted: Probe | None = None
         self._num_train = 0
@@ -88,19 +89,34 @@ class LinearCandidates(Candidates):
     def fit(self, rows: NDArray[np.int64]) -> None:
         self._num_train = len(rows)
         self._reader.fit_transform(rows)
-        identity, start = self._identity(), list[Probe]()
-        if identity is not None:
-            start = self._paths.read(identity, self._reader.weight_shape)
-        self._probes = self._reader.fit(rows, self._settings.path, start=start)
-        if start:
-            as_kept = sum(probe.report.steps == 0 for probe in self._probes)
-            self._reader.log_about(
-                f"{as_kept} of {len(self._probes)} strengths needed no step from the path that was kept"
-            )
-        if identity is not None and any(probe.report.steps for probe in self._probes):
-            self._paths.keep(identity, self._probes)
+        self._probes = self._fit(rows, ("train",), self._settings.path)
 
-    def _identity(self) -> PathIdentity | None:
+    def _fit(
+        self, rows: NDArray[np.int64], splits: Sequence[str], path: RegularizationPath, *, start: Sequence[Probe] = ()
+    ) -> FittedPath:
+        """Fit the strengths that no kept solution solves, beginning at ``start`` or else at those kept; keep them."""
+        identity = self._identity(splits)
+        if identity is None:
+            return self._fitted(rows, path, start)
+        kept = self._paths.read(identity, self._reader.weight_shape)
+        data, tol = self._reader.digest(rows), self._settings.tol
+        found = {each.probe.l2: each.as_it_is for each in kept if each.solves(data, tol)}
+        rest = tuple(l2 for l2 in path.l2 if l2 not in found)
+        fitted = FittedPath((), num_rows=len(rows), basis=None)
+        if rest:
+            fitted = self._fitted(rows, RegularizationPath(l2=rest), start or [each.probe for each in kept])
+            self._paths.keep(identity, [KeptSolution(probe=probe, data=data, tol=tol) for probe in fitted])
+            found |= {probe.l2: probe for probe in fitted}
+        if kept and not start:
+            as_kept = sum(found[l2].report.steps == 0 for l2 in path.l2)
+            self._reader.log_about(f"{as_kept} of {len(path)} strengths needed no step from the path that was kept")
+        return FittedPath((found[l2] for l2 in path.l2), num_rows=len(rows), basis=fitted.basis)
+
+    def _fitted(self, rows: NDArray[np.int64], path: RegularizationPath, start: Sequence[Probe]) -> FittedPath:
+        fitted = self._reader.fit(rows, path, start=start)
+        return fitted if isinstance(fitted, FittedPath) else FittedPath(fitted, num_rows=len(rows), basis=None)
+
+    def _identity(self, splits: Sequence[str]) -> PathIdentity | None:
         """Return the identity of the path; None where it is not kept, of few shots or without certificates."""
         settings = self._settings
         if settings.shots is not None or settings.solver != "torch":
@@ -110,6 +126,7 @@ class LinearCandidates(Candidates):
             loss=self._reader.loss,
             transform=settings.transform,
             class_weight=settings.class_weight,
+            splits=splits,
         )
 
     @override
@@ -123,7 +140,8 @@ class LinearCandidates(Candidates):
 
     @override
     def refit(self, rows: NDArray[np.int64]) -> list[Mapping[str, Any]]:
-        (self._refitted,) = self._reader.fit(rows, RegularizationPath(l2=(self.probe.l2,)), start=self._probes)
+        alone = RegularizationPath(l2=(self.probe.l2,))
+        (self._refitted,) = self._fit(rows, ("train", "val"), alone, start=self._probes)
         return [_fit_row(self._refitted, "train+val", len(rows), {"val": None})]
 
     @override

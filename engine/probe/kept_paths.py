@@ -1,15 +1,16 @@
 """KeptPaths: the solutions of whole paths, kept beside trials, at which later probes of the same features begin.
 
 One file, ``paths/<digest>.safetensors``, for what a path depends on besides its strengths and tolerance: the features
-and their labels and splits (the key's fields), the loss, the transformation and the class weights. Nothing depends on
-these files: a probe that begins at one makes every certificate anew from the data, and one that is missing, damaged or
-of other data costs time alone. They may be removed at any time. Whoever writes last wins; a file is there as a whole.
+and their labels and splits (the key's fields), the splits it was fitted to, the loss, the transformation and the class
+weights. A certificate is kept with the digest of the very numbers that it was made from, and counts for those alone;
+for any others it is made anew. So a file that is missing, damaged or of other data costs time alone. They may be
+removed at any time. Whoever writes last wins; a file is there as a whole.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from typing_extensions import override
 
-from penultimate.engine.probe.result import UNKNOWN, Probe
+from penultimate.engine.probe.result import UNKNOWN, Probe, SolveReport
 from penultimate.store.format.digest import digest_of
 from penultimate.store.format.layout import bytes_checksum
 from penultimate.store.objects.objects import Objects
@@ -28,7 +29,7 @@ from penultimate.store.objects.objects import Objects
 FOLDER = "paths"
 """Folder beside the records of a trial log."""
 
-FORMAT = "penultimate path 1"
+FORMAT = "penultimate path 2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,8 @@ class PathIdentity:
     loss: str
     transform: str
     class_weight: str | None
+    splits: Sequence[str] = ("train",)
+    """Splits of the rows that it is fitted to."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class PathIdentity:
             "loss": self.loss,
             "transform": self.transform,
             "class_weight": self.class_weight,
+            "splits": list(self.splits),
         }
 
     @property
@@ -65,16 +69,40 @@ class PathIdentity:
 
     def weighted(self, class_weight: str | None) -> "PathIdentity":
         """Return the identity with other class weights."""
-        return PathIdentity(features=self.features, loss=self.loss, transform=self.transform, class_weight=class_weight)
+        return replace(self, class_weight=class_weight)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KeptSolution:
+    """A solution with what its certificate was made from."""
+
+    probe: Probe
+    """The solution; its report is ``UNKNOWN`` where it was not certified."""
+
+    data: str
+    """Digest of the features, labels and weights that it was fitted to (``FeatureReader.digest``)."""
+
+    tol: float
+    """Tolerance to which it was fitted."""
+
+    def solves(self, data: str, tol: float) -> bool:
+        """Return whether it is certified to be the solution for these data within this tolerance."""
+        return self.probe.report.certified and self.data == data and self.tol <= tol
+
+    @property
+    def as_it_is(self) -> Probe:
+        """Return the probe with its certificate, which costs nothing any more."""
+        report = replace(self.probe.report, steps=0, passes=0.0, curvature_passes=0.0, seconds=0.0)
+        return replace(self.probe, report=report)
 
 
 class PathKeeper(Protocol):
     """A place for solutions of paths."""
 
-    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[KeptSolution]:
         """Return solutions (K, D) = ``shape`` of this path, else of one that is near; none where there are none."""
 
-    def keep(self, identity: PathIdentity, probes: Sequence[Probe]) -> None:
+    def keep(self, identity: PathIdentity, solutions: Sequence[KeptSolution]) -> None:
         """Keep the solutions of a path."""
 
 
@@ -82,11 +110,11 @@ class NoPaths(PathKeeper):
     """Keeps nothing."""
 
     @override
-    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[KeptSolution]:
         return []
 
     @override
-    def keep(self, identity: PathIdentity, probes: Sequence[Probe]) -> None:
+    def keep(self, identity: PathIdentity, solutions: Sequence[KeptSolution]) -> None:
         pass
 
 
@@ -100,26 +128,26 @@ class KeptPaths(PathKeeper):
         self._objects, self._max_bytes = objects, max_bytes
 
     @override
-    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[KeptSolution]:
         for each in identity.alike():
-            if probes := _probes(self._objects.get(each.name), each, shape):
-                return probes
+            if solutions := _solutions(self._objects.get(each.name), each, shape):
+                return solutions
         return []
 
     @override
-    def keep(self, identity: PathIdentity, probes: Sequence[Probe]) -> None:
+    def keep(self, identity: PathIdentity, solutions: Sequence[KeptSolution]) -> None:
         """Write the solutions, with those kept before at other strengths as far as there is room for all.
 
         Where there is not, these solutions alone, and of them as many as there is room for, evenly spaced.
         """
-        shape = probes[0].weight_KD.shape
-        room = self._max_bytes // (4 * shape[0] * (shape[1] + 1))
+        classes, dims = solutions[0].probe.weight_KD.shape
+        room = self._max_bytes // (4 * classes * (dims + 1))
         if not room:
             return
-        new = {probe.l2 for probe in probes}
-        before = _probes(self._objects.get(identity.name), identity, (shape[0], shape[1]))
-        kept = [*probes, *(probe for probe in before if probe.l2 not in new)]
-        kept = sorted(kept if len(kept) <= room else probes, key=lambda probe: probe.l2, reverse=True)
+        new = {each.probe.l2 for each in solutions}
+        before = _solutions(self._objects.get(identity.name), identity, (classes, dims))
+        kept = [*solutions, *(each for each in before if each.probe.l2 not in new)]
+        kept = sorted(kept if len(kept) <= room else solutions, key=lambda each: each.probe.l2, reverse=True)
         if len(kept) > room:
             kept = [kept[round(n)] for n in np.linspace(0, len(kept) - 1, room)]
         self._objects.put(identity.name, _content(identity, kept))
@@ -133,34 +161,43 @@ class HeldPaths(PathKeeper):
 
     def __init__(self, paths: KeptPaths) -> None:
         self._paths = paths
-        self._held: list[tuple[PathIdentity, Sequence[Probe]]] = []
+        self._held: list[tuple[PathIdentity, Sequence[KeptSolution]]] = []
 
     @override
-    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+    def read(self, identity: PathIdentity, shape: tuple[int, int]) -> list[KeptSolution]:
         return self._paths.read(identity, shape)
 
     @override
-    def keep(self, identity: PathIdentity, probes: Sequence[Probe]) -> None:
-        self._held.append((identity, probes))
+    def keep(self, identity: PathIdentity, solutions: Sequence[KeptSolution]) -> None:
+        self._held.append((identity, solutions))
 
     def write(self) -> None:
         """Keep what was held."""
-        for identity, probes in self._held:
-            self._paths.keep(identity, probes)
+        for identity, solutions in self._held:
+            self._paths.keep(identity, solutions)
 
 
-def _content(identity: PathIdentity, probes: Sequence[Probe]) -> bytes:
+def _content(identity: PathIdentity, solutions: Sequence[KeptSolution]) -> bytes:
     """Return solutions as safetensors: ``weight`` (L, K, D) and ``bias`` (L, K) float32, the rest as JSON metadata."""
+    probes = [each.probe for each in solutions]
     tensors = {
         "weight": np.stack([probe.weight_KD for probe in probes]),
         "bias": np.stack([probe.bias_K for probe in probes]),
     }
-    l2 = [probe.l2 for probe in probes]
-    about = {"identity": identity.content, "l2": l2, "checksum": _checksum(tensors, l2)}
+    fits = [
+        {"l2": probe.l2, "data": each.data, "tol": each.tol, "report": _report(probe)}
+        for each, probe in zip(solutions, probes, strict=True)
+    ]
+    about = {"identity": identity.content, "fits": fits, "checksum": _checksum(tensors, fits)}
     return save(tensors, metadata={"format": FORMAT, "path": json.dumps(about, sort_keys=True)})
 
 
-def _probes(content: bytes | None, identity: PathIdentity, shape: tuple[int, int]) -> list[Probe]:
+def _report(probe: Probe) -> dict[str, Any] | None:
+    """Return the certificate as JSON; None where there is none."""
+    return asdict(probe.report) if probe.report.certified else None
+
+
+def _solutions(content: bytes | None, identity: PathIdentity, shape: tuple[int, int]) -> list[KeptSolution]:
     """Return the solutions in a file; none where it is missing, damaged, or of another path than its name says."""
     if content is None:
         return []
@@ -168,21 +205,28 @@ def _probes(content: bytes | None, identity: PathIdentity, shape: tuple[int, int
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         about = json.loads(header["path"])
-        weight_LKD, bias_LK, l2 = tensors["weight"], tensors["bias"], tuple(map(float, about["l2"]))
-        as_written = header["format"] == FORMAT and about["checksum"] == _checksum(tensors, l2)
-        ours = about["identity"] == identity.content
+        weight_LKD, bias_LK, fits = tensors["weight"], tensors["bias"], about["fits"]
+        as_written = header["format"] == FORMAT and about["checksum"] == _checksum(tensors, fits)
+        if not as_written or about["identity"] != identity.content:
+            return []
+        l2 = [float(fit["l2"]) for fit in fits]
+        reports = [UNKNOWN if fit["report"] is None else SolveReport(**fit["report"]) for fit in fits]
+        certified = [(str(fit["data"]), float(fit["tol"])) for fit in fits]
     except (SafetensorError, ValueError, KeyError, TypeError):
         return []
-    if not as_written or not ours or weight_LKD.shape != (len(l2), *shape) or bias_LK.shape != (len(l2), shape[0]):
+    if weight_LKD.shape != (len(l2), *shape) or bias_LK.shape != (len(l2), shape[0]):
         return []
     usable = np.isfinite(weight_LKD).all((1, 2)) & ~np.isnan(bias_LK).any(1)
     return [
-        Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=UNKNOWN)
-        for weight_KD, bias_K, value, use in zip(weight_LKD, bias_LK, l2, usable.tolist(), strict=True)
+        KeptSolution(probe=Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=report), data=data, tol=tol)
+        for weight_KD, bias_K, value, report, (data, tol), use in zip(
+            weight_LKD, bias_LK, l2, reports, certified, usable.tolist(), strict=True
+        )
         if use and 0 < value < math.inf
     ]
 
 
-def _checksum(tensors: Mapping[str, NDArray[Any]], l2: Sequence[float]) -> str:
-    arrays = [tensors["weight"], tensors["bias"], np.array(l2)]
-    return bytes_checksum(b"".join(array.tobytes() for array in arrays))
+def _checksum(tensors: Mapping[str, NDArray[Any]], fits: Sequence[Mapping[str, Any]]) -> str:
+    """Return the checksum of the arrays and of what is said of each solution."""
+    said = json.dumps(fits, sort_keys=True).encode()
+    return bytes_checksum(tensors["weight"].tobytes() + tensors["bias"].tobytes() + said)

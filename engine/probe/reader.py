@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory, usable_bytes
@@ -22,6 +23,8 @@ from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.engine.runtime.free_memory import safe_memory_bytes
 from penultimate.store.errors import InputError
 from penultimate.store.feature_set import FeatureSet
+from penultimate.store.format.digest import digest_of
+from penultimate.store.format.layout import values_checksum
 from penultimate.store.not_finite import check_finite
 
 # Shapes: N samples, B of them in a batch, D feature dimensions, K classes.
@@ -76,6 +79,14 @@ class FeatureReader:
             batches=lambda count: (self.transform.apply(batch) for _, batch in self.features.batches(count, rows=rows)),
         )
         return fit_streamed(source, labels, settings, memory_bytes=memory_bytes, sample_weight_N=weight_N, start=start)
+
+    def digest(self, rows: NDArray[np.int64]) -> str:
+        """Return a digest of what a fit to these rows depends on: features as they are read, labels, class weights."""
+        features = xxhash.xxh3_128()
+        for batch_BD in self._batches(rows):
+            features.update(np.ascontiguousarray(batch_BD).data)
+        labels = values_checksum(self.features.labels[rows])
+        return digest_of([features.hexdigest(), labels, self.settings.class_weight])
 
     def _streaming_memory(self, labels: NDArray[Any], settings: FitSettings, *, weighted: bool) -> int | None:
         """Return the memory with which the features of these labels are to be streamed; None to hold them."""
