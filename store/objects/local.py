@@ -64,7 +64,10 @@ class LocalObjects(Objects):
     def prepare(self) -> None:
         self.check_parent()
         with self.errors(""):
-            self.root.mkdir(exist_ok=True)
+            try:
+                self.root.mkdir(exist_ok=True)
+            except FileNotFoundError as error:  # the parent is there: it is of a file system such as /proc
+                raise InputError(f"cannot make {self.root}: {self.root.absolute().parent} takes no folders") from error
 
     @override
     def get(self, name: str) -> bytes | None:
@@ -174,7 +177,7 @@ class LocalObjects(Objects):
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside this context into one clear line: InputError for lacking permission, else StoreError."""
+    """Turn an OSError inside this context into one clear line: InputError for a wrong path, else StoreError."""
     try:
         yield
     except StoreError:
@@ -185,6 +188,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise InputError(
                 f"{path} cannot be used: {reason}; choose another location or change its permissions"
             ) from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(f"{path} cannot be used: {reason}; choose another location") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(
                 f"{path} could not be written: {reason}; free some space and run again to resume"

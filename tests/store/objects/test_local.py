@@ -25,6 +25,19 @@ class TestLocalObjects(ObjectsContract):
         with pytest.raises(InputError, match="there is no folder"):
             LocalObjects(tmp_path / "no" / "parent").prepare()
 
+    @pytest.mark.skipif(
+        not Path("/proc/self").exists(), reason="needs a file system that takes no folders, as /proc is"
+    )
+    def test_a_folder_that_its_parent_takes_none_of_is_refused(self) -> None:
+        with pytest.raises(InputError, match="cannot make /proc/penultimate: /proc takes no folders"):
+            LocalObjects(Path("/proc/penultimate")).prepare()
+
+    def test_a_name_that_is_too_long_is_refused(self, tmp_path: Path) -> None:
+        objects = LocalObjects(tmp_path / ("n" * 300))
+        for use in (objects.is_vacant, objects.prepare, lambda: objects.exists("zarr.json")):
+            with pytest.raises(InputError, match="name too long; choose another location"):
+                use()
+
     def test_files_that_a_kill_left_half_written_are_removed(self, objects: LocalObjects) -> None:
         objects.prepare()
         objects.put("k/deep/a", b"x")
