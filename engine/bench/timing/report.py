@@ -1,6 +1,7 @@
 """Report: what a benchmark measured and under which circumstances, as a table, as JSON and as Markdown."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,13 @@ from typing import Any
 
 from penultimate.engine.bench.timing.cells import Row, number
 from penultimate.engine.bench.timing.measurement import SECONDS, Measurement
-from penultimate.engine.runtime.capabilities import compiled_float_kernels, compiled_kernels, machine, usable_cores
+from penultimate.engine.runtime.capabilities import (
+    SWITCH,
+    compiled_float_kernels,
+    compiled_kernels,
+    machine,
+    usable_cores,
+)
 from penultimate.engine.runtime.whole_file import write_whole
 from penultimate.store.errors import InputError
 from penultimate.store.provenance import library_versions, source_commit, utc_now
@@ -62,6 +69,12 @@ class Report:
     created: str = field(default_factory=utc_now)
 
     @property
+    def command_line(self) -> str:
+        """Return the command line as a shell takes it, with the class of processor that it was lowered to."""
+        lowered = [f"{SWITCH}={os.environ[SWITCH]}"] if os.environ.get(SWITCH) else []
+        return shlex.join([*lowered, *self.command])
+
+    @property
     def is_busy(self) -> bool:
         """Return True if other programs took a noticeable part of the cores."""
         return self.other_cores is not None and self.other_cores > _BUSY
@@ -76,7 +89,7 @@ class Report:
         return {
             "bench": self.bench,
             "title": self.title,
-            "command": shlex.join(self.command),
+            "command": self.command_line,
             "created": self.created,
             "commit": source_commit(),
             "versions": library_versions(),
@@ -107,14 +120,14 @@ class Report:
         """Return the report in the form of ``benchmarks/results/``."""
         about, versions = machine(), library_versions()
         classes = about.get("cpu_class", "no x86-64")
-        lowered = "" if classes == about.get("cpu_class_actual", classes) else " (lowered by PENULTIMATE_CPU)"
+        lowered = "" if classes == about.get("cpu_class_actual", classes) else f" (lowered by {SWITCH})"
         head = (
             f"{about['processor']}, {about['cores']} cores, class {classes}{lowered}, {about['memory_gib']} GiB, "
             f"{about['system']}; probe on {kernels()}. Commit {source_commit()}, {self.created}. "
             f"{', '.join(f'{name} {number}' for name, number in versions.items())}."
         )
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
-        parts = [f"# {self.title}", f"    {shlex.join(self.command)}", head, f"Measured: {settings}."]
+        parts = [f"# {self.title}", f"    {self.command_line}", head, f"Measured: {settings}."]
         parts += [f"![{title}]({name})" for title, name in self.figures.items()]
         for title, rows in self.tables.items():
             parts += [f"## {title}", markdown_table(rows)] if rows else []

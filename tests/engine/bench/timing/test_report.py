@@ -90,6 +90,16 @@ def test_every_row_of_a_table_has_as_many_cells() -> None:
     assert markdown_table([]) == ""
 
 
+def test_the_command_says_to_what_the_processor_was_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = report([measured("store", 1.0, 2.0)])
+    monkeypatch.delenv("PENULTIMATE_CPU", raising=False)
+    assert found.command_line == "penultimate bench store 'my folder'"
+    monkeypatch.setenv("PENULTIMATE_CPU", "avx2")
+    assert found.command_line == "PENULTIMATE_CPU=avx2 penultimate bench store 'my folder'"
+    assert found.as_dict()["command"] == found.command_line
+    assert f"    {found.command_line}\n" in found.markdown()
+
+
 def test_a_report_of_counts_says_nothing_of_time() -> None:
     counts = Report(
         bench="counts",
