@@ -100,17 +100,18 @@ class LinearCandidates(Candidates):
             return self._fitted(rows, path, start)
         kept = self._paths.read(identity, self._reader.weight_shape)
         data, tol = self._reader.digest(rows), self._settings.tol
-        found = {each.probe.l2: each.as_it_is for each in kept if each.solves(data, tol)}
+        found = {each.probe.l2: each.without_costs() for each in kept if each.solves(data, tol)}
         rest = tuple(l2 for l2 in path.l2 if l2 not in found)
         fitted = FittedPath((), num_rows=len(rows), basis=None)
         if rest:
             fitted = self._fitted(rows, RegularizationPath(l2=rest), start or [each.probe for each in kept])
-            self._paths.keep(identity, [KeptSolution(probe=probe, data=data, tol=tol) for probe in fitted])
-            found |= {probe.l2: probe for probe in fitted}
+            found |= {probe.l2: KeptSolution(probe=probe, data=data, tol=tol) for probe in fitted}
+            self._paths.keep(identity, [found[l2] for l2 in path.l2])
+        probes = [found[l2].probe for l2 in path.l2]
         if kept and not start:
-            as_kept = sum(found[l2].report.steps == 0 for l2 in path.l2)
+            as_kept = sum(probe.report.steps == 0 for probe in probes)
             self._reader.log_about(f"{as_kept} of {len(path)} strengths needed no step from the path that was kept")
-        return FittedPath((found[l2] for l2 in path.l2), num_rows=len(rows), basis=fitted.basis)
+        return FittedPath(probes, num_rows=len(rows), basis=fitted.basis)
 
     def _fitted(self, rows: NDArray[np.int64], path: RegularizationPath, start: Sequence[Probe]) -> FittedPath:
         fitted = self._reader.fit(rows, path, start=start)

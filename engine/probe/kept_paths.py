@@ -89,11 +89,10 @@ class KeptSolution:
         """Return whether it is certified to be the solution for these data within this tolerance."""
         return self.probe.report.certified and self.data == data and self.tol <= tol
 
-    @property
-    def as_it_is(self) -> Probe:
-        """Return the probe with its certificate, which costs nothing any more."""
+    def without_costs(self) -> "KeptSolution":
+        """Return the solution with a report of no cost: another trial paid."""
         report = replace(self.probe.report, steps=0, passes=0.0, curvature_passes=0.0, seconds=0.0)
-        return replace(self.probe, report=report)
+        return replace(self, probe=replace(self.probe, report=report))
 
 
 class PathKeeper(Protocol):

@@ -198,6 +198,11 @@ def compiled_float_kernels() -> Path | None:
     return next((path for name, path in FLOAT_EXTENSIONS.items() if found >= _VECTORS[name] and path.exists()), None)
 
 
+def is_intel() -> bool:
+    """Return whether the processor is Intel's; MKL, which multiplies for torch, takes other ways on others."""
+    return _cpuinfo("vendor_id") == "GenuineIntel"
+
+
 def has_compiler() -> bool:
     """Return whether the C++ compiler that ``torch.compile`` needs is installed."""
     return any(shutil.which(name) for name in ("g++", "clang++", "cl"))

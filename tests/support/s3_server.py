@@ -64,8 +64,8 @@ class Proxy(ThreadingHTTPServer):
         self.upstream_port = port
         self.plan: Plan = healthy
         self.seen: list[tuple[str, str]] = []
-        self.bytes_answered = 0
-        """Bytes of all answers' bodies, whole or not."""
+        self.answers: list[tuple[str, str, int]] = []
+        """Path and range of each request that was answered, and the bytes of the answer's body, whole or not."""
         self.latency_seconds = 0.0
         """What every request waits, beside each other, before it is looked at."""
         self.most_at_once = 0
@@ -77,6 +77,11 @@ class Proxy(ThreadingHTTPServer):
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def bytes_answered(self) -> int:
+        """Return the number of bytes of all answers' bodies."""
+        return sum(size for _, _, size in self.answers)
 
     def wait(self) -> None:
         """Let a request wait its latency, and count those that do."""
@@ -143,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = headers.get("Content-Length", str(len(content))) if self.command == "HEAD" else str(len(content))
         self.send_header("Content-Length", length)
         self.end_headers()
-        self.server.bytes_answered += len(content)
+        self.server.answers.append((self.path, self.headers.get("Range", ""), len(content)))
         self.wfile.write(content[: len(content) // 2] if half else content)
         if half:
             self._hang_up()

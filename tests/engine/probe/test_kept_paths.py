@@ -97,7 +97,7 @@ def test_a_certificate_is_of_its_data_and_of_its_tolerance_and_looser_ones() -> 
     assert not solution.solves("of other rows", 1e-3)
     (unknown,) = solutions(1.0, report=UNKNOWN)
     assert not unknown.solves("of these rows", 1e-4)
-    report = solution.as_it_is.report
+    report = solution.without_costs().probe.report
     assert (report.steps, report.passes, report.curvature_passes, report.seconds) == (0, 0, 0, 0)
     assert (report.objective, report.gap) == (CERTIFIED.objective, CERTIFIED.gap)
 
@@ -278,6 +278,20 @@ def test_only_the_strengths_that_were_not_kept_are_fitted(
     found = get_or_fit(features, wider, log, log=lambda line: None)
     assert fits in ([1], [1, 1])
     alike(found, run_probe(features, wider).trial)
+
+
+def test_of_a_path_larger_than_its_room_the_same_strengths_stay(
+    features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, resources = TrialLog.create(tmp_path / "trials"), ProbeResources(path_bytes=4 * 4 * 4 * 13)  # four strengths
+    identity = PathIdentity(features=features.key.fields, loss="softmax", transform="none", class_weight=None)
+    get_or_fit(features, SETTINGS, log, log=lambda line: None, resources=resources)
+    kept = [each.probe.l2 for each in KeptPaths(log.objects, 0).read(identity, (4, 12))]
+    assert kept == [PATH.l2[n] for n in (0, 4, 8, 12)]
+    fits = counted(monkeypatch)
+    get_or_fit(features, SETTINGS.replace(choose_by="log_loss"), log, log=lambda line: None, resources=resources)
+    assert fits[0] == len(PATH) - 4
+    assert [each.probe.l2 for each in KeptPaths(log.objects, 0).read(identity, (4, 12))] == kept
 
 
 def without_worth(

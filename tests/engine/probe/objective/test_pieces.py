@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from penultimate.engine.probe.objective import rotated_features
+from penultimate.engine.probe.objective import pieces, rotated_features
 from penultimate.engine.probe.objective.pieces import FEWEST, NARROW, SCORE_ROWS, gathered_rows, row_products
 from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 
@@ -13,7 +13,11 @@ from penultimate.engine.probe.objective.rotated_features import RotatedFeatures
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("columns", [1, FEWEST, NARROW - 1, NARROW, 130])
 @pytest.mark.parametrize("rows", [1, SCORE_ROWS - 1, SCORE_ROWS, 2 * SCORE_ROWS + 7])
-def test_scores_and_what_is_gathered_of_them_are_plain_products(rows: int, columns: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("intel", [True, False])
+def test_scores_and_what_is_gathered_of_them_are_plain_products(
+    intel: bool, rows: int, columns: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "is_intel", lambda: intel)
     generator = torch.Generator().manual_seed(0)
     matrix_NR = torch.randn(rows, 40, generator=generator).to(dtype)
     weight_MR = torch.randn(columns, 40, generator=generator).to(dtype)
