@@ -11,12 +11,12 @@ from torch import Tensor
 
 from penultimate.engine.probe.fitting.device_memory import DeviceMemory
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified
+from penultimate.engine.probe.fitting.solved_path import SolvedPath, certified, make_probe
 from penultimate.engine.probe.objective.in_memory import InMemoryProblem
 from penultimate.engine.probe.objective.losses import LOSSES, Loss, Targets
 from penultimate.engine.probe.objective.make_design import choose_precision, make_design
 from penultimate.engine.probe.objective.rotated_features import Basis
-from penultimate.engine.probe.result import Probe, SolveReport
+from penultimate.engine.probe.result import Probe
 from penultimate.engine.probe.solver.continuation import Continuation
 from penultimate.engine.runtime.float32_arithmetic import float32_arithmetic
 from penultimate.engine.runtime.threads import shared_threads
@@ -130,13 +130,6 @@ def _solve(
 def on_device(features_ND: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
     """Return the features as a tensor: on a CPU it shares their memory, if that may be written to."""
     return torch.from_numpy(np.require(features_ND, requirements=["C", "W"])).to(device)
-
-
-def make_probe(weight_KD: Tensor, bias_K: Tensor, loss: Loss, l2: float, report: SolveReport) -> Probe:
-    """Return a solution as a Probe, float32; weights are for the original features."""
-    if loss.shift_invariant:  # the mean over classes changes no probability, and without it ||W|| is smaller
-        weight_KD, bias_K = weight_KD - weight_KD.mean(0), bias_K - bias_K.mean()
-    return Probe(weight_KD=weight_KD.float().cpu().numpy(), bias_K=bias_K.float().cpu().numpy(), l2=l2, report=report)
 
 
 def expand(probe: Probe, active_A: NDArray[np.int64], count_K: NDArray[np.int64], loss: Loss) -> Probe:

@@ -21,13 +21,12 @@ from penultimate.engine.probe.fitting.fit import (
     class_counts,
     expand,
     fit_path,
-    make_probe,
     make_targets,
     normalized_weights,
     torch_device,
 )
 from penultimate.engine.probe.fitting.fit_settings import FitSettings
-from penultimate.engine.probe.fitting.solved_path import SolvedPath
+from penultimate.engine.probe.fitting.solved_path import SolvedPath, make_probe
 from penultimate.engine.probe.fitting.survey import Survey, survey_of
 from penultimate.engine.probe.objective.losses import LOSSES
 from penultimate.engine.probe.objective.problem import Point

@@ -165,8 +165,8 @@ class Newton:
         }
         return at.without_residuals().point, [replace(report, **costs) for report in reports]
 
-    def certify(self, point: Point) -> list[SolveReport | None]:
-        """Return the report of each strength whose weights meet the stopping rule by their gap, None for the others.
+    def certify(self, point: Point) -> list[tuple[SolveReport, float]]:
+        """Return the report of each strength, and its gap as a multiple of what the stopping rule accepts.
 
         No step is taken: it costs one gradient, which is not in the reports.
         """
@@ -175,9 +175,7 @@ class Newton:
         unknown_S = torch.full_like(self.mu_S, torch.inf)
         check = self._check(at, state, unknown_S, _Progress(self.mu_S, 0.0))
         reports, _ = self._reports(at, state, check, unknown_S)
-        return [
-            report if finished else None for report, finished in zip(reports, check.finished_S.tolist(), strict=True)
-        ]
+        return list(zip(reports, (state.gap_S / check.allowed_S.minimum(check.close_S)).tolist(), strict=True))
 
     def _reports(
         self, at: "_Position", state: GradientState, check: _Check, error_ratio_S: Tensor

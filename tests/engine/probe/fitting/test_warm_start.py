@@ -36,6 +36,31 @@ def test_solutions_are_certified_anew_without_a_step(loss: str, shape: tuple[int
     assert sum(probe.report.steps == 0 for probe in again) >= 7  # of 9; float32 weights may miss a rule by rounding
 
 
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_what_is_nearly_solved_takes_its_step_without_finding_axes(loss: str, shape: tuple[int, int]) -> None:
+    features_ND, labels_N = mixture(*shape, K, apart=0.7)
+    settings = replace(SETTINGS, loss=loss, path=RegularizationPath(l2=(3e4, 1e4)))
+    solved = fit_path(features_ND, labels_N, settings)
+    found = fit_path(features_ND, labels_N, settings, start=nearly(solved, 7e-4 if shape[1] == 400 else 1.6e-3))
+    assert 1 <= sum(probe.report.steps for probe in found) <= 2  # rounding may let one of float32 meet the rule
+    assert found.basis is None
+    agree(found, solved)
+
+
+def test_where_many_are_nearly_solved_axes_are_found() -> None:
+    settings = replace(SETTINGS, path=RegularizationPath.parse("1e3:1e5:30"))
+    solved = fit_path(FEATURES_ND, LABELS_N, settings)
+    found = fit_path(FEATURES_ND, LABELS_N, settings, start=nearly(solved, 1.6e-3))
+    assert found.basis is not None
+    agree(found, solved)
+
+
+def nearly(solved: list[Probe], distance: float) -> list[Probe]:
+    """Return weights at this distance, relative to their norm."""
+    return [replace(probe, weight_KD=np.float32(1 + distance) * probe.weight_KD) for probe in solved]
+
+
 @pytest.mark.parametrize("l2", [1e4, 10.0, 0.1])
 def test_a_certificate_without_a_step_bounds_the_distance_to_the_optimum(l2: float) -> None:
     (solved,) = fit_path(FEATURES_ND, LABELS_N, replace(SETTINGS, path=RegularizationPath(l2=(l2,))))
