@@ -48,6 +48,9 @@ On other grids of Caltech-101 one or two strengths in 20 to 30, between 300 and 
 took one Hessian product, for which the axes had to be found, in a quarter of a path's time.
 """
 
+STEP_PASSES = 3
+"""Number of passes that a step from where a strength is nearly solved takes, its gradients included."""
+
 MOST_FAILURES = 4
 """Number of strengths in a row without a certificate after which no more are tried."""
 
@@ -123,25 +126,29 @@ def certified(
     """Return a Probe of the fitted classes for each strength at which ``start`` meets the stopping rule, or nearly.
 
     ``problem`` has features in their own coordinates. A strength costs one pass, and one that fails too: after some
-    that failed in a row no more are tried. One that nearly meets it takes its step there, as long as such steps
-    cost less than the principal axes, in which all others are solved.
+    that failed in a row no more are tried. Where all that fail nearly meet the rule, and are few enough that steps
+    cost less than finding the principal axes for them, they take their steps here.
     """
     found: dict[float, Probe] = {}
+    missed: list[tuple[Probe, float]] = []
     rows, columns = problem.features.matrix_NR.shape
     solved = SolvedPath(start, active_A, problem.features.basis, problem.loss, columns=columns)
     most = max(1, CERTIFIED_SCORES // (len(active_A) * rows))
-    axes = columns / len(active_A)  # the passes that take as long as finding and taking them
-    left, width, failures, stepping = list(settings.path.l2), 1, 0, 0.0
+    left, width, failures = list(settings.path.l2), 1, 0
     while left and failures < MOST_FAILURES:
         some, left = left[:width], left[width:]
         for probe, multiple in _certify(problem, solved, some, total_weight, settings.tol):
-            if 1 < multiple <= NEARLY and problem.loss.smooth and stepping < axes:
-                probe = _stepped(problem, solved, probe, total_weight, settings.tol)
-                stepping += probe.report.passes + probe.report.curvature_passes
             failures = 0 if probe.report.certified else failures + 1
             if probe.report.certified:
                 found[probe.l2] = probe
+            else:
+                missed.append((probe, multiple))
         width = min(most, 2 * width)
+    axes_passes = columns / len(active_A)  # which take as long as finding the axes and rotating the features
+    nearly = problem.loss.smooth and not left and all(1 < multiple <= NEARLY for _, multiple in missed)
+    if nearly and len(missed) * STEP_PASSES <= axes_passes:
+        stepped = [_stepped(problem, solved, probe, total_weight, settings.tol) for probe, _ in missed]
+        found |= {probe.l2: probe for probe in stepped if probe.report.certified}
     return found
 
 
