@@ -62,7 +62,7 @@ class FeatureReader:
         not fit in a GPU's memory, which is logged before it begins.
         """
         labels, solver = self.features.labels[rows], self.settings.solver
-        weight_N = None if self.settings.class_weight is None else balanced_weights(labels)
+        weight_N = self._weights(labels)
         settings = FitSettings(
             num_classes=len(self.features.class_names),
             path=path,
@@ -81,12 +81,20 @@ class FeatureReader:
         return fit_streamed(source, labels, settings, memory_bytes=memory_bytes, sample_weight_N=weight_N, start=start)
 
     def digest(self, rows: NDArray[np.int64]) -> str:
-        """Return a digest of what a fit to these rows depends on: features as they are read, labels, class weights."""
-        features = xxhash.xxh3_128()
+        """Return a digest of the numbers that a fit to these rows depends on: features as read, labels and weights."""
+        features, labels = xxhash.xxh3_128(), self.features.labels[rows]
         for batch_BD in self._batches(rows):
             features.update(np.ascontiguousarray(batch_BD).data)
-        labels = values_checksum(self.features.labels[rows])
-        return digest_of([features.hexdigest(), labels, self.settings.class_weight])
+        weight_N = self._weights(labels)
+        weights = None if weight_N is None else values_checksum(weight_N)
+        return digest_of([features.hexdigest(), values_checksum(labels), weights])
+
+    def _weights(self, labels: NDArray[Any]) -> NDArray[np.float64] | None:
+        """Return the weight of each sample; None where all count alike, as in classes of one size they do anyway."""
+        if self.settings.class_weight is None:
+            return None
+        weight_N = balanced_weights(labels)
+        return None if (weight_N == 1).all() else weight_N
 
     def _streaming_memory(self, labels: NDArray[Any], settings: FitSettings, *, weighted: bool) -> int | None:
         """Return the memory with which the features of these labels are to be streamed; None to hold them."""

@@ -252,6 +252,19 @@ def test_another_score_on_the_same_path_fits_nothing_but_another_choice(
     assert len(set(chosen)) < len(chosen)
 
 
+def test_balanced_weights_of_classes_of_one_size_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, _ = mixture(900, 12, 4, apart=0.7)
+    row_N = np.arange(900)
+    features = FeatureSet.of(features_ND, row_N // 3 % 4, np.array(["train", "val", "test"])[row_N % 3])
+    log = TrialLog.create(tmp_path / "trials")
+    first = get_or_fit(features, SETTINGS, log, log=lambda line: None)
+    fits = counted(monkeypatch)
+    second = get_or_fit(features, SETTINGS.replace(class_weight="balanced"), log, log=lambda line: None)
+    assert fits == []
+    assert second.id != first.id
+    assert (second.value, second.chosen) == (first.value, first.chosen)
+
+
 def test_features_that_differ_in_one_bit_have_every_certificate_made_anew(
     features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
