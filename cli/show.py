@@ -21,6 +21,7 @@ _COLUMNS = {
     "dataset": "dataset",
     "backbone": "backbone",
     "readout": "readout",
+    "variant": "setting",
     "method": "method",
     "shots": "shots",
     "seed": "seed",
@@ -52,8 +53,8 @@ def show(
 
     Beside the metric stand balanced accuracy, macro F1, AUROC (one class against the rest), log loss and the expected
     calibration error (ECE), as fitted and calibrated; --json has the Brier score too. A backbone ties with the best
-    where a paired test on the same images finds no difference (p > 0.05). What was not certified to its tolerance has
-    `no` under `converged`.
+    where a paired test on the same images finds no difference (p > 0.05). Settings in which trials of one backbone
+    differ stand under `setting`. What was not certified to its tolerance has `no` under `converged`.
 
     \b
     penultimate show trials/

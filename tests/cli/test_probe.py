@@ -74,8 +74,10 @@ def test_choosing_by_another_score_is_another_trial_of_the_same_metric(
     store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = ("probe", store, "--trials", str(tmp_path / "trials"), "--l2", "0.01:100:3")
-    (plain,), (by_loss,), (by_metric,) = (
-        _json(capsys, *path),
+    (plain,) = _json(capsys, *path)
+    assert run(["show", str(tmp_path / "trials")]) == 0
+    assert " setting " not in capsys.readouterr().out  # nothing differs
+    (by_loss,), (by_metric,) = (
         _json(capsys, *path, "--choose-by", "log_loss"),
         _json(capsys, *path, "--choose-by", "top1"),
     )
@@ -84,6 +86,9 @@ def test_choosing_by_another_score_is_another_trial_of_the_same_metric(
     assert by_loss["metric"] == "top1"
     variants = {row["variant"] for row in _json(capsys, "show", str(tmp_path / "trials"))}
     assert variants == {"choose_by=top1", "choose_by=log_loss"}
+    assert run(["show", str(tmp_path / "trials")]) == 0
+    table = capsys.readouterr().out
+    assert all(text in table for text in (" setting ", *variants))
 
 
 def test_an_option_of_another_method_is_refused_in_one_line(
