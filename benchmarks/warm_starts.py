@@ -166,7 +166,7 @@ def whole_probes(features: FeatureSet, path: RegularizationPath, work: Path) -> 
         group = f"The whole probe, chosen by {score} after one chosen by {features.metric}"
         return Contender(name=name, group=group, run=lambda: run(score), prepare=prepare, items=len(path) + 1)
 
-    scores = ["log_loss", SAME_CHOICE.get(features.metric, "macro_f1")]
+    scores = ["log_loss", *(SAME_CHOICE[name] for name in [features.metric] if name in SAME_CHOICE)]
     return [
         contender(name, score, partial(log_with, kept=kept))
         for score in scores

@@ -70,7 +70,17 @@ _INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in shells. Typer returns it without a message."""
 
 
-_WRONG_PATH = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_WRONG_PATH = (
+    errno.ENOENT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 """Errors of the operating system for a path that was given wrongly: exit code 2."""
 
 

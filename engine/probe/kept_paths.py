@@ -206,23 +206,23 @@ def _solutions(content: bytes | None, identity: PathIdentity, shape: tuple[int, 
         about = json.loads(header["path"])
         weight_LKD, bias_LK, fits = tensors["weight"], tensors["bias"], about["fits"]
         as_written = header["format"] == FORMAT and about["checksum"] == _checksum(tensors, fits)
-        if not as_written or about["identity"] != identity.content:
+        fitting = weight_LKD.shape == (len(fits), *shape) and bias_LK.shape == (len(fits), shape[0])
+        if not as_written or not fitting or about["identity"] != identity.content:
             return []
-        l2 = [float(fit["l2"]) for fit in fits]
-        reports = [UNKNOWN if fit["report"] is None else SolveReport(**fit["report"]) for fit in fits]
-        certified = [(str(fit["data"]), float(fit["tol"])) for fit in fits]
+        usable = np.isfinite(weight_LKD).all((1, 2)) & ~np.isnan(bias_LK).any(1)
+        found = zip(weight_LKD, bias_LK, fits, usable.tolist(), strict=True)
+        return [_solution(*one) for *one, use in found if use]
     except (SafetensorError, ValueError, KeyError, TypeError):
         return []
-    if weight_LKD.shape != (len(l2), *shape) or bias_LK.shape != (len(l2), shape[0]):
-        return []
-    usable = np.isfinite(weight_LKD).all((1, 2)) & ~np.isnan(bias_LK).any(1)
-    return [
-        KeptSolution(probe=Probe(weight_KD=weight_KD, bias_K=bias_K, l2=value, report=report), data=data, tol=tol)
-        for weight_KD, bias_K, value, report, (data, tol), use in zip(
-            weight_LKD, bias_LK, l2, reports, certified, usable.tolist(), strict=True
-        )
-        if use and 0 < value < math.inf
-    ]
+
+
+def _solution(weight_KD: NDArray[np.float32], bias_K: NDArray[np.float32], fit: Mapping[str, Any]) -> KeptSolution:
+    """Return the solution of which ``fit`` is said; raises ValueError, KeyError or TypeError if that makes no sense."""
+    l2, report = float(fit["l2"]), UNKNOWN if fit["report"] is None else SolveReport(**fit["report"])
+    if not 0 < l2 < math.inf:
+        raise ValueError(f"expected an l2 strength > 0, got {l2}")
+    probe = Probe(weight_KD=weight_KD, bias_K=bias_K, l2=l2, report=report)
+    return KeptSolution(probe=probe, data=str(fit["data"]), tol=float(fit["tol"]))
 
 
 def _checksum(tensors: Mapping[str, NDArray[Any]], fits: Sequence[Mapping[str, Any]]) -> str:

@@ -145,6 +145,11 @@ def test_what_cannot_be_written_is_said_before_anything_is_read(
         assert says in refused(capsys, *command)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that takes no files, as /proc is")
+def test_a_file_that_its_folder_does_not_take_is_refused(trials: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'/proc/board.png'" in refused(capsys, "show", trials, "--figure", "/proc/board.png")
+
+
 def test_a_weight_package_that_is_none_is_said_before_any_image_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
