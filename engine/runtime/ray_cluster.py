@@ -293,14 +293,16 @@ def _call(call: Callable[[Worker], Any], board: Any, index: int, folder: str, pa
     try:
         os.chdir(folder)
         value = call(Worker(reporter=reporter, state=_worker_state()))
+        reporter.flush()
+        return _Returned(value=value)
     except StoreBusyError as error:
         return _Returned(error=_line(error), is_busy=True)
     except PenultimateError as error:
         return _Returned(error=_line(error), is_final=isinstance(error, InputError))
     except Exception as error:  # a job of days goes on after an unforeseen error, and reports it at its end
         return _Returned(error=f"{type(error).__name__}: {_line(error)}")
-    reporter.flush()
-    return _Returned(value=value)
+    finally:
+        reporter.wait()
 
 
 class _BoardReporter:
@@ -311,9 +313,10 @@ class _BoardReporter:
         self._index = index
         self._told = 0.0
         self._state = (0, 0)
+        self._last: Any = None
 
     def log(self, line: str) -> None:
-        self._board.log.remote(line)
+        self._last = self._board.log.remote(line)
 
     def images(self, done: int, total: int) -> None:
         self._state = done, total
@@ -323,7 +326,12 @@ class _BoardReporter:
     def flush(self) -> None:
         self._told = time.monotonic()
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._board.images.remote(self._index, worker, self._state, time.time())
+        self._last = self._board.images.remote(self._index, worker, self._state, time.time())
+
+    def wait(self) -> None:
+        """Wait until the board has every report: what Ray has yet to send is lost if this process dies."""
+        if self._last is not None:
+            ray.get(self._last)  # the board takes one worker's reports in their order
 
 
 class _Board:

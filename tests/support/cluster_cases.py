@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from penultimate.engine.runtime.ray_cluster import Worker
+from penultimate.engine.runtime.ray_cluster import Worker, _Board
 from penultimate.store.errors import InputError, StoreBusyError
 
 
@@ -36,6 +36,14 @@ class Counted:
             raise ZeroDivisionError("a bug")
         worker.reporter.images(10, 10)
         return number
+
+
+class LateBoard(_Board):
+    """A board that is asked for long before it answers, as on a machine that is slow to start a process."""
+
+    def __init__(self) -> None:
+        time.sleep(3)
+        super().__init__()
 
 
 @dataclass(frozen=True)

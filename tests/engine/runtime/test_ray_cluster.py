@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
-from support.cluster_cases import Counted, Ranked
+from support.cluster_cases import Counted, LateBoard, Ranked
 from support.photographs import write_photos
 from support.store_cases import array_files
 
@@ -80,6 +80,22 @@ def test_what_a_task_comes_to_whatever_happens_to_its_workers(
     assert progresses[-1].total == 20 * len(tasks)
     assert progresses[-1].done >= 20 * 4
     assert progresses[-1].rates
+
+
+def test_what_a_task_reported_arrives_though_its_worker_dies_right_after_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_Board", LateBoard)
+    ends = {"well": ("well",), "wrong": ("wrong",), "dies": ("killed", "well")}
+    tasks = [Task(name=name, call=Counted(tmp_path / name, how), num_images=10) for name, how in ends.items()]
+    one_worker = cluster.whole_machine(gpus=0)  # one task at a time, by the process that is killed at last
+    lines: list[str] = []
+    progresses: list[Progress] = []
+    ended = cluster.run(tasks, one_worker, log=lines.append, progress=progresses.append)
+    errors = {result.task.name: result.error for result in ended}
+    assert errors == {"well": None, "wrong": "nothing would change that", "dies": None}
+    assert {"well is called", "wrong is called"} <= set(lines)
+    assert progresses[-1].done == 20
 
 
 def test_what_no_machine_has_is_refused_before_anything_runs(cluster: Cluster, tmp_path: Path) -> None:
