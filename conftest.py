@@ -11,6 +11,10 @@ if find_spec("obstore") and find_spec("moto"):
     from support.s3_fixtures import proxy, server  # noqa: F401 (fixtures for every folder of tests)
 
 
+# Ray starts workers at nice 15, which beside a busy process get so little time that tests run into their deadlines.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Real images, not part of the project: PENULTIMATE_DATA, else ../shared/data; skips without them."""

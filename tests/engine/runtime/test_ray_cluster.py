@@ -175,7 +175,7 @@ def test_an_extraction_whose_worker_is_killed_leaves_the_store_of_a_single_proce
     command = ["extract", str(photos), "--model", "test_resnet", *EXTRACT]
     assert run([*command, "--store", str(here)]) == 0
     with penultimate(*command, "--store", str(there), "--cluster", "local", "--task-cpus", "1") as process:
-        deadline = time.monotonic() + 300  # Ray starts at nice 15, which takes minutes on a busy machine
+        deadline = time.monotonic() + 300  # a cluster takes long to start on a busy machine
         while not list(there.rglob("commits/[0-9]*.json")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
