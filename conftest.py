@@ -8,7 +8,7 @@ import pytest
 from support.photographs import write_photos
 
 if find_spec("obstore") and find_spec("moto"):
-    from support.s3_fixtures import proxy, server  # noqa: F401 (fixtures for every folder of tests)
+    from support.s3_fixtures import impatient, proxy, server  # noqa: F401 (fixtures for every folder of tests)
 
 
 # Ray starts workers at nice 15, which beside a busy process get so little time that tests run into their deadlines.

@@ -87,6 +87,7 @@ def test_faults_on_the_way_change_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_answer_in_time_is_asked_again(
     proxy: Proxy, location: str, job: Job, expected: dict[str, bytes]
 ) -> None:

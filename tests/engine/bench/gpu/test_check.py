@@ -71,7 +71,7 @@ def test_a_threshold_is_passed_or_failed() -> None:
 
 
 def test_a_step_that_fails_or_takes_too_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = run_step("nonsense", "cpu", 1.0, timeout=60)
+    failed = run_step("nonsense", "cpu", 1.0, timeout=MINUTES)
     assert failed.result.startswith("failed: KeyError")
     began = time.perf_counter()
     assert run_step("imagenet", "cpu", 1.0, timeout=0.1).result == "stopped after 0 s"

@@ -186,6 +186,7 @@ def test_images_of_which_none_exists_and_manifests_that_do_not_are_wrong_input(b
         load_images(bucket.put_manifest(lambda name: f"{bucket.address}//{name}"))
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["503", "half answer", "cut answer", "hang"])
 def test_faults_on_the_way_change_nothing(bucket: Bucket, local: ImageSet, fault: str) -> None:
     manifest = bucket.put_manifest(relative)
